@@ -1,0 +1,90 @@
+"""The exceptions that end a job, each with its exit code; what goes wrong with one row is a value, `RowError`.
+
+    PromptmillError                 1   something unexpected
+    ├── Refused                     2   nothing was started and nothing written
+    │   ├── ConfigurationError          a key, its value, and what is allowed
+    │   ├── InputRefused                input files or columns that cannot be used
+    │   ├── ModelRefused                a model that is missing, unsafe or not served
+    │   └── PlanRefused                 the output folder holds another plan
+    ├── CorruptInput                1   a page of an input file cannot be read; committed parts stay
+    ├── WorkerFailed                1   a shard failed in a way that a retry does not mend
+    ├── Resumable                  75   stopped early; the same command goes on from there
+    │   ├── StorageFull                 no space left; nothing half-written stays
+    │   ├── DeadlineReached             the configured deadline passed
+    │   └── ClusterLost                 replicas cannot be had, or keep dying
+    └── Interrupted           130/143   SIGINT or SIGTERM; the same command goes on from there
+
+It does not know who raises them or how they are shown: `jobs` prints one line and exits with `exit_code`.
+"""
+
+from __future__ import annotations
+
+import signal
+
+
+class PromptmillError(Exception):
+    """Base of every error whose text is written for the person who runs the job."""
+
+    exit_code = 1
+
+
+class Refused(PromptmillError):
+    """The job cannot start as asked; nothing was started and nothing was written."""
+
+    exit_code = 2
+
+
+class ConfigurationError(Refused):
+    """A configuration key has a value that is not allowed."""
+
+
+class InputRefused(Refused):
+    """The input files, or the columns asked for, cannot be used."""
+
+
+class ModelRefused(Refused):
+    """The model is missing, is not safe to load, or is of a kind that the engine does not serve."""
+
+
+class PlanRefused(Refused):
+    """The output folder belongs to another plan, or cannot be used."""
+
+
+class CorruptInput(PromptmillError):
+    """Part of an input file cannot be decoded. Parts that are already committed stay."""
+
+
+class WorkerFailed(PromptmillError):
+    """A shard failed and doing it again will not help."""
+
+
+class Resumable(PromptmillError):
+    """The job stopped early; the same command resumes it."""
+
+    exit_code = 75
+
+
+class StorageFull(Resumable):
+    """The output's storage has no space left."""
+
+
+class DeadlineReached(Resumable):
+    """The configured deadline passed."""
+
+
+class ClusterLost(Resumable):
+    """The replicas cannot be had, or keep dying."""
+
+
+class Interrupted(PromptmillError):
+    """A signal asked the job to stop; the same command resumes it."""
+
+    def __init__(self, message: str, signum: int = signal.SIGINT) -> None:
+        """Remember the signal: the exit code is 128 + its number, as shells expect."""
+        super().__init__(message)
+        self.signum = signum
+        self.exit_code = 128 + signum
+
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[str, int]]:
+        """Keep the signal when the exception crosses a process border."""
+        return type(self), (str(self), self.signum)

@@ -1,0 +1,45 @@
+"""The identity of a plan: a digest of everything that decides the output's bytes, and how two of them differ.
+
+It does not know what the entries mean; it sees nested mappings of plain JSON values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+ABSENT = "absent"
+
+
+def digest(fingerprint: Mapping[str, Any]) -> str:
+    """SHA-256, in hex, of the canonical JSON of `fingerprint` (sorted keys, no spaces)."""
+    text = json.dumps(fingerprint, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, plain value) of a nested mapping, in order."""
+    for key, inner in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(inner, Mapping) and inner:
+            yield from flatten(inner, f"{name}.")
+        else:
+            yield name, inner
+
+
+def differences(planned: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """One line a key that differs, as `key: planned → asked`, in the order of the keys."""
+    before, after = dict(flatten(planned)), dict(flatten(asked))
+    lines = []
+    for key in dict.fromkeys([*before, *after]):
+        old, new = before.get(key, ABSENT), after.get(key, ABSENT)
+        if old != new:
+            lines.append(f"{key}: {_short(old)} → {_short(new)}")
+    return lines
+
+
+def _short(value: Any, width: int = 60) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= width else f"{text[: width - 1]}…"

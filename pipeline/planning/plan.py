@@ -1,0 +1,130 @@
+"""The plan of a run: its inputs, its shards, and the id that stands for every byte of its output.
+
+It does not know how inputs are listed, where the plan is stored, or who works on the shards.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipeline.planning.fingerprint import digest
+from pipeline.types import Segment, Shard
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """One input file as its footer describes it.
+
+    Attributes:
+        name: Path relative to the source's root with `/` between folders: what default row ids are made of.
+        path: Where it is, as its file system names it.
+        size: Bytes.
+        rows: Number of rows.
+        footer_sha256: SHA-256 of the Parquet footer, in hex.
+        partitions: Hive partition keys and values found in the path.
+    """
+
+    name: str
+    path: str
+    size: int
+    rows: int
+    footer_sha256: str
+    partitions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run makes. `fingerprint` holds everything that decides the output's bytes; `plan_id` is its SHA-256.
+
+    `rows` counts the rows that are used (the source's `limit` applied); shard i is rows i·R to (i+1)·R of all files'
+    rows in the order of `files`. Shards are computed on demand: a plan of a million shards takes no memory for them.
+    """
+
+    plan_id: str
+    fingerprint: Mapping[str, Any]
+    files: tuple[InputFile, ...]
+    rows: int
+    rows_per_shard: int
+
+    @property
+    def plan8(self) -> str:
+        """The start of the id, which names the parts."""
+        return self.plan_id[:8]
+
+    @property
+    def shard_count(self) -> int:
+        """Number of shards; an empty input has one, so that the output is a valid empty dataset."""
+        return max(1, -(-self.rows // self.rows_per_shard))
+
+    @functools.cached_property
+    def _ends(self) -> list[int]:
+        """Cumulative row counts of the files."""
+        return list(itertools.accumulate(f.rows for f in self.files))
+
+    def shard(self, index: int) -> Shard:
+        """Return shard `index`, 0 ≤ index < `shard_count`, with its row range in each file it touches."""
+        start, stop = index * self.rows_per_shard, min((index + 1) * self.rows_per_shard, self.rows)
+        segments = []
+        number = bisect.bisect_right(self._ends, start)
+        while start < stop:
+            begin = self._ends[number] - self.files[number].rows
+            upto = min(stop, self._ends[number])
+            if upto > start:
+                segments.append(Segment(number, start - begin, upto - begin))
+            start, number = upto, number + 1
+        return Shard(index, self.shard_count, tuple(segments))
+
+    def to_json(self) -> bytes:
+        """The content of `_job/plan.json`: the same plan gives the same bytes."""
+        body = {
+            "format": FORMAT,
+            "plan_id": self.plan_id,
+            "rows": self.rows,
+            "rows_per_shard": self.rows_per_shard,
+            "shards": self.shard_count,
+            "fingerprint": self.fingerprint,
+            "files": [asdict(f) for f in self.files],
+        }
+        return (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Plan:
+        """Read `_job/plan.json`.
+
+        Raises:
+            ValueError: If it is not a plan, or of a format that this version does not know.
+        """
+        try:
+            body = json.loads(data)
+            if body["format"] != FORMAT:
+                raise ValueError(f"plan format {body['format']}; this version reads format {FORMAT}")
+            files = tuple(InputFile(**f) for f in body["files"])
+            return cls(body["plan_id"], body["fingerprint"], files, body["rows"], body["rows_per_shard"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a plan: {error!r}") from error
+
+
+def make_plan(
+    files: Sequence[InputFile], options: Mapping[str, Any], *, rows_per_shard: int, limit: int | None = None
+) -> Plan:
+    """Plan the rows of `files` under `options`.
+
+    Args:
+        files: The inputs, in the order in which they are read.
+        options: Everything else that decides the output's bytes (model content, sampling, statistics, source options).
+        rows_per_shard: Input rows in a part. It shapes the files, not the rows, so it is not part of the id.
+        limit: Use only the first rows; null: all.
+    """
+    total = sum(f.rows for f in files)
+    rows = total if limit is None else min(limit, total)
+    inputs = {f.name: {"bytes": f.size, "rows": f.rows, "footer": f.footer_sha256} for f in files}
+    fingerprint = {**options, "input": inputs}
+    return Plan(digest(fingerprint), fingerprint, tuple(files), rows, rows_per_shard)
