@@ -1,0 +1,105 @@
+"""What a store of whole files can do, and which class serves which kind of path.
+
+It does not know what is in the files; nothing but the name, the size and the bytes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol, cast
+from urllib.parse import unquote
+
+from pipeline.errors import PlanRefused
+
+# Scheme → "module:class", imported when a path asks for it: a store that nobody uses costs no import.
+STORES = {"file": "pipeline.store.local:LocalStore"}
+
+_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file as a listing shows it: its name, its bytes, and the store's own clock in seconds since 1970."""
+
+    name: str
+    size: int
+    last_modified: float
+
+
+class Store(Protocol):
+    """Whole files under relative names such as `data/part.parquet`.
+
+    Every method raises `ValueError` for a name that is absolute, empty, or has an empty, `.` or `..` segment,
+    `PlanRefused` when the store cannot be used as asked (permissions, a file where a folder should be), and the
+    writing ones `StorageFull` when no space is left; then nothing half-written stays.
+    """
+
+    def put_if_absent(self, name: str, data: bytes | memoryview) -> bool:
+        """Make the file if there is none of that name, durably; false when there is one already."""
+        ...
+
+    def put(self, name: str, data: bytes | memoryview) -> None:
+        """Make or replace the file: a reader sees the old content or the new, never a mixture."""
+        ...
+
+    def get(self, name: str) -> bytes:
+        """Return the whole content; `FileNotFoundError` when there is no such file."""
+        ...
+
+    def get_tail(self, name: str, n: int) -> bytes:
+        """Return the last `n` bytes, or all of a shorter file; `FileNotFoundError` when there is no such file."""
+        ...
+
+    def open(self, name: str) -> BinaryIO:
+        """Return a seekable file for reading; `FileNotFoundError` when there is no such file."""
+        ...
+
+    def size(self, name: str) -> int:
+        """Return the number of bytes; `FileNotFoundError` when there is no such file."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[StoredFile]:
+        """Yield the files whose names begin with `prefix` (`data/`: those of a folder), sorted by name."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove the file; that it is not there is fine."""
+        ...
+
+    def sweep(self, older_than_seconds: float) -> int:
+        """Remove what killed writers left behind and is older than that, and return how many; never a final file."""
+        ...
+
+
+def checked_name(name: str) -> str:
+    """Return `name` if it can name a stored file.
+
+    Raises:
+        ValueError: If it is absolute, or has an empty, `.` or `..` segment, a backslash or a control character.
+    """
+    segments = name.split("/")
+    if any(s in ("", ".", "..") for s in segments) or re.search(r"[\x00-\x1f\\]", name):
+        raise ValueError(f"{name!r}: must be a relative name such as data/part.parquet")
+    return name
+
+
+def open_store(path: str) -> Store:
+    """Return the store at a directory or URI. Nothing is created before the first write.
+
+    Raises:
+        PlanRefused: If no store serves this kind of path.
+    """
+    match = _URI.fullmatch(path)
+    scheme, rest = (match[1].lower(), match[2]) if match else ("file", path)
+    if match and scheme == "file":
+        rest = unquote(rest.removeprefix("localhost"))
+    # `file://host/…` would be another machine's disk, and a relative path has no meaning in a URI.
+    usable = rest.strip() and "\0" not in rest and (not match or rest.startswith("/"))
+    if scheme not in STORES or not usable:
+        raise PlanRefused(f"output.path must be a local directory in this version, got {path!r}")
+    module, _, name = STORES[scheme].partition(":")
+    make = cast(Callable[[str], Store], getattr(importlib.import_module(module), name))
+    return make(rest)

@@ -1,0 +1,215 @@
+"""A store in a local directory: a temporary file, fsync, a hard link to the final name, fsync of the directory.
+
+It does not know which files matter; it promises that each of them is whole, durable and written once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.errors import PlanRefused, PromptmillError, StorageFull
+from pipeline.store.base import StoredFile, checked_name
+
+TEMPORARIES = "_job/tmp/"
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# EEXIST: a file where a folder should be; that a file is there already is not an error and never comes this far.
+_UNUSABLE = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+class LocalStore:
+    """The files below one directory, which is made at the first write. Safe for threads, processes and NFS clients."""
+
+    def __init__(self, root: str | Path) -> None:
+        """Remember the directory as an absolute path, so that a later change of directory does not move the store."""
+        self.root = Path(root).expanduser().absolute()
+
+    def __repr__(self) -> str:
+        """Show the directory."""
+        return f"LocalStore({str(self.root)!r})"
+
+    def put_if_absent(self, name: str, data: bytes | memoryview) -> bool:
+        """Make the file if there is none of that name; see `Store`."""
+        final = self._path(name)
+        with self._telling(name, memoryview(data).nbytes):
+            won = False
+            if not os.path.lexists(final):
+                with self._temporary(data) as temporary:
+                    self._make_folder(final.parent)
+                    won = self._link(temporary, final)
+            _sync(final.parent)  # when another made the file, it may have been killed before it came to this
+        return won
+
+    def put(self, name: str, data: bytes | memoryview) -> None:
+        """Make or replace the file; see `Store`."""
+        final = self._path(name)
+        with self._telling(name, memoryview(data).nbytes):
+            with self._temporary(data) as temporary:
+                self._make_folder(final.parent)
+                os.replace(temporary, final)  # noqa: PTH105 - the call that is meant to be seen in a trace
+            _sync(final.parent)
+
+    def get(self, name: str) -> bytes:
+        """Return the whole content; see `Store`."""
+        with self.open(name) as file:
+            return file.read()
+
+    def get_tail(self, name: str, n: int) -> bytes:
+        """Return the last `n` bytes; see `Store`."""
+        with self.open(name) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - n))
+            return file.read(n)
+
+    def open(self, name: str) -> BinaryIO:
+        """Return a seekable file for reading; see `Store`."""
+        with self._telling(name):
+            return self._path(name).open("rb")
+
+    def size(self, name: str) -> int:
+        """Return the number of bytes; see `Store`."""
+        with self._telling(name):
+            return self._path(name).stat().st_size
+
+    def list(self, prefix: str = "") -> Iterator[StoredFile]:
+        """Yield the files whose names begin with `prefix`; see `Store`."""
+        folder = prefix.rpartition("/")[0]
+        start = self._path(folder) if folder else self.root
+        with self._telling(prefix):
+            found = [f for f in self._walk(start, f"{folder}/" if folder else "") if f.name.startswith(prefix)]
+        yield from sorted(found, key=lambda f: f.name)
+
+    def delete(self, name: str) -> None:
+        """Remove the file; see `Store`."""
+        final = self._path(name)
+        with self._telling(name):
+            final.unlink(missing_ok=True)
+            if final.parent.is_dir():
+                _sync(final.parent)
+
+    def sweep(self, older_than_seconds: float) -> int:
+        """Remove temporaries that killed processes left behind, and return how many; see `Store`.
+
+        Args:
+            older_than_seconds: Younger ones stay: another process may be writing them. Ages are taken on the file
+                system's clock, so that a machine whose clock is off removes no one's work.
+        """
+        folder = self._path(TEMPORARIES.rstrip("/"))
+        swept = 0
+        with self._telling(TEMPORARIES):
+            if not folder.is_dir() or not any(folder.iterdir()):
+                return 0
+            with self._temporary(b"") as probe:
+                now = probe.stat().st_mtime
+            for path in folder.iterdir():
+                with contextlib.suppress(FileNotFoundError):  # its owner, or another sweep, was quicker
+                    if now - path.stat().st_mtime > older_than_seconds:
+                        path.unlink()
+                        swept += 1
+        return swept
+
+    def _path(self, name: str) -> Path:
+        return self.root.joinpath(*checked_name(name).split("/"))
+
+    def _walk(self, folder: Path, prefix: str) -> Iterator[StoredFile]:
+        try:
+            entries = list(os.scandir(folder))
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            name = prefix + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                if f"{name}/" != TEMPORARIES:
+                    yield from self._walk(folder / entry.name, f"{name}/")
+                continue
+            with contextlib.suppress(FileNotFoundError):  # removed since the scan, or a link to nowhere
+                if entry.is_file():
+                    stat = entry.stat()
+                    yield StoredFile(name, stat.st_size, stat.st_mtime)
+
+    @contextlib.contextmanager
+    def _temporary(self, data: bytes | memoryview) -> Iterator[Path]:
+        """A durable file with `data` on the store's own file system; it is gone afterwards, whatever happens."""
+        path = self._path(f"{TEMPORARIES}{os.getpid()}-{secrets.token_hex(8)}")
+        self._make_folder(path.parent)
+        try:
+            # Not tempfile: its files are readable by their owner only, and so would the committed parts be.
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _link(self, temporary: Path, final: Path) -> bool:
+        try:
+            os.link(temporary, final)
+        except FileExistsError:
+            # NFS: when the reply to a link is lost, the client asks again and is told that the name exists.
+            return temporary.stat().st_nlink > 1
+        except OSError as error:
+            if error.errno in _NO_LINKS:
+                raise PlanRefused(
+                    f"{self.root} is on a file system without hard links ({error.strerror}), so a part cannot be"
+                    " committed safely there; choose an output.path on a local disk or NFS and copy the result"
+                ) from error
+            if error.errno == errno.EXDEV:
+                raise PlanRefused(
+                    f"{final.parent} is on another file system than {temporary.parent}; an output folder must be on one"
+                ) from error
+            raise
+        return True
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder and those above it; each new one is made durable in the folder that holds it."""
+        if folder.is_dir():
+            return
+        if folder.parent != folder:
+            self._make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
+
+    @contextlib.contextmanager
+    def _telling(self, name: str, wanted: int = 0) -> Iterator[None]:
+        """Turn what the operating system says into an error for the person who runs the job."""
+        try:
+            yield
+        except PromptmillError:
+            raise
+        except OSError as error:
+            if error.errno in _FULL:
+                raise StorageFull(
+                    f"no space for {name} ({wanted:,} bytes) in {self.root}: {error.strerror}; free some and run again"
+                ) from error
+            if error.errno in _UNUSABLE:
+                raise PlanRefused(f"output.path {self.root} cannot be used: {name}: {error.strerror}") from error
+            raise
+
+
+def _sync(folder: Path) -> None:
+    """Make a folder's entries durable. A file system that cannot sync folders keeps them in its own way."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
