@@ -1,0 +1,39 @@
+"""Turns a column into Python values, one at a time where some cannot be turned.
+
+It does not know what the column is for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.prompts.wording import brief, one_line
+from pipeline.types import ErrorCode, RowError
+
+
+def cells(column: pa.ChunkedArray[Any], name: str, other: ErrorCode) -> list[Any]:
+    """Return one value a row: what Arrow makes of it in Python, or a `RowError` in place of what cannot be had.
+
+    Arrow lets invalid UTF-8 through and finds it only when a value becomes a `str`; so the whole column is tried first.
+
+    Args:
+        column: [rows]
+        name: The column's name, for messages.
+        other: The code of values that are beyond Python for another reason, such as a date in the year 20000.
+    """
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError, pa.ArrowException):
+        return [_cell(scalar, name, other) for scalar in column]
+
+
+def _cell(scalar: pa.Scalar[Any], name: str, other: ErrorCode) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError as error:
+        message = f"column {brief(name)}: {error.reason} at byte {error.start}"
+        return RowError(ErrorCode.NOT_UTF8, message)
+    except (ValueError, OverflowError, pa.ArrowException) as error:
+        return RowError(other, f"column {brief(name)}: {one_line(error)}")

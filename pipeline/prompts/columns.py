@@ -1,0 +1,115 @@
+"""Checks that the columns which a source names are there and have types that can be used.
+
+It does not know the files: it sees one schema at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.types as kinds
+
+from pipeline.errors import InputRefused
+from pipeline.prompts.config import SourceConfig
+from pipeline.prompts.template import compile_template
+from pipeline.prompts.wording import brief, did_you_mean, listed, one_line
+
+
+def used_columns(config: SourceConfig) -> list[str]:
+    """Return the columns that the rows are made of, each once: prompt, template's, token ids, id, sampling, kept.
+
+    Raises:
+        ConfigurationError: If the template cannot be compiled.
+    """
+    return list(dict.fromkeys(name for _, name, _, _ in _uses(config)))
+
+
+def check_columns(config: SourceConfig, schema: pa.Schema) -> None:
+    """Check presence and type of every column that is used.
+
+    Raises:
+        InputRefused: For the first column that is missing or of a wrong type; the text names the columns there are.
+        ConfigurationError: If the template cannot be compiled.
+    """
+    for option, name, fits, wanted in _uses(config):
+        count = len(schema.get_all_field_indices(name))
+        if count == 0:
+            hint = did_you_mean(name, schema.names) or ";"
+            raise InputRefused(f"{option}: there is no column {brief(name)}{hint} {_there_are(schema)}")
+        if count > 1:
+            raise InputRefused(f"{option}: there are {count} columns with the name {brief(name)}")
+        field = schema.field(name)
+        if not fits(field):
+            kind = one_line(_type_name(field), 60)
+            raise InputRefused(f"{option}: column {brief(name)} is {kind}, must be {wanted}; {_there_are(schema)}")
+
+
+_Use: TypeAlias = "tuple[str, str, Callable[[pa.Field[Any]], bool], str]"  # quoted: only the stubs are generic
+
+
+def _uses(config: SourceConfig) -> Iterable[_Use]:
+    """Yield option, column, test and what the test wants."""
+    if config.prompt_column is not None:
+        yield "source.prompt_column", config.prompt_column, _is_text, "a string"
+    if config.template is not None:
+        for name in compile_template(config.template).columns:
+            yield "source.template", name, _is_plain, "a plain Arrow type, not an extension type"
+    if config.token_ids_column is not None:
+        yield "source.token_ids_column", config.token_ids_column, _is_ids, "a list of integers"
+    if config.id_column is not None:
+        yield "source.id_column", config.id_column, _is_id, "a string or an integer"
+    if config.sampling_column is not None:
+        yield "source.sampling_column", config.sampling_column, _is_sampling, "a struct or a string with JSON"
+    for name in config.keep_columns:
+        yield "source.keep_columns", name, _is_plain, "a plain Arrow type, not an extension type"
+
+
+def _there_are(schema: pa.Schema) -> str:
+    if not schema.names:
+        return "there are no columns at all"
+    return "there are: " + listed([f"{f.name} ({one_line(_type_name(f), 40)})" for f in schema])
+
+
+def _type_name(field: pa.Field[Any]) -> str:
+    extension = (field.metadata or {}).get(b"ARROW:extension:name")
+    return str(field.type) if extension is None else f"extension<{extension.decode(errors='replace')}>"
+
+
+def _is_text(field: pa.Field[Any]) -> bool:
+    kind = field.type.value_type if kinds.is_dictionary(field.type) else field.type
+    return bool(kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind))
+
+
+def _is_ids(field: pa.Field[Any]) -> bool:
+    kind = field.type
+    lists = (
+        kinds.is_list,
+        kinds.is_large_list,
+        kinds.is_fixed_size_list,
+        kinds.is_list_view,
+        kinds.is_large_list_view,
+    )
+    return any(is_list(kind) for is_list in lists) and bool(kinds.is_integer(kind.value_type))
+
+
+def _is_id(field: pa.Field[Any]) -> bool:
+    return _is_text(field) or bool(kinds.is_integer(field.type))
+
+
+def _is_sampling(field: pa.Field[Any]) -> bool:
+    return _is_text(field) or bool(kinds.is_struct(field.type))
+
+
+def _is_plain(field: pa.Field[Any]) -> bool:
+    """Whether no part of the type is an extension, known to this process (a type) or not (metadata).
+
+    Reading an extension type may run code that its author registered, on bytes that the file's author chose.
+    """
+    kind = field.type
+    if isinstance(kind, pa.BaseExtensionType) or b"ARROW:extension:name" in (field.metadata or {}):
+        return False
+    if kinds.is_dictionary(kind):
+        return _is_plain(pa.field("values", kind.value_type))
+    return all(_is_plain(kind.field(i)) for i in range(kind.num_fields))

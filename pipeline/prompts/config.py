@@ -1,0 +1,62 @@
+"""Where prompts come from and how a row becomes a prompt. Knows no Arrow, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.types import require
+
+LONG_PROMPT = ("error", "truncate_left")
+EMPTY_PROMPT = ("error", "bos")
+
+
+@dataclass(kw_only=True)
+class SourceConfig:
+    """The input files and what of them is used.
+
+    `path` is required: a Parquet file, a directory, a glob or a URI. A prompt is `prompt_column`, or `template`
+    (Jinja over the row's columns), or `token_ids_column` (token ids already). `limit` keeps the first rows only.
+    """
+
+    path: str = "???"
+    prompt_column: str | None = None
+    template: str | None = None
+    token_ids_column: str | None = None
+    id_column: str | None = None
+    keep_columns: list[str] = field(default_factory=list)
+    sampling_column: str | None = None
+    limit: int | None = None
+    on_long_prompt: str = "error"
+    on_empty_prompt: str = "error"
+
+    def __post_init__(self) -> None:
+        """Check every field; without any of the three prompt sources, the column `prompt` is taken."""
+        require(bool(self.path.strip()), "path", self.path, "a Parquet file, a directory, a glob or a URI")
+        given = [n for n in ("prompt_column", "template", "token_ids_column") if getattr(self, n) is not None]
+        if not given:
+            self.prompt_column = "prompt"
+        require(
+            len(given) <= 1,
+            " and ".join(given),
+            [getattr(self, n) for n in given],
+            "only one of them: they exclude each other",
+        )
+        require(self.limit is None or self.limit >= 0, "limit", self.limit, "null (all rows) or a whole number from 0")
+        require(
+            len(set(self.keep_columns)) == len(self.keep_columns),
+            "keep_columns",
+            self.keep_columns,
+            "without repetition",
+        )
+        require(
+            self.on_long_prompt in LONG_PROMPT,
+            "on_long_prompt",
+            self.on_long_prompt,
+            "one of " + ", ".join(LONG_PROMPT),
+        )
+        require(
+            self.on_empty_prompt in EMPTY_PROMPT,
+            "on_empty_prompt",
+            self.on_empty_prompt,
+            "one of " + ", ".join(EMPTY_PROMPT),
+        )

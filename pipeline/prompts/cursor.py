@@ -1,0 +1,141 @@
+"""Goes forward through the rows of one Parquet file, decoding no row twice and holding a few thousand at most.
+
+It does not know about other files, partition columns, or what the rows mean.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from pipeline.errors import CorruptInput, InputRefused
+from pipeline.planning.plan import InputFile
+from pipeline.prompts.footer import Footer, open_file, read_footer
+from pipeline.prompts.wording import one_line
+
+_READ_BUFFER = 1 << 20  # bytes buffered for each column, whatever the size of its chunk
+_BATCH_BYTES = 8 << 20  # decoded bytes to aim at
+_BATCH_ROWS = 8192
+
+
+class FileCursor:
+    """An open file and a place in it.
+
+    Parquet pages can only be decoded in order, and Arrow starts over with every call. So the decoder of the present
+    row group stays open between calls, and what it decoded beyond the last row asked for is kept.
+    """
+
+    def __init__(self, filesystem: pyarrow.fs.FileSystem, file: InputFile, columns: Sequence[str]) -> None:
+        """Open `file` for those of `columns` that it has.
+
+        Raises:
+            InputRefused: If the file is not the one that was planned.
+        """
+        self._file = file
+        self._handle, footer = _open_unchanged(filesystem, file)
+        self.columns = [c for c in columns if c in footer.schema.names]
+        self._metadata = footer.metadata
+        self._parquet = pq.ParquetFile(  # type: ignore[call-arg]
+            self._handle,
+            metadata=footer.metadata,
+            pre_buffer=False,
+            buffer_size=_READ_BUFFER,
+            page_checksum_verification=True,
+            arrow_extensions_enabled=False,
+        )
+        counts = (footer.metadata.row_group(i).num_rows for i in range(footer.metadata.num_row_groups))
+        self._starts = [0, *itertools.accumulate(counts)]  # [row groups + 1]
+        self._group = -1
+        self._position = 0  # row number of the first row of `_rest`, or else of what `_batches` gives next
+        self._batches: Iterator[pa.RecordBatch] = iter(())
+        self._rest: pa.RecordBatch | None = None
+
+    def take(self, start: int, stop: int) -> list[pa.RecordBatch]:
+        """Return rows `start` to `stop` (exclusive) as batches of `columns`.
+
+        Going on from the last `stop`, or skipping rows, decodes each row of a row group once; going back starts the
+        row group again.
+
+        Raises:
+            CorruptInput: If a page cannot be decoded; the text names the file and the row group.
+            ValueError: If the file has no such rows.
+        """
+        if not 0 <= start <= stop <= self._starts[-1]:
+            raise ValueError(f"{self._file.name}: rows {start} to {stop} of {self._starts[-1]}")
+        taken: list[pa.RecordBatch] = []
+        if start == stop:
+            return taken
+        group = bisect.bisect_right(self._starts, start) - 1
+        if group != self._group or start < self._position:
+            self._enter(group)
+        while self._position < stop:
+            batch = self._next()
+            begin = max(0, start - self._position)
+            end = min(batch.num_rows, stop - self._position)
+            if begin < end:
+                taken.append(batch.slice(begin, end - begin))
+            self._rest = batch.slice(end) if end < batch.num_rows else None
+            self._position += end
+        return taken
+
+    def close(self) -> None:
+        """Close the file; taken batches stay valid."""
+        self._batches, self._rest = iter(()), None
+        self._handle.close()
+
+    def _enter(self, group: int) -> None:
+        self._group, self._position, self._rest = group, self._starts[group], None
+        self._batches = self._parquet.iter_batches(
+            batch_size=self._batch_rows(group), row_groups=[group], columns=self.columns, use_threads=False
+        )
+
+    def _next(self) -> pa.RecordBatch:
+        """Return the rows at the present position: at least one."""
+        if self._rest is not None:
+            return self._rest
+        while self._position >= self._starts[self._group + 1]:
+            self._enter(self._group + 1)
+        where = f"{one_line(self._file.name)}: row group {self._group}"
+        try:
+            batch = next(self._batches, None)
+        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+            self._group = -1  # the decoder is of no use after an error
+            raise CorruptInput(f"{where} cannot be decoded: {one_line(error)}") from error
+        if batch is None or batch.num_rows == 0 or self._position + batch.num_rows > self._starts[self._group + 1]:
+            self._group = -1
+            raise CorruptInput(f"{where} has not the number of rows that the footer tells")
+        return batch.select(self.columns)  # Arrow also reads `a.b` for `a`, and orders as the file does
+
+    def _batch_rows(self, group: int) -> int:
+        """Rows that decode to about `_BATCH_BYTES`, so that a million-row group of long texts needs no more memory."""
+        row_group = self._metadata.row_group(group)
+        wanted = set(self.columns)
+        size = 0
+        for i in range(row_group.num_columns):
+            path = row_group.column(i).path_in_schema
+            if path.split(".")[0] in wanted or path in wanted:
+                size += row_group.column(i).total_uncompressed_size
+        return max(1, min(_BATCH_ROWS, _BATCH_BYTES * row_group.num_rows // max(1, size)))
+
+
+def _open_unchanged(filesystem: pyarrow.fs.FileSystem, file: InputFile) -> tuple[pa.NativeFile, Footer]:
+    name = one_line(file.name)
+    try:
+        handle = open_file(filesystem, file.path, name)
+        try:
+            footer = read_footer(handle, name)
+        except InputRefused:
+            handle.close()
+            raise
+    except InputRefused as error:
+        raise InputRefused(f"{error} (it changed since the plan was made)") from error
+    if (footer.size, footer.sha256) != (file.size, file.footer_sha256):
+        handle.close()
+        what = f"{file.size} bytes then, {footer.size} now" if footer.size != file.size else "another footer"
+        raise InputRefused(f"{name}: changed since the plan was made: {what}")
+    return handle, footer

@@ -1,0 +1,47 @@
+"""Puts a counting filter at the places of a template where Jinja lets nobody look: loops, `~`, comparisons, plain text.
+
+It does not know what is counted, or what is too much.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from jinja2 import nodes
+from jinja2.visitor import NodeTransformer
+
+# Names of filters that no template can write.
+LOOP, CONCAT, WEIGHED = "promptmill loop", "promptmill concat", "promptmill weighed"
+
+
+def instrument(tree: nodes.Template) -> nodes.Template:
+    """Return the tree with a count put at each loop, concatenation, comparison and printed text."""
+    result: nodes.Template = _Instrument().visit(tree)
+    return result
+
+
+class _Instrument(NodeTransformer):
+    def visit_For(self, node: nodes.For) -> nodes.Node:
+        self.generic_visit(node)
+        node.iter = _filter(LOOP, node.iter)
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+        self.generic_visit(node)
+        return _filter(CONCAT, nodes.List(node.nodes, lineno=node.lineno, environment=node.environment))
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        self.generic_visit(node)
+        node.expr = _filter(WEIGHED, node.expr)
+        for operand in node.ops:
+            operand.expr = _filter(WEIGHED, operand.expr)
+        return node
+
+    def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:
+        return nodes.Const(node.data, lineno=node.lineno, environment=node.environment)
+
+
+def _filter(name: str, node: nodes.Node) -> nodes.Filter:
+    return nodes.Filter(
+        cast(nodes.Expr, node), name, [], [], None, None, lineno=node.lineno, environment=node.environment
+    )

@@ -1,0 +1,169 @@
+"""Finds the files that a path, directory, glob or URI stands for, and the Hive partitions in their names.
+
+It does not open them, and does not know what is in them.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+import pyarrow as pa
+from pyarrow import fs
+
+from pipeline.errors import InputRefused
+from pipeline.prompts.wording import one_line, without_secrets
+
+SUFFIXES = (".parquet", ".pq")
+NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+
+_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
+_QUERY = re.compile(r"\?(?=[A-Za-z_]+=)[^/?]*$")  # a `?` that begins no `key=value` is a wildcard
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """A file: `name` is relative to what was searched, `path` is what its file system calls it.
+
+    `keys` are the Hive partition keys in its name; one that is missing in `partitions` is null.
+    """
+
+    name: str
+    path: str
+    keys: tuple[str, ...]
+    partitions: dict[str, str]
+
+
+def filesystem_for(path: str) -> tuple[fs.FileSystem, str]:
+    """Return the file system of a path or URI and the path within it, wildcards left as they are.
+
+    The same text gives an equal file system in another process. Local paths become absolute.
+
+    Raises:
+        InputRefused: If the URI cannot be parsed or its scheme is not known.
+    """
+    uri = _URI.fullmatch(path)
+    if uri is None:
+        return fs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+    query = _QUERY.search(uri[2])
+    query_text = query[0] if query else ""
+    # Wildcards and blanks are no URI characters; `from_uri` decodes them again.
+    place = quote(uri[2].removesuffix(query_text), safe="/%:@!$&'()*+,;=~")
+    try:
+        filesystem, inner = fs.FileSystem.from_uri(f"{uri[1]}://{place}{query_text}")
+    except (pa.ArrowException, OSError, ValueError, ImportError) as error:
+        raise InputRefused(f"source.path={without_secrets(path)!r}: {without_secrets(str(error))}") from error
+    return filesystem, inner.rstrip("/") or "/"
+
+
+def find_files(filesystem: fs.FileSystem, path: str, shown: str) -> list[FoundFile]:
+    """Return the Parquet files at `path`, sorted by name.
+
+    A directory stands for its `*.parquet` and `*.pq` files at any depth, without those under a name that begins with
+    `_` or `.` (as in Hive and Spark; `_key=value` is a partition). A glob takes the files that it matches whatever
+    their suffix, and matched directories as above.
+
+    Args:
+        filesystem: Where to look.
+        path: A file, directory or glob, as `filesystem_for` returns it.
+        shown: What to call the source in messages.
+
+    Raises:
+        InputRefused: If nothing is there, or it may not be listed.
+    """
+    try:
+        info = filesystem.get_file_info(path)
+        if info.type == fs.FileType.File:
+            return [_found(path, path.rpartition("/")[0])]
+        if info.type == fs.FileType.Directory:
+            paths, root = list(_below(filesystem, path)), path
+            nothing = "no Parquet files (*.parquet, *.pq) in this directory"
+        else:
+            root = _fixed_part(path)
+            if root == path:
+                raise InputRefused(f"source.path={shown!r}: there is no such file or directory")
+            paths = list(_expand(filesystem, root, path.removeprefix(root).strip("/").split("/")))
+            nothing = "no file matches this pattern"
+        if not paths:
+            raise InputRefused(f"source.path={shown!r}: {nothing}")
+        return sorted((_found(p, root) for p in dict.fromkeys(paths)), key=lambda f: f.name)
+    except PermissionError as error:
+        raise InputRefused(f"source.path={shown!r}: permission denied: {without_secrets(str(error))}") from error
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        raise InputRefused(f"source.path={shown!r}: cannot be listed: {without_secrets(str(error))}") from error
+
+
+def _found(path: str, root: str) -> FoundFile:
+    name = _relative(path, root)
+    partitions: dict[str, str | None] = {}
+    for folder in name.split("/")[:-1]:
+        key, equals, value = folder.partition("=")
+        if key and equals:
+            partitions[_decoded(key, name)] = None if value == NULL_PARTITION else _decoded(value, name)
+    return FoundFile(name, path, tuple(partitions), {k: v for k, v in partitions.items() if v is not None})
+
+
+def _decoded(text: str, name: str) -> str:
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError as error:
+        raise InputRefused(f"{one_line(name)}: the folder's name {text!r} is not percent-encoded UTF-8") from error
+
+
+def _relative(path: str, root: str) -> str:
+    return path.removeprefix(root.rstrip("/") + "/")
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or (name.startswith("_") and "=" not in name)
+
+
+def _list(filesystem: fs.FileSystem, folder: str, *, recursive: bool = False) -> Iterator[fs.FileInfo]:
+    """What is in a folder and not hidden, relative to it."""
+    for info in filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True, recursive=recursive)):
+        if not any(_hidden(part) for part in _relative(info.path, folder).split("/")):
+            yield info
+
+
+def _below(filesystem: fs.FileSystem, folder: str) -> Iterator[str]:
+    for info in _list(filesystem, folder, recursive=True):
+        if info.path.lower().endswith(SUFFIXES) and info.type == fs.FileType.File:
+            yield info.path
+
+
+def _wild(segment: str) -> bool:
+    return any(c in segment for c in "*?[")
+
+
+def _fixed_part(path: str) -> str:
+    """The folder above the first segment with a wildcard; the path itself if there is none."""
+    segments = path.split("/")
+    fixed = next((i for i, s in enumerate(segments) if _wild(s)), len(segments))
+    return "/".join(segments[:fixed]) or ("/" if path.startswith("/") else "")
+
+
+def _expand(filesystem: fs.FileSystem, folder: str, segments: list[str]) -> Iterator[str]:
+    """Match a glob one segment at a time, so that only folders that can match are listed."""
+    segment, rest = segments[0], segments[1:]
+    if segment == "**":
+        if not rest:
+            yield from _below(filesystem, folder)
+            return
+        yield from _expand(filesystem, folder, rest)
+        for info in list(_list(filesystem, folder, recursive=True)):
+            if info.type == fs.FileType.Directory:
+                yield from _expand(filesystem, info.path, rest)
+        return
+    if _wild(segment):
+        matches = [i for i in _list(filesystem, folder) if fnmatch.fnmatchcase(_relative(i.path, folder), segment)]
+    else:
+        matches = [filesystem.get_file_info(f"{folder.rstrip('/')}/{segment}")]
+    for info in matches:
+        if info.type == fs.FileType.Directory:
+            yield from _expand(filesystem, info.path, rest) if rest else _below(filesystem, info.path)
+        elif info.type == fs.FileType.File and not rest:
+            yield info.path

@@ -1,0 +1,67 @@
+"""Applies the sampling column of a row to the job's sampling parameters.
+
+It does not know prompts, or where the values come from.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pipeline.prompts.wording import brief, one_line
+from pipeline.types import ErrorCode, RowError, SamplingParams
+
+_REMEMBERED = 4096
+
+
+class Overrides:
+    """Makes the parameters of each row; most rows repeat a few, so those made are remembered."""
+
+    def __init__(self, sampling: SamplingParams, vocab_size: int) -> None:
+        """Start from the job's parameters; token ids must be below `vocab_size`."""
+        self._sampling = sampling
+        self._vocab_size = vocab_size
+        self._made: dict[str, SamplingParams | RowError] = {}
+
+    def apply(self, value: Any) -> SamplingParams | RowError:
+        """Return the parameters of a row, or `BAD_SAMPLING`.
+
+        Args:
+            value: A struct as a dict, a JSON object as a string, null, or an error already found.
+        """
+        if value is None:
+            return self._sampling
+        if isinstance(value, RowError):
+            return value
+        key = value if isinstance(value, str) else repr(value)  # a repr tells 1 from 1.0 and true
+        made = self._made.get(key)
+        if made is None:
+            if len(self._made) >= _REMEMBERED:
+                self._made.clear()
+            made = self._made[key] = self._make(value)
+        return made
+
+    def _make(self, value: Any) -> SamplingParams | RowError:
+        try:
+            values = json.loads(value) if isinstance(value, str) else value
+        except (ValueError, RecursionError) as error:
+            return _bad(f"not JSON: {error}")
+        if not isinstance(values, dict):
+            return _bad(f"JSON, but no object: {brief(values)}")
+        try:
+            made = self._sampling.override(values)
+            beyond = [i for i in made.stop_token_ids if i >= self._vocab_size]
+            if values.get("stop_token_ids") is not None and beyond:
+                return _bad(
+                    f"stop_token_ids: {brief(beyond[0])} is not below the vocabulary's size, {self._vocab_size}"
+                )
+            "".join(made.stop).encode()
+        except UnicodeEncodeError:
+            return _bad("stop: half of a surrogate pair is no text")
+        except (ValueError, TypeError, OverflowError) as error:
+            return _bad(str(error))
+        return made
+
+
+def _bad(message: str) -> RowError:
+    return RowError(ErrorCode.BAD_SAMPLING, one_line(message))

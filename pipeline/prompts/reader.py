@@ -1,0 +1,87 @@
+"""Reads row ranges of the input files: only the columns that are needed, and each row once.
+
+It does not know what the columns are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs
+
+from pipeline.planning.plan import InputFile
+from pipeline.prompts.cursor import FileCursor
+from pipeline.types import Segment
+
+
+class RowReader:
+    """Gives the rows of segments. At most one file is open; ascending segments of it are read in one pass."""
+
+    def __init__(
+        self,
+        filesystem: pyarrow.fs.FileSystem,
+        files: Sequence[InputFile],
+        columns: Sequence[str],
+        schema: pa.Schema,
+    ) -> None:
+        """Remember what to read; nothing is opened yet.
+
+        Args:
+            filesystem: Where the files are.
+            files: The files that segments refer to by number.
+            columns: The columns wanted, in the order wanted; none at all is fine.
+            schema: The source's schema, which has them all.
+
+        Raises:
+            KeyError: If a column is not in the schema.
+        """
+        self._filesystem = filesystem
+        self._files = files
+        # Without metadata: pandas' own describes columns that may not be read.
+        self._schema = pa.schema([pa.field(name, schema.field(name).type) for name in columns])
+        self._number = -1
+        self._cursor: FileCursor | None = None
+
+    def read(self, segments: Sequence[Segment]) -> pa.Table:
+        """Return the rows of the segments, one after the other, partition columns filled in.
+
+        Raises:
+            CorruptInput: If a page cannot be decoded; the text names the file and the row group.
+            InputRefused: If a file is not the one that was planned.
+        """
+        chunks: dict[str, list[pa.Array[Any]]] = {name: [] for name in self._schema.names}
+        for segment in segments:
+            rows = segment.stop - segment.start
+            cursor = self._open(segment.file)
+            if cursor.columns:
+                for batch in cursor.take(segment.start, segment.stop):
+                    for name in cursor.columns:
+                        chunks[name].append(batch.column(name))
+            for name in self._schema.names:
+                if name not in cursor.columns:
+                    chunks[name].append(_constant(self._files[segment.file].partitions.get(name), rows))
+        if not chunks:
+            # Only this way does Arrow keep the number of rows of a table without columns.
+            return pa.table({"": pa.nulls(sum(s.stop - s.start for s in segments))}).select([])
+        columns = [pa.chunked_array(chunks[field.name], type=field.type) for field in self._schema]
+        return pa.Table.from_arrays(columns, schema=self._schema)
+
+    def close(self) -> None:
+        """Close the file that is open, if one is; reading again opens it again."""
+        if self._cursor is not None:
+            self._cursor.close()
+        self._cursor, self._number = None, -1
+
+    def _open(self, number: int) -> FileCursor:
+        if self._cursor is None or number != self._number:
+            self.close()
+            self._cursor = FileCursor(self._filesystem, self._files[number], self._schema.names)
+            self._number = number
+        return self._cursor
+
+
+def _constant(value: str | None, rows: int) -> pa.Array[Any]:
+    """A partition column: [rows] of the same string, or of nulls."""
+    return pa.nulls(rows, pa.string()) if value is None else pa.repeat(pa.scalar(value, pa.string()), rows)

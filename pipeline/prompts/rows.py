@@ -1,0 +1,194 @@
+"""Turns rows of the input into prompts made ready, or into the errors that say why not.
+
+It does not know how rows are read, or what generates from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from pipeline.errors import InputRefused
+from pipeline.planning.plan import InputFile
+from pipeline.prompts.cells import cells
+from pipeline.prompts.columns import used_columns
+from pipeline.prompts.config import SourceConfig
+from pipeline.prompts.overrides import Overrides
+from pipeline.prompts.template import compile_template
+from pipeline.prompts.wording import brief, one_line
+from pipeline.types import ErrorCode, PromptRow, RowError, SamplingParams, Segment
+
+_Text = str | None | RowError
+_Ids = Sequence[int] | RowError
+
+
+class Tokenizer(Protocol):
+    """What is needed of a tokenizer."""
+
+    bos_token_id: int | None
+    vocab_size: int
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each text."""
+
+
+def kept_columns(table: pa.Table, config: SourceConfig) -> pa.Table:
+    """Return the columns that the output keeps, with the types they have in the input."""
+    return table.select(config.keep_columns)
+
+
+class RowBuilder:
+    """Makes a `PromptRow` of every row. A row's result depends on that row only."""
+
+    def __init__(
+        self,
+        config: SourceConfig,
+        sampling: SamplingParams,
+        tokenizer: Tokenizer,
+        max_model_len: int,
+        files: Sequence[InputFile],
+    ) -> None:
+        """Prepare for any number of tables.
+
+        Args:
+            config: Which columns, and what to do with prompts that are empty or too long.
+            sampling: The job's parameters, which a row may override.
+            tokenizer: Makes ids of texts; not used when prompts are token ids.
+            max_model_len: Tokens of prompt and completion together.
+            files: The files that segments refer to by number.
+
+        Raises:
+            ConfigurationError: If the template cannot be compiled.
+        """
+        self._config = config
+        self._tokenizer = tokenizer
+        self._max_model_len = max_model_len
+        self._files = files
+        self._columns = used_columns(config)
+        self._sampling = sampling
+        self._overrides = Overrides(sampling, tokenizer.vocab_size)
+        self._template = None if config.template is None else compile_template(config.template)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that `build` needs and the output keeps, each once."""
+        return list(self._columns)
+
+    def build(self, table: pa.Table, segments: Sequence[Segment]) -> list[PromptRow]:
+        """Return one `PromptRow` a row of the table.
+
+        Args:
+            table: `columns` of the rows of `segments`, in their order.
+            segments: Where the rows come from, for ids of the kind `<file>:<row>`.
+
+        Raises:
+            InputRefused: If an id is null or not UTF-8; `check_ids` finds that before a job starts.
+            ValueError: If table and segments differ in their number of rows.
+        """
+        row_ids = self._row_ids(table, segments)
+        if len(row_ids) != table.num_rows:
+            raise ValueError(f"{table.num_rows} rows in the table, {len(row_ids)} in the segments")
+        samplings = self._samplings(table)
+        if self._config.token_ids_column is not None:
+            column = self._config.token_ids_column
+            texts: list[_Text] = [None] * table.num_rows
+            tokens = [self._checked_ids(v) for v in cells(table.column(column), column, ErrorCode.BAD_TOKEN_ID)]
+        else:
+            texts = self._texts(table)
+            tokens = self._tokens(
+                [t if isinstance(s, SamplingParams) else None for t, s in zip(texts, samplings, strict=True)]
+            )
+        return [self._row(*parts) for parts in zip(row_ids, texts, tokens, samplings, strict=True)]
+
+    def _row_ids(self, table: pa.Table, segments: Sequence[Segment]) -> list[str]:
+        name = self._config.id_column
+        if name is None:
+            return [f"{self._files[s.file].name}:{row}" for s in segments for row in range(s.start, s.stop)]
+        values = cells(table.column(name), name, ErrorCode.NOT_UTF8)
+        if any(value is None or isinstance(value, RowError) for value in values):
+            raise InputRefused(f"source.id_column: column {brief(name)} has an id that is null or not UTF-8")
+        return [str(value) for value in values]
+
+    def _samplings(self, table: pa.Table) -> list[SamplingParams | RowError]:
+        name = self._config.sampling_column
+        if name is None:
+            return [self._sampling] * table.num_rows
+        return [self._overrides.apply(v) for v in cells(table.column(name), name, ErrorCode.BAD_SAMPLING)]
+
+    def _texts(self, table: pa.Table) -> list[_Text]:
+        """The prompts: a text, null, or why there is none."""
+        if self._template is None:
+            name = self._config.prompt_column or ""
+            return cells(table.column(name), name, ErrorCode.NOT_UTF8)
+        names = self._template.columns
+        columns = [cells(table.column(name), name, ErrorCode.BAD_TEMPLATE_ROW) for name in names]
+        rows: Iterable[tuple[Any, ...]] = zip(*columns, strict=True) if columns else [()] * table.num_rows
+        return [self._rendered(names, row) for row in rows]
+
+    def _rendered(self, names: Sequence[str], row: Sequence[Any]) -> _Text:
+        for value in row:
+            if isinstance(value, RowError):
+                return value
+        try:
+            assert self._template is not None
+            return self._template.render(dict(zip(names, row, strict=True)))
+        except ValueError as error:
+            return RowError(ErrorCode.BAD_TEMPLATE_ROW, str(error))
+
+    def _tokens(self, texts: Sequence[_Text]) -> list[_Ids]:
+        """Tokenise all that is text in one call."""
+        encoded: Iterator[list[int]] = iter(
+            self._tokenizer.encode_batch([t for t in texts if isinstance(t, str) and t])
+        )
+        tokens: list[_Ids] = []
+        for text in texts:
+            if text is None:
+                tokens.append(RowError(ErrorCode.NULL_PROMPT, "the prompt is null"))
+            elif isinstance(text, RowError):
+                tokens.append(text)
+            else:
+                tokens.append(next(encoded) if text else [])
+        return tokens
+
+    def _checked_ids(self, ids: Any) -> _Ids:
+        if ids is None:
+            return RowError(ErrorCode.NULL_PROMPT, "the list of token ids is null")
+        if isinstance(ids, RowError):
+            return ids
+        vocab_size = self._tokenizer.vocab_size
+        for place, token in enumerate(ids):
+            if token is None or not 0 <= token < vocab_size:
+                what = "null" if token is None else str(token)
+                message = f"token id {place} is {what}; must be from 0 to {vocab_size - 1}"
+                return RowError(ErrorCode.BAD_TOKEN_ID, message)
+        return list(ids)
+
+    def _row(self, row_id: str, text: _Text, tokens: _Ids, sampling: SamplingParams | RowError) -> PromptRow:
+        prompt = text if isinstance(text, str) else None
+        if isinstance(sampling, RowError):
+            return PromptRow(row_id, prompt, (), self._sampling, sampling)
+        if not isinstance(tokens, RowError):
+            tokens = self._fitted(tokens, sampling)
+        if isinstance(tokens, RowError):
+            return PromptRow(row_id, prompt, (), sampling, tokens)
+        return PromptRow(row_id, prompt, tuple(tokens), sampling)
+
+    def _fitted(self, tokens: Sequence[int], sampling: SamplingParams) -> _Ids:
+        """Apply `on_empty_prompt` and `on_long_prompt`."""
+        if not tokens:
+            bos = self._tokenizer.bos_token_id
+            if self._config.on_empty_prompt != "bos":
+                return RowError(ErrorCode.EMPTY_PROMPT, "the prompt has no tokens; see source.on_empty_prompt=bos")
+            if bos is None:
+                message = "the prompt has no tokens, and the tokenizer no beginning-of-text token to put there"
+                return RowError(ErrorCode.EMPTY_PROMPT, message)
+            return [bos]
+        most = self._max_model_len - 1  # one token at least is generated
+        if len(tokens) <= most:
+            return tokens
+        if self._config.on_long_prompt == "truncate_left":
+            return tokens[-max(1, self._max_model_len - sampling.max_tokens) :]
+        message = f"the prompt has {len(tokens)} tokens, at most {most} fit; see source.on_long_prompt=truncate_left"
+        return RowError(ErrorCode.PROMPT_TOO_LONG, one_line(message))

@@ -1,0 +1,44 @@
+"""Puts names, values and errors of any length into one-line messages of bounded length.
+
+It does not know what the messages are about.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+
+_MOST_LISTED = 20
+
+
+def one_line(text: object, limit: int = 200) -> str:
+    """Return `text` without line breaks, control characters or surrogates, cut to `limit` characters."""
+    line = " ".join(str(text)[: limit * 4].split()).encode("utf-8", "backslashreplace").decode()
+    line = "".join(c if c.isprintable() else " " for c in line)
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def brief(value: object, limit: int = 80) -> str:
+    """Return the `repr` of a value, cut to `limit` characters; a long text is cut before, so that this is cheap."""
+    if isinstance(value, str | bytes):
+        value = value[: limit + 1]
+    return one_line(repr(value), limit)
+
+
+def listed(items: Sequence[str], most: int = _MOST_LISTED) -> str:
+    """Join names by commas; beyond `most` only their number is given."""
+    shown = ", ".join(one_line(item, 80) for item in items[:most])
+    return shown if len(items) <= most else f"{shown} … and {len(items) - most} more"
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """Return `; did you mean 'x'?` for the most similar name (case aside), or nothing."""
+    lower = {n.lower(): n for n in reversed(names)}
+    close = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.6)
+    return f"; did you mean {brief(lower[close[0]])}?" if close else ""
+
+
+def without_secrets(path: str) -> str:
+    """Return a path or URI for a message: a user name and password before the host are left out."""
+    return one_line(re.sub(r"://[^/@]*@", "://***@", path))

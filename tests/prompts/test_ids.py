@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from pipeline.errors import InputRefused
+from pipeline.prompts import ids
+from pipeline.prompts.config import SourceConfig
+from pipeline.prompts.listing import open_source
+
+Write = Callable[..., Path]
+
+
+def check(path: Path, **options: Any) -> None:
+    config = SourceConfig(path=str(path), prompt_column="id", **{"id_column": "id", **options})
+    if config.id_column == "n":
+        config.prompt_column = "p"
+    ids.check_ids(open_source(config), config)
+
+
+def refusal(path: Path, **options: Any) -> str:
+    with pytest.raises(InputRefused) as refused:
+        check(path, **options)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_100_000_different_ids_pass(write: Write) -> None:
+    table = pa.table({"id": [f"row-{i}" for i in range(100_000)]})
+    check(write("a.parquet", table, row_group_size=30_000))
+
+
+def test_fault_6_duplicates_are_counted_and_placed(write: Write, tmp_path: Path) -> None:
+    write("a.parquet", {"id": ["x", "y", "z", "x"]})
+    write("b.parquet", {"id": ["y", "w", "x"]})
+    assert refusal(tmp_path) == (
+        "source.id_column: 3 rows have an id that an earlier row has; the first (file:row): "
+        "'x' at a.parquet:0, a.parquet:3, b.parquet:2; 'y' at a.parquet:1, b.parquet:0"
+    )
+
+
+def test_fault_6_the_number_agrees_with_pandas(write: Write) -> None:
+    rng = random.Random(1)
+    values = [str(rng.randrange(50_000)) for _ in range(70_000)]
+    number = int(pd.Series(values).duplicated().sum())
+    assert f" {number} rows have an id" in refusal(write("a.parquet", {"id": values}))
+
+
+def test_fault_6_integer_ids(write: Write) -> None:
+    path = write("a.parquet", {"p": ["a"] * 4, "n": pa.array([2**61 - 1, 0, 5, 0], pa.uint64())})
+    assert "1 row has" in refusal(path, id_column="n")
+    assert "0 at a.parquet:1, a.parquet:3" in refusal(path, id_column="n")
+    check(write("b.parquet", {"p": ["a"] * 2, "n": [2**61 - 1, 0]}), id_column="n")  # equal hashes in Python
+
+
+def test_fault_6_more_duplicates_than_are_followed(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ids, "_FOLLOWED", 10)
+    path = write("a.parquet", {"id": [str(i // 2) for i in range(1000)]})
+    assert "500 rows have an id that an earlier row has" in refusal(path)
+
+
+def test_equal_hashes_of_different_ids_are_no_duplicates(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clashing(str):
+        def __hash__(self) -> int:
+            return len(self)
+
+    stream = ids._stream
+
+    def clashing(*args: Any) -> Any:
+        return ((segment, [Clashing(v) for v in values]) for segment, values in stream(*args))
+
+    monkeypatch.setattr(ids, "_stream", clashing)
+    monkeypatch.setattr(ids, "_hashes", lambda values: np.array([len(v) for v in values], np.int64))
+    monkeypatch.setattr(ids, "hash", len, raising=False)
+    check(write("a.parquet", {"id": ["aa", "bb", "c"]}))
+    assert "1 row has" in refusal(write("b.parquet", {"id": ["aa", "bb", "aa"]}))
+
+
+def test_the_limit_leaves_later_rows_out(write: Write) -> None:
+    path = write("a.parquet", {"id": ["a", "b", "a", None]})
+    check(path, limit=2)
+    check(path, limit=0)
+    assert "1 row has" in refusal(path, limit=3)
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_a_null_id_is_refused_with_its_place(write: Write, tmp_path: Path, dictionary: bool) -> None:
+    column = pa.array(["c", None])
+    first = pa.array(["a", "b"])
+    write("a.parquet", {"id": first.dictionary_encode() if dictionary else first})
+    write("b.parquet", {"id": column.dictionary_encode() if dictionary else column})
+    assert "the id at b.parquet:1 (file:row) is null" in refusal(tmp_path)
+
+
+def test_fault_3_an_id_that_is_not_utf8_is_refused_with_its_place(write: Write) -> None:
+    raw = pa.array([b"a", b"\xff"])
+    path = write("a.parquet", {"id": pa.Array.from_buffers(pa.string(), 2, raw.buffers())})
+    assert "the id at a.parquet:1 (file:row) is not UTF-8" in refusal(path)
+
+
+def test_a_partition_cannot_tell_rows_apart(write: Write, tmp_path: Path) -> None:
+    write("n=1/a.parquet", {"p": ["a", "b"]})
+    assert "'1' at n=1/a.parquet:0, n=1/a.parquet:1" in refusal(tmp_path, id_column="n")
+
+
+def test_without_an_id_column_nothing_is_read(write: Write) -> None:
+    config = SourceConfig(path=str(write("a.parquet")))
+    source = open_source(config)
+    Path(source.files[0].path).unlink()
+    ids.check_ids(source, config)
