@@ -1,0 +1,1 @@
+"""Parquet out: the schema, completions as Arrow tables, parts and their commit, the manifest and the dataset card."""

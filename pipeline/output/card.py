@@ -1,0 +1,175 @@
+"""The dataset card of an output: the README.md that tells people what is there and `load_dataset` where it is.
+
+It does not know how the output was made beyond what it is given, nor where it is stored.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.output.manifest import Manifest
+from pipeline.output.schema import MEANINGS
+from pipeline.planning.plan import Plan
+
+CARD = "README.md"
+SAMPLE_CHARACTERS = 600
+MOST_FILES = 20
+
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
+          (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"), (1_000_000_000, "100M<n<1B"))  # fmt: skip
+
+
+def dataset_card(
+    manifest: Manifest,
+    plan: Plan,
+    *,
+    model: str,
+    sampling: Mapping[str, Any],
+    schema: pa.Schema,
+    samples: Sequence[tuple[str | None, str | None]] = (),
+) -> str:
+    """Return the text of README.md, Markdown with YAML front matter.
+
+    What comes from outside (names, paths, values, texts) is shown as it is and can neither make markup nor change the
+    front matter: no such text goes into the front matter at all.
+
+    Args:
+        manifest: The finished output.
+        plan: Its plan.
+        model: The model's hub id or directory, as a person would name it.
+        sampling: Parameter → value.
+        schema: The parts' schema.
+        samples: (prompt, text) of a few rows to show.
+    """
+    pattern = f"data/{plan.plan8}-*.parquet"
+    totals = manifest.totals
+    counts = {
+        "input rows": totals.rows,
+        "completions": totals.completions,
+        "prompt tokens": totals.prompt_tokens,
+        "generated tokens": totals.completion_tokens,
+        **{f"errors: {code}": count for code, count in totals.errors.items()},
+    }
+    return "\n".join(
+        [
+            *_front_matter(pattern, totals.completions),
+            "# Generated texts\n",
+            f"{totals.completions:,} completions of {totals.rows:,} prompts by {_text(model)}, made with promptmill"
+            f" {_text(manifest.promptmill_version)}.\n",
+            *_table("Model", "", {"model": model, **_strings(manifest.environment)}),
+            *_table("Sampling", "", _strings(sampling)),
+            *_table("Counts", "", {name: f"{count:,}" for name, count in counts.items()}),
+            *_inputs(plan),
+            *_columns(schema),
+            *_samples(samples),
+            *_loading(pattern),
+            "## Licence\n",
+            "The licence of these texts is yours to choose, within what the model's licence and the prompts' licence"
+            " allow; the model's licence applies to what is made with it.\n",
+            f"Plan `{_hex(plan.plan_id)}`. `_job/manifest.json` has the SHA-256 of every part;"
+            " `promptmill verify output.path=.` checks them.",
+            "",
+        ]
+    )
+
+
+def _front_matter(pattern: str, completions: int) -> list[str]:
+    size = next((name for limit, name in _SIZES if completions < limit), "n>1B")
+    return [
+        "---",
+        "configs:",
+        "- config_name: default",
+        "  data_files:",
+        "  - split: train",
+        f"    path: {json.dumps(pattern)}",
+        "task_categories:",
+        "- text-generation",
+        "tags:",
+        "- promptmill",
+        "- synthetic",
+        "size_categories:",
+        f"- {size}",
+        "---",
+        "",
+    ]
+
+
+def _table(title: str, head: str, rows: Mapping[str, str]) -> list[str]:
+    lines = [f"| {_text(name)} | {_text(value)} |" for name, value in rows.items()]
+    return [f"## {title}\n", f"| {head} | |", "|---|---|", *lines, ""]
+
+
+def _inputs(plan: Plan) -> list[str]:
+    lines = [f"| {_text(f.name)} | {f.rows:,} | {_hex(f.footer_sha256)[:16]} |" for f in plan.files[:MOST_FILES]]
+    if len(plan.files) > MOST_FILES:
+        lines.append(f"| and {len(plan.files) - MOST_FILES:,} more | | |")
+    return ["## Input\n", "| file | rows | footer SHA-256 begins |", "|---|---|---|", *lines, ""]
+
+
+def _columns(schema: pa.Schema) -> list[str]:
+    lines = [
+        f"| {_text(f.name)} | {_text(str(f.type))} | {MEANINGS.get(f.name, 'copied from the input')} |" for f in schema
+    ]
+    return [
+        "## Columns\n",
+        "One row for each (`row_id`, `sample_index`), in the order of the input. Lists are aligned with `token_ids`.\n",
+        "| column | type | meaning |",
+        "|---|---|---|",
+        *lines,
+        "",
+    ]
+
+
+def _samples(samples: Sequence[tuple[str | None, str | None]]) -> list[str]:
+    if not samples:
+        return []
+    lines = ["## Samples\n"]
+    for prompt, text in samples:
+        for title, value in (("Prompt", prompt), ("Text", text)):
+            if value is not None:
+                lines += [f"{title}:\n", *_block(value), ""]
+    return lines
+
+
+def _loading(pattern: str) -> list[str]:
+    return [
+        "## How to load it\n",
+        "In this folder (`datasets` does not load a split without rows; the other three do):\n",
+        "```python",
+        f'pandas.read_parquet(sorted(glob.glob("{pattern}")))',
+        f'polars.scan_parquet("{pattern}")',
+        f"duckdb.sql(\"SELECT * FROM '{pattern}'\")",
+        'datasets.load_dataset(".", split="train")',
+        "```\n",
+    ]
+
+
+def _strings(values: Mapping[str, Any]) -> dict[str, str]:
+    shown: Iterable[tuple[str, Any]] = values.items()
+    return {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str) for k, v in shown}
+
+
+def _text(value: str) -> str:
+    """Text that Markdown shows as it is, on one line: in a paragraph or in a table's cell."""
+    line = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", value)
+    marked = re.sub(r"([\\`*_\[\]|~#!$@])", r"\\\1", html.escape(line, quote=False))
+    # Bare addresses become links by themselves; a full stop or a colon written as its number does not.
+    return re.sub(r"(?i)\bwww\.", "www&#46;", marked.replace("://", "&#58;//"))
+
+
+def _block(value: str) -> list[str]:
+    """Text in a fenced block whose fence is longer than any in the text, so that nothing can end it early."""
+    shown = value if len(value) <= SAMPLE_CHARACTERS else value[: SAMPLE_CHARACTERS - 1] + "…"
+    shown = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", "\ufffd", shown.replace("\r\n", "\n"))
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    return [f"{fence}text", *shown.split("\n"), fence]
+
+
+def _hex(value: str) -> str:
+    return re.sub(r"[^0-9a-f]", "", value)

@@ -1,0 +1,84 @@
+"""Single columns: numpy arrays → Arrow lists, and strings that every reader of Parquet accepts.
+
+It does not know which column it builds, nor what a row is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+
+def strings(values: Sequence[str | None]) -> pa.Array[Any]:
+    """Return a string column; a lone surrogate, which UTF-8 cannot hold, becomes U+FFFD."""
+    try:
+        return pa.array(values, pa.string())
+    except UnicodeEncodeError:
+        # A template or a message can bring one in; a file that holds it could not be written or not be read.
+        return pa.array(
+            [v and v.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for v in values], pa.string()
+        )
+
+
+def plain_lists(values: Sequence[Any], dtype: Any, *, nan_is_null: bool = False) -> pa.Array[Any]:
+    """Return a list column.
+
+    Args:
+        values: A sequence or array [L] for each row, L differing from row to row; none for a null.
+        dtype: The numpy type of the elements.
+        nan_is_null: Whether an element that is not a number is null.
+    """
+    lengths = [0 if v is None else len(v) for v in values]
+    flat = _joined(values, dtype)
+    elements: Any = pa.array(flat, mask=np.isnan(flat) if nan_is_null else None)
+    return _lists(lengths, elements, _nulls(values))
+
+
+def nested_lists(values: Sequence[Any], dtype: Any) -> pa.Array[Any]:
+    """Return a column of lists of lists.
+
+    Args:
+        values: An array [L, k] for each row, none for a null.
+        dtype: The numpy type of the elements.
+    """
+    shapes = [(0, 0) if v is None else v.shape for v in values]
+    widths = np.repeat([k for _, k in shapes], [length for length, _ in shapes])
+    inner = _lists(widths, pa.array(_joined(values, dtype)))
+    return _lists([length for length, _ in shapes], inner, _nulls(values))
+
+
+def valid_kept(column: pa.ChunkedArray[Any], type_: pa.DataType) -> pa.ChunkedArray[Any]:
+    """Return the column with `type_`, and null where a string in it, however deep, is not UTF-8."""
+    try:
+        column.validate(full=True)
+        return column if column.type == type_ else column.cast(type_)
+    except pa.ArrowInvalid:
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type, safe=False)
+        rows: list[int | None] = list(range(len(column)))
+        for i in range(len(column)):
+            try:
+                column.take(pa.array([i])).validate(full=True)
+            except pa.ArrowInvalid:
+                rows[i] = None
+        return column.take(pa.array(rows, pa.int64())).cast(type_)
+
+
+def _joined(values: Sequence[Any], dtype: Any) -> Any:
+    parts = [np.asarray(v, dtype=dtype).reshape(-1) for v in values if v is not None]
+    return np.concatenate(parts) if parts else np.empty(0, dtype=dtype)
+
+
+def _lists(lengths: Any, elements: Any, nulls: Any = None) -> pa.Array[Any]:
+    """Lists of the given lengths over `elements`; `ArrowInvalid` when there are more than 32 bits can count."""
+    offsets: Any = pa.array(np.fromiter(itertools.accumulate(lengths, initial=0), np.int64)).cast(pa.int32())
+    lists: pa.Array[Any] = pa.ListArray.from_arrays(offsets, elements, mask=nulls)
+    return lists
+
+
+def _nulls(values: Sequence[Any]) -> pa.Array[Any] | None:
+    return pa.array([v is None for v in values]) if any(v is None for v in values) else None

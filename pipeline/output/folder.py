@@ -1,0 +1,128 @@
+"""An output folder as the driver sees it: which plan it holds, what is committed, the configuration that made it.
+
+It does not know how a part is made, who makes it, or what is in it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+from pipeline.errors import PlanRefused
+from pipeline.output.events import EventLog
+from pipeline.output.manifest import MANIFEST, Manifest, read_manifest
+from pipeline.output.part import FOLDER, parse_part_name, part_name
+from pipeline.planning.fingerprint import differences, digest
+from pipeline.planning.plan import Plan
+from pipeline.store.base import Store
+
+PLAN = "_job/plan.json"
+CONFIG = "_job/config.yaml"
+EVENTS = "_job/events/"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFolder:
+    """One output folder; it holds one plan, whoever works on it."""
+
+    store: Store
+
+    def claim_plan(self, plan: Plan) -> Plan:
+        """Make the folder hold `plan`, and return the plan to work by.
+
+        In a folder that holds the same plan already, its shard layout wins: parts of that layout may be there. Where
+        the input files lie is taken from `plan`: they may have moved since, and their content is known to be the same.
+
+        Raises:
+            PlanRefused: If the folder holds another plan (every difference is named), or a `plan.json` or parts that
+                are not this plan's.
+        """
+        if not self._holds_plan():
+            self._check_parts(plan)
+        if self.store.put_if_absent(PLAN, plan.to_json()):
+            return plan
+        stored = self._stored_plan()
+        if stored.plan_id != plan.plan_id:
+            asked = json.loads(json.dumps(plan.fingerprint))  # as it would read back: lists, not tuples
+            lines = differences(stored.fingerprint, asked)
+            raise PlanRefused(
+                "\n".join(["the output folder holds another plan: choose another output.path, or restore", *lines])
+            )
+        if stored.rows != plan.rows:
+            raise PlanRefused(
+                f"the output folder was planned for {stored.rows} rows, not {plan.rows}:"
+                " choose another output.path, or restore source.limit"
+            )
+        given = {file.name: file for file in plan.files}
+        return replace(stored, files=tuple(replace(file, path=given[file.name].path) for file in stored.files))
+
+    def committed(self, plan: Plan) -> set[int]:
+        """Return the shards whose parts are there, by their names: no file is opened.
+
+        Args:
+            plan: What `claim_plan` returned.
+        """
+        found = (parse_part_name(file.name) for file in self.store.list(FOLDER))
+        return {
+            p.index for p in found if p and (p.plan8, p.count) == (plan.plan8, plan.shard_count) and p.index < p.count
+        }
+
+    def finished(self, plan: Plan) -> Manifest | None:
+        """Return the manifest if the output is complete, else none.
+
+        A manifest whose parts are not all there any more is removed: it says "success", and that is no longer so.
+
+        Raises:
+            PlanRefused: If the manifest cannot be read, or is of another plan.
+        """
+        manifest = read_manifest(self.store)
+        if manifest is None:
+            return None
+        if manifest.plan_id != plan.plan_id:
+            raise PlanRefused(
+                f"{MANIFEST} is of plan {manifest.plan_id[:8]}, not {plan.plan8}; choose another output.path"
+            )
+        if len(self.committed(plan)) == plan.shard_count:
+            return manifest
+        self.store.delete(MANIFEST)
+        return None
+
+    def save_config(self, yaml_text: str) -> None:
+        """Keep the composed configuration, with interpolations unresolved so that no secret reaches the disk."""
+        self.store.put(CONFIG, yaml_text.encode())
+
+    def events(self, driver_id: str) -> EventLog:
+        """Return the log of one driver; its id names the file, so that each driver has its own.
+
+        Raises:
+            ValueError: If the id cannot be a file's name.
+        """
+        if "/" in driver_id:
+            raise ValueError(f"driver_id={driver_id!r}: must be usable as a file name")
+        return EventLog(self.store, f"{EVENTS}{driver_id}.jsonl")
+
+    def _holds_plan(self) -> bool:
+        try:
+            return self.store.size(PLAN) >= 0
+        except FileNotFoundError:
+            return False
+
+    def _check_parts(self, plan: Plan) -> None:
+        """Refuse a folder whose plan.json was lost and whose parts would be counted twice beside the new ones."""
+        for file in self.store.list(FOLDER):
+            found = parse_part_name(file.name)
+            fits = found is None or file.name == part_name(plan.plan8, found.index, plan.shard_count)
+            # Asked again, because another driver may have claimed the folder since and be at work.
+            if not fits and not self._holds_plan():
+                raise PlanRefused(
+                    f"{file.name} is there without a {PLAN}, and is no part of this plan; choose another output.path"
+                )
+
+    def _stored_plan(self) -> Plan:
+        try:
+            stored = Plan.from_json(self.store.get(PLAN))
+            if digest(stored.fingerprint) != stored.plan_id:
+                raise ValueError("its plan_id is not that of its content")
+        except (ValueError, AttributeError) as error:
+            raise PlanRefused(f"{PLAN} cannot be used: {error}; choose another output.path") from error
+        return stored

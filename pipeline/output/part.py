@@ -1,0 +1,199 @@
+"""One part of the output: its name, its bytes, its commit, and what its footer says about it.
+
+It does not know which shard should be worked on, nor where its table came from.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import __version__
+from pipeline.errors import PlanRefused
+from pipeline.output.config import OutputConfig
+from pipeline.store.base import Store
+from pipeline.types import PromptRow
+
+FOLDER = "data/"
+ROWS_PER_GROUP = 10_000
+PIECE = 1 << 20
+
+_FLOAT_LISTS = {"token_logprobs", "token_entropies", "top_token_logprobs", "prompt_token_logprobs"}
+_NO_DICTIONARY = {"text", "token_ids", "top_token_ids", "prompt_token_ids"}
+_NAME = re.compile(r"data/([0-9a-f]{8})-(\d{5,})-of-(\d{5,})\.parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class PartName:
+    """What a part's file name says."""
+
+    plan8: str
+    index: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What is in a part.
+
+    `rows` are input rows, `completions` output rows. A prompt's tokens count once, however many samples it has.
+    `errors` counts output rows by error code.
+    """
+
+    rows: int = 0
+    completions: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    errors: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PartInfo:
+    """What a committed part's footer says: whose it is, and what is in it."""
+
+    plan_id: str
+    shard: int
+    attempt: str
+    version: str
+    counts: Counts
+
+
+def part_name(plan8: str, index: int, count: int) -> str:
+    """Return the stored name of part `index` of `count`; five digits, more where five do not suffice."""
+    return f"{FOLDER}{plan8}-{index:05d}-of-{count:05d}.parquet"
+
+
+def parse_part_name(name: str) -> PartName | None:
+    """Return what a name made by `part_name` says, none for any other name."""
+    match = _NAME.fullmatch(name)
+    parsed = PartName(match[1], int(match[2]), int(match[3])) if match else None
+    # One part has one name: `000003` is not another way to write part 3.
+    return parsed if parsed and part_name(parsed.plan8, parsed.index, parsed.count) == name else None
+
+
+def count_rows(rows: Sequence[PromptRow], table: pa.Table) -> Counts:
+    """Count what is in a part.
+
+    Args:
+        rows: Its input rows.
+        table: Its output rows, as `build_table` returned them.
+    """
+    codes = collections.Counter(code for code in table.column("error_code").to_pylist() if code is not None)
+    generated: list[Any] = table.column("completion_tokens").to_pylist()
+    return Counts(
+        rows=len(rows),
+        completions=table.num_rows,
+        prompt_tokens=sum(len(row.prompt_token_ids) for row in rows),
+        completion_tokens=sum(generated),
+        errors=dict(sorted(codes.items())),
+    )
+
+
+def part_metadata(plan_id: str, shard: int, attempt: str, counts: Counts) -> dict[str, str]:
+    """Return the footer entries of a part. The counts are there so that a resumed run can make its totals again."""
+    return {
+        "promptmill.plan_id": plan_id,
+        "promptmill.shard": str(shard),
+        "promptmill.attempt": attempt,
+        "promptmill.version": __version__,
+        "promptmill.report": json.dumps(asdict(counts), sort_keys=True),
+    }
+
+
+def encode_part(table: pa.Table, config: OutputConfig, metadata: Mapping[str, str]) -> bytes:
+    """Return a Parquet file: the same table, configuration and metadata give the same bytes.
+
+    Float lists are byte-stream-split: two fifths smaller than with a dictionary, which pyarrow would prefer to it.
+    Token ids and text gain nothing from a dictionary either; all other columns have one. Every page has a checksum.
+    An empty table gives a file without row groups: `datasets` cannot read an empty group.
+
+    Args:
+        table: What `build_table` returned.
+        config: Compression and its level.
+        metadata: What `part_metadata` returned.
+    """
+    table = table.replace_schema_metadata(dict(metadata))
+    leaves = list(_leaves(table.schema))
+    options: dict[str, Any] = {
+        "compression": config.compression,
+        "compression_level": config.compression_level,
+        "use_dictionary": [leaf for leaf, name in leaves if name not in _FLOAT_LISTS and name not in _NO_DICTIONARY],
+        "column_encoding": {leaf: "BYTE_STREAM_SPLIT" for leaf, name in leaves if name in _FLOAT_LISTS},
+    }
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, table.schema, write_page_checksum=True, write_page_index=True, **options) as writer:
+        if table.num_rows:
+            writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+    return sink.getvalue().to_pybytes()
+
+
+def commit_part(store: Store, name: str, data: bytes, plan_id: str) -> bool:
+    """Put a part under its final name: true when this call did, false when the plan's own part was there already.
+
+    Raises:
+        PlanRefused: If a file of that name is there that is not this plan's.
+        StorageFull: If no space is left; nothing half-written stays.
+    """
+    if store.put_if_absent(name, data):
+        return True
+    try:
+        found = read_report(store, name)
+    except (ValueError, OSError) as error:
+        raise PlanRefused(
+            f"{name} is there already and is not a part: {error}; remove it or choose another output.path"
+        ) from error
+    if found.plan_id != plan_id:
+        raise PlanRefused(
+            f"{name} is there already and belongs to plan {found.plan_id[:8]}; choose another output.path"
+        )
+    return False
+
+
+def read_report(store: Store, name: str) -> PartInfo:
+    """Read what a part's footer says about it; no page is read.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not Parquet, or not a part that promptmill wrote.
+    """
+    with store.open(name) as file:
+        try:
+            metadata: dict[bytes, bytes] = pq.read_metadata(file).metadata or {}
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"{name}: not a readable Parquet file: {error}") from error
+    try:
+        entry = {
+            key: metadata[f"promptmill.{key}".encode()].decode() for key in ("plan_id", "shard", "attempt", "version")
+        }
+        counts = Counts(**json.loads(metadata[b"promptmill.report"]))
+        return PartInfo(entry["plan_id"], int(entry["shard"]), entry["attempt"], entry["version"], counts)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{name}: its footer is not of a part: {error!r}") from error
+
+
+def sha256_of(store: Store, name: str) -> str:
+    """SHA-256, in hex, of a stored file, read piece by piece."""
+    digest = hashlib.sha256()
+    with store.open(name) as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _leaves(schema: pa.Schema) -> Iterator[tuple[str, str]]:
+    """(Path as Parquet writes it, name of the column) of every primitive column; Parquet's own naming decides."""
+    sink = pa.BufferOutputStream()
+    pq.ParquetWriter(sink, schema).close()
+    described: Any = pq.read_metadata(pa.BufferReader(sink.getvalue())).schema
+    paths = [described.column(i).path for i in range(len(described))]
+    for field_ in schema:
+        while paths and (paths[0] == field_.name or paths[0].startswith(f"{field_.name}.")):
+            yield paths.pop(0), field_.name

@@ -1,0 +1,108 @@
+"""The columns of an output: their names, types, order and meaning.
+
+It does not know the values, nor how a column is encoded in a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from pipeline.errors import InputRefused
+
+STATISTIC_COLUMNS = {"logprob": "token_logprobs", "entropy": "token_entropies", "rank": "token_ranks"}
+
+_INTS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.float32())
+
+# All columns there can be, in their order; kept columns come after `sample_index`.
+COLUMNS: dict[str, pa.DataType] = {
+    "row_id": pa.string(),
+    "sample_index": pa.int32(),
+    "prompt": pa.string(),
+    "text": pa.string(),
+    "finish_reason": pa.dictionary(pa.int8(), pa.string()),
+    "stop_reason": pa.string(),
+    "prompt_tokens": pa.int32(),
+    "completion_tokens": pa.int32(),
+    "cumulative_logprob": pa.float64(),
+    "error_code": pa.string(),
+    "error_message": pa.string(),
+    "token_ids": _INTS,
+    "token_logprobs": _FLOATS,
+    "token_entropies": _FLOATS,
+    "token_ranks": _INTS,
+    "top_token_ids": pa.list_(_INTS),
+    "top_token_logprobs": pa.list_(_FLOATS),
+    "prompt_token_ids": _INTS,
+    "prompt_token_logprobs": _FLOATS,
+}
+
+MEANINGS = {
+    "row_id": "the id column's value, or the input file and the row's number in it",
+    "sample_index": "0 to n-1: which of the row's samples",
+    "prompt": "the rendered prompt",
+    "text": "the generated text, without the prompt and without the stop string; null on error",
+    "finish_reason": "`stop`, `length` or `error`",
+    "stop_reason": "the stop string or token that ended the text, else null",
+    "prompt_tokens": "number of tokens of the prompt",
+    "completion_tokens": "number of generated tokens",
+    "cumulative_logprob": "sum of the generated tokens' log-probabilities, nats",
+    "error_code": "null unless `finish_reason` is `error`",
+    "error_message": "what was wrong, for people",
+    "token_ids": "generated token ids, the ending token included when it was generated",
+    "token_logprobs": "log-probability of each generated token under the model's own distribution, nats",
+    "token_entropies": "entropy of that distribution at each token, nats",
+    "token_ranks": "rank of the token in it, 1 = most likely",
+    "top_token_ids": "the k most likely tokens at each position",
+    "top_token_logprobs": "their log-probabilities, nats",
+    "prompt_token_ids": "token ids of the prompt",
+    "prompt_token_logprobs": "log-probability of each prompt token, nats; the first has none: null",
+}
+
+
+def output_schema(
+    kept: pa.Schema, *, statistics: Sequence[str], top_logprobs: int, prompt_logprobs: bool, include_prompt: bool
+) -> pa.Schema:
+    """Return the schema of the output's parts.
+
+    Args:
+        kept: The input columns that are copied to the output; their types pass through, their metadata does not.
+        statistics: Which of `logprob`, `entropy` and `rank` have a column.
+        top_logprobs: How many of the most likely tokens are written at each position; 0: no such columns.
+        prompt_logprobs: Whether the prompt's tokens and their log-probabilities are written.
+        include_prompt: Whether the rendered prompt is written.
+
+    Raises:
+        InputRefused: If a kept column has the name of an output column, or two have the same name.
+    """
+    left_out = {column for name, column in STATISTIC_COLUMNS.items() if name not in statistics}
+    if not top_logprobs:
+        left_out |= {"top_token_ids", "top_token_logprobs"}
+    if not prompt_logprobs:
+        left_out |= {"prompt_token_ids", "prompt_token_logprobs"}
+    if not include_prompt:
+        left_out.add("prompt")
+    _check_kept(kept, include_prompt)
+    ours = [pa.field(name, type_) for name, type_ in COLUMNS.items() if name not in left_out]
+    copied = [pa.field(f.name, f.type) for f in kept]
+    return pa.schema([*ours[:2], *copied, *ours[2:]])
+
+
+def _check_kept(kept: pa.Schema, include_prompt: bool) -> None:
+    # A name that is ours stays ours where its column is left out: who reads the output must be able to rely on it.
+    # Only `prompt` is free then: it is what most inputs call their prompts.
+    taken = set(COLUMNS) if include_prompt else set(COLUMNS) - {"prompt"}
+    for name in kept.names:
+        # Parquet names the leaf of a list column `token_logprobs.list.element`; no other column may be called that.
+        if name in taken or name.partition(".list.")[0] in taken:
+            hint = " or set output.include_prompt=false" if name == "prompt" else ""
+            raise InputRefused(
+                f"kept column {name!r} has the name of an output column;"
+                f" rename it in the input, leave it out of source.keep_columns{hint}"
+            )
+    if len(set(kept.names)) < len(kept.names):
+        twice = next(n for n in kept.names if kept.names.count(n) > 1)
+        raise InputRefused(
+            f"kept column {twice!r} is there more than once; name each column once in source.keep_columns"
+        )
