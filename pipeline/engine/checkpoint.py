@@ -1,0 +1,168 @@
+"""A model's files: found on the hub, in its cache or in a directory, checked to be safe, and named by their content.
+
+It reads no weights into memory and does not import torch: the driver asks it before any replica starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine.config import ModelConfig
+from pipeline.errors import ModelRefused
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "tokenizer.model", "spiece.model", "chat_template.jinja",
+)  # fmt: skip
+_WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+_BLOB = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where a model's files are on this machine.
+
+    Attributes:
+        directory: The model's folder.
+        tokenizer: The tokenizer's folder.
+        adapter: The adapter's folder, or null.
+        config: The content of `config.json`.
+    """
+
+    directory: Path
+    tokenizer: Path
+    adapter: Path | None
+    config: dict[str, Any]
+
+    @property
+    def context_length(self) -> int | None:
+        """The longest sequence the model was made for, or null when its configuration does not tell."""
+        for key in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
+            if isinstance(self.config.get(key), int):
+                return int(self.config[key])
+        return None
+
+    def content(self) -> dict[str, str]:
+        """File name → SHA-256 of everything that decides what the model computes and how text becomes tokens."""
+        files = {f"model/{p.name}": p for p in _model_files(self.directory)}
+        files |= {f"tokenizer/{n}": self.tokenizer / n for n in TOKENIZER_FILES if (self.tokenizer / n).is_file()}
+        if self.adapter is not None:
+            files |= {f"adapter/{p.name}": p for p in _model_files(self.adapter, "adapter_config.json")}
+        with ThreadPoolExecutor() as pool:
+            return dict(zip(files, pool.map(_sha256, files.values()), strict=True))
+
+
+def resolve(config: ModelConfig) -> Checkpoint:
+    """Find a model's files, downloading what is missing when `path` is a hub id, and check that they can be used.
+
+    Raises:
+        ModelRefused: If the model, its revision or tokenizer is missing, if its weights are not safetensors, or if it needs
+            code of its own or a kind of layer that the engine does not serve.
+    """
+    directory = _locate(config.path, config.revision, "model.path")
+    tokenizer = directory if config.tokenizer is None else _locate(config.tokenizer, None, "model.tokenizer")
+    adapter = None if config.adapter is None else _locate(config.adapter, None, "model.adapter")
+    facts = _read_json(directory / "config.json", config.path)
+    _check_architecture(facts, config.path)
+    for folder in (directory, adapter):
+        if folder is not None and not list(folder.glob("*.safetensors")):
+            others = sorted(
+                p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"}
+            )
+            has = f"only {others[0]}, which can run code when it is loaded" if others else "no weights"
+            raise ModelRefused(
+                f"{folder}: has {has}; convert it to safetensors (save_pretrained writes that) and try again"
+            )
+    if not any(
+        (tokenizer / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+    ):
+        raise ModelRefused(f"{tokenizer}: has no tokenizer; name one with model.tokenizer")
+    return Checkpoint(directory, tokenizer, adapter, facts)
+
+
+def _locate(path: str, revision: str | None, key: str) -> Path:
+    """Return the folder of a local directory or hub id."""
+    local = Path(path).expanduser()
+    if local.is_dir():
+        if revision is not None:
+            raise ModelRefused(
+                f"model.revision={revision}: {path} is a directory, which has no revisions; leave it out"
+            )
+        return local
+    if local.exists() or path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise ModelRefused(f"{key}={path}: there is no such directory")
+    # Imported here: a local directory needs no hub, and the import takes a while.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(path, revision=revision, allow_patterns=_WANTED))
+    except HFValidationError:
+        raise ModelRefused(f"{key}={path}: neither a directory nor a hub id such as openai-community/gpt2") from None
+    except LocalEntryNotFoundError:
+        at = f" at revision {revision}" if revision else ""
+        raise ModelRefused(
+            f"{key}={path}: the hub cannot be reached and its cache does not hold this model{at}; "
+            "go online once, or give a directory"
+        ) from None
+    except HfHubHTTPError as error:
+        what = f"revision {revision}" if type(error).__name__ == "RevisionNotFoundError" else "such a model"
+        raise ModelRefused(f"{key}={path}: the hub has no {what}, or it needs a token (HF_TOKEN)") from None
+    except OSError as error:
+        raise ModelRefused(f"{key}={path}: cannot be fetched from the hub: {_one_line(error)}") from None
+
+
+def _check_architecture(facts: dict[str, Any], path: str) -> None:
+    """Refuse by name what the engine cannot serve, before any weight is read."""
+    if "auto_map" in facts:
+        raise ModelRefused(
+            f"{path}: needs code of its own (auto_map in config.json), which is never run; use a model of transformers"
+        )
+    kind = facts.get("model_type", "unknown")
+    if facts.get("is_encoder_decoder"):
+        raise ModelRefused(f"{path}: {kind} is an encoder-decoder; only decoder-only causal language models are served")
+    other = sorted(set(facts.get("layer_types") or ()) - {"full_attention"})
+    if other:
+        raise ModelRefused(f"{path}: {kind} has layers of the kind {other[0]}; only full attention is served")
+    if facts.get("sliding_window") and facts.get("use_sliding_window", True):
+        raise ModelRefused(f"{path}: {kind} attends through a sliding window; only full attention is served")
+    rope = facts.get("rope_parameters") or facts.get("rope_scaling") or {}
+    if isinstance(rope, dict) and rope.get("rope_type", rope.get("type")) in ("dynamic", "longrope"):
+        raise ModelRefused(f"{path}: {kind} changes its rotary embedding with the length; that is not served")
+
+
+def _model_files(folder: Path, config: str = "config.json") -> Iterable[Path]:
+    names = [config, "generation_config.json", *sorted(p.name for p in folder.glob("*.safetensors"))]
+    return [folder / n for n in names if (folder / n).is_file()]
+
+
+def _sha256(path: Path) -> str:
+    """SHA-256 of a file. The hub's cache names large files by it, so those need not be read."""
+    target = path.resolve()
+    if path.is_symlink() and target.parent.name == "blobs" and _BLOB.fullmatch(target.name):
+        return target.name
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_json(path: Path, model: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ModelRefused(f"{model}: has no config.json, so it is not a transformers model") from None
+    except (OSError, ValueError) as error:
+        raise ModelRefused(f"{path}: cannot be read: {_one_line(error)}") from None
+    if not isinstance(content, dict):
+        raise ModelRefused(f"{path}: is not a JSON object")
+    return content
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

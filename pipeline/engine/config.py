@@ -1,0 +1,79 @@
+"""What can be chosen about the model, the engine and the statistics. Imports no torch, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.types import require
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZATIONS = ("none", "int8")
+ENGINES = ("continuous", "static")
+STATISTICS = ("logprob", "entropy", "rank")
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """Which causal language model to run.
+
+    `path` is a Hugging Face hub id or a directory; `tokenizer` likewise (null: the model's own). `dtype=auto` is
+    float32 on a CPU and the checkpoint's own type on a GPU. `adapter` is a PEFT (LoRA) directory merged at load.
+    """
+
+    path: str = "openai-community/gpt2-large"
+    revision: str | None = None
+    dtype: str = "auto"
+    quantization: str = "none"
+    tokenizer: str | None = None
+    adapter: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        require(bool(self.path.strip()), "path", self.path, "a hub id such as openai-community/gpt2, or a directory")
+        require(self.dtype in DTYPES, "dtype", self.dtype, "one of " + ", ".join(DTYPES))
+        require(
+            self.quantization in QUANTIZATIONS, "quantization", self.quantization, "one of " + ", ".join(QUANTIZATIONS)
+        )
+
+
+@dataclass(kw_only=True)
+class EngineConfig:
+    """How requests are batched. Nothing here changes any output byte, only how fast it is made.
+
+    `max_num_seqs` sequences run at once, fewer when memory does not hold them; `max_model_len` limits prompt plus
+    generation (null: the model's context length); `max_num_batched_tokens` bounds a step's tokens, so that a long
+    prompt does not stall the sequences that are generating.
+    """
+
+    name: str = "continuous"
+    max_num_seqs: int = 64
+    max_model_len: int | None = None
+    max_num_batched_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        require(self.name in ENGINES, "name", self.name, "one of " + ", ".join(ENGINES))
+        require(1 <= self.max_num_seqs <= 4096, "max_num_seqs", self.max_num_seqs, "from 1 to 4096")
+        require(
+            self.max_model_len is None or self.max_model_len >= 2,
+            "max_model_len",
+            self.max_model_len,
+            "null or at least 2",
+        )
+        require(self.max_num_batched_tokens >= 32, "max_num_batched_tokens", self.max_num_batched_tokens, "at least 32")
+
+
+@dataclass(kw_only=True)
+class StatsConfig:
+    """Which statistics are written for every generated token, all under the model's own distribution."""
+
+    columns: list[str] = field(default_factory=lambda: list(STATISTICS))
+    top_logprobs: int = 0
+    prompt_logprobs: bool = False
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        unknown = [c for c in self.columns if c not in STATISTICS]
+        require(not unknown, "columns", self.columns, "a list of " + ", ".join(STATISTICS))
+        require(len(set(self.columns)) == len(self.columns), "columns", self.columns, "without repetition")
+        require(0 <= self.top_logprobs <= 1000, "top_logprobs", self.top_logprobs, "from 0 (off) to 1000")

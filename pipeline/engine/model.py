@@ -1,0 +1,129 @@
+"""Weights from safetensors to a model that is ready to run, with the parts exchanged that matter.
+
+It does not know requests, slots or steps.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from pipeline.engine.attention import IMPLEMENTATION
+from pipeline.engine.checkpoint import Checkpoint
+from pipeline.engine.config import ModelConfig
+from pipeline.engine.exchange import exchange
+from pipeline.errors import ModelRefused
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model on its device, and what there is to know about it.
+
+    Attributes:
+        model: The transformers model.
+        device: Where it is.
+        dtype: The type of its activations and of the KV cache.
+        layers: Number of layers that keep keys and values.
+        kv_heads: Key and value heads a layer.
+        head_dim: Elements a head.
+        vocab_size: Logits a position.
+        context_length: Positions it was made for.
+        eos_token_ids: Ids that end a text.
+        kernels: Name of a linear kernel → number of linears that use it; empty for an untouched model.
+        batch_invariant: Whether the kernels passed the check that a row's bits do not depend on its batch.
+    """
+
+    model: PreTrainedModel
+    device: torch.device
+    dtype: torch.dtype
+    layers: int
+    kv_heads: int
+    head_dim: int
+    vocab_size: int
+    context_length: int
+    eos_token_ids: frozenset[int]
+    kernels: dict[str, int] = field(default_factory=dict)
+    batch_invariant: bool = True
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values that one token takes."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
+
+
+def load_model(
+    checkpoint: Checkpoint, config: ModelConfig, *, max_len: int | None = None, plain: bool = False
+) -> LoadedModel:
+    """Load a checkpoint for inference.
+
+    Args:
+        checkpoint: Where the files are.
+        config: Type of the weights and quantisation.
+        max_len: Longest sequence that will be run; null: the model's context.
+        plain: Leave transformers' own attention and linears, for the static engine.
+
+    Raises:
+        ModelRefused: If transformers does not know the architecture, or the files do not fit it.
+    """
+    # A person who runs a job wants neither a bar a model nor advice for whoever calls `generate`.
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = config.dtype if config.dtype != "auto" else ("float32" if device.type == "cpu" else "auto")
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            checkpoint.directory, dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            attn_implementation="sdpa" if plain else IMPLEMENTATION,
+            use_safetensors=True, local_files_only=True, trust_remote_code=False,
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelRefused(f"{checkpoint.directory}: cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    if checkpoint.adapter is not None:
+        model = _merge_adapter(model, checkpoint)
+    if not getattr(model, "_supports_attention_backend", False):
+        raise ModelRefused(
+            f"{checkpoint.directory}: {model.config.model_type} does not let its attention be exchanged; it is not served"
+        )
+    model.eval().requires_grad_(False).to(device)  # type: ignore[no-untyped-call]
+    text = model.config.get_text_config()
+    context = checkpoint.context_length or 2048
+    heads = text.num_attention_heads
+    dtype_of = model.dtype
+    kernels, exact = ({}, True) if plain else exchange(model, max_len or context, int8=config.quantization == "int8")
+    if not exact:
+        logger.warning("no linear kernel of this machine keeps rows apart: output bytes may depend on the batch")
+    return LoadedModel(
+        model=model, device=device, dtype=dtype_of, layers=text.num_hidden_layers,
+        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        vocab_size=text.vocab_size, context_length=context, eos_token_ids=_eos_token_ids(model),
+        kernels=kernels, batch_invariant=exact,
+    )  # fmt: skip
+
+
+def _eos_token_ids(model: PreTrainedModel) -> frozenset[int]:
+    """The ids that end a text: those of the generation settings, else of the configuration."""
+    ids = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ids = ids if ids is not None else getattr(model.config, "eos_token_id", None)
+    return frozenset(() if ids is None else [ids] if isinstance(ids, int) else ids)
+
+
+def _merge_adapter(model: PreTrainedModel, checkpoint: Checkpoint) -> PreTrainedModel:
+    """Add a LoRA adapter's weights into the model's own."""
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise ModelRefused("model.adapter: needs the peft package: pip install 'promptmill[lora]'") from None
+    try:
+        merged = PeftModel.from_pretrained(model, str(checkpoint.adapter)).merge_and_unload()
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelRefused(
+            f"{checkpoint.adapter}: the adapter does not fit the model: {' '.join(str(error).split())[:200]}"
+        ) from error
+    return merged  # type: ignore[no-any-return]

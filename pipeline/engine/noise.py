@@ -1,0 +1,31 @@
+"""Sampling noise as a pure function of (seed, row_id, sample_index, position).
+
+One stream shared by a batch would give a row other noise when its neighbours change, or every prompt the same noise.
+Here every completion has a counter-based generator of its own: Philox 4x64 (Salmon et al., "Parallel random numbers: as
+easy as 1, 2, 3", 2011), keyed by a hash of what names the completion; position t takes the t-th word of its stream.
+
+It does not know how a uniform number becomes a token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def stream_key(seed: int, row_id: str, sample_index: int) -> int:
+    """128-bit key of a completion's stream; different names give unrelated keys (BLAKE2b)."""
+    name = f"{seed}\x00{sample_index}\x00{row_id}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(name, digest_size=16, person=b"promptmill").digest(), "little")
+
+
+def uniforms(seed: int, row_id: str, sample_index: int, count: int) -> NDArray[np.float64]:
+    """Uniform numbers for positions 0 to count - 1, float64 [count].
+
+    They lie in [0, 1): 53 random bits each, so exactly 1.0, which would select an impossible token, cannot occur.
+    A longer `count` extends the array and leaves its start as it was.
+    """
+    words = np.random.Philox(key=stream_key(seed, row_id, sample_index)).random_raw(count)
+    return np.asarray((words >> np.uint64(11)).astype(np.float64) * 2.0**-53)

@@ -1,0 +1,65 @@
+"""Elementwise functions and rotary tables that give a row the same bits in every batch.
+
+Vectorised loops finish the last few elements of each thread's share with scalar code, whose exponentials and tangents
+round differently. Where a share ends depends on the number of rows and threads; so either every share is made to end on a
+whole vector, or the work is cut into pieces that one thread does.
+
+It does not know which models use them; see `exchange`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+VECTOR = 64
+"""Elements: a multiple of what any kernel handles in one unrolled step."""
+GRAIN = 32768
+"""Elements that torch gives a thread at least (`at::internal::GRAIN_SIZE`)."""
+_SINGLE = 16384
+"""Elements that no kernel splits among threads."""
+
+
+class RowwiseActivation(nn.Module):
+    """An activation function, applied so that no row's bits depend on the number of rows or threads."""
+
+    def __init__(self, function: nn.Module) -> None:
+        """Wrap `function`, which must be elementwise."""
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the function; the shape stays."""
+        if x.device.type != "cpu":
+            return self.function(x)  # type: ignore[no-any-return]
+        width = x.shape[-1]
+        if width % VECTOR:
+            return self.forward(F.pad(x, (0, -width % VECTOR)))[..., :width]
+        threads = torch.get_num_threads()
+        if threads <= 2 and x.numel() % (VECTOR * threads) == 0:
+            return self.function(x)  # type: ignore[no-any-return]
+        flat, whole = x.reshape(-1), threads * GRAIN
+        split = flat.numel() - flat.numel() % whole
+        pieces = [*flat[:split].split(whole), *flat[split:].split(_SINGLE)]  # type: ignore[no-untyped-call]
+        return torch.cat([self.function(piece) for piece in pieces if piece.numel()]).view(x.shape)
+
+
+class RotaryTable(nn.Module):
+    """A rotary embedding read from a table of all positions, computed once: cosines of a lone row round otherwise."""
+
+    def __init__(self, rotary: nn.Module, max_len: int, like: torch.Tensor) -> None:
+        """Tabulate `rotary` for positions 0 to max_len - 1 in the type and on the device of `like`."""
+        super().__init__()
+        # Blocks of one vector's positions are whole vectors and one thread's work, however many threads there are.
+        positions = torch.arange(math.ceil(max_len / VECTOR) * VECTOR, device=like.device)
+        blocks = [rotary(like, block[None]) for block in positions.split(VECTOR)]  # type: ignore[no-untyped-call]
+        self.register_buffer("cos", torch.cat([cos[0] for cos, _ in blocks]), persistent=False)
+        self.register_buffer("sin", torch.cat([sin[0] for _, sin in blocks]), persistent=False)
+
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines [B, T, D] of the positions [B, T]."""
+        return self.cos[position_ids], self.sin[position_ids]  # type: ignore[index]

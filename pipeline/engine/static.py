@@ -1,0 +1,128 @@
+"""The static engine: one padded batch at a time with transformers' untouched arithmetic. The oracle of the tests.
+
+It shares the sampling and the statistics with the continuous engine, and nothing else: its linears, attention and cache
+are transformers' own, and a batch runs until its last sequence ends. It does not promise the same bits in every batch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence as Seq
+
+import torch
+
+from pipeline.engine.config import StatsConfig
+from pipeline.engine.continuous import NONFINITE
+from pipeline.engine.model import LoadedModel
+from pipeline.engine.sampler import sample
+from pipeline.engine.sequence import Sequence
+from pipeline.engine.slots import SlotState
+from pipeline.engine.stats import Distribution, compute
+from pipeline.engine.stopping import StopWatch
+from pipeline.engine.tokenizer import Tokenizer
+from pipeline.types import Completion, FinishReason, Request
+
+
+class StaticEngine:
+    """Left-padded batches with a growing cache, as `generate` does it.
+
+    Args:
+        loaded: A model loaded with `plain=True`.
+        tokenizer: For stop strings and the completions' text.
+        stats: Which statistics to compute.
+        batch_size: Sequences in a batch.
+        max_len: Longest prompt plus generation.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, tokenizer: Tokenizer, stats: StatsConfig, batch_size: int, max_len: int
+    ) -> None:
+        """Start empty."""
+        self._loaded, self._tokenizer, self._stats = loaded, tokenizer, stats
+        self._batch_size, self._max_len = batch_size, max_len
+        self._waiting: deque[Request] = deque()
+        self._names = [*dict.fromkeys(["logprob", *stats.columns]), *(["top_logprobs"] if stats.top_logprobs else [])]
+
+    def add(self, requests: Seq[Request]) -> None:
+        """Queue requests; see `Engine.add`."""
+        self._waiting.extend(requests)
+
+    def load(self) -> tuple[int, int]:
+        """Return (0, waiting): between steps nothing runs."""
+        return 0, len(self._waiting)
+
+    @torch.inference_mode()
+    def step(self) -> list[Completion]:
+        """Run one whole batch; see `Engine.step`."""
+        batch = [self._waiting.popleft() for _ in range(min(self._batch_size, len(self._waiting)))]
+        if not batch:
+            return []
+        limit, device = self._max_len, self._loaded.device
+        state = SlotState(len(batch), limit, self._loaded.vocab_size, device)
+        sequences = [
+            Sequence(r, min(r.sampling.max_tokens, limit - len(r.prompt_token_ids)), slot=i)
+            for i, r in enumerate(batch)
+        ]
+        watches = [StopWatch(s.request, s.max_new, self._loaded.eos_token_ids, self._tokenizer) for s in sequences]
+        for sequence, watch in zip(sequences, watches, strict=True):
+            state.admit(sequence, watch)
+        width = max(s.prompt_len for s in sequences)
+        ids = torch.zeros(len(batch), width, dtype=torch.long, device=device)
+        mask = torch.zeros_like(ids)
+        for row, sequence in enumerate(sequences):
+            ids[row, width - sequence.prompt_len :] = state.tokens[row, : sequence.prompt_len]
+            mask[row, width - sequence.prompt_len :] = 1
+        cache, live, done = None, list(sequences), list[Completion]()
+        prompt_values: list[torch.Tensor] = []
+        while live:
+            positions = (mask.cumsum(-1) - 1).clamp_(min=0)[:, -ids.shape[1] :]
+            out = self._loaded.model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            )
+            if cache is None and self._stats.prompt_logprobs:
+                prompt_values = self._prompt_logprobs(out.logits, sequences)
+            cache = out.past_key_values
+            done += self._advance(state, out.logits[:, -1].float(), live, sequences, watches, prompt_values)
+            # finished rows go on with their last token; nobody reads what they give
+            ids = torch.tensor([[s.generated[-1] if s.generated else 0] for s in sequences], device=device)
+            mask = torch.cat([mask, mask.new_ones(len(batch), 1)], 1)
+        return done
+
+    def _advance(
+        self, state: SlotState, logits: torch.Tensor, live: list[Sequence], sequences: list[Sequence],
+        watches: list[StopWatch], prompt_values: list[torch.Tensor],
+    ) -> list[Completion]:  # fmt: skip
+        """Choose a token for each live row; remove from `live` what ends, and return it."""
+        rows = logits[[s.slot for s in live]]
+        chosen = sample(state.constrain(rows, live), state.sampling_rows(live))
+        log_probabilities = torch.log_softmax(rows, -1)
+        distribution = Distribution(rows, log_probabilities, log_probabilities.exp(), chosen, self._stats.top_logprobs)
+        state.record(live, chosen, compute(self._names, distribution))
+        done = []
+        for sequence, token, good in zip(list(live), chosen.tolist(), rows.sum(-1).isfinite().tolist(), strict=True):
+            sequence.generated.append(token)
+            watch = watches[sequence.slot]
+            ended = watch.check(sequence.generated) if good else (FinishReason.ERROR, None)
+            if ended is None:
+                continue
+            live.remove(sequence)
+            reason, stopped_by = ended
+            if reason is FinishReason.ERROR:
+                done.append(Completion(sequence.request, finish_reason=reason, error=NONFINITE))
+                continue
+            done.append(Completion(
+                sequence.request, tuple(sequence.generated), watch.text(sequence.generated, reason), reason, stopped_by,
+                {name: value.numpy() for name, value in state.statistics(sequence).items()},
+                prompt_values[sequence.slot].numpy() if prompt_values else None,
+            ))  # fmt: skip
+        return done
+
+    @staticmethod
+    def _prompt_logprobs(logits: torch.Tensor, sequences: list[Sequence]) -> list[torch.Tensor]:
+        """Log-probabilities of each prompt's tokens, NaN for the first."""
+        values = []
+        for row, sequence in enumerate(sequences):
+            block = torch.log_softmax(logits[row, -sequence.prompt_len :].float(), -1)[:-1]
+            targets = torch.tensor(sequence.request.prompt_token_ids[1:], dtype=torch.long, device=logits.device)
+            values.append(torch.cat([torch.full((1,), torch.nan), block.gather(-1, targets[:, None])[:, 0].cpu()]))
+        return values

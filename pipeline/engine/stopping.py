@@ -1,0 +1,73 @@
+"""When a completion ends, and the text that it leaves: end tokens, stop ids, stop strings across token borders.
+
+It does not know logits or slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.engine.tokenizer import Tokenizer
+from pipeline.types import FinishReason, Request
+
+_REPLACEMENT = "\ufffd"
+
+
+class StopWatch:
+    """Follows one completion token by token.
+
+    Text is decoded piece by piece, each with the piece before it as context, and a piece that ends within a character is
+    held back until the character is whole.
+    """
+
+    def __init__(self, request: Request, max_new: int, eos_token_ids: frozenset[int], tokenizer: Tokenizer) -> None:
+        """Take the request's own ending rules."""
+        sampling = request.sampling
+        self._max_new, self._min_new = max_new, min(sampling.min_tokens, max_new)
+        self._stop = list(sampling.stop)
+        self._overlap = max(map(len, self._stop), default=1) - 1
+        self.end_ids = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else eos_token_ids)
+        self._tokenizer = tokenizer
+        self._context = self._decoded = 0  # ids[context:decoded] is the context of what comes next
+        self._tail = ""  # the end of the text so far, in which a stop string may have begun
+        self._length = 0  # characters so far
+        self._cut: int | None = None
+
+    def forbids_end(self, generated: int) -> bool:
+        """Whether the end tokens are out of bounds for the next token, as `min_tokens` is not reached."""
+        return generated < self._min_new and bool(self.end_ids)
+
+    def check(self, ids: Sequence[int]) -> tuple[FinishReason, str | None] | None:
+        """Return (finish reason, what stopped it) after the last of `ids` was generated, or null to go on."""
+        if ids[-1] in self.end_ids:
+            return FinishReason.STOP, self._tokenizer.token(ids[-1])
+        if self._stop and (found := self._stop_string(ids)) is not None and len(ids) >= self._min_new:
+            return FinishReason.STOP, found
+        if len(ids) >= self._max_new:
+            return FinishReason.LENGTH, None
+        return None
+
+    def _stop_string(self, ids: Sequence[int]) -> str | None:
+        """The stop string that the new text completes; the one that begins first, if there are several."""
+        before = self._tokenizer.decode(ids[self._context : self._decoded])
+        text = self._tokenizer.decode(ids[self._context :])
+        if text.endswith(_REPLACEMENT) or len(text) <= len(before):
+            return None
+        self._context, self._decoded = self._decoded, len(ids)
+        window = self._tail + text[len(before) :]
+        start = self._length - len(self._tail)
+        self._length = start + len(window)
+        self._tail = window[len(window) - min(self._overlap, len(window)) :]
+        places = [(window.find(s), s) for s in self._stop if s in window]
+        if not places:
+            return None
+        place, found = min(places)
+        self._cut = start + place
+        return found
+
+    def text(self, ids: Sequence[int], reason: FinishReason) -> str:
+        """The completion's text, without the stop token or string."""
+        if reason is FinishReason.STOP and ids[-1] in self.end_ids:
+            return self._tokenizer.decode(ids[:-1])
+        text = self._tokenizer.decode(ids)
+        return text[: self._cut] if reason is FinishReason.STOP else text
