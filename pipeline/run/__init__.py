@@ -1,0 +1,1 @@
+"""The only place that knows Ray: the driver, dispatch, replicas and progress."""

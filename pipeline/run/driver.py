@@ -1,0 +1,227 @@
+"""The main job from its configuration to the manifest: plan, resume, dispatch, finish.
+
+It is crash-only: there is no recovery path but the ordinary start, which does what is not committed yet. It does not know
+Hydra, and Ray only by the pool that it asks for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+from pipeline.errors import DeadlineReached, Interrupted, PromptmillError
+from pipeline.output.card import CARD, dataset_card
+from pipeline.output.environment import environment
+from pipeline.output.events import EventLog
+from pipeline.output.folder import OutputFolder
+from pipeline.output.manifest import Manifest, assemble, put_manifest
+from pipeline.output.samples import read_samples
+from pipeline.planning.plan import Plan
+from pipeline.run.config import GenerateConfig
+from pipeline.run.dispatch import Dispatcher
+from pipeline.run.monitor import Monitor
+from pipeline.run.prepare import Prepared, prepare
+from pipeline.run.progress import ProgressView, progress_view
+from pipeline.run.replica import InlinePool, ReplicaPool
+from pipeline.run.sizing import choose_sizing, cores
+from pipeline.run.summary import RunSummary, summary
+from pipeline.store.base import open_store
+from pipeline.types import ShardReport
+from pipeline.worker import Job
+
+STALE_SECONDS = 24 * 3600.0
+"""Age at which a temporary file belongs to nobody: no part takes that long to write."""
+TOO_MANY_ERRORS = 3
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: the exit code, and the manifest of the complete output."""
+
+    exit_code: int
+    manifest: Manifest
+
+
+def generate(config: GenerateConfig, *, config_yaml: str) -> Outcome:
+    """Run `generate` and show how it gets on.
+
+    Args:
+        config: What to do.
+        config_yaml: The composed configuration as it is kept with the output, interpolations unresolved.
+
+    Raises:
+        PromptmillError: With one line for the person who runs the job; its `exit_code` is the process's.
+    """
+    with _signals_raise():
+        prepared = prepare(config)
+        folder = OutputFolder(open_store(config.output.path))
+        plan = folder.claim_plan(prepared.plan)
+        done = folder.finished(plan)
+        if done is not None:
+            print(f"{config.output.path} is complete: {done.totals.rows:,} rows, {done.totals.completions:,} completions "
+                  f"in {len(done.parts):,} parts; nothing to do", file=sys.stderr)  # fmt: skip
+            return Outcome(_exit_code(config, done), done)
+        folder.save_config(config_yaml)
+        folder.store.sweep(STALE_SECONDS)
+        with folder.events(_driver_id()) as events:
+            return _Run(config, prepared, folder, plan, events).run()
+
+
+class _Run:
+    """One driver's work on one output."""
+
+    def __init__(
+        self, config: GenerateConfig, prepared: Prepared, folder: OutputFolder, plan: Plan, events: EventLog
+    ) -> None:
+        self._config, self._prepared, self._folder, self._plan, self._events = config, prepared, folder, plan, events
+        committed = folder.committed(plan)
+        self._missing = [i for i in range(plan.shard_count) if i not in committed]
+        self._monitor = Monitor(plan, committed, config.sampling.n)
+        self._deadline = _next_time(config.deadline)
+        self._environment: dict[str, object] = {}
+
+    def run(self) -> Outcome:
+        """Do what is missing, then finish."""
+        plan = self._plan
+        self._events.add(
+            "driver_start", plan_id=plan.plan_id, rows=plan.rows, shards=plan.shard_count, missing=len(self._missing)
+        )
+        try:
+            with progress_view() as view:
+                self._announce(view)
+                if self._missing:
+                    self._work(view)
+                manifest = self._finish()
+        except PromptmillError as error:
+            self._events.add("driver_stop", reason=type(error).__name__, exit_code=error.exit_code)
+            raise self._with_progress(error) from error.__cause__
+        self._events.add("driver_stop", reason="complete", exit_code=_exit_code(self._config, manifest))
+        self._summarise(manifest)
+        return Outcome(_exit_code(self._config, manifest), manifest)
+
+    def _announce(self, view: ProgressView) -> None:
+        plan, config = self._plan, self._config
+        view.note(f"plan {plan.plan8}: {plan.rows:,} rows in {plan.shard_count:,} shards, {len(self._missing):,} to do")
+        if plan.rows_per_shard != config.output.rows_per_shard:
+            view.note(
+                f"this output was begun with output.rows_per_shard={plan.rows_per_shard}, which stays "
+                f"(asked: {config.output.rows_per_shard})"
+            )
+
+    def _work(self, view: ProgressView) -> None:
+        """Dispatch the missing shards."""
+        job = self._prepared.job(self._config, self._plan)
+        pool = _pool(self._config, job, self._prepared.weight_bytes, len(self._missing))
+        shown = 0.0
+
+        def tick() -> None:
+            nonlocal shown
+            if time.monotonic() - shown >= 0.5:
+                view.update(self._monitor.snapshot(dispatcher.replicas))
+                shown = time.monotonic()
+            if self._deadline is not None and datetime.datetime.now() >= self._deadline:
+                raise DeadlineReached(f"the deadline {self._config.deadline} has come")
+
+        dispatcher = Dispatcher(pool, self._report, tick, self._events.add)
+        try:
+            dispatcher.run(self._plan.shard(i) for i in self._missing)
+            self._environment = pool.facts()
+        finally:
+            view.update(self._monitor.snapshot(dispatcher.replicas))
+            pool.close()
+
+    def _report(self, report: ShardReport) -> None:
+        self._monitor.report(report)
+        self._events.add("shard_committed", shard=report.shard, file=report.file, rows=report.rows,
+                         completion_tokens=report.completion_tokens, already_there=report.already_there)  # fmt: skip
+
+    def _finish(self) -> Manifest:
+        """Check that everything is there; write the card, then the manifest, whose existence is success."""
+        store, config = self._folder.store, self._config
+        manifest = assemble(store, self._plan, self._monitor.reports, self._monitor.timings(),
+                            {**environment(), **self._environment})  # fmt: skip
+        card = dataset_card(
+            manifest, self._plan, model=config.model.path, sampling=dataclasses.asdict(config.sampling),
+            schema=self._prepared.output_schema, samples=read_samples(store, manifest.parts[0].file),
+        )  # fmt: skip
+        store.put(CARD, card.encode())
+        return put_manifest(store, manifest)
+
+    def _with_progress(self, error: PromptmillError) -> PromptmillError:
+        """Say what is done and how to go on, where going on is possible."""
+        if error.exit_code in (2, 1):
+            return error
+        done = f"{self._monitor.shards_done:,} of {self._plan.shard_count:,} parts are committed"
+        text = f"{error}; {done}; the same command goes on from there"
+        return Interrupted(text, error.signum) if isinstance(error, Interrupted) else type(error)(text)
+
+    def _summarise(self, manifest: Manifest) -> None:
+        totals, timings = manifest.totals, manifest.timings
+        summary(RunSummary(
+            path=self._config.output.path, exit_code=_exit_code(self._config, manifest), rows=totals.rows,
+            rows_total=self._plan.rows, completions=totals.completions, prompt_tokens=totals.prompt_tokens,
+            completion_tokens=totals.completion_tokens, tokens_per_second=timings.get("tokens_per_second") or None,
+            wall_seconds=timings["wall_seconds"] or 0.0, errors=totals.errors,
+            samples=read_samples(self._folder.store, manifest.parts[0].file, 2),
+        ))  # fmt: skip
+
+
+def _pool(config: GenerateConfig, job: Job, weight_bytes: int, shards: int) -> ReplicaPool:
+    """The replicas that the configuration asks for. Ray is imported only where it is used."""
+    sizing = choose_sizing(config.cluster, shards=shards, weight_bytes=weight_bytes, total_cpus=cores())
+    if config.cluster.name == "inline":
+        return InlinePool(job, sizing.threads)
+    from pipeline.run.ray_pool import RayPool
+
+    return RayPool(job, config.cluster, sizing.replicas, sizing.threads)
+
+
+def _exit_code(config: GenerateConfig, manifest: Manifest) -> int:
+    errors, rows = sum(manifest.totals.errors.values()), manifest.totals.completions
+    return TOO_MANY_ERRORS if rows and errors / rows > config.max_error_rate else 0
+
+
+def _driver_id() -> str:
+    started = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+    return f"{started}-{platform.node().replace('/', '_') or 'host'}-{os.getpid()}"
+
+
+def _next_time(time_of_day: str | None) -> datetime.datetime | None:
+    """The next moment at which the local clock shows `time_of_day`."""
+    if time_of_day is None:
+        return None
+    hour, minute = map(int, time_of_day.split(":"))
+    now = datetime.datetime.now()
+    moment = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    return moment if moment > now else moment + datetime.timedelta(days=1)
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into `Interrupted`, wherever the main thread is; a second one ends at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen: list[int] = []
+
+    def stop(signum: int, _: FrameType | None) -> None:
+        if seen:
+            os._exit(128 + signum)
+        seen.append(signum)
+        raise Interrupted(f"stopped by {signal.Signals(signum).name}", signum)
+
+    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

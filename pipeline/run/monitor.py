@@ -1,0 +1,91 @@
+"""Adds up what replicas and reports say into what the display shows and the manifest keeps.
+
+It does not know how replicas run or how anything is shown.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+
+from pipeline.planning.plan import Plan
+from pipeline.run.progress import RunSnapshot
+from pipeline.run.replica import Replica
+from pipeline.types import Progress, ShardReport
+
+WINDOW = 10.0
+"""Seconds over which the shown rate is taken."""
+
+
+class Monitor:
+    """The state of a run.
+
+    Args:
+        plan: What is made.
+        committed: Shards that were there at the start.
+        samples_per_row: To turn completions into rows for the display.
+    """
+
+    def __init__(
+        self, plan: Plan, committed: Iterable[int], samples_per_row: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Start the clock."""
+        self._plan, self._samples, self._clock = plan, samples_per_row, clock
+        self._done = set(committed)
+        self._rows_before = sum(plan.shard(i).rows for i in self._done)
+        self._rows = self._rows_before
+        self._reported = 0
+        self._errors: Counter[str] = Counter()
+        self._latest: dict[str, Progress] = {}
+        self._recent: deque[tuple[float, int]] = deque()
+        self._started = clock()
+        self.reports: dict[int, ShardReport] = {}
+
+    @property
+    def shards_done(self) -> int:
+        """Committed parts."""
+        return len(self._done)
+
+    def report(self, report: ShardReport) -> None:
+        """Take a finished shard."""
+        self.reports[report.shard] = report
+        self._done.add(report.shard)
+        self._rows += report.rows
+        self._reported += report.completions
+        self._errors.update(report.errors)
+
+    def snapshot(self, replicas: Iterable[Replica]) -> RunSnapshot:
+        """Ask the replicas' counters and add everything up."""
+        alive = list(replicas)
+        for replica in alive:
+            self._latest[replica.name] = replica.progress()
+        now, tokens = self._clock(), self.completion_tokens
+        self._recent.append((now, tokens))
+        while now - self._recent[0][0] > WINDOW:
+            self._recent.popleft()
+        seconds, made = now - self._recent[0][0], tokens - self._recent[0][1]
+        # rows that are finished but not committed yet, so that a long shard is seen to move
+        in_hand = max(0, sum(p.completions for p in self._latest.values()) - self._reported) // self._samples
+        return RunSnapshot(
+            rows_done=min(self._rows + in_hand, self._plan.rows), rows_total=self._plan.rows,
+            completion_tokens=tokens, tokens_per_second=made / seconds if made and seconds > 0 else None,
+            errors=sum(self._errors.values()), replicas=len(alive), shards_done=len(self._done),
+            shards_total=self._plan.shard_count, elapsed_seconds=now - self._started,
+            running=sum(self._latest[r.name].running for r in alive),
+        )  # fmt: skip
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens generated since the start, by dead replicas too."""
+        return sum(p.completion_tokens for p in self._latest.values())
+
+    def timings(self) -> dict[str, float]:
+        """The manifest's timings, of this start: seconds, and generated tokens per second of the engines."""
+        engine = sum(p.engine_seconds for p in self._latest.values())
+        wall = self._clock() - self._started
+        return {
+            "wall_seconds": wall,
+            "engine_seconds": engine,
+            "tokens_per_second": self.completion_tokens / engine if engine > 0 else 0.0,
+        }

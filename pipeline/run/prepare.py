@@ -1,0 +1,109 @@
+"""From a configuration to a job: everything that can be refused is refused here, before a replica starts.
+
+It does not know Ray or dispatch, and writes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.engine.checkpoint import Checkpoint, resolve
+from pipeline.errors import InputRefused, PlanRefused
+from pipeline.output.schema import output_schema
+from pipeline.planning.plan import Plan, make_plan
+from pipeline.prompts.columns import used_columns
+from pipeline.prompts.ids import check_ids
+from pipeline.prompts.listing import Source, open_source
+from pipeline.prompts.reader import RowReader
+from pipeline.prompts.rows import kept_columns
+from pipeline.run.config import GenerateConfig
+from pipeline.worker import Job
+
+SCHEMA_VERSION = 1
+"""Raised when the meaning of an output column or of an option changes, so that old and new rows never mix."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run works from.
+
+    Attributes:
+        plan: As it follows from the configuration; the output folder may hold an older layout of the same plan.
+        source: The input.
+        checkpoint: The model's files on this machine.
+        output_schema: Arrow schema of the parts.
+    """
+
+    plan: Plan
+    source: Source
+    checkpoint: Checkpoint
+    output_schema: Any
+
+    def job(self, config: GenerateConfig, plan: Plan) -> Job:
+        """The job for the workers, under the plan that the output folder holds."""
+        return Job(
+            plan,
+            self.source.schema,
+            config.model,
+            config.engine,
+            config.sampling,
+            config.stats,
+            config.source,
+            config.output,
+        )
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the model's weight files."""
+        return sum(p.stat().st_size for p in self.checkpoint.directory.glob("*.safetensors"))
+
+
+def prepare(config: GenerateConfig) -> Prepared:
+    """Check the input and the model, and plan.
+
+    Raises:
+        Refused: With one line about what is wrong and what to do.
+    """
+    source = open_source(config.source)
+    if _folder(config.source.path) == _folder(config.output.path):
+        raise PlanRefused(f"output.path={config.output.path}: is the input's own folder; choose another")
+    empty = RowReader(source.filesystem, (), used_columns(config.source), source.schema).read(())
+    schema = output_schema(
+        kept_columns(empty, config.source).schema, statistics=config.stats.columns, top_logprobs=config.stats.top_logprobs,
+        prompt_logprobs=config.stats.prompt_logprobs, include_prompt=config.output.include_prompt,
+    )  # fmt: skip
+    check_ids(source, config.source)
+    checkpoint = resolve(config.model)
+    if not source.files:
+        raise InputRefused(f"source.path={config.source.path}: no Parquet files")
+    plan = make_plan(
+        source.files,
+        _options(config, checkpoint),
+        rows_per_shard=config.output.rows_per_shard,
+        limit=config.source.limit,
+    )
+    return Prepared(plan, source, checkpoint, schema)
+
+
+def _options(config: GenerateConfig, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Everything but the input files that decides the output's bytes; paths do not, what is in them does."""
+    source = asdict(config.source)
+    del source["path"]
+    return {
+        "schema": SCHEMA_VERSION,
+        "model": {
+            "content": checkpoint.content(),
+            "dtype": config.model.dtype,
+            "quantization": config.model.quantization,
+        },
+        "engine": {"name": config.engine.name, "max_model_len": config.engine.max_model_len},
+        "sampling": asdict(config.sampling),
+        "stats": asdict(config.stats),
+        "source": source,
+        "output": {"include_prompt": config.output.include_prompt},
+    }
+
+
+def _folder(path: str) -> str:
+    return path.removeprefix("file://").rstrip("/")

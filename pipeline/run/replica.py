@@ -1,0 +1,107 @@
+"""What dispatch needs of a replica and of the pool that makes them, and the replica that is this process.
+
+It does not know Ray; `ray_pool` has the replicas that live elsewhere.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from pipeline.types import Progress, Shard, ShardReport
+from pipeline.worker import Job, Worker
+
+
+class ReplicaDied(Exception):
+    """The process of a replica is gone: its shards must be done by another."""
+
+
+class Replica(Protocol):
+    """A worker, wherever it is."""
+
+    name: str
+
+    def submit(self, shard: Shard, attempt: int) -> Future[ShardReport]:
+        """Start on a shard; the future raises `ReplicaDied` when the replica's process ends before the report."""
+
+    def progress(self) -> Progress:
+        """The counters last heard of, without waiting."""
+
+
+class ReplicaPool(Protocol):
+    """Starts replicas and replaces those that die."""
+
+    def start(self) -> list[Replica]:
+        """Start, and return the replicas that are ready: at least one.
+
+        Raises:
+            ClusterLost: If too few become ready in time.
+        """
+
+    def arrivals(self) -> list[Replica]:
+        """Replicas that became ready since the last call, without waiting."""
+
+    def bury(self, replica: Replica) -> None:
+        """Take note of a dead replica and start another in its place."""
+
+    def pending(self) -> int:
+        """How many are starting."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the replicas run on, for the manifest."""
+
+    def close(self) -> None:
+        """Stop all replicas and what was started for them."""
+
+
+class InlineReplica:
+    """The worker in this process."""
+
+    name = "inline"
+
+    def __init__(self, worker: Worker) -> None:
+        """Wrap a running worker."""
+        self._worker = worker
+
+    def submit(self, shard: Shard, attempt: int) -> Future[ShardReport]:
+        """See `Replica.submit`."""
+        return self._worker.submit(shard, attempt)
+
+    def progress(self) -> Progress:
+        """See `Replica.progress`."""
+        return self._worker.progress()
+
+
+class InlinePool:
+    """One replica, in this process, without Ray."""
+
+    def __init__(self, job: Job, threads: int | None) -> None:
+        """Take what the worker needs."""
+        self._job, self._threads = job, threads
+        self._worker: Worker | None = None
+
+    def start(self) -> list[Replica]:
+        """See `ReplicaPool.start`."""
+        self._worker = Worker(self._job, threads=self._threads)
+        return [InlineReplica(self._worker)]
+
+    def arrivals(self) -> list[Replica]:
+        """None: there is only the one."""
+        return []
+
+    def bury(self, replica: Replica) -> None:
+        """Cannot happen: when this process dies, the driver dies with it."""
+        raise RuntimeError(f"{replica.name}: an inline replica cannot die alone")
+
+    def pending(self) -> int:
+        """See `ReplicaPool.pending`."""
+        return 0
+
+    def facts(self) -> dict[str, Any]:
+        """See `ReplicaPool.facts`."""
+        return {**self._worker.facts, "replicas": 1} if self._worker is not None else {}
+
+    def close(self) -> None:
+        """See `ReplicaPool.close`."""
+        if self._worker is not None:
+            self._worker.close()

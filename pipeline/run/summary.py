@@ -1,0 +1,111 @@
+"""Prints what came of a run: figures, errors by code, a sample or two, and a command that shows the output.
+
+It does not know where the numbers come from.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from pipeline.run.progress import counted, duration, plain
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What came of a run.
+
+    Attributes:
+        path: The output folder or URI.
+        exit_code: How it ended; 0 is complete.
+        rows: Input rows in committed parts, of `rows_total` planned ones.
+        rows_total: Input rows planned.
+        completions: Output rows, those of errors included.
+        prompt_tokens: Tokens of all prompts.
+        completion_tokens: Tokens generated.
+        tokens_per_second: Generated tokens a second; null if nothing was generated now.
+        wall_seconds: From start to end.
+        errors: Error code → number of rows.
+        samples: A few prompts and what was generated from them.
+    """
+
+    path: str
+    exit_code: int
+    rows: int
+    rows_total: int
+    completions: int
+    prompt_tokens: int
+    completion_tokens: int
+    tokens_per_second: float | None
+    wall_seconds: float
+    errors: Mapping[str, int] = field(default_factory=dict)
+    samples: Sequence[tuple[str, str]] = ()
+
+
+_ENDINGS = {
+    0: ("complete", "green"),
+    3: ("complete, but more rows are errors than max_error_rate allows", "yellow"),
+    75: ("stopped early; the same command goes on from there", "yellow"),
+    130: ("interrupted; the same command goes on from there", "yellow"),
+    143: ("terminated; the same command goes on from there", "yellow"),
+}
+
+
+def summary(result: RunSummary, *, stream: TextIO | None = None, console: Console | None = None) -> None:
+    """Print what came of a run: figures, errors by code, a sample or two, and a command that shows the output.
+
+    Args:
+        result: The figures.
+        stream: Where to print; standard error unless given.
+        console: In place of a console on `stream`.
+    """
+    out = (
+        console if console is not None else Console(file=stream if stream is not None else sys.stderr, highlight=False)
+    )
+    meaning, colour = _ENDINGS.get(result.exit_code, (f"failed (exit code {result.exit_code})", "red"))
+    for prompt, text in list(result.samples)[:2]:
+        _print(out, Text.assemble((_shortened(prompt, 60), "dim"), (" → ", "cyan"), _shortened(text, 100)))
+    if result.samples:
+        out.print()
+    _print(out, Text.assemble((meaning, f"bold {colour}"), "  ", plain(result.path)))
+    rows = f"{result.rows:,}" if result.rows == result.rows_total else f"{result.rows:,} of {result.rows_total:,}"
+    rate = "" if result.tokens_per_second is None else f", {result.tokens_per_second:,.0f} tokens/s"
+    figures = {
+        "rows": f"{rows}, {counted(result.completions, 'completion')}",
+        "tokens": f"{result.completion_tokens:,} generated{rate}, {result.prompt_tokens:,} of prompts",
+        "time": duration(result.wall_seconds),
+        "errors": ", ".join(f"{n:,} {code}" for code, n in sorted(result.errors.items(), key=lambda e: (-e[1], e[0]))),
+    }
+    for name, value in figures.items():
+        _print(out, Text.assemble((f"  {name:<8}", "dim"), plain(value) or "none"))
+    if result.rows:
+        _print(out, Text.assemble(("  look    ", "dim"), look_command(result)))
+
+
+def look_command(result: RunSummary) -> str:
+    """Return a shell command that shows the output's first rows, or its errors when there are too many."""
+    columns = (
+        ["row_id", "error_code", "error_message"] if result.exit_code == 3 else ["row_id", "text", "finish_reason"]
+    )
+    chosen = ".dropna()" if result.exit_code == 3 else ""
+    folder = result.path.rstrip("/") + "/data"
+    code = f"import pandas; print(pandas.read_parquet({folder!r}, columns={columns}){chosen}.head())"
+    harmless = re.fullmatch(r"[\w./:=,@+-]+", folder, flags=re.ASCII)  # in double quotes; easier to read
+    return f'python -c "{code}"' if harmless else f"python -c {shlex.quote(code)}"
+
+
+def _print(out: Console, text: Text) -> None:
+    """Print without breaking lines, so that a path or a command can be copied."""
+    out.print(text, soft_wrap=True)
+
+
+def _shortened(text: str, limit: int) -> str:
+    flat = plain(" ".join(text.split()))
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"

@@ -1,0 +1,206 @@
+"""A shard → a committed part: reads its rows, generates, writes. A plain class that runs anywhere.
+
+Three threads keep the batch full across the border of shards: one reads and tokenises the next shard, one runs the engine,
+one encodes and commits the last. It does not know Ray, nor who hands out the shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.engine.build import build_engine
+from pipeline.engine.checkpoint import resolve
+from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
+from pipeline.output.config import OutputConfig
+from pipeline.output.part import commit_part, count_rows, encode_part, part_metadata, part_name, sha256_of
+from pipeline.output.schema import output_schema
+from pipeline.output.table import build_table
+from pipeline.planning.plan import Plan
+from pipeline.prompts.config import SourceConfig
+from pipeline.prompts.listing import filesystem_for
+from pipeline.prompts.reader import RowReader
+from pipeline.prompts.rows import RowBuilder, kept_columns
+from pipeline.store.base import open_store
+from pipeline.types import Completion, Progress, PromptRow, SamplingParams, Shard, ShardReport
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker must know to make any shard of a plan. It can be sent to another process.
+
+    `columns` is the Arrow schema of the input, partition columns included.
+    """
+
+    plan: Plan
+    columns: Any
+    model: ModelConfig
+    engine: EngineConfig
+    sampling: SamplingParams
+    stats: StatsConfig
+    source: SourceConfig
+    output: OutputConfig
+
+
+@dataclass
+class _OpenShard:
+    """A shard in hand: its rows, and what has come back of them."""
+
+    shard: Shard
+    attempt: int
+    result: Future[ShardReport]
+    rows: list[PromptRow] = field(default_factory=list)
+    kept: Any = None
+    completions: dict[tuple[int, int], Completion] = field(default_factory=dict)
+    missing: int = 0
+
+
+class Worker:
+    """Makes parts, one engine behind it; several shards may be in hand at once.
+
+    Args:
+        job: What is made.
+        threads: Processor threads of the engine; null: torch's own choice.
+        memory_share: Part of the machine's free memory for this worker, when several share it.
+
+    Raises:
+        PromptmillError: If the model or the input cannot be used here.
+    """
+
+    def __init__(self, job: Job, *, threads: int | None = None, memory_share: float = 1.0) -> None:
+        """Load the model and start the threads."""
+        self._job = job
+        self._store = open_store(job.output.path)
+        built = build_engine(
+            resolve(job.model), job.model, job.engine, job.stats, threads=threads, memory_share=memory_share
+        )
+        self.facts = built.facts
+        self._engine = built.engine
+        files = job.plan.files
+        self._builder = RowBuilder(job.source, job.sampling, built.tokenizer, built.max_model_len, files)
+        filesystem, _ = filesystem_for(job.source.path)
+        self._reader = RowReader(filesystem, files, self._builder.columns, job.columns)
+        self._prepared: queue.SimpleQueue[_OpenShard | None] = queue.SimpleQueue()
+        self._by_request: dict[tuple[str, int], tuple[_OpenShard, int]] = {}
+        self._open: set[int] = set()
+        self._progress = Progress()
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="read")
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, shard: Shard, attempt: int = 1) -> Future[ShardReport]:
+        """Start on a shard and return at once; the future gives its report, or the error that ended it."""
+        opened = _OpenShard(shard, attempt, Future())
+        self._reading.submit(self._prepare, opened)
+        return opened.result
+
+    def progress(self) -> Progress:
+        """Counters since the start."""
+        return self._progress
+
+    def close(self) -> None:
+        """Stop without finishing what is in hand."""
+        self._closed.set()
+        self._prepared.put(None)
+        self._reading.shutdown(wait=False, cancel_futures=True)
+        self._writing.shutdown(wait=True, cancel_futures=True)
+        self._thread.join(timeout=30)
+
+    def _prepare(self, opened: _OpenShard) -> None:
+        """Read and tokenise a shard's rows."""
+        try:
+            table = self._reader.read(opened.shard.segments)
+            opened.rows = self._builder.build(table, opened.shard.segments)
+            opened.kept = kept_columns(table, self._job.source)
+            opened.missing = sum(len(row.requests()) for row in opened.rows)
+            self._prepared.put(opened)
+        except BaseException as error:  # handed to whoever waits for the shard
+            opened.result.set_exception(error)
+
+    def _run(self) -> None:
+        """The engine's thread: take what is prepared, step, hand out what is finished."""
+        try:
+            while not self._closed.is_set():
+                idle = not any(self._engine.load())
+                try:
+                    opened = self._prepared.get(block=idle) if idle else self._prepared.get_nowait()
+                except queue.Empty:
+                    pass
+                else:
+                    if opened is None:
+                        return
+                    self._begin(opened)
+                    continue
+                started = time.perf_counter()
+                completions = self._engine.step()
+                self._account(completions, time.perf_counter() - started)
+                for completion in completions:
+                    self._accept(completion)
+        except BaseException as error:
+            self._closed.set()
+            for opened in {id(o): o for o, _ in self._by_request.values()}.values():
+                opened.result.set_exception(error)
+
+    def _begin(self, opened: _OpenShard) -> None:
+        """Give a shard's requests to the engine; a shard without any is finished already."""
+        requests = []
+        for position, row in enumerate(opened.rows):
+            for request in row.requests():
+                self._by_request[request.row_id, request.sample_index] = opened, position
+                requests.append(request)
+        if requests:
+            self._engine.add(requests)
+        else:
+            self._writing.submit(self._finish, opened)
+
+    def _accept(self, completion: Completion) -> None:
+        """Keep a completion and, when it was a shard's last, have the part written."""
+        request = completion.request
+        opened, position = self._by_request.pop((request.row_id, request.sample_index))
+        opened.completions[position, request.sample_index] = completion
+        opened.missing -= 1
+        if opened.missing == 0:
+            self._writing.submit(self._finish, opened)
+
+    def _account(self, completions: list[Completion], seconds: float) -> None:
+        before = self._progress
+        running, waiting = self._engine.load()
+        self._progress = Progress(
+            before.completions + len(completions),
+            before.completion_tokens + sum(len(c.token_ids) for c in completions),
+            before.prompt_tokens + sum(len(c.request.prompt_token_ids) for c in completions),
+            before.errors + sum(c.error is not None for c in completions),
+            before.engine_seconds + seconds, running, waiting,
+        )  # fmt: skip
+
+    def _finish(self, opened: _OpenShard) -> None:
+        """Encode and commit a part."""
+        try:
+            opened.result.set_result(self._write(opened))
+        except BaseException as error:
+            opened.result.set_exception(error)
+
+    def _write(self, opened: _OpenShard) -> ShardReport:
+        job, shard = self._job, opened.shard
+        schema = output_schema(
+            opened.kept.schema, statistics=job.stats.columns, top_logprobs=job.stats.top_logprobs,
+            prompt_logprobs=job.stats.prompt_logprobs, include_prompt=job.output.include_prompt,
+        )  # fmt: skip
+        table = build_table(schema, opened.rows, opened.completions, opened.kept)
+        counts = count_rows(opened.rows, table)
+        metadata = part_metadata(job.plan.plan_id, shard.index, str(opened.attempt), counts)
+        data = encode_part(table, job.output, metadata)
+        name = part_name(job.plan.plan8, shard.index, shard.count)
+        mine = commit_part(self._store, name, data, job.plan.plan_id)
+        digest = hashlib.sha256(data).hexdigest() if mine else sha256_of(self._store, name)
+        return ShardReport(
+            shard.index, name, counts.rows, counts.completions, counts.prompt_tokens, counts.completion_tokens,
+            counts.errors, digest, already_there=not mine,
+        )  # fmt: skip

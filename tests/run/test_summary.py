@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import io
+import re
+import shlex
+import subprocess
+
+import pytest
+from rich.console import Console
+
+from pipeline.run.summary import RunSummary, look_command, summary
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def terminal(width: int = 100, **options: object) -> tuple[Console, io.StringIO]:
+    stream = io.StringIO()
+    return Console(file=stream, force_terminal=True, width=width, highlight=False, **options), stream  # type: ignore[arg-type]
+
+
+def result(path: str = "outputs/demo", exit_code: int = 0, **changes: object) -> RunSummary:
+    values: dict[str, object] = {
+        "rows": 64, "rows_total": 64, "completions": 128, "prompt_tokens": 400, "completion_tokens": 6000,
+        "tokens_per_second": 321.5, "wall_seconds": 75.0,
+    }  # fmt: skip
+    return RunSummary(path=path, exit_code=exit_code, **(values | changes))  # type: ignore[arg-type]
+
+
+def printed(told: RunSummary) -> str:
+    console, stream = terminal()
+    summary(told, console=console)
+    return ESCAPES.sub("", stream.getvalue())
+
+
+class TestSummary:
+    def test_complete(self) -> None:
+        assert printed(result(errors={"TIMEOUT": 1, "NULL_PROMPT": 2})).splitlines() == [
+            "complete  outputs/demo",
+            "  rows    64, 128 completions",
+            "  tokens  6,000 generated, 322 tokens/s, 400 of prompts",
+            "  time    1:15",
+            "  errors  2 NULL_PROMPT, 1 TIMEOUT",
+            "  look    python -c \"import pandas; print(pandas.read_parquet('outputs/demo/data',"
+            " columns=['row_id', 'text', 'finish_reason']).head())\"",
+        ]
+
+    @pytest.mark.parametrize(
+        ("code", "meaning"),
+        [
+            (0, "complete"),
+            (3, "max_error_rate"),
+            (75, "stopped early"),
+            (130, "interrupted"),
+            (143, "terminated"),
+            (1, "failed"),
+        ],
+    )
+    def test_says_how_it_ended(self, code: int, meaning: str) -> None:
+        assert meaning in printed(result(exit_code=code)).splitlines()[0]
+
+    def test_an_unfinished_run(self) -> None:
+        text = printed(result(exit_code=75, rows=10, tokens_per_second=None))
+        assert "10 of 64, 128 completions" in text
+        assert "tokens/s" not in text
+        assert "errors  none" in text
+
+    def test_nothing_to_look_at(self) -> None:
+        assert "look" not in printed(result(rows=0, rows_total=0))
+
+    def test_two_samples_shortened_and_escaped(self) -> None:
+        text = printed(result(samples=[("a [red]b", "c\n\nd \x1b[31m" + "x" * 500), ("p", "q"), ("third", "r")]))
+        assert text.splitlines()[0].startswith(r"a [red]b → c d \x1b[31mxxx")
+        assert text.splitlines()[0].endswith("x…")
+        assert text.splitlines()[1] == "p → q"
+        assert "third" not in text
+
+    def test_without_colour_on_a_file(self) -> None:
+        stream = io.StringIO()
+        summary(result(), stream=stream)
+        assert "\x1b" not in stream.getvalue()
+
+    @pytest.mark.parametrize("path", ["outputs/demo", "s3://bucket/x", "it's here", "a b", "$HOME/`x`", 'q"uote'])
+    @pytest.mark.parametrize("code", [0, 3])
+    def test_the_command_reads_that_folder_in_any_shell(self, path: str, code: int) -> None:
+        words = subprocess.run(
+            ["bash", "-c", f"printf '%s\\0' {look_command(result(path, code))}"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split("\0")
+        assert words[:2] == ["python", "-c"]
+        assert repr(path + "/data") in words[2]
+        compile(words[2], "command", "exec")
+        assert shlex.split(look_command(result(path, code)))[0] == "python"
