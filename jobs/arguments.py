@@ -1,0 +1,65 @@
+"""Reads the words after a job's name: a few flags, and Hydra overrides.
+
+It does not know what the overrides mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from pipeline.errors import ConfigurationError
+
+# Flag, what it takes, what it does: parsed here, printed by the help page.
+FLAGS = (
+    ("-h, --help", "this page"),
+    ("-m, --multirun", "run every combination of the keys that have several values (KEY=A,B)"),
+    ("-c, --cfg job", "print the composed configuration and stop"),
+    ("--resolve", "with --cfg: interpolations such as ${now:%Y-%m-%d} resolved"),
+    ("-cd, --config-dir DIR", "a folder with presets of your own, laid out as conf/ is"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """A job's command line."""
+
+    overrides: tuple[str, ...]
+    help: bool = False
+    multirun: bool = False
+    show_config: bool = False
+    resolve: bool = False
+    config_dir: str | None = None
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one of ours: one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigurationError(f"{message} (--help shows what there is)")
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """Split a command line into flags and overrides, which may stand in any order.
+
+    Raises:
+        ConfigurationError: If a flag is unknown or lacks its value.
+    """
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("-c", "--cfg", choices=["job"])
+    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("-cd", "--config-dir")
+    parser.add_argument("overrides", nargs="*")
+    found = parser.parse_intermixed_args(list(argv))
+    return Arguments(
+        overrides=tuple(found.overrides),
+        help=found.help,
+        multirun=found.multirun,
+        show_config=found.cfg is not None,
+        resolve=found.resolve,
+        config_dir=found.config_dir,
+    )

@@ -1,0 +1,67 @@
+"""The console script: `promptmill JOB [OVERRIDES]` is `python -m jobs.JOB [OVERRIDES]`.
+
+It knows the jobs by name and one line only; a job's module is imported when the job is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from pipeline import __version__
+
+# To add a job: its module in this folder, with a `main(argv)`, and a line here.
+JOBS = {
+    "generate": "prompts in Parquet → generations and per-token statistics in Parquet",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Find the job and run it with the rest of the command line; return its exit code."""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(page())
+        return 0
+    if name in ("-V", "--version"):
+        print(f"promptmill {__version__}")
+        return 0
+    if name not in JOBS:
+        print(f"promptmill: {_unknown(name)}", file=sys.stderr)
+        return 2
+    code: int = importlib.import_module(f"jobs.{name}").main(rest)
+    return code
+
+
+def page() -> str:
+    """Lay out the page that names the jobs."""
+    width = max(map(len, JOBS))
+    return "\n".join(
+        [
+            f"promptmill {__version__}: batch text generation, from Parquet to Parquet",
+            "",
+            "Usage",
+            "  promptmill JOB [KEY=VALUE | GROUP=PRESET ...]",
+            "  promptmill JOB --help",
+            "  promptmill --version",
+            "",
+            "Jobs",
+            *(f"  {name:<{width}}  {text}" for name, text in JOBS.items()),
+            "",
+            "Start with",
+            "  promptmill generate experiment=demo",
+        ]
+    )
+
+
+def _unknown(name: str) -> str:
+    close = difflib.get_close_matches(name, JOBS, n=1)
+    if not close and ("=" in name or name.startswith("-")):
+        return f"{name}: the job comes first: promptmill JOB {name}; there is {', '.join(JOBS)}"
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"{name}: no such job{hint}; there is {', '.join(JOBS)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""Composes a job's configuration from `conf/` and a command line, and turns it into typed objects.
+
+It starts nothing and writes nothing: not even the folders and files that Hydra makes around a job, because it uses
+Hydra's compose API and not its job runner. So a multirun is composed and checked as a whole before a run starts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from jobs import schema as schemas
+from jobs.arguments import Arguments
+from jobs.keys import keys, sections
+from jobs.mistakes import explain, no_such_key
+from jobs.precheck import check
+from jobs.sweep import Variant, variants
+from pipeline.errors import ConfigurationError, PromptmillError
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True, slots=True)
+class Composed(Generic[Config]):
+    """One run's configuration.
+
+    Attributes:
+        overrides: The command line of this run.
+        yaml: It as text, interpolations unresolved, so that no secret gets to disk with it.
+        config: The typed and checked objects; null when only the text was asked for.
+        verbose: Whether debug messages were asked for (`hydra.verbose=true`).
+    """
+
+    overrides: tuple[str, ...]
+    yaml: str
+    config: Config | None
+    verbose: bool
+
+
+def compose_runs(job: str, schema: type[Config], arguments: Arguments) -> list[Composed[Config]]:
+    """Compose every run that a command line asks for; several only with `-m`.
+
+    Raises:
+        PromptmillError: If anything in the configuration of any of the runs is wrong; the text is one line.
+    """
+    schemas.register()
+    given = [*arguments.overrides]
+    try:
+        with _hydra(job):
+            extra = _search_path(arguments.config_dir)
+            loader = GlobalHydra.instance().config_loader()
+            parser = OverridesParser.create(config_loader=loader)
+            runs = variants(given, schema=schema, multirun=arguments.multirun, parser=parser)
+            listed = partial(loader.get_group_options, config_name=job, overrides=extra)
+            groups = listed("", ObjectType.GROUP)
+            for run in runs:
+                check(parser.parse_overrides(list(run.overrides)), schema, groups, listed)
+            return [_one(job, schema, run, i, extra, arguments) for i, run in enumerate(runs)]
+    except PromptmillError:
+        raise
+    except Exception as error:  # composing has no effects: whatever goes wrong here is in the configuration
+        raise explain(error, schema, given) from error
+
+
+def _one(
+    job: str, schema: type[Config], run: Variant, number: int, extra: Sequence[str], arguments: Arguments
+) -> Composed[Config]:
+    tree = compose(job, [*run.overrides, *extra], return_hydra_config=True)
+    with open_dict(tree):
+        tree.hydra.job.num, tree.hydra.job.id = number, str(number)
+        tree.hydra.mode = RunMode.MULTIRUN if arguments.multirun else RunMode.RUN
+        HydraConfig.instance().set_config(tree)  # for interpolations such as ${hydra:job.override_dirname}
+        verbose = bool(tree.pop("hydra").verbose)
+    _check_keys(tree, schema)
+    if run.folder:
+        # The path itself may be an interpolation, and has to stay one.
+        path = OmegaConf.to_container(tree.output, resolve=False)["path"]  # type: ignore[index, call-overload]
+        if path != "???":
+            tree.output.path = f"{str(path).rstrip('/')}/{run.folder}"
+    yaml = OmegaConf.to_yaml(tree, resolve=False)
+    if arguments.show_config:
+        shown = OmegaConf.to_yaml(tree, resolve=True) if arguments.resolve else yaml
+        return Composed(run.overrides, shown, None, verbose)
+    return Composed(run.overrides, yaml, to_typed(tree, schema), verbose)
+
+
+def to_typed(tree: DictConfig, schema: type[Config]) -> Config:
+    """Turn a composed configuration into its dataclasses, which check themselves.
+
+    Sections go first, one by one, so that an error can name the section of its key.
+
+    Raises:
+        ConfigurationError: If a value is out of range.
+    """
+    for section in sections(schema):
+        _to_object(tree[section], f"{section}.")
+    config: Config = _to_object(tree, "")
+    return config
+
+
+def _to_object(node: Any, prefix: str) -> Any:
+    try:
+        return OmegaConf.to_object(node)
+    except OmegaConfBaseException:
+        raise
+    except ValueError as error:
+        raise ConfigurationError(prefix + str(error).replace("=None: ", "=null: ", 1)) from error
+
+
+def _check_keys(tree: DictConfig, schema: type) -> None:
+    """Refuse keys that got in by force, as by `sampling={…}`: `to_object` would pass them over without a word."""
+    known = keys(schema)
+    groups = sections(schema)
+    for name in tree:
+        if name not in groups and name not in known:
+            raise ConfigurationError(no_such_key(str(name), schema))
+    for section in groups:
+        for name in tree[section]:
+            if f"{section}.{name}" not in known:
+                raise ConfigurationError(no_such_key(f"{section}.{name}", schema))
+
+
+def _search_path(folder: str | None) -> list[str]:
+    if folder is None:
+        return []
+    if not Path(folder).is_dir():
+        raise ConfigurationError(f"--config-dir {folder}: no such folder")
+    return [f'hydra.searchpath=["file://{Path(folder).resolve()}"]']
+
+
+@contextmanager
+def _hydra(job: str) -> Iterator[None]:
+    """Have Hydra ready to compose from the package `conf`, and without a trace of it afterwards."""
+    logging.getLogger("hydra").setLevel(logging.ERROR)
+    with initialize_config_module("conf", job_name=job, version_base="1.3"):
+        yield

@@ -1,0 +1,54 @@
+"""`promptmill generate`: prompts in Parquet → generations and per-token statistics in Parquet.
+
+It does not know how any of it is done: it hands a typed configuration to the driver.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from jobs.launch import Job, launch
+from pipeline.run.config import GenerateConfig
+
+
+def run(config: GenerateConfig, config_yaml: str) -> int:
+    """Generate, and return the exit code."""
+    from pipeline.run.driver import generate  # late: it brings in Ray, torch and pyarrow
+
+    return generate(config, config_yaml=config_yaml).exit_code
+
+
+JOB = Job(
+    name="generate",
+    summary="prompts in Parquet → generations and per-token statistics in Parquet",
+    schema=GenerateConfig,
+    run=run,
+    examples=(
+        ("the embedded demo", "promptmill generate experiment=demo"),
+        (
+            "GPT-2 on prompts of your own",
+            "promptmill generate model=gpt2 source.path=prompts.parquet output.path=outputs/first",
+        ),
+        (
+            "a template over the columns",
+            """promptmill generate 'source.template="Write about {{ topic }}."' """
+            "source.path=topics.parquet output.path=outputs/topics",
+        ),
+        ("stop strings", r"""promptmill generate 'sampling.stop=["\n\n",END]' experiment=demo"""),
+        (
+            "two temperatures, a folder each",
+            "promptmill generate -m sampling.temperature=0.7,1.0 experiment=demo output.path=outputs/sweep",
+        ),
+        ("what would be run", "promptmill generate experiment=demo --cfg job"),
+    ),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job with a command line, or the process's own, and return the exit code."""
+    return launch(JOB, sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

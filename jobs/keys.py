@@ -1,0 +1,93 @@
+"""What keys a job's configuration has: their types, defaults and nearest neighbours, read from the dataclasses.
+
+It knows no Hydra and no value that a user gave.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One option: its dotted name, its type and its default."""
+
+    name: str
+    type: Any
+    default: Any
+
+    @property
+    def required(self) -> bool:
+        """Whether the user has to give it."""
+        return bool(self.default == "???")
+
+    @property
+    def allowed(self) -> str:
+        """The type as a phrase."""
+        return _phrase(self.type)
+
+    @property
+    def textual(self) -> bool:
+        """Whether its value is a text, or a text or null."""
+        return self.type is str or (typing.get_origin(self.type) is not list and str in typing.get_args(self.type))
+
+
+def keys(schema: type) -> dict[str, Key]:
+    """List the keys of a configuration dataclass, those of its sections included, in the order they are written."""
+    found: dict[str, Key] = {}
+    hints = typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        kind = hints[field.name]
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            for key in keys(kind).values():
+                name = f"{field.name}.{key.name}"
+                found[name] = dataclasses.replace(key, name=name)
+        else:
+            made = field.default_factory
+            default = field.default if made is dataclasses.MISSING else made()
+            found[field.name] = Key(field.name, kind, default)
+    return found
+
+
+def sections(schema: type) -> list[str]:
+    """Name the sections of a configuration dataclass, which are the groups that presets fill."""
+    hints = typing.get_type_hints(schema)
+    return [f.name for f in dataclasses.fields(schema) if dataclasses.is_dataclass(hints[f.name])]
+
+
+def nearest(name: str, schema: type) -> str:
+    """Say which keys there are near one that is not, as a phrase."""
+    known, groups = keys(schema), sections(schema)
+    section, _, leaf = name.rpartition(".")
+
+    def likeness(candidate: str) -> float:
+        its_section, _, its_leaf = candidate.rpartition(".")
+        by_leaf = difflib.SequenceMatcher(None, leaf, its_leaf).ratio()
+        if section in groups:  # the section is right: its name must not make everything in it alike
+            return by_leaf - 0.05 * (section != its_section)
+        return max(by_leaf, difflib.SequenceMatcher(None, name, candidate).ratio())
+
+    scores = {candidate: likeness(candidate) for candidate in [*known, *groups]}
+    best = max(scores.values())
+    if best > 0.7:
+        return "did you mean " + " or ".join([c for c, score in scores.items() if score > best - 0.02][:3]) + "?"
+    if section in groups:
+        return f"{section} has " + ", ".join(k.rpartition(".")[2] for k in known if k.startswith(f"{section}."))
+    return "there are " + ", ".join([*(f"{group}.…" for group in groups), *(k for k in known if "." not in k)])
+
+
+def _phrase(kind: Any) -> str:
+    """Put a type into words: `int | None` is "null or a whole number"."""
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        return "null or " + " or ".join(_phrase(k) for k in typing.get_args(kind) if k is not type(None))
+    if typing.get_origin(kind) is list:
+        (item,) = typing.get_args(kind)
+        return "a list of texts, such as [a,b]" if item is str else "a list of whole numbers, such as [1,2]"
+    return _WORDS.get(kind, "a section")

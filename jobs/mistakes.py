@@ -1,0 +1,150 @@
+"""Turns what Hydra and OmegaConf raise into one line that names the key, its value and what is allowed.
+
+It does not know how the line is shown, nor any rule about values: those are the dataclasses' own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from jobs.keys import keys, nearest
+from pipeline.errors import ConfigurationError, PromptmillError
+
+# What some required keys are for; `KEY is required: …`
+REQUIRED = {
+    "source.path": "the prompts, e.g. source.path=prompts.parquet",
+    "output.path": "the folder to write, e.g. output.path=outputs/first",
+}
+
+
+def explain(error: Exception, schema: type, overrides: Sequence[str]) -> PromptmillError:
+    """Return the error that says in one line what is wrong with the configuration.
+
+    Args:
+        error: What Hydra, OmegaConf or a dataclass raised.
+        schema: The job's configuration dataclass.
+        overrides: The command line, where the value of a key is found as it was written.
+    """
+    chain = list(_chain(error))
+    for link in chain:
+        if isinstance(link, PromptmillError):
+            return link
+    if isinstance(error, OverrideParseException):
+        return ConfigurationError(bad_syntax(error.override, schema))
+    if isinstance(error, MissingConfigException):
+        return ConfigurationError(_no_preset(error))
+    for link in chain:
+        if isinstance(link, OmegaConfBaseException) and link.full_key:
+            return ConfigurationError(_about_key(link, schema, overrides) + _where(error))
+    return ConfigurationError(_one_line(error) + _where(error))
+
+
+def bad_syntax(override: str, schema: type) -> str:
+    """Say that an override cannot be parsed, and show how a text would be quoted."""
+    name, equals, value = override.partition("=")
+    if not equals:
+        return f"{_shown(override)}: an override is written KEY=VALUE, a preset GROUP=PRESET"
+    key = keys(schema).get(name)
+    quoted = name + '="' + re.sub(r'(\\*)"', r'\1\1\\"', value) + '"'
+    if key is not None and key.textual and _parses(quoted):
+        return f"{_shown(override)}: special characters need quotes; in a shell: {shlex.quote(_shown(quoted))}"
+    allowed = f": {name} must be {key.allowed}" if key is not None else ""
+    return f"{_shown(override)}: not a valid override{allowed}"
+
+
+def _parses(override: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        return False
+    return True
+
+
+def no_such_key(name: str, schema: type) -> str:
+    """Say that a key does not exist, and which ones there are near it."""
+    return f"{name}: no such key; {nearest(name, schema)}"
+
+
+def no_such_preset(group: str, name: str, options: Sequence[str]) -> str:
+    """Say that a group has no preset of a name, and which ones it has."""
+    if not options:
+        return f"{group}={name}: no such preset"
+    close = difflib.get_close_matches(name, options, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"{group}={name}: no such preset{hint}; there {'are' if len(options) > 1 else 'is'} {', '.join(options)}"
+
+
+def _about_key(error: OmegaConfBaseException, schema: type, overrides: Sequence[str]) -> str:
+    name = str(error.full_key)
+    key = keys(schema).get(re.sub(r"\[\d+\]$", "", name))
+    if isinstance(error, MissingMandatoryValue):
+        return f"{name} is required" + (f": {REQUIRED[name]}" if name in REQUIRED else "")
+    if isinstance(error, InterpolationResolutionError):
+        reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", _one_line(error)).strip('"')
+        return f"{name}: {reason[:1].lower()}{reason[1:]}"
+    if isinstance(error, ConfigAttributeError | ConfigKeyError) and "not in" in str(error):
+        if name.startswith("hydra."):
+            return f"{name}: Hydra has no such key"
+        return no_such_key(name, schema)
+    if key is not None:
+        return f"{key.name}{_value(key.name, error, overrides)}: must be {key.allowed}"
+    if isinstance(error, ValidationError):
+        return f"{name}: must be a preset or keys of its own"
+    return f"{name}: {_one_line(error)}"
+
+
+def _value(name: str, error: OmegaConfBaseException, overrides: Sequence[str]) -> str:
+    """Find the value of a key as it was written: on the command line, or else in OmegaConf's own message."""
+    for override in reversed(overrides):
+        key, equals, value = override.partition("=")
+        if equals and key.lstrip("+~") == name:
+            return "=" + _shown(value)
+    found = re.search(r"Value '(.*?)' ", str(error)) or re.search(r"string: '(.*)'", str(error))
+    return "=" + _shown(found[1]) if found else ("=null" if "not Optional" in str(error) else "")
+
+
+def _no_preset(error: MissingConfigException) -> str:
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    if not group:
+        return _one_line(error)
+    return no_such_preset(group, name, error.options or [])
+
+
+def _where(error: Exception) -> str:
+    """Name the preset file that the mistake is in, if it is not on the command line."""
+    found = re.match(r"In '([^']+)': \w+ raised while composing", str(error))
+    return f" (in the preset {found[1]}.yaml)" if found else ""
+
+
+def _one_line(error: BaseException) -> str:
+    """Keep of a message what says something to a person, on one line."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    noise = ("full_key:", "reference_type=", "object_type=", "See http", "To append to your")
+    text = " ".join(line for line in lines if line and not line.startswith(noise))
+    return re.sub(r"^In '[^']+': \w+ raised while composing config: ", "", text) or type(error).__name__
+
+
+def _shown(text: str, limit: int = 160) -> str:
+    """Make a text of the user's fit for one line."""
+    flat = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,103 @@
+"""Lays out a job's help page from its dataclasses, its presets and the meaning of every key.
+
+It imports no Hydra, so that help is quick.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jobs.arguments import FLAGS
+from jobs.keys import Key, keys, sections
+from jobs.reference import EXIT_CODES, MEANINGS, SECTIONS
+
+WIDTH = 100
+VALUES = r"""
+  A value is written as in Hydra: text, 1.5, true, null, [a,b]. A text with special characters
+  (braces, quotes, commas) goes into double quotes, and the whole word into single quotes for the
+  shell:
+    'source.template="Write about {{ topic }}."'
+    'sampling.stop=["\n\n",END]'
+  Inside the double quotes \" is a quote and, in templates and stop strings, \n is a newline."""
+
+
+def job_page(job: str, summary: str, schema: type, examples: Sequence[tuple[str, str]]) -> str:
+    """Return the page that `promptmill JOB --help` prints."""
+    lines = [f"promptmill {job}: {summary}", "", "Usage"]
+    lines += [f"  promptmill {job} [KEY=VALUE | GROUP=PRESET ...]", ""]
+    lines += list(_table([(flag, text) for flag, text in FLAGS]))
+    lines += ["", "Presets (GROUP=PRESET, * is the default)"]
+    lines += list(_presets(job))
+    known = keys(schema)
+    for section in sections(schema):
+        lines += ["", f"{section}: {SECTIONS[section]}"]
+        lines += list(_table([(k.name, _entry(k)) for k in known.values() if k.name.startswith(f"{section}.")]))
+    lines += ["", f"{job}: the run as a whole"]
+    lines += list(_table([(k.name, _entry(k)) for k in known.values() if "." not in k.name]))
+    lines += ["", "Values", *VALUES.strip("\n").splitlines()]
+    lines += ["", "Examples"]
+    for text, command in examples:
+        lines += [f"  # {text}", *_wrapped_command(command)]
+    lines += ["", "Exit codes", *_table([(str(code), text) for code, text in EXIT_CODES.items()], width=5)]
+    return "\n".join(lines)
+
+
+def presets(group: str) -> dict[str, str]:
+    """List a group's presets, each with the comment at the head of its file."""
+    folder = importlib.resources.files("conf") / group
+    found = {}
+    for file in sorted(folder.iterdir(), key=lambda f: f.name.removesuffix(".yaml")):
+        if file.name.endswith(".yaml"):
+            lines = file.read_text(encoding="utf-8").splitlines()
+            comments = [x[1:].strip() for x in lines if x.startswith("#") and not x.startswith("# @package")]
+            found[file.name.removesuffix(".yaml")] = comments[0] if comments else ""
+    return found
+
+
+def default_presets(job: str) -> dict[str, str]:
+    """Read which preset of each group a job's defaults list takes; `null` is none."""
+    text = (importlib.resources.files("conf") / f"{job}.yaml").read_text(encoding="utf-8")
+    return dict(re.findall(r"^  - (\w+): (\S+)$", text, flags=re.MULTILINE))
+
+
+def _presets(job: str) -> Iterator[str]:
+    defaults = default_presets(job)
+    for group, chosen in defaults.items():
+        for name, text in presets(group).items():
+            star = "*" if name == chosen else " "
+            yield f"  {group:<11}{star} {name:<13} {text}".rstrip()
+            group = ""
+
+
+def _entry(key: Key) -> str:
+    return MEANINGS.get(key.name, "") + (" (required)" if key.required else f" [{_default(key.default)}]")
+
+
+def _default(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)
+
+
+def _table(rows: Sequence[tuple[str, str]], width: int = 30) -> Iterator[str]:
+    for name, text in rows:
+        first, *more = textwrap.wrap(text, WIDTH - width - 3, break_on_hyphens=False) or [""]
+        yield f"  {name:<{width}} {first}".rstrip()
+        yield from (f"  {'':<{width}} {line}" for line in more)
+
+
+def _wrapped_command(command: str) -> Iterator[str]:
+    if len(command) + 4 <= WIDTH:
+        yield f"    {command}"
+        return
+    cut = command.rindex(" ", 0, WIDTH - 8)
+    yield f"    {command[:cut]} \\"
+    yield f"        {command[cut + 1 :]}"

@@ -1,0 +1,53 @@
+"""Tells Hydra the types of every job's configuration and where the examples lie.
+
+It does not know what the keys mean: the dataclasses check themselves, next to what they configure.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from jobs.keys import keys
+from pipeline.errors import ConfigurationError
+from pipeline.run.config import GenerateConfig
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def register() -> None:
+    """Register the structured configurations and the resolver `promptmill.examples`. Doing it twice does no harm.
+
+    A job's root dataclass holds its sections typed, so a preset of any group is checked against its section when it
+    is merged: the groups need no schema of their own.
+    """
+    ConfigStore.instance().store(name="generate_schema", node=_as_written(GenerateConfig), provider="promptmill")
+    OmegaConf.register_new_resolver("promptmill.examples", example, replace=True)
+
+
+def _as_written(schema: type) -> DictConfig:
+    """Return a schema with the defaults that its fields state.
+
+    OmegaConf makes an instance of every section, and that may fill in a key that was left open, as `source` does with
+    `prompt_column`: too early here, where the other keys are still to come.
+    """
+    node: DictConfig = OmegaConf.structured(schema)
+    for key in keys(schema).values():
+        OmegaConf.update(node, key.name, key.default)
+    return node
+
+
+def example(name: str) -> str:
+    """Return where an example lies: beside the packages, in a checkout or an editable installation of it.
+
+    Raises:
+        ConfigurationError: If the examples are not there, as in an installation from a wheel.
+    """
+    path = EXAMPLES / name
+    if not path.exists():
+        raise ConfigurationError(
+            f"the example {name} is not there: it comes with a checkout of promptmill, in {EXAMPLES}"
+        )
+    return str(path)

@@ -1,0 +1,99 @@
+"""Takes the overrides of a command line apart: the runs of a multirun, and values that must stay as they were written.
+
+It does not compose anything and knows no key by its meaning, except the two that hold free text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+
+from jobs.keys import keys
+from pipeline.errors import ConfigurationError
+
+FREE_TEXT = ("sampling.stop", "source.template")
+LONGEST_NAME = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One run's overrides, and the name of its folder: empty for the only run, or when the sweep names the folders."""
+
+    overrides: tuple[str, ...]
+    folder: str = ""
+
+
+def variants(overrides: Sequence[str], *, schema: type, multirun: bool, parser: OverridesParser) -> list[Variant]:
+    """Expand the keys that have several values into one variant each combination.
+
+    Raises:
+        ConfigurationError: If there are several values without `-m`, or they cannot be listed.
+        hydra.errors.OverrideParseException: If an override is not of Hydra's grammar.
+    """
+    parsed = parser.parse_overrides([_as_meant(line, schema, parser) for line in overrides])
+    choices = [_values(override, multirun) for override in parsed]
+    swept = [i for i, override in enumerate(parsed) if override.is_sweep_override()]
+    if not swept:
+        return [Variant(tuple(line for (line,) in choices))]
+    named = [i for i in swept if parsed[i].key_or_group != "output.path"]
+    runs = [
+        Variant(combination, ",".join(combination[i] for i in named)) for combination in itertools.product(*choices)
+    ]
+    return _with_safe_folders(runs)
+
+
+def _values(override: Override, multirun: bool) -> list[str]:
+    line = override.input_line or ""
+    if not override.is_sweep_override():
+        return [line]
+    key, _, value = line.partition("=")
+    if not multirun:
+        hint = f"a list is {key}=[{value}], a text with commas is quoted" if "(" not in value else "quote a text"
+        raise ConfigurationError(f"{line}: several values; add -m to run each of them ({hint})")
+    if not override.is_discrete_sweep():
+        raise ConfigurationError(
+            f"{line}: an interval has no values to list; write them out, or use range(start,stop,step)"
+        )
+    values = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    if not values:
+        raise ConfigurationError(f"{line}: no value matches")
+    return values
+
+
+def _as_meant(line: str, schema: type, parser: OverridesParser) -> str:
+    r"""Rewrite an override whose value Hydra's grammar would change.
+
+    Within quotes, `\n`, `\t` and `\r` in stop strings and templates become the characters, as a user of JSON or YAML
+    expects and Hydra does not do. A value that looks like a number but is for a text key (`model.revision=0012`,
+    `1e5`) stays the text it was.
+    """
+    name, _, value = line.partition("=")
+    if name in FREE_TEXT and re.search("[\"']", value):
+        control = {"n": "\n", "t": "\t", "r": "\r"}
+        return re.sub(r"(?<!\\)((?:\\\\)*)\\([ntr])", lambda m: m[1] + control[m[2]], line)
+    key = keys(schema).get(name)
+    if key is not None and key.textual:
+        (parsed,) = parser.parse_overrides([line])
+        if not parsed.is_sweep_override() and isinstance(parsed.value(), int | float):
+            return f'{name}="{value.strip()}"'
+    return line
+
+
+def _with_safe_folders(runs: list[Variant]) -> list[Variant]:
+    """Make folder names of the swept values: no separator, no surprise for a shell or a URI, none twice."""
+    safe = [re.sub(r"[^\w.,=+-]+", "-", run.folder, flags=re.ASCII).lstrip(".") for run in runs]
+    unique = {name for name in safe if safe.count(name) == 1 and len(name) <= LONGEST_NAME}
+    return [
+        replace(run, folder=name if name in unique or not name else f"{name[:LONGEST_NAME]}-{_digest(run.folder)}")
+        for run, name in zip(runs, safe, strict=True)
+    ]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jobs.arguments import Arguments
+from jobs.compose import compose_runs
+from jobs.page import default_presets, presets
+from pipeline.run.config import GenerateConfig
+
+CONF = Path(__file__).parents[2] / "conf"
+PRESETS = [(path.parent.name, path.stem) for path in sorted(CONF.glob("*/*.yaml"))]
+IDS = ["/".join(preset) for preset in PRESETS]
+PATHS = ("source.path=in.parquet", "output.path=out")
+
+
+def composed(*overrides: str) -> GenerateConfig:
+    (run,) = compose_runs("generate", GenerateConfig, Arguments(overrides))
+    assert type(run.config) is GenerateConfig
+    return run.config
+
+
+@pytest.fixture(autouse=True)
+def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "demo-model").mkdir()
+    (tmp_path / "prompts.parquet").touch()
+    monkeypatch.setattr("jobs.schema.EXAMPLES", tmp_path)
+
+
+@pytest.mark.parametrize(("group", "preset"), PRESETS, ids=IDS)
+def test_composes(group: str, preset: str) -> None:
+    composed(f"{group}={preset}", *PATHS)
+
+
+@pytest.mark.parametrize("experiment", ["demo"])
+def test_needs_nothing_more(experiment: str) -> None:
+    composed(f"experiment={experiment}")
+
+
+def test_the_default_presets_are_the_defaults_of_the_dataclasses() -> None:
+    config = GenerateConfig()
+    config.source.path, config.output.path = "in.parquet", "out"
+    assert composed(*PATHS) == config
+
+
+@pytest.mark.parametrize(("group", "preset"), PRESETS, ids=IDS)
+def test_only_picks_and_overrides(group: str, preset: str) -> None:
+    text = (CONF / group / f"{preset}.yaml").read_text()
+    assert "_target_" not in text
+    assert isinstance(yaml.safe_load(text), dict)
+    assert presets(group)[preset], "the comment at the head is the preset's line on the help page"
+
+
+def test_every_group_has_a_default() -> None:
+    assert set(default_presets("generate")) == {group for group, _ in PRESETS}
+
+
+def test_the_demo() -> None:
+    config = composed("experiment=demo")
+    assert config.source.id_column == "id"
+    assert config.source.keep_columns == ["topic"]
+    assert config.output.path == "outputs/demo"
+    assert (config.cluster.name, config.cluster.replicas) == ("local", "auto")
+
+
+def test_the_command_line_wins_over_an_experiment() -> None:
+    config = composed("experiment=demo", "sampling.max_tokens=5", "cluster=inline", "output.path=here")
+    assert (config.sampling.max_tokens, config.cluster.name, config.output.path) == (5, "inline", "here")
+
+
+def test_hydra_is_left_as_it_was() -> None:
+    from hydra.core.global_hydra import GlobalHydra
+
+    composed(*PATHS)
+    assert not GlobalHydra.instance().is_initialized()
+    assert logging.getLogger("hydra").level == logging.ERROR

@@ -1,0 +1,62 @@
+"""A driver that starts nothing: it keeps what it was told and answers what it is asked to."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.run.config import GenerateConfig
+
+
+@dataclass
+class FakeDriver:
+    calls: list[tuple[GenerateConfig, str]] = field(default_factory=list)
+    answer: Callable[[GenerateConfig], int] = lambda config: 0
+
+    def generate(self, config: GenerateConfig, *, config_yaml: str) -> Any:
+        self.calls.append((config, config_yaml))
+        return types.SimpleNamespace(exit_code=self.answer(config))
+
+    @property
+    def config(self) -> GenerateConfig:
+        (call,) = self.calls
+        return call[0]
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
+    fake = FakeDriver()
+    module = types.ModuleType("pipeline.run.driver")
+    module.generate = fake.generate  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pipeline.run.driver", module)
+    return fake
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Run in an empty folder, which has to be empty afterwards: a job leaves nothing lying about."""
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield folder
+    logging.root.handlers[:], logging.root.level = handlers, level
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture
+def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand-ins for the embedded model and prompts."""
+    folder = tmp_path / "examples"
+    (folder / "demo-model").mkdir(parents=True)
+    (folder / "prompts.parquet").touch()
+    monkeypatch.setattr("jobs.schema.EXAMPLES", folder)
+    return folder

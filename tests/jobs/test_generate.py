@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.cli import main
+from pipeline.errors import Interrupted, PlanRefused, StorageFull
+from pipeline.run.config import GenerateConfig
+
+PATHS = ["source.path=in.parquet", "output.path=out"]
+
+
+def generate(*overrides: str) -> int:
+    return main(["generate", *overrides])
+
+
+def test_hands_the_driver_a_typed_configuration(driver: Any) -> None:
+    assert generate(*PATHS, "model=gpt2", "sampling.max_tokens=7") == 0
+    assert type(driver.config) is GenerateConfig
+    assert driver.config.model.path == "openai-community/gpt2"
+    assert driver.config.sampling.max_tokens == 7
+    assert driver.config.source.prompt_column == "prompt"
+
+
+def test_returns_the_drivers_exit_code(driver: Any) -> None:
+    driver.answer = lambda config: 3
+    assert generate(*PATHS) == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "name", "value"),
+    [
+        ("cluster.replicas=2", "cluster", "replicas", "2"),
+        ("cluster.replicas=auto", "cluster", "replicas", "auto"),
+        ("sampling.stop=[foo,bar]", "sampling", "stop", ["foo", "bar"]),
+        (r'sampling.stop=["\n\n"]', "sampling", "stop", ["\n\n"]),
+        (r'sampling.stop=["\n\n",END]', "sampling", "stop", ["\n\n", "END"]),
+        ('sampling.stop=["\n"]', "sampling", "stop", ["\n"]),
+        ("sampling.stop=[]", "sampling", "stop", []),
+        ("sampling.stop_token_ids=[1,2]", "sampling", "stop_token_ids", [1, 2]),
+        ("sampling.temperature=0", "sampling", "temperature", 0.0),
+        ("sampling.temperature=1e-1", "sampling", "temperature", 0.1),
+        ("model.path=/some/dir with spaces", "model", "path", "/some/dir with spaces"),
+        ("model.revision=0012", "model", "revision", "0012"),
+        ("model.revision=1e5", "model", "revision", "1e5"),
+        ("model.revision=null", "model", "revision", None),
+        ('source.template="Write about {{ topic }}."', "source", "template", "Write about {{ topic }}."),
+        (r'source.template="Q: {{ q }}\nA:"', "source", "template", "Q: {{ q }}\nA:"),
+        (r'source.template="say \"{{ word }}\", it\'s"', "source", "template", r'say "{{ word }}", it\'s'),
+        ('source.template="{% if a %}{{ a }}, b{% endif %}"', "source", "template", "{% if a %}{{ a }}, b{% endif %}"),
+        ("source.path=s3://bucket/a/*.parquet", "source", "path", "s3://bucket/a/*.parquet"),
+        ("stats.columns=[]", "stats", "columns", []),
+    ],
+)  # fmt: skip
+def test_values_as_written_in_a_shell(driver: Any, override: str, section: str, name: str, value: object) -> None:
+    assert generate(*PATHS, override) == 0
+    assert getattr(getattr(driver.config, section), name) == value
+
+
+def test_replicas_as_a_number_in_yaml(driver: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "two.yaml").write_text(
+        '# @package _global_\ncluster:\n  replicas: 2\ndeadline: "18:30"\n'
+    )
+    assert generate("-cd", str(tmp_path / "mine"), "experiment=two", *PATHS) == 0
+    assert driver.config.cluster.replicas == "2"
+    assert driver.config.deadline == "18:30"
+
+
+def test_a_group_of_the_users_own(driver: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "house").mkdir(parents=True)
+    (tmp_path / "mine" / "house" / "small.yaml").write_text("# @package _global_\nsampling:\n  max_tokens: 5\n")
+    assert generate("--config-dir", str(tmp_path / "mine"), "+house=small", *PATHS) == 0
+    assert driver.config.sampling.max_tokens == 5
+
+
+def test_the_yaml_holds_no_secret(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_SECRET", "hunter2")
+    assert generate(*PATHS, "model.path=${oc.env:MY_SECRET}", "output.path=outputs/${now:%Y}") == 0
+    config, yaml = driver.calls[0]
+    assert config.model.path == "hunter2"
+    assert config.output.path.startswith("outputs/2")
+    assert "hunter2" not in yaml
+    assert "path: ${oc.env:MY_SECRET}" in yaml
+    assert "path: outputs/${now:%Y}" in yaml
+    assert "hydra" not in yaml
+
+
+def test_the_demo_is_found_from_everywhere(driver: Any, examples: Path) -> None:
+    assert generate("experiment=demo") == 0
+    config, yaml = driver.calls[0]
+    assert config.model.path == str(examples / "demo-model")
+    assert config.source.path == str(examples / "prompts.parquet")
+    assert str(examples) not in yaml
+
+
+def test_without_examples_the_demo_says_where_they_come_from(
+    driver: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("jobs.schema.EXAMPLES", tmp_path / "nowhere")
+    assert generate("experiment=demo") == 2
+    assert "comes with a checkout of promptmill" in capsys.readouterr().err
+
+
+class TestMultirun:
+    def test_a_folder_a_run_named_by_the_swept_keys_only(self, driver: Any) -> None:
+        assert generate("-m", "sampling.temperature=0.7,1.0", "sampling.n=2", *PATHS) == 0
+        assert [c.output.path for c, _ in driver.calls] == [
+            "out/sampling.temperature=0.7",
+            "out/sampling.temperature=1.0",
+        ]
+        assert [c.sampling.temperature for c, _ in driver.calls] == [0.7, 1.0]
+        assert {c.sampling.n for c, _ in driver.calls} == {2}
+        assert "path: out/sampling.temperature=0.7" in driver.calls[0][1]
+
+    def test_several_keys_and_presets(self, driver: Any) -> None:
+        assert generate(*PATHS, "model=gpt2,gpt2-xl", "--multirun", "sampling.seed=range(0,2)") == 0
+        assert [c.output.path for c, _ in driver.calls] == [
+            f"out/model={model},sampling.seed={seed}" for model in ("gpt2", "gpt2-xl") for seed in (0, 1)
+        ]
+
+    def test_one_run_uses_the_folder_itself(self, driver: Any) -> None:
+        assert generate("-m", *PATHS) == 0
+        assert driver.config.output.path == "out"
+
+    def test_swept_output_paths_are_taken_as_they_are(self, driver: Any) -> None:
+        assert generate("-m", "source.path=in.parquet", "output.path=a,b") == 0
+        assert [c.output.path for c, _ in driver.calls] == ["a", "b"]
+
+    def test_folder_names_are_safe_and_differ(self, driver: Any) -> None:
+        assert generate("-m", "model.path='../a b','../a/b'", *PATHS) == 0
+        names = [c.output.path.removeprefix("out/") for c, _ in driver.calls]
+        assert len(set(names)) == 2
+        assert all("/" not in name and " " not in name for name in names), names
+        assert [c.model.path for c, _ in driver.calls] == ["../a b", "../a/b"]
+
+    def test_an_interpolated_path_stays_one(self, driver: Any) -> None:
+        assert generate("-m", "sampling.n=1,2", "source.path=in", "output.path=outputs/${now:%Y}") == 0
+        assert "path: outputs/${now:%Y}/sampling.n=2" in driver.calls[1][1]
+
+    def test_hydras_own_interpolations(self, driver: Any) -> None:
+        assert generate("-m", "sampling.n=1,2", "source.path=in", "output.path=x${hydra:job.num}") == 0
+        assert [c.output.path for c, _ in driver.calls] == ["x0/sampling.n=1", "x1/sampling.n=2"]
+
+    def test_a_failed_run_hides_no_other(self, driver: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        def answer(config: GenerateConfig) -> int:
+            if config.sampling.n == 2:
+                raise StorageFull("no space left")
+            return 3 if config.sampling.n == 3 else 0
+
+        driver.answer = answer
+        assert generate("-m", "sampling.n=1,2,3,4", *PATHS) == 75
+        assert len(driver.calls) == 4
+        err = capsys.readouterr().err
+        assert "promptmill: no space left" in err
+        assert "2 of 4 runs complete" in err
+        assert "exit code 75: sampling.n=2" in err
+        assert "exit code 3: sampling.n=3" in err
+
+    def test_a_signal_ends_them_all(self, driver: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        def answer(config: GenerateConfig) -> int:
+            raise Interrupted("terminated", 15)
+
+        driver.answer = answer
+        assert generate("-m", "sampling.n=1,2,3", *PATHS) == 143
+        assert len(driver.calls) == 1
+        assert "2 runs not started" in capsys.readouterr().err
+
+    def test_a_mistake_in_any_run_stops_all_before_the_first(self, driver: Any) -> None:
+        assert generate("-m", "sampling.n=1,2,0", *PATHS) == 2
+        assert driver.calls == []
+
+
+def test_errors_of_ours_are_one_line(driver: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def answer(config: GenerateConfig) -> int:
+        raise PlanRefused("out holds another plan")
+
+    driver.answer = answer
+    assert generate(*PATHS) == 2
+    assert capsys.readouterr().err == "promptmill: out holds another plan\n"
+
+
+def test_full_traces_when_asked_for(
+    driver: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    assert generate("sampling.n=x") == 2
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert err.endswith("promptmill: sampling.n=x: must be a whole number\n")
+
+
+def test_unexpected_errors_leave_a_traceback_in_the_log(driver: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def answer(config: GenerateConfig) -> int:
+        raise RuntimeError("a bug")
+
+    driver.answer = answer
+    assert generate(*PATHS) == 1
+    err = capsys.readouterr().err
+    assert "ERROR unexpected error" in err
+    assert "RuntimeError: a bug" in err
+
+
+def test_a_keyboard_interrupt_is_no_bug(driver: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def answer(config: GenerateConfig) -> int:
+        raise KeyboardInterrupt
+
+    driver.answer = answer
+    assert generate(*PATHS) == 130
+    assert capsys.readouterr().err.startswith("promptmill: interrupted")
+
+
+def test_logging_is_one_line_with_time_and_level(driver: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def answer(config: GenerateConfig) -> int:
+        logging.getLogger("pipeline.x").info("hello")
+        logging.getLogger("pipeline.x").debug("details")
+        logging.getLogger("someone.else").info("chatter")
+        return 0
+
+    driver.answer = answer
+    assert generate(*PATHS) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line[8:] == " INFO hello"
+    assert generate(*PATHS, "hydra.verbose=true") == 0
+    assert "DEBUG details" in capsys.readouterr().err

@@ -1,0 +1,200 @@
+"""Every mistake in the configuration: one line that names the key, the value and what is allowed; exit code 2."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.cli import main
+from jobs.keys import keys
+from jobs.schema import register
+from pipeline.run.config import GenerateConfig
+
+PATHS = ["source.path=in.parquet", "output.path=out"]
+KEYS = keys(GenerateConfig)
+
+# Key → a value that its type admits and its range does not.
+OUT_OF_RANGE = {
+    "model.path": '""',
+    "model.dtype": "float8",
+    "model.quantization": "int3",
+    "engine.name": "magic",
+    "engine.max_num_seqs": "0",
+    "engine.max_model_len": "1",
+    "engine.max_num_batched_tokens": "1",
+    "sampling.n": "0",
+    "sampling.temperature": "-1",
+    "sampling.top_k": "-1",
+    "sampling.top_p": "0",
+    "sampling.min_p": "2",
+    "sampling.repetition_penalty": "0",
+    "sampling.presence_penalty": "3",
+    "sampling.frequency_penalty": "nan",
+    "sampling.max_tokens": "0",
+    "sampling.min_tokens": "65",
+    "sampling.stop": '[""]',
+    "sampling.stop_token_ids": "[-1]",
+    "sampling.seed": "-1",
+    "stats.columns": "[logprob,perplexity]",
+    "stats.top_logprobs": "-1",
+    "source.path": '""',
+    "source.limit": "-1",
+    "source.keep_columns": "[a,a]",
+    "source.on_long_prompt": "skip",
+    "source.on_empty_prompt": "skip",
+    "output.path": '""',
+    "output.rows_per_shard": "0",
+    "output.compression": "zip",
+    "output.compression_level": "99",
+    "cluster.name": "moon",
+    "cluster.address": "ray://x:1",
+    "cluster.replicas": "some",
+    "cluster.min_replicas": "0",
+    "cluster.cpus_per_replica": "0",
+    "cluster.gpus_per_replica": "-1",
+    "cluster.start_timeout": "0",
+    "max_error_rate": "1.5",
+    "deadline": "tomorrow",
+}
+WRONG_TYPE = {
+    "a whole number": "many",
+    "a number": "hot",
+    "true or false": "maybe",
+    "text": "[a]",
+    "a list of texts, such as [a,b]": "{a: 1}",
+    "a list of whole numbers, such as [1,2]": "[a]",
+}
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["generate", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line.startswith("promptmill: ")
+    return line.removeprefix("promptmill: ")
+
+
+@pytest.fixture(autouse=True)
+def nothing_starts(driver: Any) -> Any:
+    yield
+    assert driver.calls == []
+
+
+@pytest.mark.parametrize("key", OUT_OF_RANGE)
+def test_out_of_range(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, *PATHS, f"{key}={OUT_OF_RANGE[key]}")
+    assert re.match(re.escape(key) + "=.*: must be (?!text$).+", line), line
+
+
+@pytest.mark.parametrize("key", KEYS.values(), ids=KEYS)
+def test_wrong_type(key: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    value = WRONG_TYPE[key.allowed.removeprefix("null or ")]
+    assert refused(capsys, *PATHS, f"{key.name}={value}") == f"{key.name}={value}: must be {key.allowed}"
+
+
+def test_every_key_that_has_a_range_is_tried() -> None:
+    free = {k for k in KEYS if k.endswith("_column")} | {"model.revision", "model.tokenizer", "model.adapter"}
+    free |= {"sampling.ignore_eos", "stats.prompt_logprobs", "output.include_prompt", "source.template"}
+    assert set(OUT_OF_RANGE) | free == set(KEYS)
+
+
+@pytest.mark.parametrize("section", ["model", "engine", "sampling", "stats", "source", "output", "cluster"])
+def test_unknown_key_of_a_section(section: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, f"{section}.zzzzzz=1")
+    names = [k.removeprefix(f"{section}.") for k in KEYS if k.startswith(f"{section}.")]
+    assert line == f"{section}.zzzzzz: no such key; {section} has {', '.join(names)}"
+
+
+@pytest.mark.parametrize("group", ["model", "engine", "sampling", "stats", "source", "output", "cluster", "experiment"])
+def test_unknown_preset(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    presets = sorted(p.stem for p in (Path(__file__).parents[2] / "conf" / group).glob("*.yaml"))
+    assert refused(capsys, f"{group}=zzzzzz") == f"{group}=zzzzzz: no such preset; there are {', '.join(presets)}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("sampling.temprature=1", "sampling.temprature: no such key; did you mean sampling.temperature?"),
+        ("temperature=1", "temperature: no such key; did you mean sampling.temperature?"),
+        ("sampling.path=1", "sampling.path: no such key; did you mean model.path or source.path or output.path?"),
+        ("modle=gpt2", "modle: no such key; did you mean model?"),
+        ("+sampling.temprature=1", "sampling.temprature: no such key; did you mean sampling.temperature?"),
+        ("++sampling={temprature: 1}", "sampling.temprature: no such key; did you mean sampling.temperature?"),
+        ("zzzzzz=1", "zzzzzz: no such key; there are model.…, engine.…"),
+        ("sampling.stop.x=1", "sampling.stop.x: no such key"),
+        ("hydra.zzz=1", "hydra.zzz: Hydra has no such key"),
+        ("model=gpt3", "model=gpt3: no such preset (did you mean gpt2?); there are demo, gpt2, "),
+        ("model=[gpt2,5]", "model=[gpt2,5]: must be the name of a preset: demo, gpt2"),
+        ("experiment={a:1}", "experiment={a:1}: must be the name of a preset: baseline"),
+        ("-m sampling.n=glob(*)", "sampling.n=glob(*): no value matches"),
+        ("model=5", "model=5: must be the name of a preset: demo, gpt2"),
+        ("sampling=null", "sampling=null: must be the name of a preset: creative"),
+        ("+model=gpt2", "+model=gpt2: model is there already; write model=gpt2"),
+        ("~model", "~model: model cannot be taken out"),
+        ("~sampling.n", "~sampling.n: sampling.n cannot be taken out"),
+        ("model.path=null", "model.path=null: must be text"),
+        ("sampling.n=1.5", "sampling.n=1.5: must be a whole number"),
+        ("sampling.stop=a", "sampling.stop=a: must be a list of texts, such as [a,b]"),
+        ("sampling.n=1,2", "sampling.n=1,2: several values; add -m to run each of them (a list is sampling.n=[1,2]"),
+        ("-m sampling.n=interval(1,2)", "sampling.n=interval(1,2): an interval has no values to list"),
+        ("sampling.n=[1", "sampling.n=[1: not a valid override: sampling.n must be a whole number"),
+        ("sampling.stop=[a", "sampling.stop=[a: not a valid override: sampling.stop must be a list of texts"),
+        ("sampling.n", "sampling.n: an override is written KEY=VALUE"),
+        ("=3", "=3: an override is written KEY=VALUE"),
+        ("--zzz", "unrecognized arguments: --zzz"),
+        ("--config-dir nowhere", "--config-dir nowhere: no such folder"),
+        ("source.path=a", "output.path is required: the folder to write"),
+        ("output.path=a", "source.path is required: the prompts, e.g. source.path=prompts.parquet"),
+        ("source.path=a output.path=${oc.env:NO_SUCH}", "output.path: environment variable 'NO_SUCH' not found"),
+        ("source.path=a output.path=${nothing}", "output.path: interpolation key 'nothing' not found"),
+        ("source.path=a output.path=b cluster=existing cluster.address=null", "cluster.address=null: must be set"),
+        ("source.path=a output.path=b source.prompt_column=p source.template=t", "source.prompt_column and template="),
+        ("source=token_ids source.path=a output.path=b source.template=t", "source.template and token_ids_column="),
+    ],
+)  # fmt: skip
+def test_what_is_said(arguments: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [arguments] if "={" in arguments else arguments.split()
+    assert refused(capsys, *words).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["Write about {{ topic }}.", '{{ a }} says "no"', "{% if a %}{{ a }}{% endif %}", "it's {{ a }}", "a\n{{ b }}"],
+)
+def test_the_quoting_that_is_shown_works(value: str, driver: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, *PATHS, f"source.template={value}")
+    (shown,) = shlex.split(line.partition("in a shell: ")[2])
+    assert main(["generate", *PATHS, shown]) == 0
+    assert driver.calls.pop()[0].source.template == value
+
+
+def test_a_mistake_in_a_preset_names_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "bad.yaml").write_text("# @package _global_\nsampling:\n  max_token: 3\n")
+    (folder / "broken.yaml").write_text("# @package _global_\nsampling: [\n")
+    (folder / "worse.yaml").write_text("# @package _global_\nsampling:\n  n: few\n")
+    line = refused(capsys, "-cd", str(tmp_path / "mine"), "experiment=bad")
+    assert (
+        line == "sampling.max_token: no such key; did you mean sampling.max_tokens? (in the preset experiment/bad.yaml)"
+    )
+    line = refused(capsys, "-cd", str(tmp_path / "mine"), "experiment=worse")
+    assert line == "sampling.n=few: must be a whole number (in the preset experiment/worse.yaml)"
+    line = refused(capsys, "-cd", str(tmp_path / "mine"), "experiment=zzz")
+    assert line == "experiment=zzz: no such preset; there are bad, baseline, broken, demo, nightly, worse"
+    line = refused(capsys, "-cd", str(tmp_path / "mine"), "experiment=broken")
+    assert "broken.yaml" in line
+
+
+def test_a_missing_preset_in_a_sweep(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, "-m", "model=gpt2,gpt9", *PATHS).startswith("model=gpt9: no such preset")
+
+
+def test_registering_twice_does_no_harm() -> None:
+    register()
+    register()
