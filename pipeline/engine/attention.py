@@ -1,7 +1,8 @@
-"""Attention over the slot cache, in shapes that depend on each sequence alone.
+"""Attention over the KV cache, in shapes that depend on each sequence alone.
 
-Every product here belongs to one sequence, and its shape is a function of that sequence's position. So neighbours,
-batch size and slot cannot change a bit of it, on any processor: no kernel has to promise anything about batching.
+A prefill chunk is a product of its own, whose shape follows from its place in the prompt. Decoding sequences of one length
+class share a batched product, a matrix a sequence and head, whose shape follows from the class. So neither neighbours nor
+the batch's size change the shape of anything that a sequence's bits come from.
 
 Registered with transformers as an attention implementation; the step's layout arrives through the models' keyword
 arguments. It does not know sampling, scheduling, or any particular model.
@@ -21,41 +22,54 @@ from pipeline.errors import ModelRefused
 
 IMPLEMENTATION = "promptmill_slots"
 _UNSERVED = ("sliding_window", "softcap", "s_aux", "position_bias")
-KV_BLOCK = 32
-"""Decoding attends over a length rounded up to this: views change every 32 tokens, and products have even shapes."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkLayout:
-    """Tokens `first` to `first + length` of the step are positions `start` … of the sequence in `slot`."""
+    """Tokens `first` to `first + length` of the step are positions `start` … of the sequence at `place`."""
 
     first: int
     length: int
-    slot: int
+    place: tuple[int, int]
     start: int
     mask: torch.Tensor  # [length, length], True above the diagonal
 
 
 @dataclass(frozen=True, slots=True)
+class DecodeLayout:
+    """The decoding sequences of one length class: rows 0 to R of it, of which some may be dead.
+
+    Attributes:
+        number: The class.
+        tokens: [R] the step's token for each row; any for a dead row.
+        live: [L] the rows that are live and decode.
+        live_tokens: [L] their tokens.
+        mask: [R, 1, 1, capacity] True where there is nothing to attend to.
+    """
+
+    number: int
+    tokens: torch.Tensor
+    live: torch.Tensor
+    live_tokens: torch.Tensor
+    mask: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class StepLayout:
-    """Where each of a step's T tokens belongs. The first D tokens decode; chunks follow; padding may end the row.
+    """Where each of a step's tokens belongs. Padding may follow the real tokens.
 
     Attributes:
         cache: The cache to write to and read from.
         tokens: Number of real tokens.
         rows: [tokens · H_kv] where their keys and values go in every layer's cache.
-        decode_slots: Slots of the D decoding tokens.
-        decode_lengths: For each, its live length (position + 1) rounded up to KV_BLOCK.
-        decode_mask: [D, 1, 1, max(decode_lengths)] True where there is nothing to attend to.
+        decodes: The decoding sequences, by class.
         chunks: The prefill chunks.
     """
 
     cache: KVCache
     tokens: int
     rows: torch.Tensor
-    decode_slots: list[int]
-    decode_lengths: list[int]
-    decode_mask: torch.Tensor
+    decodes: list[DecodeLayout]
     chunks: list[ChunkLayout]
 
 
@@ -101,12 +115,14 @@ def slot_attention(
     # [T, H_kv, G, D]: the queries that share a key head lie together
     q = (query[0].transpose(0, 1) * (head_dim**-0.5 if scaling is None else scaling)).view(tokens, kv_heads, groups, -1)
     out = query.new_zeros((tokens, kv_heads, groups, value.shape[-1]))
-    if layout.decode_slots:
-        _decode(layer_views=[layer.view(s, n) for s, n in zip(layout.decode_slots, layout.decode_lengths, strict=True)],
-                q=q, out=out, mask=layout.decode_mask)  # fmt: skip
+    for group in layout.decodes:
+        live_keys, live_values = (side[group.number][: len(group.tokens)] for side in (layer.keys, layer.values))
+        scores = torch.matmul(q[group.tokens], live_keys.transpose(-1, -2)).masked_fill_(group.mask, float("-inf"))
+        mixed = torch.matmul(torch.softmax(scores, -1), live_values)
+        out[group.live_tokens] = mixed[group.live]
     for chunk in layout.chunks:
         rows = slice(chunk.first, chunk.first + chunk.length)
-        keys, values = layer.keys[chunk.slot], layer.values[chunk.slot]
+        keys, values = (side[chunk.place[0]][chunk.place[1]] for side in (layer.keys, layer.values))
         stop = chunk.start + chunk.length
         chunk_q = q[rows].permute(1, 2, 0, 3).reshape(kv_heads, groups * chunk.length, head_dim)
         scores = torch.bmm(chunk_q, keys[:, :stop].transpose(-1, -2)).view(kv_heads, groups, chunk.length, stop)
@@ -117,17 +133,28 @@ def slot_attention(
     return out.view(1, tokens, heads, -1), None
 
 
-def _decode(
-    layer_views: list[tuple[torch.Tensor, torch.Tensor]], q: torch.Tensor, out: torch.Tensor, mask: torch.Tensor
-) -> None:
-    """One query a sequence. Softmax runs over all of them: its kernel treats rows apart, and masked tails add exact zeros."""
-    count, width = len(layer_views), mask.shape[-1]
-    scores = q.new_full((count, *q.shape[1:3], width), float("-inf"))
-    for (keys, _), one, into in zip(layer_views, q[:count].unbind(0), scores.unbind(0), strict=True):
-        torch.bmm(one, keys, out=into[..., : keys.shape[-1]])
-    weights = torch.softmax(scores.masked_fill_(mask, float("-inf")), -1)
-    for (_, values), one, into in zip(layer_views, weights.unbind(0), out[:count].unbind(0), strict=True):
-        torch.bmm(one[..., : values.shape[-2]], values, out=into)
+def batching_keeps_bits(groups: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Check on this machine that the batched products of decoding give a matrix the same bits whatever the batch.
+
+    Args:
+        groups: Query heads that share a key head.
+        head_dim: Elements a head.
+        dtype: Type of the cache.
+        device: Where it is.
+    """
+    draw = torch.Generator().manual_seed(0)
+    for capacity in (64, 96, 256):
+        keys, values = (torch.randn(12, capacity, head_dim, generator=draw).to(device, dtype) for _ in range(2))
+        queries = torch.randn(12, groups, head_dim, generator=draw).to(device, dtype)
+        scores = torch.matmul(queries, keys.transpose(-1, -2))
+        mixed = torch.matmul(torch.softmax(scores, -1), values)
+        for part in (slice(0, 1), slice(3, 5), slice(5, 12)):
+            some = torch.matmul(queries[part], keys[part].transpose(-1, -2))
+            if not torch.equal(some, scores[part]):
+                return False
+            if not torch.equal(torch.matmul(torch.softmax(some, -1), values[part]), mixed[part]):
+                return False
+    return True
 
 
 AttentionInterface.register(IMPLEMENTATION, slot_attention)

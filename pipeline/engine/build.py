@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from pipeline.engine.base import Engine
-from pipeline.engine.checkpoint import Checkpoint
+from pipeline.engine.checkpoint import Checkpoint, model_len
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.continuous import ContinuousEngine
+from pipeline.engine.kv_cache import length_classes
 from pipeline.engine.memory import available_bytes, fitting_slots
 from pipeline.engine.model import LoadedModel, load_model
 from pipeline.engine.runner import ModelRunner
@@ -23,6 +24,9 @@ from pipeline.engine.static import StaticEngine
 from pipeline.engine.tokenizer import Tokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
+
+_STEP_TENSORS = 10
+"""Float tensors of rows x vocabulary that sampling and statistics hold at once, at most."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +68,9 @@ def _static(parts: _Parts) -> Engine:
 ENGINES: dict[str, Callable[[_Parts], Engine]] = {"continuous": _continuous, "static": _static}
 
 
-def model_len(checkpoint: Checkpoint, config: EngineConfig) -> int:
-    """Longest prompt plus generation: the model's context, or `engine.max_model_len` if that is less."""
-    context = checkpoint.context_length or 2048
-    return min(config.max_model_len or context, context)
-
-
 def build_engine(
     checkpoint: Checkpoint, model: ModelConfig, engine: EngineConfig, stats: StatsConfig, *,
-    threads: int | None = None, memory_share: float = 1.0,
+    device: str = "cpu", threads: int | None = None, memory_share: float = 1.0,
 ) -> BuiltEngine:  # fmt: skip
     """Load a model and put an engine around it.
 
@@ -81,39 +79,31 @@ def build_engine(
         model: How to load it.
         engine: How to batch.
         stats: What to compute for each token.
+        device: `cpu` or `cuda`.
         threads: Processor threads; null: torch's own choice.
-        memory_share: Part of the machine's free memory that this engine may take, when several share it.
+        memory_share: Part of the device's free memory that this engine may take, when several share it.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     max_len = model_len(checkpoint, engine)
-    available = available_bytes()
-    before = None if available is None else int(available * memory_share)
-    loaded = load_model(checkpoint, model, max_len=max_len, plain=engine.name == "static")
-    weights = sum(p.numel() * p.element_size() for p in loaded.model.parameters()) if loaded.device.type == "cpu" else 0
-    left = _left(loaded.device, before, memory_share)
-    step_bytes = 4 * 10 * loaded.vocab_size * engine.max_num_seqs
-    slots = fitting_slots(engine.max_num_seqs, loaded.kv_bytes_per_token * max_len, step_bytes, left)
+    loaded = load_model(checkpoint, model, device=device, max_len=max_len, plain=engine.name == "static")
+    slot_bytes = loaded.kv_bytes_per_token * length_classes(max_len)[-1]
+    step_bytes = _STEP_TENSORS * 4 * loaded.vocab_size * engine.max_num_seqs
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else available_bytes()
+    slots = fitting_slots(
+        engine.max_num_seqs, slot_bytes, step_bytes, None if free is None else int(free * memory_share)
+    )
     if slots < engine.max_num_seqs:
         logger.info(
             "%d sequences of %d tokens fit in memory (engine.max_num_seqs=%d)", slots, max_len, engine.max_num_seqs
         )
-    logger.debug("parameters outside the packed linears: %.2f GiB", weights / 2**30)
     tokenizer = load_tokenizer(checkpoint.tokenizer, loaded.vocab_size)
-    parts = _Parts(loaded, tokenizer, stats, engine, slots, max_len)
+    built = ENGINES[engine.name](_Parts(loaded, tokenizer, stats, engine, slots, max_len))
     facts = {
-        "device": torch.cuda.get_device_name() if loaded.device.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "dtype": str(loaded.dtype).removeprefix("torch."), "linear_kernels": loaded.kernels,
-        "batch_invariant": loaded.batch_invariant and engine.name == "continuous",
+        "batch_invariant": loaded.batch_invariant,
         "threads": torch.get_num_threads(), "max_num_seqs": slots, "engine": engine.name,
     }  # fmt: skip
-    return BuiltEngine(ENGINES[engine.name](parts), tokenizer, max_len, facts)
-
-
-def _left(device: torch.device, before: int | None, share: float) -> int | None:
-    """Bytes free for the cache now that the weights are loaded: of this engine's share, and of the machine."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info()[0] * share)
-    now = available_bytes()
-    return None if now is None or before is None else min(now, int(now * share) if share < 1 else now)
+    return BuiltEngine(built, tokenizer, max_len, facts)

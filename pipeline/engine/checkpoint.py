@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.config import ModelConfig
+from pipeline.engine.config import EngineConfig, ModelConfig
 from pipeline.errors import ModelRefused
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "tokenizer.model", "spiece.model", "chat_template.jinja",
 )  # fmt: skip
+UNKNOWN_CONTEXT = 2048
+"""Context length taken when a model's configuration does not tell."""
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 _BLOB = re.compile(r"[0-9a-f]{64}")
 
@@ -57,6 +59,20 @@ class Checkpoint:
             files |= {f"adapter/{p.name}": p for p in _model_files(self.adapter, "adapter_config.json")}
         with ThreadPoolExecutor() as pool:
             return dict(zip(files, pool.map(_sha256, files.values()), strict=True))
+
+
+def model_len(checkpoint: Checkpoint, config: EngineConfig) -> int:
+    """Longest prompt plus generation: the model's context, or `engine.max_model_len` if that is less.
+
+    Raises:
+        ModelRefused: If more is asked for than the model was made for.
+    """
+    context = checkpoint.context_length
+    if context is not None and (config.max_model_len or 0) > context:
+        raise ModelRefused(
+            f"engine.max_model_len={config.max_model_len}: the model was made for {context} tokens at most"
+        )
+    return config.max_model_len or context or UNKNOWN_CONTEXT
 
 
 def resolve(config: ModelConfig) -> Checkpoint:

@@ -10,6 +10,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "int8")
 ENGINES = ("continuous", "static")
 STATISTICS = ("logprob", "entropy", "rank")
+DEFAULT_STATISTICS = ("logprob", "entropy", "rank")
+"""Apart from the names there are: a new statistic must not change what existing runs write."""
 
 
 @dataclass(kw_only=True)
@@ -38,11 +40,11 @@ class ModelConfig:
 
 @dataclass(kw_only=True)
 class EngineConfig:
-    """How requests are batched. Nothing here changes any output byte, only how fast it is made.
+    """How requests are batched.
 
-    `max_num_seqs` sequences run at once, fewer when memory does not hold them; `max_model_len` limits prompt plus
-    generation (null: the model's context length); `max_num_batched_tokens` bounds a step's tokens, so that a long
-    prompt does not stall the sequences that are generating.
+    `max_num_seqs` sequences run at once, fewer when memory does not hold them; `max_num_batched_tokens` bounds a step's
+    tokens, so that a long prompt does not stall the sequences that are generating. These two change no output byte, only
+    how fast it is made. `max_model_len` limits prompt plus generation (null: the model's context length).
     """
 
     name: str = "continuous"
@@ -67,7 +69,7 @@ class EngineConfig:
 class StatsConfig:
     """Which statistics are written for every generated token, all under the model's own distribution."""
 
-    columns: list[str] = field(default_factory=lambda: list(STATISTICS))
+    columns: list[str] = field(default_factory=lambda: list(DEFAULT_STATISTICS))
     top_logprobs: int = 0
     prompt_logprobs: bool = False
 

@@ -111,10 +111,11 @@ class ContinuousEngine:
         slot, request = sequence.slot, sequence.request
         watch, prompt_values = self._watches.pop(slot), self._prompt_values.pop(slot, None)
         if reason is FinishReason.ERROR:
-            self._runner.cache.clear(slot)
+            self._runner.cache.release(slot, clear=True)
             self._scheduler.release(sequence)
             return Completion(request, finish_reason=reason, error=NONFINITE)
         statistics = {name: value.numpy() for name, value in self._state.statistics(sequence).items()}
+        self._runner.cache.release(slot)
         self._scheduler.release(sequence)
         return Completion(
             request, tuple(sequence.generated), watch.text(sequence.generated, reason), reason, stopped_by,

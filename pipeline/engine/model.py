@@ -12,8 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from pipeline.engine.attention import IMPLEMENTATION
-from pipeline.engine.checkpoint import Checkpoint
+from pipeline.engine.attention import IMPLEMENTATION, batching_keeps_bits
+from pipeline.engine.checkpoint import UNKNOWN_CONTEXT, Checkpoint
 from pipeline.engine.config import ModelConfig
 from pipeline.engine.exchange import exchange
 from pipeline.errors import ModelRefused
@@ -36,7 +36,7 @@ class LoadedModel:
         context_length: Positions it was made for.
         eos_token_ids: Ids that end a text.
         kernels: Name of a linear kernel → number of linears that use it; empty for an untouched model.
-        batch_invariant: Whether the kernels passed the check that a row's bits do not depend on its batch.
+        batch_invariant: Whether the kernels passed the checks that a row's bits do not depend on its batch.
     """
 
     model: PreTrainedModel
@@ -58,13 +58,14 @@ class LoadedModel:
 
 
 def load_model(
-    checkpoint: Checkpoint, config: ModelConfig, *, max_len: int | None = None, plain: bool = False
+    checkpoint: Checkpoint, config: ModelConfig, *, device: str = "cpu", max_len: int | None = None, plain: bool = False
 ) -> LoadedModel:
     """Load a checkpoint for inference.
 
     Args:
         checkpoint: Where the files are.
         config: Type of the weights and quantisation.
+        device: `cpu` or `cuda`.
         max_len: Longest sequence that will be run; null: the model's context.
         plain: Leave transformers' own attention and linears, for the static engine.
 
@@ -74,8 +75,10 @@ def load_model(
     # A person who runs a job wants neither a bar a model nor advice for whoever calls `generate`.
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = config.dtype if config.dtype != "auto" else ("float32" if device.type == "cpu" else "auto")
+    where = torch.device(device)
+    if where.type == "cuda" and config.quantization == "int8":
+        raise ModelRefused("model.quantization=int8: is served on processors only; leave it out on a GPU")
+    dtype = config.dtype if config.dtype != "auto" else ("float32" if where.type == "cpu" else "auto")
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             checkpoint.directory, dtype=dtype if dtype == "auto" else getattr(torch, dtype),
@@ -90,21 +93,32 @@ def load_model(
         raise ModelRefused(
             f"{checkpoint.directory}: {model.config.model_type} does not let its attention be exchanged; it is not served"
         )
-    model.eval().requires_grad_(False).to(device)  # type: ignore[no-untyped-call]
+    model.eval().requires_grad_(False).to(where)  # type: ignore[no-untyped-call]
     text = model.config.get_text_config()
-    context = checkpoint.context_length or 2048
+    context = checkpoint.context_length or UNKNOWN_CONTEXT
     heads = text.num_attention_heads
+    kv_heads = getattr(text, "num_key_value_heads", None) or heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
     dtype_of = model.dtype
-    kernels, exact = ({}, True) if plain else exchange(model, max_len or context, int8=config.quantization == "int8")
-    if not exact:
-        logger.warning("no linear kernel of this machine keeps rows apart: output bytes may depend on the batch")
+    kernels: dict[str, int] = {}
+    exact = False
+    if not plain:
+        kernels, linears = exchange(model, max_len or context, int8=config.quantization == "int8")
+        exact = linears and batching_keeps_bits(heads // kv_heads, head_dim, dtype_of, where)
+        if not exact:
+            logger.warning("no kernel of this machine keeps rows apart: output bytes may depend on the batch")
+        _let_go_of_file(model)
     return LoadedModel(
-        model=model, device=device, dtype=dtype_of, layers=text.num_hidden_layers,
-        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
-        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        model=model, device=where, dtype=dtype_of, layers=text.num_hidden_layers, kv_heads=kv_heads, head_dim=head_dim,
         vocab_size=text.vocab_size, context_length=context, eos_token_ids=_eos_token_ids(model),
         kernels=kernels, batch_invariant=exact,
     )  # fmt: skip
+
+
+def _let_go_of_file(model: PreTrainedModel) -> None:
+    """Copy what is left of the weights, so that nothing holds the mapped file: it would count as this process's memory."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
 
 
 def _eos_token_ids(model: PreTrainedModel) -> frozenset[int]:
@@ -119,7 +133,7 @@ def _merge_adapter(model: PreTrainedModel, checkpoint: Checkpoint) -> PreTrained
     try:
         from peft import PeftModel
     except ImportError:
-        raise ModelRefused("model.adapter: needs the peft package: pip install 'promptmill[lora]'") from None
+        raise ModelRefused("model.adapter: needs the peft package: pip install peft") from None
     try:
         merged = PeftModel.from_pretrained(model, str(checkpoint.adapter)).merge_and_unload()
     except (OSError, ValueError, KeyError, RuntimeError) as error:

@@ -49,7 +49,7 @@ class Scheduler:
         self._free = list(range(slots))  # a heap: low slots first keeps the live ones together
         self._waiting: deque[Sequence] = deque()
         self._max_batched_tokens = max_batched_tokens
-        self.running: dict[int, Sequence] = {}
+        self.running: dict[int, Sequence] = {}  # slot → sequence, in the order of admission
 
     @property
     def waiting(self) -> int:
@@ -71,10 +71,9 @@ class Scheduler:
             sequence.slot = heapq.heappop(self._free)
             self.running[sequence.slot] = sequence
             admitted.append(sequence)
-        decodes: list[Sequence] = []
-        reading: list[Sequence] = []
-        for slot in sorted(self.running):
-            (decodes if self.running[slot].decoding else reading).append(self.running[slot])
+        decodes = [self.running[slot] for slot in sorted(self.running) if self.running[slot].decoding]
+        # in the order of admission: by slot, a low one that is refilled again and again would keep the others waiting
+        reading = [s for s in self.running.values() if not s.decoding]
         chunks: list[Chunk] = []
         budget = self._max_batched_tokens - len(decodes)
         for sequence in reading:

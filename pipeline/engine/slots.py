@@ -16,6 +16,9 @@ from pipeline.engine.sequence import Sequence
 from pipeline.engine.stats import Values
 from pipeline.engine.stopping import StopWatch
 
+COLDEST = 1e-30
+"""Temperatures below are greedy: logits divided by them would leave float32's range."""
+
 
 class SlotState:
     """Tensors with a row a slot.
@@ -46,7 +49,7 @@ class SlotState:
         request, slot = sequence.request, sequence.slot
         sampling, prompt = request.sampling, torch.tensor(request.prompt_token_ids, device=self._device)
         self.tokens[slot, : len(prompt)] = prompt
-        greedy = sampling.temperature == 0
+        greedy = sampling.temperature < COLDEST
         off = sampling.top_k == 0 or sampling.top_k >= self._vocab_size
         self._parameters[slot] = torch.tensor([
             greedy, 1.0 if greedy else sampling.temperature, self._vocab_size if off else sampling.top_k, sampling.top_p,

@@ -75,7 +75,8 @@ class StaticEngine:
         cache, live, done = None, list(sequences), list[Completion]()
         prompt_values: list[torch.Tensor] = []
         while live:
-            positions = (mask.cumsum(-1) - 1).clamp_(min=0)[:, -ids.shape[1] :]
+            # a row that has ended runs on; its positions must not run out of the model's
+            positions = (mask.cumsum(-1) - 1).clamp_(0, limit - 1)[:, -ids.shape[1] :]
             out = self._loaded.model(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             )

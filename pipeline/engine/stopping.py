@@ -16,8 +16,8 @@ _REPLACEMENT = "\ufffd"
 class StopWatch:
     """Follows one completion token by token.
 
-    Text is decoded piece by piece, each with the piece before it as context, and a piece that ends within a character is
-    held back until the character is whole.
+    Text is decoded piece by piece, each with the piece before it as context. A piece that ends within a character is decoded
+    again with the next one, and searched up to that character.
     """
 
     def __init__(self, request: Request, max_new: int, eos_token_ids: frozenset[int], tokenizer: Tokenizer) -> None:
@@ -30,7 +30,8 @@ class StopWatch:
         self._tokenizer = tokenizer
         self._context = self._decoded = 0  # ids[context:decoded] is the context of what comes next
         self._tail = ""  # the end of the text so far, in which a stop string may have begun
-        self._length = 0  # characters so far
+        self._length = 0  # characters up to ids[decoded]
+        self._searched = 0  # characters in which stop strings were looked for
         self._cut: int | None = None
 
     def forbids_end(self, generated: int) -> bool:
@@ -51,14 +52,18 @@ class StopWatch:
         """The stop string that the new text completes; the one that begins first, if there are several."""
         before = self._tokenizer.decode(ids[self._context : self._decoded])
         text = self._tokenizer.decode(ids[self._context :])
-        if text.endswith(_REPLACEMENT) or len(text) <= len(before):
+        whole = text.rstrip(_REPLACEMENT)
+        if len(whole) <= len(before):
             return None
-        self._context, self._decoded = self._decoded, len(ids)
-        window = self._tail + text[len(before) :]
+        window = self._tail + whole[len(before) :]
         start = self._length - len(self._tail)
-        self._length = start + len(window)
-        self._tail = window[len(window) - min(self._overlap, len(window)) :]
-        places = [(window.find(s), s) for s in self._stop if s in window]
+        # only what ends in new text: an older one was within min_tokens
+        new = self._searched - start
+        places = [(at, s) for s in self._stop if (at := window.find(s, max(0, new - len(s) + 1))) >= 0]
+        self._searched = start + len(window)
+        if whole == text:
+            self._context, self._decoded, self._length = self._decoded, len(ids), self._searched
+            self._tail = window[len(window) - min(self._overlap, len(window)) :]
         if not places:
             return None
         place, found = min(places)

@@ -72,8 +72,7 @@ def dataset_card(
             "## Licence\n",
             "The licence of these texts is yours to choose, within what the model's licence and the prompts' licence"
             " allow; the model's licence applies to what is made with it.\n",
-            f"Plan `{_hex(plan.plan_id)}`. `_job/manifest.json` has the SHA-256 of every part;"
-            " `promptmill verify output.path=.` checks them.",
+            f"Plan `{_hex(plan.plan_id)}`. `_job/manifest.json` has the SHA-256 of every part.",
             "",
         ]
     )
@@ -140,12 +139,12 @@ def _samples(samples: Sequence[tuple[str | None, str | None]]) -> list[str]:
 def _loading(pattern: str) -> list[str]:
     return [
         "## How to load it\n",
-        "In this folder (`datasets` does not load a split without rows; the other three do):\n",
+        "In this folder, and for `datasets` in the one above it (which does not load a split without rows; the others do):\n",
         "```python",
         f'pandas.read_parquet(sorted(glob.glob("{pattern}")))',
         f'polars.scan_parquet("{pattern}")',
         f"duckdb.sql(\"SELECT * FROM '{pattern}'\")",
-        'datasets.load_dataset(".", split="train")',
+        'datasets.load_dataset("./FOLDER", split="train")',
         "```\n",
     ]
 

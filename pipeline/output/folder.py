@@ -44,9 +44,9 @@ class OutputFolder:
         stored = self._stored_plan()
         if stored.plan_id != plan.plan_id:
             asked = json.loads(json.dumps(plan.fingerprint))  # as it would read back: lists, not tuples
-            lines = differences(stored.fingerprint, asked)
+            changed = "; ".join(differences(stored.fingerprint, asked))
             raise PlanRefused(
-                "\n".join(["the output folder holds another plan: choose another output.path, or restore", *lines])
+                f"the output folder holds another plan: choose another output.path, or restore what differs: {changed}"
             )
         if stored.rows != plan.rows:
             raise PlanRefused(

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pipeline import __version__
 from pipeline.errors import PlanRefused
 from pipeline.output.config import OutputConfig
+from pipeline.output.schema import COLUMNS
 from pipeline.store.base import Store
 from pipeline.types import PromptRow
 
@@ -26,7 +27,9 @@ FOLDER = "data/"
 ROWS_PER_GROUP = 10_000
 PIECE = 1 << 20
 
-_FLOAT_LISTS = {"token_logprobs", "token_entropies", "top_token_logprobs", "prompt_token_logprobs"}
+_FLOAT_LISTS = {
+    name for name, kind in COLUMNS.items() if kind in (pa.list_(pa.float32()), pa.list_(pa.list_(pa.float32())))
+}
 _NO_DICTIONARY = {"text", "token_ids", "top_token_ids", "prompt_token_ids"}
 _NAME = re.compile(r"data/([0-9a-f]{8})-(\d{5,})-of-(\d{5,})\.parquet")
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.output.columns import nested_lists, plain_lists, strings, valid_kept
+from pipeline.output.schema import COLUMNS, STATISTIC_COLUMNS
 from pipeline.types import Completion, FinishReason, PromptRow, RowError
 
 # Rows built at once: the offsets of an Arrow list are 32 bits wide, and a part may hold more values than that.
@@ -123,6 +124,12 @@ def _ints(values: Sequence[int]) -> pa.Array[Any]:
     return pa.array(values, pa.int32())
 
 
+def _statistic_builder(name: str) -> Callable[[Sequence[Slot]], Any]:
+    """How the column of one statistic is made, by its type in the schema."""
+    dtype = np.dtype(pa.field("", COLUMNS[name]).type.field(0).type.to_pandas_dtype())
+    return lambda slots: plain_lists(_statistic(slots, name), dtype)
+
+
 _BUILDERS: dict[str, Callable[[Sequence[Slot]], Any]] = {
     "row_id": lambda slots: strings([s.row.row_id for s in slots]),
     "sample_index": lambda slots: _ints([s.sample for s in slots]),
@@ -136,9 +143,7 @@ _BUILDERS: dict[str, Callable[[Sequence[Slot]], Any]] = {
     "error_code": lambda slots: strings([s.error.code.value if s.error else None for s in slots]),
     "error_message": lambda slots: strings([s.error.message if s.error else None for s in slots]),
     "token_ids": lambda slots: plain_lists([s.done.token_ids if s.done else None for s in slots], np.int32),
-    "token_logprobs": lambda slots: plain_lists(_statistic(slots, "token_logprobs"), np.float32),
-    "token_entropies": lambda slots: plain_lists(_statistic(slots, "token_entropies"), np.float32),
-    "token_ranks": lambda slots: plain_lists(_statistic(slots, "token_ranks"), np.int32),
+    **{name: _statistic_builder(name) for name in STATISTIC_COLUMNS.values()},
     "top_token_ids": lambda slots: nested_lists(_statistic(slots, "top_token_ids"), np.int32),
     "top_token_logprobs": lambda slots: nested_lists(_statistic(slots, "top_token_logprobs"), np.float32),
     "prompt_token_ids": lambda slots: plain_lists(

@@ -94,9 +94,10 @@ def look_command(result: RunSummary) -> str:
     columns = (
         ["row_id", "error_code", "error_message"] if result.exit_code == 3 else ["row_id", "text", "finish_reason"]
     )
-    chosen = ".dropna()" if result.exit_code == 3 else ""
+    chosen = ".drop_null()" if result.exit_code == 3 else ""
     folder = result.path.rstrip("/") + "/data"
-    code = f"import pandas; print(pandas.read_parquet({folder!r}, columns={columns}){chosen}.head())"
+    rows = f"pq.read_table({folder!r}, columns={columns}){chosen}.slice(0, 5).to_pylist()"
+    code = f"import pyarrow.parquet as pq; [print(row) for row in {rows}]"
     harmless = re.fullmatch(r"[\w./:=,@+-]+", folder, flags=re.ASCII)  # in double quotes; easier to read
     return f'python -c "{code}"' if harmless else f"python -c {shlex.quote(code)}"
 

@@ -48,9 +48,9 @@ def test_another_plan_is_refused_with_each_key_that_differs(folder: OutputFolder
     folder.claim_plan(plan(model="gpt2", dtype="float32"))
     with pytest.raises(PlanRefused) as caught:
         folder.claim_plan(plan(model="gpt2-large", dtype="float32", sampling={"seed": 1, "stop": ("x",)}))
-    first, *lines = str(caught.value).splitlines()
-    assert "choose another output.path, or restore" in first
-    assert sorted(lines) == ["model: gpt2 → gpt2-large", "sampling.seed: 0 → 1"]
+    what_to_do, lines = str(caught.value).split("what differs: ")
+    assert "choose another output.path, or restore" in what_to_do
+    assert sorted(lines.split("; ")) == ["model: gpt2 → gpt2-large", "sampling.seed: 0 → 1"]
 
 
 def test_an_input_that_changed_is_named(folder: OutputFolder) -> None:
