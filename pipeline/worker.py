@@ -14,7 +14,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.engine.build import build_engine
 from pipeline.engine.checkpoint import resolve
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.output.config import OutputConfig
@@ -74,6 +73,8 @@ class Worker:
 
     def __init__(self, job: Job, *, threads: int | None = None, memory_share: float = 1.0) -> None:
         """Load the model and start the threads."""
+        from pipeline.engine.build import build_engine  # late: it brings in torch, and a driver only needs `Job`
+
         self._job = job
         self._store = open_store(job.output.path)
         built = build_engine(
@@ -87,7 +88,6 @@ class Worker:
         self._reader = RowReader(filesystem, files, self._builder.columns, job.columns)
         self._prepared: queue.SimpleQueue[_OpenShard | None] = queue.SimpleQueue()
         self._by_request: dict[tuple[str, int], tuple[_OpenShard, int]] = {}
-        self._open: set[int] = set()
         self._progress = Progress()
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="read")
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="write")
@@ -144,9 +144,10 @@ class Worker:
                 for completion in completions:
                     self._accept(completion)
         except BaseException as error:
-            self._closed.set()
             for opened in {id(o): o for o, _ in self._by_request.values()}.values():
                 opened.result.set_exception(error)
+            while (next_one := self._prepared.get()) is not None:  # until closed, so that nobody waits for ever
+                next_one.result.set_exception(error)
 
     def _begin(self, opened: _OpenShard) -> None:
         """Give a shard's requests to the engine; a shard without any is finished already."""

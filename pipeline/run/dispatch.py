@@ -6,6 +6,7 @@ A replica that dies is replaced and its shards are handed out again. It does not
 from __future__ import annotations
 
 import concurrent.futures
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -63,15 +64,12 @@ class Dispatcher:
             self._fill(remaining)
             if not self._in_flight and not self._again:
                 return
-            done, _ = concurrent.futures.wait(
-                self._in_flight, timeout=TICK, return_when=concurrent.futures.FIRST_COMPLETED
-            )
-            for future in done:
+            for future in self._finished():
                 self._settle(future)
             for replica in self.pool.arrivals():
                 self._welcome(replica)
             if not self.replicas and not self.pool.pending():
-                raise ClusterLost("no replica is left and none is starting; the same command resumes the run")
+                raise ClusterLost("no replica is left and none is starting")
             self.on_tick()
 
     def _welcome(self, replica: Replica) -> None:
@@ -95,6 +93,14 @@ class Dispatcher:
                 self.on_event("shard_started", shard=shard.index, attempt=attempt, replica=replica.name)
                 self._in_flight[replica.submit(shard, attempt)] = _Assignment(shard, replica)
 
+    def _finished(self) -> list[Future[ShardReport]]:
+        """Wait a tick, or less when a future is settled. Reports come before deaths, which would take them along."""
+        if not self._in_flight:
+            time.sleep(TICK)  # `concurrent.futures.wait` does not wait for nothing
+            return []
+        done, _ = concurrent.futures.wait(self._in_flight, timeout=TICK, return_when=concurrent.futures.FIRST_COMPLETED)
+        return sorted(done, key=lambda future: future.exception() is not None)
+
     def _settle(self, future: Future[ShardReport]) -> None:
         """Take one finished future: a report, a death, or an error of the job."""
         assignment = self._in_flight.pop(future, None)
@@ -115,7 +121,7 @@ class Dispatcher:
             if other.replica is dead:
                 del self._in_flight[future]
                 lost.append(other.shard)
-        self.on_event("replica_down", replica=dead.name, reason=reason, shards=[s.index for s in lost])
+        self.on_event("replica_down", replica=dead.name, reason=reason, shards=sorted(s.index for s in lost))
         for shard in lost:
             deaths = self._deaths[shard.index] = self._deaths.get(shard.index, 0) + 1
             if deaths >= MAX_DEATHS:

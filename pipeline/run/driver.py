@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from pipeline.errors import DeadlineReached, Interrupted, PromptmillError
@@ -30,9 +30,9 @@ from pipeline.run.config import GenerateConfig
 from pipeline.run.dispatch import Dispatcher
 from pipeline.run.monitor import Monitor
 from pipeline.run.prepare import Prepared, prepare
-from pipeline.run.progress import ProgressView, progress_view
+from pipeline.run.progress import ProgressView, counted, progress_view
 from pipeline.run.replica import InlinePool, ReplicaPool
-from pipeline.run.sizing import choose_sizing, cores
+from pipeline.run.sizing import Sizing, choose_sizing, cores
 from pipeline.run.summary import RunSummary, summary
 from pipeline.store.base import open_store
 from pipeline.types import ShardReport
@@ -61,7 +61,7 @@ def generate(config: GenerateConfig, *, config_yaml: str) -> Outcome:
     Raises:
         PromptmillError: With one line for the person who runs the job; its `exit_code` is the process's.
     """
-    with _signals_raise():
+    with _signals_raise() as check_signals:
         prepared = prepare(config)
         folder = OutputFolder(open_store(config.output.path))
         plan = folder.claim_plan(prepared.plan)
@@ -73,16 +73,18 @@ def generate(config: GenerateConfig, *, config_yaml: str) -> Outcome:
         folder.save_config(config_yaml)
         folder.store.sweep(STALE_SECONDS)
         with folder.events(_driver_id()) as events:
-            return _Run(config, prepared, folder, plan, events).run()
+            return _Run(config, prepared, folder, plan, events, check_signals).run()
 
 
 class _Run:
     """One driver's work on one output."""
 
     def __init__(
-        self, config: GenerateConfig, prepared: Prepared, folder: OutputFolder, plan: Plan, events: EventLog
-    ) -> None:
+        self, config: GenerateConfig, prepared: Prepared, folder: OutputFolder, plan: Plan, events: EventLog,
+        check_signals: Callable[[], None],
+    ) -> None:  # fmt: skip
         self._config, self._prepared, self._folder, self._plan, self._events = config, prepared, folder, plan, events
+        self._check_signals = check_signals
         committed = folder.committed(plan)
         self._missing = [i for i in range(plan.shard_count) if i not in committed]
         self._monitor = Monitor(plan, committed, config.sampling.n)
@@ -101,7 +103,8 @@ class _Run:
                 if self._missing:
                     self._work(view)
                 manifest = self._finish()
-        except PromptmillError as error:
+        except (PromptmillError, _Stopped) as stop:
+            error = stop.told() if isinstance(stop, _Stopped) else stop
             self._events.add("driver_stop", reason=type(error).__name__, exit_code=error.exit_code)
             raise self._with_progress(error) from error.__cause__
         self._events.add("driver_stop", reason="complete", exit_code=_exit_code(self._config, manifest))
@@ -110,7 +113,8 @@ class _Run:
 
     def _announce(self, view: ProgressView) -> None:
         plan, config = self._plan, self._config
-        view.note(f"plan {plan.plan8}: {plan.rows:,} rows in {plan.shard_count:,} shards, {len(self._missing):,} to do")
+        view.note(f"plan {plan.plan8}: {counted(plan.rows, 'row')} in {counted(plan.shard_count, 'shard')}, "
+                  f"{len(self._missing):,} to do")  # fmt: skip
         if plan.rows_per_shard != config.output.rows_per_shard:
             view.note(
                 f"this output was begun with output.rows_per_shard={plan.rows_per_shard}, which stays "
@@ -120,11 +124,19 @@ class _Run:
     def _work(self, view: ProgressView) -> None:
         """Dispatch the missing shards."""
         job = self._prepared.job(self._config, self._plan)
-        pool = _pool(self._config, job, self._prepared.weight_bytes, len(self._missing))
+        sizing = choose_sizing(
+            self._config.cluster,
+            shards=len(self._missing),
+            weight_bytes=self._prepared.weight_bytes,
+            total_cpus=cores(),
+        )
+        view.note(f"starting {counted(sizing.replicas, 'replica')}, {counted(sizing.threads, 'thread')} each")
+        pool = _pool(self._config, job, sizing)
         shown = 0.0
 
         def tick() -> None:
             nonlocal shown
+            self._check_signals()
             if time.monotonic() - shown >= 0.5:
                 view.update(self._monitor.snapshot(dispatcher.replicas))
                 shown = time.monotonic()
@@ -175,9 +187,8 @@ class _Run:
         ))  # fmt: skip
 
 
-def _pool(config: GenerateConfig, job: Job, weight_bytes: int, shards: int) -> ReplicaPool:
+def _pool(config: GenerateConfig, job: Job, sizing: Sizing) -> ReplicaPool:
     """The replicas that the configuration asks for. Ray is imported only where it is used."""
-    sizing = choose_sizing(config.cluster, shards=shards, weight_bytes=weight_bytes, total_cpus=cores())
     if config.cluster.name == "inline":
         return InlinePool(job, sizing.threads)
     from pipeline.run.ray_pool import RayPool
@@ -205,23 +216,48 @@ def _next_time(time_of_day: str | None) -> datetime.datetime | None:
     return moment if moment > now else moment + datetime.timedelta(days=1)
 
 
+class _Stopped(KeyboardInterrupt):
+    """A signal on its way up. No `Exception`, which a library might take for a failure of its own and go on."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self._signum = signum
+
+    def told(self) -> Interrupted:
+        """The error for the person who runs the job."""
+        return Interrupted(f"stopped by {signal.Signals(self._signum).name}", self._signum)
+
+
 @contextlib.contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into `Interrupted`, wherever the main thread is; a second one ends at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _signals_raise() -> Iterator[Callable[[], None]]:
+    """Turn the first SIGINT or SIGTERM into `Interrupted`, wherever the main thread is; a second one ends at once.
+
+    Yields:
+        What raises again if there was one: one that comes within a destructor or a callback from C is lost.
+    """
     seen: list[int] = []
+
+    def check() -> None:
+        if seen:
+            raise _Stopped(seen[0])
+
+    if threading.current_thread() is not threading.main_thread():
+        yield check
+        return
 
     def stop(signum: int, _: FrameType | None) -> None:
         if seen:
+            if os.isatty(2):
+                os.write(2, b"\x1b[?25h\n")  # the live display has hidden the cursor
             os._exit(128 + signum)
         seen.append(signum)
-        raise Interrupted(f"stopped by {signal.Signals(signum).name}", signum)
+        check()
 
     before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield check
+    except _Stopped as stopped:
+        raise stopped.told() from None
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

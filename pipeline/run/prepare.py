@@ -6,6 +6,7 @@ It does not know Ray or dispatch, and writes nothing.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path, PurePath
 from typing import Any
 
 from pipeline.engine.checkpoint import Checkpoint, resolve
@@ -66,8 +67,7 @@ def prepare(config: GenerateConfig) -> Prepared:
         Refused: With one line about what is wrong and what to do.
     """
     source = open_source(config.source)
-    if _folder(config.source.path) == _folder(config.output.path):
-        raise PlanRefused(f"output.path={config.output.path}: is the input's own folder; choose another")
+    _check_apart(config.source.path, config.output.path)
     empty = RowReader(source.filesystem, (), used_columns(config.source), source.schema).read(())
     schema = output_schema(
         kept_columns(empty, config.source).schema, statistics=config.stats.columns, top_logprobs=config.stats.top_logprobs,
@@ -105,5 +105,18 @@ def _options(config: GenerateConfig, checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _folder(path: str) -> str:
-    return path.removeprefix("file://").rstrip("/")
+def _check_apart(source: str, output: str) -> None:
+    """Refuse an output whose parts would be listed as input the next time."""
+    given, made = _place(source), _place(output)
+    if made == given:
+        raise PlanRefused(f"output.path={output}: is the input's own folder; choose another")
+    if made.is_relative_to(given):
+        raise PlanRefused(
+            f"output.path={output}: is inside source.path, so its parts would be read as prompts the next time; choose another"
+        )
+
+
+def _place(path: str) -> PurePath:
+    """Where a path leads, however it is written; another machine's is left as it is."""
+    path = path.removeprefix("file://")
+    return PurePath(path) if "://" in path else Path(path).expanduser().resolve()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import secrets
 import sys
 import time
 from concurrent.futures import Future
@@ -208,16 +209,21 @@ class RayPool:
 
 def _connect(config: ClusterConfig, cpus: int) -> None:
     """Start Ray on loopback for this job alone, or join the cluster at `address`."""
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    logging.getLogger("ray").setLevel(logging.ERROR)  # its level is ours to set when it does not configure logging
     try:
         if config.name == "existing":
             ray.init(address=config.address, namespace="promptmill", **quiet)
         else:
+            # Ray guards a cluster with a token, which it would leave in the home directory; ours lasts as long as the job.
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             ray.init(
                 address="local", _node_ip_address=LOOPBACK, include_dashboard=False, num_cpus=max(cpus, os.cpu_count() or 1),
                 object_store_memory=OBJECT_STORE_BYTES, **quiet,
             )  # fmt: skip
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        if isinstance(error, ConnectionError) and config.address == "auto":
+            raise ClusterLost("cluster.address=auto: no Ray is running here; name the cluster's address") from error
         where = config.address or "this machine"
         raise ClusterLost(f"cluster.address={where}: Ray cannot be reached or started: {_reason(error)}") from error
     sys.stdout.flush()

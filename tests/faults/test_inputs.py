@@ -1,0 +1,172 @@
+"""Faults 1 to 6, 11, 14 and 38: inputs that are wrong, damaged, empty or hostile."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small_runs import generate, manifest, read, write
+
+
+def by_row(output: Path) -> dict[str, dict[str, Any]]:
+    return {row["row_id"]: row for row in read(output).to_pylist()}
+
+
+def texts(path: Path, *values: str | None) -> Path:
+    return write({"prompt": pa.array(values, pa.string())}, path)
+
+
+def test_fault_01_null_prompt(tmp_path: Path) -> None:
+    source = texts(tmp_path / "in.parquet", "The train to", None, "Lost")
+    assert generate(source, tmp_path / "out", "sampling.n=2") == 0
+    rows = read(tmp_path / "out").to_pylist()
+    assert [row["error_code"] for row in rows] == [None, None, "NULL_PROMPT", "NULL_PROMPT", None, None]
+    assert [row["finish_reason"] == "error" for row in rows] == [row["error_code"] is not None for row in rows]
+    assert rows[2]["error_message"] and rows[2]["text"] is None and rows[4]["text"]
+    assert manifest(tmp_path / "out")["totals"]["errors"] == {"NULL_PROMPT": 2}
+
+
+def test_fault_02_prompt_column_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write({"text": ["a"], "url": ["b"]}, tmp_path / "in.parquet")
+    assert generate(source, tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    assert "'prompt'" in told and "text (string)" in told and "url (string)" in told
+    assert len(told.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_fault_02_prompt_column_of_a_wrong_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write({"prompt": [1, 2]}, tmp_path / "in.parquet")
+    assert generate(source, tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    assert "source.prompt_column" in told and "int64" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_fault_03_invalid_utf8(tmp_path: Path) -> None:
+    broken = pa.array([b"The train to", b"caf\xe9 \xff", b"Lost"], pa.binary()).view(pa.string())
+    source = write(pa.table({"prompt": broken}), tmp_path / "in.parquet")
+    assert generate(source, tmp_path / "out") == 0
+    rows = read(tmp_path / "out").to_pylist()
+    assert [row["error_code"] for row in rows] == [None, "NOT_UTF8", None]
+    assert rows[1]["prompt"] is None
+
+
+class TestLongPrompts:
+    """Fault 4; the demo model's context is 256 tokens."""
+
+    PROMPT = "Once there was an old bear called Tom. " * 60
+
+    def test_fault_04_error(self, tmp_path: Path) -> None:
+        source = texts(tmp_path / "in.parquet", self.PROMPT, "Lost")
+        assert generate(source, tmp_path / "out") == 0
+        assert read(tmp_path / "out").column("error_code").to_pylist() == ["PROMPT_TOO_LONG", None]
+
+    def test_fault_04_truncate_left(self, tmp_path: Path) -> None:
+        source = texts(tmp_path / "in.parquet", self.PROMPT, "Lost")
+        options = ("source.on_long_prompt=truncate_left", "stats.prompt_logprobs=true", "sampling.ignore_eos=true")
+        assert generate(source, tmp_path / "out", *options) == 0
+        (long, short) = read(tmp_path / "out").to_pylist()
+        assert (long["error_code"], long["prompt_tokens"], long["completion_tokens"]) == (None, 248, 8)
+        assert len(long["prompt_token_ids"]) == 248
+        assert short["completion_tokens"] == 8
+
+    def test_fault_04_max_tokens_is_clamped_to_what_is_left(self, tmp_path: Path) -> None:
+        source = texts(tmp_path / "in.parquet", "The train to Wexley")
+        options = ("sampling.max_tokens=5000", "sampling.ignore_eos=true", "engine.max_model_len=32")
+        assert generate(source, tmp_path / "out", *options) == 0
+        (row,) = read(tmp_path / "out").to_pylist()
+        assert row["finish_reason"] == "length" and row["error_code"] is None
+        assert row["prompt_tokens"] + row["completion_tokens"] == 32
+
+
+@pytest.mark.parametrize(("how", "code"), [("error", "EMPTY_PROMPT"), ("bos", None)])
+def test_fault_05_empty_prompt(how: str, code: str | None, tmp_path: Path) -> None:
+    source = texts(tmp_path / "in.parquet", "", "Lost")
+    options = (f"source.on_empty_prompt={how}", "stats.prompt_logprobs=true")
+    assert generate(source, tmp_path / "out", *options) == 0
+    (empty, other) = read(tmp_path / "out").to_pylist()
+    assert (empty["error_code"], other["error_code"]) == (code, None)
+    if code is None:
+        assert empty["prompt_token_ids"] == [0] and empty["prompt_token_logprobs"] == [None]
+
+
+def test_fault_06_duplicate_ids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write({"id": ["a", "b", "a", "c", "b"], "prompt": ["x"] * 5}, tmp_path / "in.parquet")
+    assert generate(source, tmp_path / "out", "source.id_column=id") == 2
+    told = capsys.readouterr().err
+    assert "2 rows" in told and "'a' at in.parquet:0, in.parquet:2" in told and "'b'" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_fault_11_corrupt_footer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts(tmp_path / "in" / "good.parquet", "Lost")
+    damaged = texts(tmp_path / "in" / "worse.parquet", "Lost")
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2 : -8] = b"\xff" * (len(content) - 8 - len(content) // 2)
+    damaged.write_bytes(content)
+    assert generate(tmp_path / "in", tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    assert "worse.parquet" in told and len(told.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("limit", ["null", "0"])
+def test_fault_14_no_input_rows(limit: str, tmp_path: Path) -> None:
+    source = texts(tmp_path / "in.parquet", *([] if limit == "null" else ["Lost"]))
+    assert generate(source, tmp_path / "out", f"source.limit={limit}", "stats.top_logprobs=2") == 0
+    body = manifest(tmp_path / "out")
+    assert (body["totals"]["rows"], body["totals"]["completions"], len(body["parts"])) == (0, 0, 1)
+    table = pq.read_table(tmp_path / "out" / "data")
+    assert table.num_rows == 0 and {"row_id", "text", "token_logprobs"} <= set(table.column_names)
+    # How pandas, Polars, DuckDB and datasets open it is shown in tests/output/test_readers.py.
+
+
+class TestHostileInputs:
+    """Fault 38."""
+
+    SCRIPT = (
+        "<script>alert(1)</script>\n---\n# not a heading\n[x](javascript:alert(1)) | `` ` ``\n```\n<script>2</script>"
+    )
+    IDS = ("../../etc/passwd", "/etc/passwd", "a\nb", "..", "data/x.parquet", "\u202e\x1b[31m")
+
+    def test_fault_38_prompts_and_ids_are_only_data(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        prompts = [self.SCRIPT, "\x1b[2J\x1b[31mred", "{{ 7 * 7 }}", "[bold red]markup[/]", "../../x", "\x00"]
+        source = write({"id": self.IDS, "prompt": prompts}, tmp_path / "place" / "in.parquet")
+        outside = {p for p in tmp_path.rglob("*")}
+        assert generate(source, tmp_path / "place" / "out", "source.id_column=id") == 0
+        made = {p for p in tmp_path.rglob("*")} - outside
+        assert all(p == tmp_path / "place" / "out" or tmp_path / "place" / "out" in p.parents for p in made)
+        assert not any("passwd" in p.name for p in made)
+        rows = by_row(tmp_path / "place" / "out")
+        assert [rows[i]["prompt"] for i in self.IDS] == prompts, "kept as they were, and never a template"
+        card = (tmp_path / "place" / "out" / "README.md").read_text()
+        assert "<script>" not in re.sub(r"(?ms)^(`{3,})text\n.*?^\1$", "", card), "nothing but fenced text"
+        told = capsys.readouterr().err
+        assert "\x1b" not in told and "\u202e" not in told
+
+    @pytest.mark.parametrize(
+        "template",
+        [
+            "{{ prompt.__class__.__mro__[1].__subclasses__() }}",
+            "{{ ''.__class__.__base__ }}",
+            "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+            "{% include '/etc/passwd' %}",
+            "{% for i in range(10**12) %}x{% endfor %}",
+            "{{ 'x' * 10**12 }}",
+        ],
+    )
+    def test_fault_38_templates_cannot_break_out(
+        self, template: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        source = texts(tmp_path / "in.parquet", "Lost")
+        code = generate(source, tmp_path / "out", 'source.template="' + template.replace('"', '\\"') + '"')
+        if code == 2:
+            assert len(capsys.readouterr().err.splitlines()) == 1
+            return
+        (row,) = read(tmp_path / "out").to_pylist()
+        assert (code, row["error_code"]) == (0, "BAD_TEMPLATE_ROW")

@@ -1,0 +1,180 @@
+"""Faults 16, 17, 20, 21 and 22: something is killed in the middle, and the same command makes the same bytes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from small_runs import (
+    INLINE,
+    RAY,
+    assert_same_rows,
+    events,
+    generate,
+    manifest,
+    no_half_files,
+    overrides,
+    parts,
+    prompts,
+    started,
+    started_generate,
+    wait_until,
+    write,
+)
+
+ROWS = 160
+SHARDS = 16
+LONG = (
+    "source.id_column=id", "source.sampling_column=how", "output.rows_per_shard=10", "sampling.max_tokens=24",
+    "stats.top_logprobs=2", "stats.prompt_logprobs=true",
+)  # fmt: skip
+"""Some seconds of work in many parts, so that a kill at the first part hits the middle."""
+SLOW = ("engine.max_num_seqs=4",)
+"""Where one replica does it all: a small batch, which changes nothing but the time it takes."""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(prompts(ROWS), tmp_path_factory.mktemp("in") / "prompts.parquet")
+
+
+@pytest.fixture(scope="module")
+def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("reference") / "out"
+    assert generate(source, output, *LONG) == 0
+    return output
+
+
+def assert_resumes(source: Path, output: Path, reference: Path, *how: str) -> None:
+    """Assert that what is there is whole, and that the same command does only the rest, to the same bytes."""
+    before = parts(output)
+    assert no_half_files(output)
+    assert 0 < len(before) < SHARDS, "the kill hit the middle"
+    assert not (output / "_job" / "manifest.json").exists()
+    assert generate(source, output, *LONG, *how) == 0
+    after = parts(output)
+    assert {name: after[name] for name in before} == before, "committed parts stay untouched"
+    assert events(output, "driver_start")[-1]["missing"] == SHARDS - len(before)
+    assert_same_rows(reference, output)
+    assert manifest(output)["totals"] == manifest(reference)["totals"]
+
+
+KILLED_AT_THE_LINK = """
+import os, signal, sys
+from jobs.generate import main
+from pipeline.store.local import LocalStore
+link, when, count = LocalStore._link, sys.argv[1], 0
+def fatal(self, temporary, final):
+    global count
+    count += final.parent.name == "data"
+    if when == "after":
+        link(self, temporary, final)
+    if count == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return when == "after" or link(self, temporary, final)
+LocalStore._link = fatal
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(("when", "there"), [("before", 2), ("after", 3)])
+def test_fault_16_and_17_killed_at_the_commit(
+    when: str, there: int, source: Path, reference: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    with started(["-c", KILLED_AT_THE_LINK, when, *overrides(source, output, *INLINE, *LONG)], output) as run:
+        assert run.finish()[0] == -signal.SIGKILL
+    assert len(parts(output)) == there
+    assert_resumes(source, output, reference)
+
+
+def test_fault_20_sigterm_to_an_inline_run(source: Path, reference: Path, tmp_path: Path) -> None:
+    number, exit_code = signal.SIGTERM, 143
+    output = tmp_path / "out"
+    with started_generate(source, output, *INLINE, *LONG, *SLOW) as run:
+        run.wait_for_part()
+        run.process.send_signal(number)
+        code, text = run.finish()
+    assert code == exit_code, text
+    last = text.splitlines()[-1]
+    assert last.startswith(f"promptmill: stopped by {number.name}; ")
+    assert f" of {SHARDS} parts are committed; the same command goes on from there" in last
+    assert "Traceback" not in text and "Exception ignored" not in text
+    assert events(output, "driver_stop")[-1]["exit_code"] == exit_code
+    assert_resumes(source, output, reference)
+
+
+def test_fault_20_signal_while_it_starts(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with started_generate(source, output, *INLINE, *LONG) as run:
+        assert wait_until(lambda: (output / "_job" / "events").is_dir())
+        run.process.send_signal(signal.SIGTERM)
+        code, text = run.finish()
+    assert code == 143, text
+    assert text.splitlines()[-1].startswith("promptmill: stopped by SIGTERM; 0 of 16 parts are committed")
+    assert "Traceback" not in text
+
+
+def test_fault_21_sigkill_to_an_inline_run(source: Path, reference: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with started_generate(source, output, *INLINE, *LONG, *SLOW) as run:
+        run.wait_for_part()
+        run.process.kill()
+        assert run.finish()[0] == -signal.SIGKILL
+        assert run.left_behind() == []
+    assert_resumes(source, output, reference)
+
+
+@pytest.mark.ray
+def test_fault_20_ctrl_c_to_a_run_on_ray(source: Path, reference: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with started_generate(source, output, *RAY, "cluster.replicas=2", *LONG, *SLOW) as run:
+        run.wait_for_part()
+        os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does: to whatever is in the foreground
+        code, text = run.finish()
+        assert run.left_behind() == []
+    assert code == 130, text
+    assert text.splitlines()[-1].startswith("promptmill: stopped by SIGINT; ")
+    assert all(" INFO " in line for line in text.splitlines()[:-1]), f"nothing of Ray's own: {text}"
+    assert_resumes(source, output, reference)
+
+
+@pytest.mark.ray
+def test_fault_21_sigkill_to_a_run_on_ray(source: Path, reference: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    options = (*RAY, "cluster.replicas=2", *LONG, *SLOW)
+    with started_generate(source, output, *options) as run:
+        run.wait_for_part()
+        kinds = ("ray::_Actor", "raylet/raylet", "gcs_server")
+        assert all(run.family(kind) for kind in kinds), "what must not stay can be seen"
+        run.process.kill()
+        # Agents of Ray's own, which hold nothing, may give up on their lost head only a minute later.
+        assert run.left_behind(*kinds) == []
+    before = parts(output)
+    assert 0 < len(before) < SHARDS
+    with started_generate(source, output, *options) as run:
+        assert run.finish()[0] == 0
+        assert run.left_behind() == []
+    after = parts(output)
+    assert {name: after[name] for name in before} == before
+    assert_same_rows(reference, output)
+
+
+@pytest.mark.ray
+def test_fault_22_sigkill_to_a_replica(source: Path, reference: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with started_generate(source, output, *RAY, "cluster.replicas=2", *LONG, *SLOW) as run:
+        run.wait_for_part()
+        replicas = run.family("ray::_Actor")
+        assert len(replicas) == 2
+        os.kill(replicas[0], signal.SIGKILL)
+        code, text = run.finish()
+        assert run.left_behind() == []
+    assert code == 0, text
+    assert "Traceback" not in text
+    (death,) = events(output, "replica_down")
+    again = [e for e in events(output, "shard_started") if e["attempt"] == 2]
+    assert {e["shard"] for e in again} == set(death["shards"]) != set()
+    assert_same_rows(reference, output)

@@ -1,0 +1,111 @@
+"""Faults 33 to 35: models that are missing, unsafe, or only in the cache."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from small_runs import MODEL, generate, write
+
+from pipeline.engine.checkpoint import Checkpoint
+from pipeline.run.prepare import prepare
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write({"prompt": ["Lost"]}, tmp_path / "in.parquet")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A hub cache of our own, and a hub that cannot be reached."""
+    from huggingface_hub import constants
+
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return folder
+
+
+def copied(folder: Path, **changes: object) -> Path:
+    shutil.copytree(MODEL, folder)
+    facts = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**facts, **changes}))
+    return folder
+
+
+def refused(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    """Run, and return the one line that says why not."""
+    assert generate(source, tmp_path / "out", *options) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert not (tmp_path / "out").exists()
+    assert line.startswith("promptmill: ")
+    return line
+
+
+def test_fault_33_no_such_directory(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "/no/such/model" in refused(source, tmp_path, capsys, "model.path=/no/such/model")
+
+
+def test_fault_33_neither_on_the_hub_nor_cached(
+    source: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(source, tmp_path, capsys, "model.path=nobody/nothing", "model.revision=v9")
+    assert "nobody/nothing" in line and "v9" in line
+
+
+def test_fault_33_a_directory_has_no_revision(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "model.revision=v9" in refused(source, tmp_path, capsys, "model.revision=v9")
+
+
+def test_fault_34_hub_unreachable_and_model_cached(source: Path, cache: Path, tmp_path: Path) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = cache / "models--someone--small"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(MODEL, repository / "snapshots" / commit)
+    assert generate(source, tmp_path / "out", "model.path=someone/small") == 0
+    plain = tmp_path / "plain"
+    assert generate(source, plain) == 0
+    plans = [json.loads((o / "_job" / "plan.json").read_text())["plan_id"] for o in (tmp_path / "out", plain)]
+    assert plans[0] == plans[1], "the content counts, not where it lies"
+
+
+def test_fault_35_weights_that_are_not_safetensors(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied(tmp_path / "model")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    line = refused(source, tmp_path, capsys, f"model.path={folder}")
+    assert "pytorch_model.bin" in line and "safetensors" in line
+
+
+def test_fault_35_remote_code(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copied(tmp_path / "model", auto_map={"AutoModelForCausalLM": "modeling.Evil"}, model_type="evil")
+    (folder / "modeling.py").write_text("raise SystemExit('ran')")
+    line = refused(source, tmp_path, capsys, f"model.path={folder}")
+    assert "code" in line
+
+
+def test_the_weights_are_what_the_plan_names(source: Path, tmp_path: Path) -> None:
+    """A model that was replaced under the same path is another plan."""
+    from jobs.arguments import parse
+    from jobs.compose import compose_runs
+    from pipeline.run.config import GenerateConfig
+
+    folder = copied(tmp_path / "model")
+    arguments = parse([f"model.path={folder}", f"source.path={source}", f"output.path={tmp_path}/out"])
+    (run,) = compose_runs("generate", GenerateConfig, arguments)
+    assert run.config is not None
+    before = prepare(run.config)
+    assert (
+        isinstance(before.checkpoint, Checkpoint)
+        and before.weight_bytes == (folder / "model.safetensors").stat().st_size
+    )
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x01")
+    assert prepare(run.config).plan.plan_id != before.plan.plan_id

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import pytest
+from fakes import FakePool, FakeReplica, Story
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import ClusterLost, CorruptInput, DeadlineReached, WorkerFailed
+from pipeline.run import dispatch
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "TICK", 0.0)
+
+
+def complete_all(pool: FakePool) -> None:
+    for replica in pool.alive:
+        while replica.in_hand:
+            replica.complete()
+
+
+def nothing(pool: FakePool) -> None:
+    """Let a look pass: what was settled is taken, and the hands are filled after it."""
+
+
+class Script:
+    """One step a tick; when there is none left, everything in hand is completed."""
+
+    def __init__(self, *steps: object) -> None:
+        self._steps = list(steps)
+
+    def __call__(self, pool: FakePool) -> None:
+        step = self._steps.pop(0) if self._steps else complete_all
+        step(pool)  # type: ignore[operator]
+
+
+def test_every_shard_is_reported_once() -> None:
+    story = Story(FakePool(3), complete_all)
+    story.run(20)
+    assert sorted(story.reports) == list(range(20))
+    assert len(story.named("shard_started")) == 20
+    assert [e["replica"] for e in story.named("replica_up")] == ["replica-0", "replica-1", "replica-2"]
+
+
+def test_nothing_to_do_ends_at_once() -> None:
+    story = Story(FakePool(1), complete_all)
+    story.run(0)
+    assert (story.reports, story.ticks) == ([], 0)
+
+
+def test_two_in_flight_each_and_the_first_of_everyone_before_the_second_of_anyone() -> None:
+    seen: list[list[list[int]]] = []
+
+    def look(pool: FakePool) -> None:
+        seen.append([r.holds for r in pool.alive])
+
+    def one_ends(pool: FakePool) -> None:
+        look(pool)
+        pool.alive[1].complete()
+
+    Story(FakePool(3), Script(one_ends, nothing, look)).run(9)
+    assert seen[0] == [[0, 3], [1, 4], [2, 5]]
+    assert seen[1] == [[0, 3], [4, 6], [2, 5]]
+
+
+def test_the_last_shards_are_spread() -> None:
+    seen: list[list[list[int]]] = []
+
+    def look(pool: FakePool) -> None:
+        seen.append([r.holds for r in pool.alive])
+        complete_all(pool)
+
+    Story(FakePool(3), look).run(4)
+    assert seen[0] == [[0, 3], [1], [2]]
+
+
+def test_shards_are_drawn_as_they_are_needed() -> None:
+    drawn: list[int] = []
+    pool = FakePool(1)
+    from fakes import shards
+
+    def many() -> object:
+        for shard in shards(1000):
+            drawn.append(shard.index)
+            yield shard
+
+    def stop() -> None:
+        raise DeadlineReached("enough")
+
+    with pytest.raises(DeadlineReached):
+        dispatch.Dispatcher(pool, lambda r: None, stop, lambda name, **facts: None).run(many())  # type: ignore[arg-type]
+    assert drawn == [0, 1]
+
+
+def test_a_dead_replicas_shards_are_done_again_first() -> None:
+    seen: list[list[list[int]]] = []
+
+    def look(pool: FakePool) -> None:
+        seen.append([r.holds for r in pool.alive])
+
+    def kill(pool: FakePool) -> None:
+        pool.alive[0].die("out of memory")
+
+    def second(pool: FakePool) -> None:
+        look(pool)
+        pool.alive[0].complete()
+
+    def looked(pool: FakePool) -> None:
+        look(pool)
+        complete_all(pool)
+
+    story = Story(FakePool(2, patience=9), Script(kill, nothing, second, nothing, looked))
+    story.run(8)
+    assert seen[0] == [[1, 3]], "the survivor has its hands full"
+    assert seen[1][0] == [3, 0], "what was lost comes before what was never begun"
+    assert sorted(story.reports) == list(range(8))
+    (death,) = story.named("replica_down")
+    assert death == {"replica": "replica-0", "reason": "out of memory", "shards": [0, 2]}
+    assert {e["shard"]: e["attempt"] for e in story.named("shard_started") if e["attempt"] > 1} == {0: 2, 2: 2}
+    assert story.pool.buried == ["replica-0"]
+
+
+def test_a_replica_that_dies_twice_is_buried_once() -> None:
+    """Both of its futures are settled in one look; the second has nothing left to say."""
+    story = Story(FakePool(1), Script(lambda pool: pool.alive[0].die()))
+    story.run(2)
+    assert story.pool.buried == ["replica-0"]
+    assert sorted(story.reports) == [0, 1]
+
+
+def test_a_report_beside_a_death_counts_once() -> None:
+    def one_done_one_lost(pool: FakePool) -> None:
+        pool.alive[0].complete()
+        pool.alive[0].die()
+
+    story = Story(FakePool(1), Script(one_done_one_lost))
+    story.run(2)
+    assert sorted(story.reports) == [0, 1]
+    assert story.named("replica_down")[0]["shards"] == [1], "what was reported is not done again"
+
+
+def test_three_deaths_with_one_shard_in_hand_end_the_run() -> None:
+    def deadly(pool: FakePool) -> None:
+        for replica in list(pool.alive):
+            while replica.holds and replica.holds != [3]:
+                replica.complete(0 if replica.holds[0] != 3 else 1)
+            if replica.holds:
+                replica.die("killed by signal 9")
+
+    story = Story(FakePool(2), deadly)
+    with pytest.raises(WorkerFailed, match=r"shard 3: 3 replicas died with it in hand \(last: killed by signal 9\)"):
+        story.run(6)
+    assert len(story.named("replica_down")) == 3
+    assert 3 not in story.reports
+
+
+def test_deaths_with_different_shards_do_not_add_up() -> None:
+    def die(pool: FakePool) -> None:
+        for replica in list(pool.alive):
+            replica.die()
+
+    calm = (nothing, nothing, complete_all, nothing)
+    story = Story(FakePool(1), Script(*(step for _ in range(4) for step in (die, *calm))))
+    story.run(10)
+    assert sorted(story.reports) == list(range(10))
+    assert len(story.pool.buried) == 4
+
+
+def test_an_error_of_a_worker_ends_the_run() -> None:
+    story = Story(FakePool(2), Script(lambda pool: pool.alive[1].fail(CorruptInput("a.parquet: page 7"))))
+    with pytest.raises(CorruptInput, match="page 7"):
+        story.run(8)
+    assert story.pool.buried == []
+
+
+def test_nobody_left_and_nobody_coming() -> None:
+    story = Story(FakePool(2, barren=True), Script(lambda pool: [r.die() for r in list(pool.alive)]))
+    with pytest.raises(ClusterLost, match="no replica is left"):
+        story.run(8)
+
+
+def test_waits_for_a_successor_without_spinning(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(dispatch.time, "sleep", slept.append)
+    story = Story(FakePool(1, patience=4), Script(lambda pool: pool.alive[0].die(), *[nothing] * 6))
+    story.run(3)
+    assert sorted(story.reports) == [0, 1, 2]
+    assert len(slept) == 4, "one tick at every look while nothing is in flight"
+
+
+def test_those_that_arrive_late_join() -> None:
+    pool = FakePool(1)
+    pool.starting = [FakeReplica("late")]
+    seen: list[list[list[int]]] = []
+
+    def look(pool: FakePool) -> None:
+        seen.append([r.holds for r in pool.alive])
+        complete_all(pool)
+
+    story = Story(pool, look)
+    story.run(6)
+    assert [r["replica"] for r in story.named("replica_up")] == ["replica-0", "late"]
+    assert any(len(hands) == 2 and hands[1] for hands in seen)
+    assert sorted(story.reports) == list(range(6))
+
+
+def test_what_a_tick_raises_ends_the_run() -> None:
+    def deadline(pool: FakePool) -> None:
+        raise DeadlineReached("06:00")
+
+    with pytest.raises(DeadlineReached):
+        Story(FakePool(1), deadline).run(3)
+
+
+ACTIONS = st.lists(
+    st.tuples(st.sampled_from(["complete", "complete", "complete", "die", "wait"]), st.integers(0, 7)), max_size=60
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(count=st.integers(0, 25), replicas=st.integers(1, 4), patience=st.integers(0, 3), actions=ACTIONS)
+def test_any_order_of_ends_and_deaths_reports_each_shard_once(
+    count: int, replicas: int, patience: int, actions: list[tuple[str, int]]
+) -> None:
+    queue = list(actions)
+
+    def act(pool: FakePool) -> None:
+        busy = [r for r in pool.alive if r.in_hand]
+        assert all(len(r.in_hand) <= dispatch.IN_FLIGHT for r in pool.alive)
+        holds = [index for r in pool.alive for index in r.holds]
+        assert len(holds) == len(set(holds)), "no shard is in two hands"
+        assert not set(holds) & set(story.reports), "nor one that is done"
+        if not queue:
+            complete_all(pool)
+        elif busy:
+            what, which = queue.pop(0)
+            replica = busy[which % len(busy)]
+            if what == "complete":
+                replica.complete(which % len(replica.in_hand))
+            elif what == "die":
+                replica.die()
+                pool.patience = patience
+
+    story = Story(FakePool(replicas), act)
+    try:
+        story.run(count)
+    except WorkerFailed:
+        deaths = [index for death in story.named("replica_down") for index in death["shards"]]
+        assert max(map(deaths.count, deaths)) == dispatch.MAX_DEATHS
+        assert len(story.reports) == len(set(story.reports))
+    else:
+        assert sorted(story.reports) == list(range(count))

@@ -1,0 +1,151 @@
+"""The driver's small parts; whole runs are in tests/end_to_end and tests/faults."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fakes import FakePool, FakeReplica
+
+from pipeline.engine.config import ModelConfig
+from pipeline.errors import DeadlineReached, Interrupted
+from pipeline.output.config import OutputConfig
+from pipeline.output.manifest import Manifest
+from pipeline.output.part import Counts
+from pipeline.prompts.config import SourceConfig
+from pipeline.run import driver
+from pipeline.run.config import ClusterConfig, GenerateConfig
+
+MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
+
+
+class TestNextTime:
+    @pytest.fixture(autouse=True)
+    def evening(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Evening(datetime.datetime):
+            @classmethod
+            def now(cls, tz: Any = None) -> Any:
+                return cls(2026, 12, 31, 22, 30, 15)
+
+        monkeypatch.setattr(driver.datetime, "datetime", Evening)
+
+    @pytest.mark.parametrize(
+        ("asked", "moment"),
+        [
+            ("23:00", (2026, 12, 31, 23, 0)),
+            ("22:31", (2026, 12, 31, 22, 31)),
+            ("22:30", (2027, 1, 1, 22, 30)),
+            ("06:00", (2027, 1, 1, 6, 0)),
+            ("6:05", (2027, 1, 1, 6, 5)),
+        ],
+    )
+    def test_the_next_such_time(self, asked: str, moment: tuple[int, ...]) -> None:
+        assert driver._next_time(asked) == datetime.datetime(*moment)  # type: ignore[arg-type]
+
+    def test_none(self) -> None:
+        assert driver._next_time(None) is None
+
+
+@pytest.mark.parametrize(
+    ("errors", "rows", "allowed", "code"),
+    [(0, 0, 0.0, 0), (0, 10, 0.0, 0), (1, 10, 0.0, 3), (1, 10, 0.1, 0), (2, 10, 0.1, 3), (10, 10, 1.0, 0)],
+)
+def test_exit_code(errors: int, rows: int, allowed: float, code: int) -> None:
+    totals = Counts(rows, rows, 0, 0, {"NULL_PROMPT": errors} if errors else {})
+    manifest = Manifest("0" * 64, "0", totals, {}, (), {})
+    assert driver._exit_code(GenerateConfig(max_error_rate=allowed), manifest) == code
+
+
+class TestSignals:
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_become_an_error_that_tells_its_number(self, number: signal.Signals) -> None:
+        before = signal.getsignal(number)
+        with pytest.raises(Interrupted, match=number.name) as raised, driver._signals_raise():
+            os.kill(os.getpid(), number)
+            pytest.fail("not reached")
+        assert raised.value.exit_code == 128 + number
+        assert signal.getsignal(number) is before
+
+    def test_are_not_taken_for_a_failure_of_what_is_called(self) -> None:
+        with pytest.raises(Interrupted), driver._signals_raise():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            except Exception:
+                pytest.fail("swallowed")
+
+    def test_one_that_is_lost_is_raised_again(self) -> None:
+        with pytest.raises(Interrupted, match="SIGINT"), driver._signals_raise() as check:
+            check()
+            with contextlib.suppress(BaseException):  # as in a destructor
+                os.kill(os.getpid(), signal.SIGINT)
+            check()
+            pytest.fail("not reached")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> GenerateConfig:
+    pq.write_table(pa.table({"prompt": ["a"] * 9}), tmp_path / "in.parquet")
+    return GenerateConfig(
+        source=SourceConfig(path=str(tmp_path / "in.parquet")),
+        output=OutputConfig(path=str(tmp_path / "out"), rows_per_shard=2),
+        model=ModelConfig(path=str(MODEL)),
+        cluster=ClusterConfig(name="inline"),
+    )
+
+
+def use(pool: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "_pool", lambda config, job, sizing: pool)
+
+
+def test_the_deadline_stops_the_run(
+    config: GenerateConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.deadline = "06:00"
+    closed: list[bool] = []
+    pool = FakePool(1)
+    monkeypatch.setattr(pool, "close", lambda: closed.append(True), raising=False)
+    use(pool, monkeypatch)
+    monkeypatch.setattr(driver, "_next_time", lambda text: datetime.datetime(2000, 1, 1))
+    with pytest.raises(DeadlineReached) as raised:
+        driver.generate(config, config_yaml="a: b\n")
+    assert str(raised.value) == (
+        "the deadline 06:00 has come; 0 of 5 parts are committed; the same command goes on from there"
+    )
+    assert raised.value.exit_code == 75
+    assert closed == [True]
+    out = Path(config.output.path)
+    assert (out / "_job" / "config.yaml").read_text() == "a: b\n"
+    (log,) = (out / "_job" / "events").iterdir()
+    assert '"driver_stop"' in log.read_text() and '"exit_code": 75' in log.read_text()
+    assert not (out / "_job" / "manifest.json").exists()
+
+
+def test_an_unexpected_error_still_stops_the_replicas(
+    config: GenerateConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed: list[bool] = []
+
+    class Broken(FakeReplica):
+        def submit(self, shard: Any, attempt: int) -> Any:
+            raise RuntimeError("a bug")
+
+    pool = FakePool(1)
+    monkeypatch.setattr(pool, "start", lambda: [Broken("broken")], raising=False)
+    monkeypatch.setattr(pool, "close", lambda: closed.append(True), raising=False)
+    use(pool, monkeypatch)
+    with pytest.raises(RuntimeError, match="a bug"):
+        driver.generate(config, config_yaml="")
+    assert closed == [True]
+
+
+def test_a_driver_is_named_so_that_its_log_can_be_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver.platform, "node", lambda: "a/b")
+    assert "/" not in driver._driver_id()
+    assert driver._driver_id().endswith(f"-a_b-{os.getpid()}")

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+from fakes import FakeReplica, report
+
+from pipeline.planning.plan import InputFile, Plan
+from pipeline.run.monitor import Monitor
+from pipeline.types import Progress
+
+PLAN = Plan("0" * 64, {}, (InputFile("a.parquet", "/a.parquet", 1, 22, "f"),), 22, 4)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_what_was_there_at_the_start_is_done() -> None:
+    monitor = Monitor(PLAN, [0, 5], 2)
+    shown = monitor.snapshot([])
+    assert (shown.rows_done, shown.rows_total) == (4 + 2, 22), "the last shard is shorter"
+    assert (shown.shards_done, shown.shards_total, shown.replicas) == (2, 6, 0)
+    assert (shown.completion_tokens, shown.tokens_per_second) == (0, None)
+
+
+def test_reports_and_rows_in_hand_add_up() -> None:
+    monitor, replica = Monitor(PLAN, [], 2), FakeReplica("a")
+    replica.counters = Progress(completions=7, completion_tokens=70, running=3)
+    assert monitor.snapshot([replica]).rows_done == 3, "seven of two samples a row"
+    monitor.report(report(PLAN.shard(0), errors={"NULL_PROMPT": 2}))
+    shown = monitor.snapshot([replica])
+    assert (shown.rows_done, shown.errors, shown.running) == (4, 2, 3), "what is committed is not counted twice"
+    assert monitor.shards_done == 1 and set(monitor.reports) == {0}
+
+
+def test_more_is_never_done_than_there_is() -> None:
+    monitor, replica = Monitor(PLAN, [0, 1, 2, 3, 4], 1), FakeReplica("a")
+    replica.counters = Progress(completions=50)
+    assert monitor.snapshot([replica]).rows_done == 22
+
+
+def test_tokens_of_the_dead_count() -> None:
+    monitor, one, other = Monitor(PLAN, [], 1), FakeReplica("a"), FakeReplica("b")
+    one.counters = Progress(completion_tokens=30, engine_seconds=2.0, running=5)
+    other.counters = Progress(completion_tokens=10, engine_seconds=3.0)
+    monitor.snapshot([one, other])
+    shown = monitor.snapshot([other])
+    assert (shown.completion_tokens, shown.replicas, shown.running) == (40, 1, 0)
+    assert monitor.timings()["engine_seconds"] == 5.0
+    assert monitor.timings()["tokens_per_second"] == 8.0
+
+
+def test_the_rate_is_of_the_last_seconds() -> None:
+    clock, replica = Clock(), FakeReplica("a")
+    monitor = Monitor(PLAN, [], 1, clock)
+    rates = []
+    for second in range(31):
+        replica.counters = Progress(completion_tokens=100 * second if second <= 10 else 1000)
+        rates.append(monitor.snapshot([replica]).tokens_per_second)
+        clock.now += 1
+    assert rates[0] is None
+    assert rates[5] == rates[10] == pytest.approx(100)
+    assert rates[15] == pytest.approx(50)
+    assert rates[-1] is None, "nothing has come for a while"
+    assert monitor.timings()["wall_seconds"] == 31
+
+
+def test_no_engine_no_rate() -> None:
+    clock = Clock()
+    assert Monitor(PLAN, [], 1, clock).timings() == {"wall_seconds": 0, "engine_seconds": 0, "tokens_per_second": 0}

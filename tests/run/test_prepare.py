@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
+from pipeline.errors import InputRefused, ModelRefused, PlanRefused, Refused
+from pipeline.output.config import OutputConfig
+from pipeline.prompts.config import SourceConfig
+from pipeline.run.config import ClusterConfig, GenerateConfig
+from pipeline.run.prepare import prepare
+from pipeline.types import SamplingParams
+
+MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    pq.write_table(
+        pa.table({"prompt": ["a", "b", "c"], "text": ["x", "y", "z"], "n": [1, 2, 3]}), tmp_path / "in/a.parquet"
+    )
+    return tmp_path
+
+
+def config(**sections: Any) -> GenerateConfig:
+    source = {"path": "in/a.parquet", **sections.pop("source", {})}
+    output = {"path": "out", **sections.pop("output", {})}
+    model = {"path": str(MODEL), **sections.pop("model", {})}
+    return GenerateConfig(
+        source=SourceConfig(**source), output=OutputConfig(**output), model=ModelConfig(**model), **sections
+    )
+
+
+def plan_id(**sections: Any) -> str:
+    return prepare(config(**sections)).plan.plan_id
+
+
+def test_plans_and_writes_nothing(place: Path) -> None:
+    before = sorted(place.rglob("*"))
+    prepared = prepare(config(output={"rows_per_shard": 2}, source={"keep_columns": ["n"]}))
+    assert (prepared.plan.rows, prepared.plan.shard_count) == (3, 2)
+    assert prepared.output_schema.field("n").type == pa.int64()
+    assert prepared.weight_bytes == (MODEL / "model.safetensors").stat().st_size
+    assert sorted(place.rglob("*")) == before
+    json.dumps(prepared.plan.fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("sections", "kind", "words"),
+    [
+        ({"source": {"path": "nowhere"}}, InputRefused, ["source.path", "nowhere"]),
+        ({"source": {"path": "empty"}}, InputRefused, ["empty", "no Parquet files"]),
+        ({"source": {"prompt_column": "promt"}}, InputRefused, ["'promt'", "prompt (string)", "did you mean"]),
+        ({"source": {"prompt_column": "n"}}, InputRefused, ["'n'", "int64"]),
+        ({"source": {"keep_columns": ["text"]}}, InputRefused, ["text"]),
+        ({"source": {"keep_columns": ["x"]}}, InputRefused, ["source.keep_columns", "'x'"]),
+        ({"source": {"template": "{{ promt }}"}}, InputRefused, ["promt"]),
+        ({"source": {"template": "{{ prompt"}}, Refused, ["source.template"]),
+        ({"source": {"id_column": "no"}}, InputRefused, ["source.id_column", "'no'"]),
+        ({"model": {"path": "/no/model"}}, ModelRefused, ["model.path=/no/model"]),
+        ({"model": {"tokenizer": "/no/tokenizer"}}, ModelRefused, ["model.tokenizer=/no/tokenizer"]),
+        ({"source": {"path": "in"}, "output": {"path": "in"}}, PlanRefused, ["output.path=in", "input's own folder"]),
+        ({"source": {"path": "in"}, "output": {"path": "in/"}}, PlanRefused, ["input's own folder"]),
+        ({"source": {"path": "in/../in"}, "output": {"path": "./in"}}, PlanRefused, ["input's own folder"]),
+        ({"source": {"path": "in"}, "output": {"path": "link"}}, PlanRefused, ["input's own folder"]),
+        ({"source": {"path": "in"}, "output": {"path": "in/out"}}, PlanRefused, ["output.path=in/out", "inside"]),
+    ],
+)  # fmt: skip
+def test_refusals_are_one_line(place: Path, sections: dict[str, Any], kind: type[Refused], words: list[str]) -> None:
+    (place / "empty").mkdir()
+    (place / "link").symlink_to(place / "in")
+    with pytest.raises(kind) as raised:
+        prepare(config(**sections))
+    told = str(raised.value)
+    assert raised.value.exit_code == 2
+    assert "\n" not in told
+    assert [word for word in words if word not in told] == [], told
+
+
+def test_an_output_beside_its_input_is_fine(place: Path) -> None:
+    prepare(config(source={"path": "in"}, output={"path": "in-out"}))
+    prepare(config(source={"path": f"file://{place}/in"}, output={"path": f"file://{place}/out"}))
+    prepare(config(source={"path": "in/*.parquet"}, output={"path": "in/out"}))
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"sampling": SamplingParams(seed=1)},
+        {"sampling": SamplingParams(stop=["x"])},
+        {"stats": StatsConfig(top_logprobs=1)},
+        {"stats": StatsConfig(columns=["logprob"])},
+        {"source": {"limit": 2}},
+        {"source": {"id_column": "n"}},
+        {"source": {"keep_columns": ["n"]}},
+        {"source": {"on_empty_prompt": "bos"}},
+        {"source": {"prompt_column": "text"}},
+        {"source": {"template": "{{ prompt }}"}},
+        {"output": {"include_prompt": False}},
+        {"model": {"dtype": "bfloat16"}},
+        {"engine": EngineConfig(max_model_len=100)},
+    ],
+)  # fmt: skip
+def test_what_decides_the_bytes_is_in_the_id(place: Path, sections: dict[str, Any]) -> None:
+    assert plan_id(**sections) != plan_id()
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"engine": EngineConfig(max_num_seqs=3)},
+        {"engine": EngineConfig(max_num_batched_tokens=64)},
+        {"output": {"rows_per_shard": 1}},
+        {"output": {"path": "elsewhere"}},
+        {"output": {"compression": "none"}},
+        {"cluster": ClusterConfig(name="inline")},
+        {"cluster": ClusterConfig(replicas="3")},
+        {"max_error_rate": 0.1},
+        {"deadline": "06:00"},
+        {"source": {"path": "in/../in/a.parquet"}},
+        {"source": {"prompt_column": "prompt"}},
+    ],
+)  # fmt: skip
+def test_what_only_changes_how_fast_or_where_is_not(place: Path, sections: dict[str, Any]) -> None:
+    assert plan_id(**sections) == plan_id()
+
+
+def test_a_hundred_thousand_rows(place: Path) -> None:
+    ids = [f"row-{i}" for i in range(100_000)]
+    pq.write_table(pa.table({"id": ids, "prompt": ["The train to"] * len(ids)}), place / "in" / "big.parquet")
+    prepared = prepare(config(source={"path": "in/big.parquet", "id_column": "id"}))
+    assert (prepared.plan.rows, prepared.plan.shard_count) == (100_000, 100)
