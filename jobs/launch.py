@@ -46,6 +46,9 @@ def launch(job: Job[Config], argv: Sequence[str]) -> int:
         The exit code; of several runs the first that is not 0. A failed run does not keep the others from running,
         a signal does.
     """
+    # Threads that wait asleep, not spinning: where another process takes a core, a spinning product of two threads stalls.
+    # Read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         arguments = parse(argv)
         if arguments.help:
@@ -56,6 +59,8 @@ def launch(job: Job[Config], argv: Sequence[str]) -> int:
         runs = compose_runs(job.name, job.schema, arguments)
     except PromptmillError as error:
         return tell(error)
+    except KeyboardInterrupt:
+        return tell(Interrupted("stopped by SIGINT before anything was started"))
     if arguments.show_config:
         print("---\n".join(run.yaml for run in runs), end="")
         return 0

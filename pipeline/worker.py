@@ -33,7 +33,7 @@ from pipeline.types import Completion, Progress, PromptRow, SamplingParams, Shar
 class Job:
     """All that a worker must know to make any shard of a plan. It can be sent to another process.
 
-    `columns` is the Arrow schema of the input, partition columns included.
+    `columns` is the Arrow schema of the input, partition columns included. `device` is `cpu` or `cuda`.
     """
 
     plan: Plan
@@ -44,6 +44,7 @@ class Job:
     stats: StatsConfig
     source: SourceConfig
     output: OutputConfig
+    device: str = "cpu"
 
 
 @dataclass
@@ -73,13 +74,15 @@ class Worker:
 
     def __init__(self, job: Job, *, threads: int | None = None, memory_share: float = 1.0) -> None:
         """Load the model and start the threads."""
-        from pipeline.engine.build import build_engine  # late: it brings in torch, and a driver only needs `Job`
-
         self._job = job
+        # late: a driver needs `Job`, and not the seconds that torch takes
+        from pipeline.engine.build import build_engine
+
         self._store = open_store(job.output.path)
         built = build_engine(
-            resolve(job.model), job.model, job.engine, job.stats, threads=threads, memory_share=memory_share
-        )
+            resolve(job.model), job.model, job.engine, job.stats,
+            device=job.device, threads=threads, memory_share=memory_share,
+        )  # fmt: skip
         self.facts = built.facts
         self._engine = built.engine
         files = job.plan.files

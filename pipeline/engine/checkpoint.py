@@ -51,6 +51,11 @@ class Checkpoint:
                 return int(self.config[key])
         return None
 
+    @property
+    def dtype(self) -> str:
+        """The type that the weights were saved in, as the configuration tells."""
+        return str(self.config.get("dtype") or self.config.get("torch_dtype") or "float32")
+
     def content(self) -> dict[str, str]:
         """File name → SHA-256 of everything that decides what the model computes and how text becomes tokens."""
         files = {f"model/{p.name}": p for p in _model_files(self.directory)}

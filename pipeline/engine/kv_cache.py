@@ -50,7 +50,9 @@ class LayerCache:
         """Zeros whose memory is taken page by page as they are written; `torch.zeros` would occupy every page."""
         if device.type != "cpu":
             return torch.zeros(shape, dtype=dtype, device=device)
-        self._maps.append(mmap.mmap(-1, math.prod(shape) * dtype.itemsize))
+        # private: pages of a shared mapping, Python's default, stay with the system when they are given back
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self._maps.append(mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=flags))
         return torch.frombuffer(self._maps[-1], dtype=dtype).view(shape)
 
     def write(self, rows: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -154,6 +156,7 @@ class KVCache:
             row = heapq.heappop(group.free)
             for layer in self.layers:
                 layer.copy((number, high - 1), (number, row), group.capacity)
+                layer.clear((number, high - 1))  # a prompt that is half read may hold non-finite values; see `release`
             group.rows[slot] = row
             heapq.heappush(group.free, high - 1)
 

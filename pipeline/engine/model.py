@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -80,13 +82,17 @@ def load_model(
         raise ModelRefused("model.quantization=int8: is served on processors only; leave it out on a GPU")
     dtype = config.dtype if config.dtype != "auto" else ("float32" if where.type == "cpu" else "auto")
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint.directory, dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             attn_implementation="sdpa" if plain else IMPLEMENTATION,
-            use_safetensors=True, local_files_only=True, trust_remote_code=False,
+            use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True,
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelRefused(f"{checkpoint.directory}: cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    model: PreTrainedModel = loaded[0]
+    lacking: set[str] = loaded[1]["missing_keys"]
+    if lacking:  # transformers fills them with random numbers, other ones in each replica
+        raise ModelRefused(f"{checkpoint.directory}: its weights lack {min(lacking)}")
     if checkpoint.adapter is not None:
         model = _merge_adapter(model, checkpoint)
     if not getattr(model, "_supports_attention_backend", False):

@@ -88,7 +88,7 @@ class SlotState:
             watch = self._watches[sequence.slot]
             if watch is not None and watch.forbids_end(len(sequence.generated)):
                 changed = logits.clone() if changed is logits else changed
-                changed[i, sorted(watch.end_ids)] = -math.inf
+                changed[i, [t for t in sorted(watch.end_ids) if t < self._vocab_size]] = -math.inf
         return changed
 
     def sampling_rows(self, sequences: Seq[Sequence]) -> SamplingRows:

@@ -19,7 +19,7 @@ class ClusterConfig:
 
     `inline`: in this process, without Ray. `local`: on a Ray that is started for this job and stopped after it.
     `existing`: on the Ray cluster at `address`. `replicas=auto` takes as many as the processors, GPUs and memory hold;
-    `cpus_per_replica=auto` shares the cores among them.
+    `cpus_per_replica=auto` shares the cores among them. With `gpus_per_replica=0` the model runs on processors.
     """
 
     name: str = "local"

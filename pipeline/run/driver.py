@@ -6,17 +6,13 @@ Hydra, and Ray only by the pool that it asks for.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import os
 import platform
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 
 from pipeline.errors import DeadlineReached, Interrupted, PromptmillError
 from pipeline.output.card import CARD, dataset_card
@@ -32,7 +28,8 @@ from pipeline.run.monitor import Monitor
 from pipeline.run.prepare import Prepared, prepare
 from pipeline.run.progress import ProgressView, counted, progress_view
 from pipeline.run.replica import InlinePool, ReplicaPool
-from pipeline.run.sizing import Sizing, choose_sizing, cores
+from pipeline.run.signals import Stopped, signals_raise
+from pipeline.run.sizing import Demand
 from pipeline.run.summary import RunSummary, summary
 from pipeline.store.base import open_store
 from pipeline.types import ShardReport
@@ -61,7 +58,7 @@ def generate(config: GenerateConfig, *, config_yaml: str) -> Outcome:
     Raises:
         PromptmillError: With one line for the person who runs the job; its `exit_code` is the process's.
     """
-    with _signals_raise() as check_signals:
+    with signals_raise() as check_signals:
         prepared = prepare(config)
         folder = OutputFolder(open_store(config.output.path))
         plan = folder.claim_plan(prepared.plan)
@@ -103,8 +100,8 @@ class _Run:
                 if self._missing:
                     self._work(view)
                 manifest = self._finish()
-        except (PromptmillError, _Stopped) as stop:
-            error = stop.told() if isinstance(stop, _Stopped) else stop
+        except (PromptmillError, Stopped) as stop:
+            error = stop.told() if isinstance(stop, Stopped) else stop
             self._events.add("driver_stop", reason=type(error).__name__, exit_code=error.exit_code)
             raise self._with_progress(error) from error.__cause__
         self._events.add("driver_stop", reason="complete", exit_code=_exit_code(self._config, manifest))
@@ -124,14 +121,7 @@ class _Run:
     def _work(self, view: ProgressView) -> None:
         """Dispatch the missing shards."""
         job = self._prepared.job(self._config, self._plan)
-        sizing = choose_sizing(
-            self._config.cluster,
-            shards=len(self._missing),
-            weight_bytes=self._prepared.weight_bytes,
-            total_cpus=cores(),
-        )
-        view.note(f"starting {counted(sizing.replicas, 'replica')}, {counted(sizing.threads, 'thread')} each")
-        pool = _pool(self._config, job, sizing)
+        pool = _pool(self._config, job, Demand(len(self._missing), self._prepared.weight_bytes), view.note)
         shown = 0.0
 
         def tick() -> None:
@@ -187,13 +177,13 @@ class _Run:
         ))  # fmt: skip
 
 
-def _pool(config: GenerateConfig, job: Job, sizing: Sizing) -> ReplicaPool:
+def _pool(config: GenerateConfig, job: Job, demand: Demand, note: Callable[[str], None]) -> ReplicaPool:
     """The replicas that the configuration asks for. Ray is imported only where it is used."""
     if config.cluster.name == "inline":
-        return InlinePool(job, sizing.threads)
+        return InlinePool(job, config.cluster, note)
     from pipeline.run.ray_pool import RayPool
 
-    return RayPool(job, config.cluster, sizing.replicas, sizing.threads)
+    return RayPool(job, config.cluster, demand, note)
 
 
 def _exit_code(config: GenerateConfig, manifest: Manifest) -> int:
@@ -214,50 +204,3 @@ def _next_time(time_of_day: str | None) -> datetime.datetime | None:
     now = datetime.datetime.now()
     moment = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
     return moment if moment > now else moment + datetime.timedelta(days=1)
-
-
-class _Stopped(KeyboardInterrupt):
-    """A signal on its way up. No `Exception`, which a library might take for a failure of its own and go on."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self._signum = signum
-
-    def told(self) -> Interrupted:
-        """The error for the person who runs the job."""
-        return Interrupted(f"stopped by {signal.Signals(self._signum).name}", self._signum)
-
-
-@contextlib.contextmanager
-def _signals_raise() -> Iterator[Callable[[], None]]:
-    """Turn the first SIGINT or SIGTERM into `Interrupted`, wherever the main thread is; a second one ends at once.
-
-    Yields:
-        What raises again if there was one: one that comes within a destructor or a callback from C is lost.
-    """
-    seen: list[int] = []
-
-    def check() -> None:
-        if seen:
-            raise _Stopped(seen[0])
-
-    if threading.current_thread() is not threading.main_thread():
-        yield check
-        return
-
-    def stop(signum: int, _: FrameType | None) -> None:
-        if seen:
-            if os.isatty(2):
-                os.write(2, b"\x1b[?25h\n")  # the live display has hidden the cursor
-            os._exit(128 + signum)
-        seen.append(signum)
-        check()
-
-    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield check
-    except _Stopped as stopped:
-        raise stopped.told() from None
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)

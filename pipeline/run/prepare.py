@@ -5,11 +5,11 @@ It does not know Ray or dispatch, and writes nothing.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from pipeline.engine.checkpoint import Checkpoint, resolve
+from pipeline.engine.checkpoint import Checkpoint, model_len, resolve
 from pipeline.errors import InputRefused, PlanRefused
 from pipeline.output.schema import output_schema
 from pipeline.planning.plan import Plan, make_plan
@@ -46,12 +46,13 @@ class Prepared:
         return Job(
             plan,
             self.source.schema,
-            config.model,
+            replace(config.model, dtype=_dtype(config, self.checkpoint)),
             config.engine,
             config.sampling,
             config.stats,
             config.source,
             config.output,
+            "cuda" if config.cluster.gpus_per_replica > 0 else "cpu",
         )
 
     @property
@@ -94,15 +95,25 @@ def _options(config: GenerateConfig, checkpoint: Checkpoint) -> dict[str, Any]:
         "schema": SCHEMA_VERSION,
         "model": {
             "content": checkpoint.content(),
-            "dtype": config.model.dtype,
+            "dtype": _dtype(config, checkpoint),
             "quantization": config.model.quantization,
         },
-        "engine": {"name": config.engine.name, "max_model_len": config.engine.max_model_len},
+        "engine": {"name": config.engine.name, "max_model_len": model_len(checkpoint, config.engine)},
         "sampling": asdict(config.sampling),
         "stats": asdict(config.stats),
         "source": source,
         "output": {"include_prompt": config.output.include_prompt},
     }
+
+
+def _dtype(config: GenerateConfig, checkpoint: Checkpoint) -> str:
+    """What `auto` stands for: float32 on a processor, the checkpoint's own type on a GPU.
+
+    It is settled here, in the plan, so that a run begun on one kind of device is not resumed in another type.
+    """
+    if config.model.dtype != "auto":
+        return config.model.dtype
+    return "float32" if config.cluster.gpus_per_replica == 0 else checkpoint.dtype
 
 
 def _check_apart(source: str, output: str) -> None:

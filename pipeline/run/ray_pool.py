@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import secrets
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
 # Both are read when Ray is imported: no usage reports leave the machine, and no launcher's environment is made again.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-# Ray 2.60 still warns of a default that it is about to change; promptmill sets its devices itself.
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# A replica without a GPU of its own must not see one; said here, since Ray warns that its default will change.
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -26,6 +28,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from pipeline.errors import ClusterLost, PromptmillError
 from pipeline.run.config import ClusterConfig
 from pipeline.run.replica import Replica, ReplicaDied
+from pipeline.run.sizing import Demand, choose_sizing, cores
 from pipeline.types import Progress, Shard, ShardReport
 from pipeline.worker import Job, Worker
 
@@ -117,13 +120,14 @@ class RayPool:
     Args:
         job: What the workers make.
         config: Where, and how many.
-        replicas: How many to start.
-        threads: Processor threads of each.
+        demand: What there is to do.
+        note: Tells the person who waits what is going on.
     """
 
-    def __init__(self, job: Job, config: ClusterConfig, replicas: int, threads: int) -> None:
+    def __init__(self, job: Job, config: ClusterConfig, demand: Demand, note: Callable[[str], None]) -> None:
         """Remember what to start; `start` starts it."""
-        self._job, self._config, self._wanted, self._threads = job, config, replicas, threads
+        self._job, self._config, self._demand, self._note = job, config, demand, note
+        self._wanted = self._threads = 0
         self._numbers = itertools.count()
         self._starting: dict[Any, tuple[str, Any]] = {}
         self._actors: dict[str, Any] = {}
@@ -131,11 +135,21 @@ class RayPool:
 
     def start(self) -> list[Replica]:
         """See `ReplicaPool.start`."""
-        _connect(self._config, self._wanted * self._threads)
+        _connect(self._config)
+        there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        cpus, gpus = int(there.get("CPU", 1)), there.get("GPU", 0.0)
+        sizing = choose_sizing(self._config, self._demand, total_cpus=cpus, total_gpus=gpus)
+        self._wanted, self._threads = sizing.replicas, sizing.threads
+        self._note(f"starting {sizing}")
         job = ray.put(self._job)
+        threads = {
+            "OMP_NUM_THREADS": str(self._threads),
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "TOKENIZERS_PARALLELISM": "true",
+        }
         self._remote = ray.remote(_Actor).options(
             num_cpus=self._threads, num_gpus=self._config.gpus_per_replica, max_concurrency=CALLS, max_restarts=0,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(self._threads), "TOKENIZERS_PARALLELISM": "true"}},
+            runtime_env={"env_vars": threads},
         )  # fmt: skip
         self._job_ref = job
         for _ in range(self._wanted):
@@ -207,7 +221,13 @@ class RayPool:
         ray.shutdown()
 
 
-def _connect(config: ClusterConfig, cpus: int) -> None:
+def _logical_cpus(config: ClusterConfig) -> int:
+    """What a Ray of our own is told to have: the cores, or more when more replicas were asked for by number."""
+    asked = [value for value in (config.replicas, config.cpus_per_replica) if value != "auto"]
+    return max(cores(), math.prod(map(int, asked)))
+
+
+def _connect(config: ClusterConfig) -> None:
     """Start Ray on loopback for this job alone, or join the cluster at `address`."""
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     logging.getLogger("ray").setLevel(logging.ERROR)  # its level is ours to set when it does not configure logging
@@ -218,7 +238,7 @@ def _connect(config: ClusterConfig, cpus: int) -> None:
             # Ray guards a cluster with a token, which it would leave in the home directory; ours lasts as long as the job.
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             ray.init(
-                address="local", _node_ip_address=LOOPBACK, include_dashboard=False, num_cpus=max(cpus, os.cpu_count() or 1),
+                address="local", _node_ip_address=LOOPBACK, include_dashboard=False, num_cpus=_logical_cpus(config),
                 object_store_memory=OBJECT_STORE_BYTES, **quiet,
             )  # fmt: skip
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:

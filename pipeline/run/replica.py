@@ -5,9 +5,12 @@ It does not know Ray; `ray_pool` has the replicas that live elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol
 
+from pipeline.run.config import ClusterConfig
+from pipeline.run.sizing import Demand, choose_sizing, cores
 from pipeline.types import Progress, Shard, ShardReport
 from pipeline.worker import Job, Worker
 
@@ -75,14 +78,16 @@ class InlineReplica:
 class InlinePool:
     """One replica, in this process, without Ray."""
 
-    def __init__(self, job: Job, threads: int | None) -> None:
-        """Take what the worker needs."""
-        self._job, self._threads = job, threads
+    def __init__(self, job: Job, config: ClusterConfig, note: Callable[[str], None]) -> None:
+        """Take what the worker needs, and how to tell what is going on."""
+        self._job, self._note = job, note
+        self._sizing = choose_sizing(config, Demand(1, 0), total_cpus=cores())
         self._worker: Worker | None = None
 
     def start(self) -> list[Replica]:
         """See `ReplicaPool.start`."""
-        self._worker = Worker(self._job, threads=self._threads)
+        self._note(f"loading the model for {self._sizing}")
+        self._worker = Worker(self._job, threads=self._sizing.threads)
         return [InlineReplica(self._worker)]
 
     def arrivals(self) -> list[Replica]:

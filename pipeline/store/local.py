@@ -183,7 +183,10 @@ class LocalStore:
             return
         if folder.parent != folder:
             self._make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir(exist_ok=True)
+        except FileNotFoundError as error:  # a file system of the kernel's own, such as /proc
+            raise PlanRefused(f"output.path {self.root}: no folder can be made in {folder.parent}") from error
         _sync(folder.parent)
 
     @contextlib.contextmanager

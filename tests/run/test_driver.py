@@ -20,7 +20,7 @@ from pipeline.output.config import OutputConfig
 from pipeline.output.manifest import Manifest
 from pipeline.output.part import Counts
 from pipeline.prompts.config import SourceConfig
-from pipeline.run import driver
+from pipeline.run import driver, signals
 from pipeline.run.config import ClusterConfig, GenerateConfig
 
 MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
@@ -67,21 +67,21 @@ class TestSignals:
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_become_an_error_that_tells_its_number(self, number: signal.Signals) -> None:
         before = signal.getsignal(number)
-        with pytest.raises(Interrupted, match=number.name) as raised, driver._signals_raise():
+        with pytest.raises(Interrupted, match=number.name) as raised, signals.signals_raise():
             os.kill(os.getpid(), number)
             pytest.fail("not reached")
         assert raised.value.exit_code == 128 + number
         assert signal.getsignal(number) is before
 
     def test_are_not_taken_for_a_failure_of_what_is_called(self) -> None:
-        with pytest.raises(Interrupted), driver._signals_raise():
+        with pytest.raises(Interrupted), signals.signals_raise():
             try:
                 os.kill(os.getpid(), signal.SIGTERM)
             except Exception:
                 pytest.fail("swallowed")
 
     def test_one_that_is_lost_is_raised_again(self) -> None:
-        with pytest.raises(Interrupted, match="SIGINT"), driver._signals_raise() as check:
+        with pytest.raises(Interrupted, match="SIGINT"), signals.signals_raise() as check:
             check()
             with contextlib.suppress(BaseException):  # as in a destructor
                 os.kill(os.getpid(), signal.SIGINT)
@@ -101,7 +101,7 @@ def config(tmp_path: Path) -> GenerateConfig:
 
 
 def use(pool: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "_pool", lambda config, job, sizing: pool)
+    monkeypatch.setattr(driver, "_pool", lambda config, job, demand, note: pool)
 
 
 def test_the_deadline_stops_the_run(

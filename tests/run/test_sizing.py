@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.run import sizing
 from pipeline.run.config import ClusterConfig
-from pipeline.run.sizing import Sizing, choose_sizing, cores
+from pipeline.run.sizing import Demand, Sizing, choose_sizing, cores
 
 GIB = 2**30
 
@@ -18,9 +18,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sized(*, shards: int = 1000, weights: int = GIB, cpus: int = 16, gpus: float = 0, **config: Any) -> tuple[int, int]:
-    found = choose_sizing(
-        ClusterConfig(**config), shards=shards, weight_bytes=weights, total_cpus=cpus, total_gpus=gpus
-    )
+    found = choose_sizing(ClusterConfig(**config), Demand(shards, weights), total_cpus=cpus, total_gpus=gpus)
     assert isinstance(found, Sizing)
     return found.replicas, found.threads
 

@@ -1,0 +1,52 @@
+"""Tiny models with random weights, made once a session, and what the tests of the engine share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+# Threads that wait for each other give their core away: on a busy machine the tests with two would take minutes.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tiny_models import DEMO, FAMILIES, Tiny, write_model
+
+MakeTiny = Callable[..., Tiny]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Start every test with one thread, and leave torch as it was."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> MakeTiny:
+    """Make a tiny model of a family, or return the one that was made before with the same options."""
+    made: dict[object, Tiny] = {}
+
+    def make(family: str = "gpt2", **options: int) -> Tiny:
+        key = (family, *sorted(options.items()))
+        if key not in made:
+            folder = tmp_path_factory.mktemp(family)
+            write_model(folder, FAMILIES[family](**options), seed=len(family))
+            made[key] = Tiny(folder)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def demo() -> Tiny:
+    """The committed demo model."""
+    return Tiny(DEMO)

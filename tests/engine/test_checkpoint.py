@@ -1,0 +1,264 @@
+"""Finding a model's files, refusing what is unsafe or not served, and naming the content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny_models import DEMO, Tiny
+
+from pipeline.engine.checkpoint import Checkpoint, resolve
+from pipeline.engine.config import ModelConfig
+from pipeline.errors import ModelRefused
+
+MakeTiny = Callable[..., Tiny]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the demo model that a test may spoil."""
+    return shutil.copytree(DEMO, tmp_path / "model")
+
+
+def refusal(path: object, **options: Any) -> str:
+    with pytest.raises(ModelRefused) as refused:
+        resolve(ModelConfig(path=str(path), **options))
+    assert "\n" not in str(refused.value) and refused.value.exit_code == 2
+    return str(refused.value)
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    facts = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**facts, **changes}))
+
+
+def test_a_directory_is_found_as_it_is(folder: Path) -> None:
+    checkpoint = resolve(ModelConfig(path=str(folder)))
+    assert (checkpoint.directory, checkpoint.tokenizer, checkpoint.adapter) == (folder, folder, None)
+    assert checkpoint.context_length == 256
+    assert checkpoint.config["model_type"] == "gpt2"
+
+
+def test_the_context_is_read_by_any_of_its_names() -> None:
+    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
+        assert Checkpoint(Path(), Path(), None, {name: 77}).context_length == 77
+    assert Checkpoint(Path(), Path(), None, {}).context_length is None
+    assert Checkpoint(Path(), Path(), None, {"max_position_embeddings": None, "n_positions": 5}).context_length == 5
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pth", "tf_model.h5", "model.ckpt"])
+def test_fault_35_weights_that_can_run_code_are_refused(folder: Path, name: str) -> None:
+    (folder / "model.safetensors").rename(folder / name)
+    assert f"has only {name}, which can run code when it is loaded; convert it to safetensors" in refusal(folder)
+
+
+def test_fault_35_code_of_its_own_is_refused_and_not_run(folder: Path) -> None:
+    (folder / "modeling_evil.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
+    edit(folder, auto_map={"AutoModelForCausalLM": "modeling_evil.Evil"})
+    assert "needs code of its own (auto_map in config.json), which is never run" in refusal(folder)
+    assert not (folder / "ran").exists()
+
+
+def test_fault_35_an_adapter_too(folder: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.bin").touch()
+    assert f"{adapter}: has only adapter_model.bin" in refusal(folder, adapter=str(adapter))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model_type": "t5", "is_encoder_decoder": True}, "t5 is an encoder-decoder; only decoder-only"),
+        ({"model_type": "mistral", "sliding_window": 4096}, "mistral attends through a sliding window"),
+        ({"model_type": "qwen2", "sliding_window": 9, "use_sliding_window": True}, "qwen2 attends through a sliding"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layers of the kind sliding_attention"),
+        ({"layer_types": ["linear_attention", "full_attention"]}, "layers of the kind linear_attention"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "changes its rotary embedding with the length"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "changes its rotary embedding with the length"),
+    ],
+)
+def test_what_is_not_served_is_refused_by_name(folder: Path, changes: dict[str, Any], told: str) -> None:
+    edit(folder, **changes)
+    assert told in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sliding_window": 4096, "use_sliding_window": False}, {"sliding_window": None}, {"layer_types": None},
+        {"layer_types": ["full_attention"] * 4}, {"rope_scaling": None}, {"rope_scaling": {"rope_type": "llama3"}},
+        {"is_encoder_decoder": False},
+    ],
+)  # fmt: skip
+def test_what_only_looks_like_it_is_not(folder: Path, changes: dict[str, Any]) -> None:
+    edit(folder, **changes)
+    resolve(ModelConfig(path=str(folder)))
+
+
+def test_missing_files_are_told_by_name(folder: Path, tmp_path: Path) -> None:
+    assert "there is no such directory" in refusal(tmp_path / "none")
+    assert "there is no such directory" in refusal("./none")
+    assert "there is no such directory" in refusal("a/b/c")
+    assert "there is no such directory" in refusal(folder / "config.json")
+    assert "neither a directory nor a hub id" in refusal("not a hub id!")
+    assert "is a directory, which has no revisions" in refusal(folder, revision="main")
+    assert "model.tokenizer=" in refusal(folder, tokenizer=str(tmp_path / "none"))
+    assert "model.adapter=" in refusal(folder, adapter=str(tmp_path / "none"))
+    (folder / "tokenizer.json").unlink()
+    assert "has no tokenizer; name one with model.tokenizer" in refusal(folder)
+    assert resolve(ModelConfig(path=str(folder), tokenizer=str(DEMO))).tokenizer == DEMO
+    (folder / "model.safetensors").unlink()
+    assert "has no weights" in refusal(folder)
+    (folder / "config.json").unlink()
+    assert "has no config.json, so it is not a transformers model" in refusal(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\x00", '"gpt2"'])
+def test_a_spoilt_configuration_is_refused(folder: Path, text: str) -> None:
+    (folder / "config.json").write_text(text)
+    assert "config.json: " in refusal(folder)
+
+
+def test_content_is_the_sha256_of_what_decides_the_output(folder: Path) -> None:
+    (folder / "README.md").write_text("a word")
+    content = resolve(ModelConfig(path=str(folder))).content()
+    assert set(content) == {
+        "model/config.json", "model/generation_config.json", "model/model.safetensors", "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer_config.json",
+    }  # fmt: skip
+    for name, digest in content.items():
+        assert digest == hashlib.sha256((folder / name.split("/")[1]).read_bytes()).hexdigest()
+    again = shutil.copytree(folder, folder.parent / "elsewhere")
+    assert resolve(ModelConfig(path=str(again))).content() == content
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(name=st.sampled_from(["model.safetensors", "tokenizer.json", "config.json"]), data=st.data())
+def test_content_changes_with_any_byte(folder: Path, name: str, data: st.DataObject) -> None:
+    checkpoint = Checkpoint(folder, folder, None, {})
+    before, raw = checkpoint.content(), bytearray((folder / name).read_bytes())
+    place, flip = data.draw(st.integers(0, len(raw) - 1)), data.draw(st.integers(1, 255))
+    raw[place] ^= flip
+    (folder / name).write_bytes(raw)
+    after = checkpoint.content()
+    assert {k for k in before if before[k] != after[k]} == {k for k in before if k.endswith("/" + name)}
+    raw[place] ^= flip
+    (folder / name).write_bytes(raw)
+
+
+def test_shards_and_adapters_belong_to_the_content(folder: Path, tmp_path: Path) -> None:
+    (folder / "model-00002-of-00002.safetensors").write_bytes(b"x")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_model.safetensors").write_bytes(b"y")
+    content = resolve(ModelConfig(path=str(folder), adapter=str(adapter))).content()
+    assert {"model/model-00002-of-00002.safetensors", "adapter/adapter_model.safetensors"} <= set(content)
+    assert "adapter/adapter_config.json" in content
+
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub_home(tmp_path: Path) -> Path:
+    """A hub cache that holds `tester/tiny`, laid out as the hub's client does it."""
+    repo = tmp_path / "home" / "hub" / "models--tester--tiny"
+    snapshot = repo / "snapshots" / REVISION
+    for part in (snapshot, repo / "blobs", repo / "refs"):
+        part.mkdir(parents=True)
+    (repo / "refs" / "main").write_text(REVISION)
+    for file in DEMO.iterdir():
+        data = file.read_bytes()
+        git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        blob = repo / "blobs" / (hashlib.sha256(data).hexdigest() if file.suffix == ".safetensors" else git)
+        blob.write_bytes(data)
+        (snapshot / file.name).symlink_to(os.path.relpath(blob, snapshot))
+    return tmp_path / "home"
+
+
+SCRIPT = """
+import json, sys
+from pipeline.engine.checkpoint import resolve
+from pipeline.engine.config import ModelConfig
+from pipeline.errors import ModelRefused
+told = []
+for options in json.loads(sys.argv[1]):
+    try:
+        checkpoint = resolve(ModelConfig(**options))
+        told.append([str(checkpoint.directory), checkpoint.content()])
+    except ModelRefused as error:
+        told.append(str(error))
+assert "torch" not in sys.modules
+print(json.dumps(told))
+"""
+
+
+def offline(home: Path, *options: dict[str, str]) -> list[Any]:
+    """Resolve in a process of its own: the hub's client reads its environment once."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGINGFACE"))}
+    environment |= {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    out = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(options)], env=environment, cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr
+    told: list[Any] = json.loads(out.stdout)
+    return told
+
+
+def test_faults_33_and_34_the_hub_cannot_be_reached(hub_home: Path) -> None:
+    main, pinned, other, none, tokenizer = offline(
+        hub_home, {"path": "tester/tiny"}, {"path": "tester/tiny", "revision": REVISION},
+        {"path": "tester/tiny", "revision": "v2"}, {"path": "tester/none"},
+        {"path": "tester/tiny", "tokenizer": "tester/none"},
+    )  # fmt: skip
+    assert main == pinned
+    assert main[0].endswith(f"models--tester--tiny/snapshots/{REVISION}")
+    assert main[1] == resolve(ModelConfig(path=str(DEMO))).content()  # the same model, wherever its files are
+    for message in (other, none, tokenizer):
+        assert "its cache does not hold this model" in message and "go online once, or give a directory" in message
+    assert "model.path=tester/tiny" in other and "at revision v2" in other
+    assert "model.path=tester/none" in none
+    assert "model.tokenizer=tester/none" in tokenizer
+
+
+def test_fault_34_a_cache_without_the_weights_is_told(hub_home: Path) -> None:
+    next(hub_home.rglob("snapshots/*/model.safetensors")).unlink()
+    (message,) = offline(hub_home, {"path": "tester/tiny"})
+    assert "has no weights" in message
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(RevisionNotFoundError, "the hub has no revision v2"), (RepositoryNotFoundError, "such a model")],
+)
+def test_fault_33_the_hub_does_not_have_it(error: type[Exception], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*_: object, **__: object) -> str:
+        raise error.__new__(error, "404\nClient Error")  # without the response that its constructor wants
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert told in refusal("tester/tiny", revision="v2")
+
+
+def test_a_full_disk_while_downloading_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*_: object, **__: object) -> str:
+        raise OSError(28, "No space left\non device")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert "cannot be fetched from the hub: [Errno 28] No space left on device" in refusal("tester/tiny")

@@ -1,0 +1,96 @@
+"""Loading: what is known of a model afterwards, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import CONTEXT, DEMO, END, FAMILIES, Tiny, write_model
+from transformers import BloomConfig
+
+from pipeline.engine.checkpoint import resolve
+from pipeline.engine.config import ModelConfig
+from pipeline.engine.model import LoadedModel, load_model
+from pipeline.errors import ModelRefused
+
+MakeTiny = Callable[..., Tiny]
+
+
+def load(folder: Path, **options: str) -> LoadedModel:
+    config = ModelConfig(path=str(folder), **options)
+    return load_model(resolve(config), config)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_known_of_a_model(tiny: MakeTiny, family: str) -> None:
+    loaded = tiny(family).loaded()
+    assert (loaded.layers, loaded.head_dim, loaded.vocab_size, loaded.context_length) == (2, 16, 320, CONTEXT)
+    assert loaded.kv_heads == (2 if family in ("llama", "qwen2") else 4)
+    assert loaded.kv_bytes_per_token == 2 * 2 * loaded.kv_heads * 16 * 4
+    assert loaded.eos_token_ids == {END}
+    assert loaded.dtype == torch.float32 and loaded.batch_invariant
+    assert sum(loaded.kernels.values()) > 8
+    assert not loaded.model.training
+
+
+def test_a_plain_model_is_left_alone(tiny: MakeTiny) -> None:
+    plain = tiny().loaded(plain=True)
+    assert plain.kernels == {}
+    assert {type(m).__name__ for m in plain.model.modules()} >= {"Conv1D", "NewGELUActivation"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "auto"])
+def test_types(tiny: MakeTiny, dtype: str) -> None:
+    expected = {"auto": torch.float32}.get(dtype) or getattr(torch, dtype)
+    assert load(tiny().folder, dtype=dtype).dtype == expected
+
+
+def test_end_tokens_come_from_the_generation_settings_first(tmp_path: Path) -> None:
+    folder = shutil.copytree(DEMO, tmp_path / "model")
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**settings, "eos_token_id": [3, 9]}))
+    assert load(folder).eos_token_ids == {3, 9}
+    (folder / "generation_config.json").unlink()
+    assert load(folder).eos_token_ids == {0}
+
+
+def test_files_that_do_not_fit_the_configuration_are_refused(tmp_path: Path) -> None:
+    folder = shutil.copytree(DEMO, tmp_path / "model")
+    facts = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**facts, "n_embd": 64}))
+    with pytest.raises(ModelRefused, match="cannot be loaded") as refused:
+        load(folder)
+    assert "\n" not in str(refused.value)
+    (folder / "config.json").write_text(json.dumps({**facts, "model_type": "no-such-thing"}))
+    with pytest.raises(ModelRefused, match="cannot be loaded"):
+        load(folder)
+
+
+@pytest.mark.parametrize("spoil", [lambda b: b[: len(b) // 2], lambda b: b"\xff" * 100, lambda b: b""])
+def test_damaged_weights_are_refused(tmp_path: Path, spoil: Callable[[bytes], bytes]) -> None:
+    folder = shutil.copytree(DEMO, tmp_path / "model")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(spoil(weights.read_bytes()))
+    with pytest.raises(ModelRefused, match="cannot be loaded"):
+        load(folder)
+
+
+def test_missing_weights_are_refused(tmp_path: Path) -> None:
+    """transformers would make random ones up."""
+    folder = shutil.copytree(DEMO, tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    removed = next(name for name in tensors if "h.2.mlp.c_fc.weight" in name)
+    save_file({k: v for k, v in tensors.items() if k != removed}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelRefused):
+        load(folder)
+
+
+def test_a_model_whose_attention_cannot_be_exchanged_is_refused(tmp_path: Path) -> None:
+    write_model(tmp_path, BloomConfig(vocab_size=320, hidden_size=64, n_layer=1, n_head=4), 1)
+    with pytest.raises(ModelRefused):
+        load(tmp_path)

@@ -1,0 +1,291 @@
+"""Sampling against exact probabilities, and truncation and penalties against transformers' own processors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import softmax
+from scipy.stats import chisquare
+from tiny_models import Tiny, drain, random_prompts
+from transformers import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from pipeline.engine.sampler import TOP, SamplingRows, invert_cdf, penalise, sample, truncation_threshold
+from pipeline.types import PromptRow, SamplingParams
+
+MakeTiny = Callable[..., Tiny]
+Array = np.ndarray[Any, np.dtype[Any]]
+LAST = 1 - 2.0**-53
+"""The largest number that the noise can be."""
+
+
+def rows_of(
+    count: int, vocab: int, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
+    uniform: Array | None = None,
+) -> SamplingRows:  # fmt: skip
+    """`count` rows with the same parameters, by the names that people know."""
+    noise = np.full(count, 0.5) if uniform is None else uniform
+    greedy = temperature == 0
+    return SamplingRows(
+        torch.full((count,), greedy), torch.full((count,), 1.0 if greedy else temperature),
+        torch.full((count,), top_k or vocab), torch.full((count,), top_p),
+        torch.full((count,), float(np.log(min_p)) if min_p else -torch.inf), torch.from_numpy(noise),
+        truncates=bool(top_k or top_p < 1 or min_p), all_greedy=greedy,
+    )  # fmt: skip
+
+
+def exact(
+    logits: Array, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
+) -> Array:  # fmt: skip
+    """Probabilities in float64 by the definitions: sort, cut, renormalise."""
+    p = softmax(logits.astype(np.float64) / temperature)
+    order = np.argsort(-p, kind="stable")
+    if top_k:
+        p[order[top_k:]] = 0
+        p /= p.sum()
+    if top_p < 1:
+        before = np.concatenate([[0], np.cumsum(p[order])[:-1]])
+        p[order[before >= top_p]] = 0
+        p /= p.sum()
+    p[p < min_p * p.max()] = 0
+    return p / p.sum()
+
+
+def assert_drawn_from(p: Array, tokens: Array) -> None:
+    """Chi-square, with rare tokens taken together; impossible tokens not once."""
+    counts = np.bincount(tokens, minlength=len(p))
+    assert counts[p == 0].sum() == 0
+    order = np.argsort(-p)
+    expected, found = p[order] * len(tokens), counts[order]
+    common = expected >= 8
+    rest = (found[~common].sum(), expected[~common].sum())
+    if rest[1] < 8:  # too few for a class of their own
+        common[np.count_nonzero(common) - 1] = False
+        rest = (found[~common].sum(), expected[~common].sum())
+    found, expected = np.append(found[common], rest[0]), np.append(expected[common], rest[1])
+    if len(found) > 1:
+        assert chisquare(found, expected * found.sum() / expected.sum()).pvalue > 1e-4
+
+
+RULES: list[dict[str, Any]] = [
+    {}, {"temperature": 0.5}, {"temperature": 2.5}, {"top_k": 7}, {"top_k": 1}, {"top_p": 0.6}, {"min_p": 0.05},
+    {"temperature": 1.5, "top_k": 40, "top_p": 0.7}, {"temperature": 0.8, "top_p": 0.9, "min_p": 0.02},
+    {"temperature": 3.0, "top_k": 100, "top_p": 0.95, "min_p": 0.1}, {"temperature": 30.0, "top_p": 0.99},
+    {"temperature": 20.0, "top_k": 600},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("vocab", [300, 1500])
+def test_draws_follow_the_exact_distribution(rule: dict[str, Any], vocab: int) -> None:
+    rng = np.random.default_rng(vocab)
+    logits = rng.normal(0, 3, vocab).astype(np.float32)
+    draws = 20_000
+    tokens = [
+        sample(torch.from_numpy(logits).expand(1000, -1), rows_of(1000, vocab, uniform=rng.random(1000), **rule))
+        for _ in range(draws // 1000)
+    ]
+    assert_drawn_from(exact(logits, **rule), torch.cat(tokens).numpy())
+
+
+@pytest.mark.parametrize("rule", [{}, {"temperature": 2.0, "top_k": 50, "top_p": 0.9}, {"min_p": 0.05}], ids=str)
+def test_samples_of_the_engine_follow_the_model(tiny: MakeTiny, rule: dict[str, Any]) -> None:
+    """4000 samples of one row, against the float64 pass of transformers' model."""
+    model = tiny()
+    (prompt,) = random_prompts(8, [3])
+    sampling = SamplingParams(n=4000, max_tokens=1, **{"temperature": 0.4, **rule})
+    engine = model.engine(256, max_len=32, columns=[])
+    done = drain(engine, PromptRow("a", None, tuple(prompt), sampling).requests())
+    tokens = np.array([done["a", i].token_ids[0] for i in range(4000)])
+    p = exact(model.exact_logits(prompt)[-1], **{"temperature": 0.4, **rule})
+    assert_drawn_from(p, tokens)
+    assert len(set(tokens.tolist())) > 3
+
+
+def test_rows_samples_and_seeds_differ_and_repeat(tiny: MakeTiny) -> None:
+    model = tiny()
+
+    def ids(row: str, n: int, **changes: int) -> list[tuple[int, ...]]:
+        sampling = SamplingParams(n=n, **{"max_tokens": 12, "seed": 3, **changes}, temperature=4.0, ignore_eos=True)
+        done = drain(model.engine(8), PromptRow(row, None, (7, 8), sampling).requests())
+        return [done[row, i].token_ids for i in range(n)]
+
+    first = ids("a", 20)
+    assert len({*first, *ids("b", 20), *ids("a", 20, seed=4)}) == 60
+    assert ids("a", 20) == first
+    assert ids("a", 5) == first[:5]
+    assert [t[:12] for t in ids("a", 20, max_tokens=40)] == first
+
+
+def warped(logits: torch.Tensor, temperature: float, top_k: int, top_p: float, min_p: float) -> torch.Tensor:
+    """What transformers keeps, bool [V]."""
+    scores = TemperatureLogitsWarper(temperature)(None, logits)  # type: ignore[arg-type]
+    if top_k:
+        scores = TopKLogitsWarper(top_k)(None, scores)  # type: ignore[arg-type]
+    if top_p < 1:
+        scores = TopPLogitsWarper(top_p)(None, scores)  # type: ignore[arg-type]
+    if min_p:
+        scores = MinPLogitsWarper(min_p)(None, scores)  # type: ignore[arg-type]
+    return scores > -torch.inf
+
+
+@st.composite
+def random_logits(draw: st.DrawFn) -> torch.Tensor:
+    """Peaked or flat, of few or many tokens, with and without ties."""
+    vocab = draw(st.sampled_from([2, 5, 127, 128, 129, 300, TOP, TOP + 1, 1500]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    logits = rng.normal(0, draw(st.sampled_from([0.01, 0.3, 2.0, 8.0])), vocab).astype(np.float32)
+    if draw(st.booleans()):
+        logits = np.round(logits * 4).astype(np.float32) / 4
+    return torch.from_numpy(logits)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    logits=random_logits(), temperature=st.sampled_from([1.0, 0.5, 3.0]), top_k=st.sampled_from([0, 1, 3, 50, 600]),
+    top_p=st.one_of(st.just(1.0), st.floats(0.01, 0.999)), min_p=st.one_of(st.just(0.0), st.floats(0.001, 1.0)),
+)  # fmt: skip
+def test_truncation_is_transformers(
+    logits: torch.Tensor, temperature: float, top_k: int, top_p: float, min_p: float
+) -> None:
+    vocab = len(logits)
+    top_k = min(top_k, vocab)
+    rows = rows_of(1, vocab, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    scaled = logits[None] / temperature
+    kept = (scaled >= truncation_threshold(scaled, torch.softmax(scaled, -1), rows)[:, None])[0]
+    theirs = warped(logits[None], temperature, top_k, top_p, min_p)[0]
+    # Rounding may decide at a border, and transformers' top-p takes some of the tokens that tie there and not others.
+    p = softmax(scaled[0].double().numpy())
+    order = np.argsort(-p, kind="stable")
+    within = np.where(np.isin(np.arange(vocab), np.flatnonzero(p >= np.sort(p)[-top_k or -vocab])), p, 0)
+    before = np.empty(vocab)
+    before[order] = np.cumsum(within[order] / within.sum()) - within[order] / within.sum()
+    border = np.zeros(vocab, bool)
+    if top_p < 1:
+        border = np.isin(p, p[np.abs(before - top_p) < 1e-4])
+        last = theirs.numpy().nonzero()[0]
+        border |= p == p[last].min()
+    if min_p:
+        border |= np.abs(np.log(p / p.max()) - np.log(min_p)) < 1e-5
+    assert torch.equal(kept[~border], theirs[~border])
+    assert kept[int(logits.argmax())]
+
+
+def test_the_full_sort_and_the_shortcut_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flat rows need more than TOP tokens; rows beside them do not, and nothing depends on the company."""
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(40, 4000, generator=generator) * torch.linspace(0.01, 6, 40)[:, None]
+    probabilities = torch.softmax(logits, -1)
+    for top_p in (0.3, 0.9, 0.99):
+        rows = rows_of(40, 4000, top_p=top_p)
+        quick = truncation_threshold(logits, probabilities, rows)
+        alone = [
+            truncation_threshold(logits[i : i + 1], probabilities[i : i + 1], rows_of(1, 4000, top_p=top_p))
+            for i in range(40)
+        ]
+        assert torch.equal(quick, torch.cat(alone))
+        needs = [np.count_nonzero(np.cumsum(-np.sort(-p)) < top_p) + 1 for p in probabilities.double().numpy()]
+        assert min(needs) < TOP < max(needs)
+        assert [int((lo >= t).sum()) for lo, t in zip(logits, quick, strict=True)] == pytest.approx(needs, abs=1)
+        with monkeypatch.context() as patch:
+            patch.setattr("pipeline.engine.sampler.TOP", 4000)
+            assert torch.equal(quick, truncation_threshold(logits, probabilities, rows))
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.1, 10))
+def test_the_repetition_penalty_is_transformers(seed: int, penalty: float) -> None:
+    rng = np.random.default_rng(seed)
+    logits = torch.from_numpy(rng.normal(0, 4, (3, 60)).astype(np.float32))
+    prompts, generated = rng.integers(0, 60, (3, 9)), rng.integers(0, 60, (3, 14))
+    in_prompt, counts = torch.zeros(3, 60, dtype=torch.bool), torch.zeros(3, 60)
+    for row in range(3):
+        in_prompt[row, prompts[row]] = True
+        np.add.at(counts.numpy()[row], generated[row], 1)
+    zero = torch.zeros(3)
+    ours = penalise(logits, counts, in_prompt, torch.full((3,), penalty), zero, zero)
+    ids = torch.from_numpy(np.concatenate([prompts, generated], 1))
+    theirs = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits.clone())  # type: ignore[arg-type]
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_presence_and_frequency_count_generated_tokens_only() -> None:
+    logits, counts = torch.full((2, 5), 2.0), torch.tensor([[0.0, 1, 3, 0, 0]] * 2)
+    in_prompt = torch.tensor([[True, True, False, False, False]] * 2)
+    one, presence, frequency = torch.ones(2), torch.tensor([0.5, 0.0]), torch.tensor([0.0, 0.25])
+    assert penalise(logits, counts, in_prompt, one, presence, frequency).tolist() == [
+        [2.0, 1.5, 1.5, 2.0, 2.0], [2.0, 1.75, 1.25, 2.0, 2.0],
+    ]  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1), vocab=st.sampled_from([1, 2, 127, 128, 129, 300, 1000]),
+    holes=st.sampled_from([0.0, 0.5, 0.99]), scale=st.sampled_from([1e-30, 1.0, 1e10]),
+    uniform=st.one_of(st.sampled_from([0.0, 2.0**-53, 0.5, LAST]), st.floats(0, LAST)),
+)  # fmt: skip
+def test_a_token_without_probability_is_never_drawn(
+    seed: int, vocab: int, holes: float, scale: float, uniform: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    p = np.where(rng.random((4, vocab)) < holes, 0, np.exp(rng.normal(0, 9, (4, vocab)))).astype(np.float32)
+    p[:, int(rng.integers(vocab))] = 1
+    p *= np.float32(scale)
+    tokens = invert_cdf(torch.from_numpy(p), torch.full((4,), uniform, dtype=torch.float64)).numpy()
+    assert (p[np.arange(4), tokens] > 0).all()
+    # and it is the right one, up to the rounding of the running sum
+    cumulative = np.cumsum(p.astype(np.float64), -1)
+    low, high = (cumulative - p)[np.arange(4), tokens], cumulative[np.arange(4), tokens]
+    slack = 1e-5 * cumulative[:, -1]
+    assert (low - slack <= uniform * cumulative[:, -1]).all()
+    assert (uniform * cumulative[:, -1] <= high + slack).all()
+
+
+@pytest.mark.parametrize("vocab", [1, 2, 128, 129, 50_257])
+def test_the_ends_of_the_noise(vocab: int) -> None:
+    p = torch.full((2, vocab), 1.0 / vocab)
+    assert invert_cdf(p, torch.tensor([0.0, LAST], dtype=torch.float64)).tolist() == [0, vocab - 1]
+    p[:, 0] = 0
+    p[:, -1] = 0
+    if vocab > 2:
+        assert invert_cdf(p, torch.tensor([0.0, LAST], dtype=torch.float64)).tolist() == [1, vocab - 2]
+
+
+def test_greedy_ties_go_to_the_lowest_id_and_forbidden_tokens_to_nobody() -> None:
+    logits = torch.tensor([[1.0, 5.0, 5.0, 0.0], [-torch.inf, -torch.inf, -torch.inf, -9.0]])
+    assert sample(logits, rows_of(2, 4, temperature=0.0)).tolist() == [1, 3]
+    for uniform in (0.0, 0.5, LAST):
+        assert sample(logits, rows_of(2, 4, uniform=np.full(2, uniform))).tolist()[1] == 3
+
+
+def test_greedy_and_sampled_rows_in_one_step() -> None:
+    logits = torch.tensor([[0.0, 9.0, 8.9]] * 2)
+    rows = rows_of(2, 3, uniform=np.full(2, LAST))
+    mixed = SamplingRows(
+        torch.tensor([True, False]), rows.temperature, rows.top_k, rows.top_p, rows.log_min_p, rows.uniform,
+        truncates=False, all_greedy=False,
+    )  # fmt: skip
+    assert sample(logits, mixed).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-20, 1e-38, 1e-44, 1e-60])
+def test_a_tiny_temperature_is_greedy_in_the_limit(tiny: MakeTiny, temperature: float) -> None:
+    prompts = random_prompts(9, [4, 9])
+    cold, greedy = (
+        drain(tiny().engine(2), [
+            r for i, p in enumerate(prompts)
+            for r in PromptRow(str(i), None, tuple(p), SamplingParams(temperature=t, max_tokens=6)).requests()
+        ])
+        for t in (temperature, 0.0)
+    )  # fmt: skip
+    assert {k: c.token_ids for k, c in cold.items()} == {k: c.token_ids for k, c in greedy.items()}

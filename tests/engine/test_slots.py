@@ -1,0 +1,102 @@
+"""What a slot keeps, and that nothing of it reaches the next sequence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tiny_models import END, byte_tokenizer, request
+
+from pipeline.engine.noise import uniforms
+from pipeline.engine.sequence import Sequence
+from pipeline.engine.slots import SlotState
+from pipeline.engine.stopping import StopWatch
+from pipeline.engine.tokenizer import Tokenizer
+
+VOCAB, MAX_LEN = 320, 20
+TOKENIZER = Tokenizer(byte_tokenizer(), VOCAB)
+
+
+def admitted(state: SlotState, slot: int, prompt: list[int], name: str = "a", **rules: Any) -> Sequence:
+    one = request(name, prompt, **{"max_tokens": 10, **rules})
+    sequence = Sequence(one, min(one.sampling.max_tokens, MAX_LEN - len(prompt)), slot=slot)
+    state.admit(sequence, StopWatch(one, sequence.max_new, frozenset({END}), TOKENIZER))
+    return sequence
+
+
+def new_state(slots: int = 3) -> SlotState:
+    return SlotState(slots, MAX_LEN, VOCAB, torch.device("cpu"))
+
+
+def record(state: SlotState, sequences: list[Sequence], tokens: list[int]) -> None:
+    state.record(sequences, torch.tensor(tokens), {"v": torch.tensor(tokens).float()})
+    for sequence, token in zip(sequences, tokens, strict=True):
+        sequence.generated.append(token)
+
+
+def test_parameters_and_noise_of_a_step() -> None:
+    state = new_state()
+    a = admitted(state, 2, [5, 6], "a", temperature=0.7, top_k=9, top_p=0.8, min_p=0.1, seed=3)
+    b = admitted(state, 0, [7], "b")
+    record(state, [a, b], [1, 2])
+    rows = state.sampling_rows([b, a])
+    assert rows.greedy.tolist() == [True, False] and not rows.all_greedy and rows.truncates
+    assert rows.temperature.tolist() == torch.tensor([1.0, 0.7]).tolist()
+    assert rows.top_k.tolist() == [VOCAB, 9] and rows.top_p.tolist() == torch.tensor([1.0, 0.8]).tolist()
+    assert rows.log_min_p.tolist() == torch.tensor([-torch.inf, 0.1]).log().nan_to_num(-torch.inf).tolist()
+    assert rows.uniform[1].item() == uniforms(3, "a", 0, 2)[1]
+    alone = state.sampling_rows([b])
+    assert alone.all_greedy and not alone.truncates
+
+
+def test_tokens_and_statistics_are_kept_by_position() -> None:
+    state = new_state()
+    a, b = admitted(state, 2, [5, 6]), admitted(state, 0, [7])
+    record(state, [a, b], [10, 11])
+    record(state, [b], [12])
+    record(state, [b, a], [13, 14])
+    assert state.tokens[2, :4].tolist() == [5, 6, 10, 14]
+    assert state.tokens[0, :4].tolist() == [7, 11, 12, 13]
+    assert state.statistics(b)["v"].tolist() == [11, 12, 13]
+    kept = state.statistics(a)["v"]
+    c = admitted(state, 2, [8])
+    record(state, [c], [15])
+    assert kept.tolist() == [10, 14]  # a copy
+    assert state.statistics(c)["v"].tolist() == [15]
+
+
+def test_a_full_slot_is_not_written_past_its_end() -> None:
+    state = new_state(2)
+    a = admitted(state, 0, [1] * (MAX_LEN - 2))
+    b = admitted(state, 1, [2])
+    before = state.tokens[1].clone()
+    record(state, [a], [9])
+    record(state, [a], [9])
+    assert state.tokens[0].tolist() == [*[1] * (MAX_LEN - 2), 9, 9]
+    assert torch.equal(state.tokens[1], before)
+    assert b.slot == 1
+
+
+def test_penalties_belong_to_a_sequence_not_to_its_slot() -> None:
+    state, logits = new_state(), torch.ones(1, VOCAB)
+    a = admitted(state, 1, [5, 6], repetition_penalty=2.0, frequency_penalty=0.25)
+    record(state, [a], [9])
+    record(state, [a], [9])
+    constrained = state.constrain(logits, [a])[0]
+    assert {i: v for i, v in enumerate(constrained.tolist()) if v != 1} == {5: 0.5, 6: 0.5, 9: 0.0}
+    b = admitted(state, 1, [7], repetition_penalty=2.0)
+    assert {i: v for i, v in enumerate(state.constrain(logits, [b])[0].tolist()) if v != 1} == {7: 0.5}
+    c = admitted(state, 1, [7])
+    assert state.constrain(logits, [c]) is logits
+    assert (logits == 1).all()  # what statistics are computed from
+
+
+def test_forbidden_ends_come_back() -> None:
+    state, logits = new_state(), torch.zeros(2, VOCAB)
+    a = admitted(state, 0, [5], min_tokens=1, stop_token_ids=[9, 4, VOCAB + 7])  # one that the model does not have
+    b = admitted(state, 1, [5])
+    constrained = state.constrain(logits, [a, b])
+    assert constrained[0].isinf().nonzero()[:, 0].tolist() == [END, 4, 9]
+    assert constrained[1].isfinite().all() and logits.isfinite().all()
+    record(state, [a], [6])
+    assert state.constrain(logits, [a, b]) is logits

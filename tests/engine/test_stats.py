@@ -1,0 +1,125 @@
+"""Statistics equal a float64 forward pass of the whole sequence by transformers' own model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import log_softmax
+from scipy.stats import entropy as scipy_entropy
+from tiny_models import FAMILIES, Tiny, drain, random_prompts, request
+
+from pipeline.engine.stats import STATISTICS, Distribution, Values, compute, statistic
+from pipeline.types import Completion
+
+MakeTiny = Callable[..., Tiny]
+TOP = 4
+CLOSE = 1e-5
+"""Float64 logits that lie closer than this may change places in float32."""
+
+
+def check_statistics(model: Tiny, completion: Completion) -> None:
+    prompt, ids = completion.request.prompt_token_ids, completion.token_ids
+    logits = model.exact_logits([*prompt, *ids])[len(prompt) - 1 : -1]
+    assert len(logits) == len(ids) > 0
+    expected = log_softmax(logits, -1)
+    rows = np.arange(len(ids))
+    found = completion.statistics
+    assert found["token_logprobs"].dtype == found["token_entropies"].dtype == np.float32
+    np.testing.assert_allclose(found["token_logprobs"], expected[rows, ids], atol=1e-4)
+    np.testing.assert_allclose(found["token_entropies"], scipy_entropy(np.exp(expected), axis=-1), atol=1e-4)
+    own = logits[rows, ids][:, None]
+    assert found["token_ranks"].dtype == np.int32
+    assert (found["token_ranks"] >= 1 + (logits > own + CLOSE).sum(-1)).all()
+    assert (found["token_ranks"] <= 1 + (logits > own - CLOSE).sum(-1) - 1).all()  # itself does not count
+    assert found["top_token_ids"].shape == found["top_token_logprobs"].shape == (len(ids), TOP)
+    np.testing.assert_allclose(found["top_token_logprobs"], -np.sort(-expected, -1)[:, :TOP], atol=1e-4)
+    at_ids = np.take_along_axis(expected, found["top_token_ids"].astype(np.int64), -1)
+    np.testing.assert_allclose(found["top_token_logprobs"], at_ids, atol=1e-4)
+    assert all(len(set(row)) == TOP for row in found["top_token_ids"].tolist())
+
+
+def check_prompt_logprobs(model: Tiny, completion: Completion) -> None:
+    prompt = completion.request.prompt_token_ids
+    expected = log_softmax(model.exact_logits(prompt), -1)[np.arange(len(prompt) - 1), prompt[1:]]
+    found = completion.prompt_token_logprobs
+    assert found.dtype == np.float32 and found.shape == (len(prompt),)
+    assert np.isnan(found[0])
+    np.testing.assert_allclose(found[1:], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_statistics_are_those_of_a_float64_pass(tiny: MakeTiny, family: str) -> None:
+    model = tiny(family)
+    rules: list[dict[str, Any]] = [
+        {}, {"temperature": 1.0}, {"temperature": 3.0, "top_k": 40, "repetition_penalty": 1.5},
+        {"temperature": 1.0, "top_p": 0.8, "presence_penalty": 1.0, "stop_token_ids": [5], "min_tokens": 8},
+    ]  # fmt: skip
+    lengths = [1, 2, 31, 32, 33, 64, 65, 100, 115]
+    prompts = random_prompts(5, lengths)
+    requests = [request(str(i), p, max_tokens=12, **rules[i % 4]) for i, p in enumerate(prompts)]
+    for engine in (
+        model.engine(4, tokens=64, top_logprobs=TOP, prompt_logprobs=True),
+        model.static(4, top_logprobs=TOP, prompt_logprobs=True),
+    ):
+        for completion in drain(engine, requests).values():
+            check_statistics(model, completion)
+            check_prompt_logprobs(model, completion)
+
+
+def test_only_what_is_asked_for_is_computed(tiny: MakeTiny) -> None:
+    for make in (tiny().engine, tiny().static):
+        plain = drain(make(columns=[]), [request("a", [5, 6])])["a", 0]
+        assert list(plain.statistics) == ["token_logprobs"]  # the cumulative one is its sum
+        assert plain.prompt_token_logprobs is None
+        more = drain(make(columns=["rank"], top_logprobs=2), [request("a", [5, 6])])["a", 0]
+        assert set(more.statistics) == {"token_logprobs", "token_ranks", "top_token_ids", "top_token_logprobs"}
+
+
+def test_the_most_likely_token_has_rank_one(tiny: MakeTiny) -> None:
+    done = drain(tiny().engine(top_logprobs=1), [request("a", [5, 6], ignore_eos=True)])["a", 0]
+    assert set(done.statistics["token_ranks"].tolist()) == {1}
+    assert done.statistics["top_token_ids"][:, 0].tolist() == list(done.token_ids)
+    assert done.statistics["top_token_logprobs"][:, 0].tobytes() == done.statistics["token_logprobs"].tobytes()
+
+
+def test_tied_tokens_share_the_better_rank() -> None:
+    logits = torch.tensor([[1.0, 3.0, 3.0, 0.0]] * 4)
+    log_probabilities = torch.log_softmax(logits, -1)
+    d = Distribution(logits, log_probabilities, log_probabilities.exp(), torch.arange(4))
+    assert compute(["rank"], d)["token_ranks"].tolist() == [3, 1, 1, 4]
+
+
+def test_the_entropy_of_certainty_is_zero_and_of_ignorance_log_v() -> None:
+    logits = torch.stack([torch.zeros(300), torch.full((300,), -2000.0).index_fill(0, torch.tensor(7), 0.0)])
+    d = Distribution(logits, torch.log_softmax(logits, -1), torch.softmax(logits, -1), torch.tensor([7, 7]))
+    entropies = compute(["entropy"], d)["token_entropies"]
+    assert entropies.tolist() == pytest.approx([np.log(300), 0.0], abs=1e-5)
+
+
+@pytest.fixture
+def margin() -> Iterator[str]:
+    """A statistic of the user's own: the best logit less the token's."""
+
+    @statistic("margin")
+    def _margin(d: Distribution) -> Values:
+        return {"token_margins": d.logits.amax(-1) - d.logits.gather(-1, d.tokens[:, None])[:, 0]}
+
+    yield "margin"
+    del STATISTICS["margin"]
+
+
+def test_a_new_statistic_takes_one_function(tiny: MakeTiny, margin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.engine.config.STATISTICS", ("logprob", "entropy", "rank", margin))
+    engine = tiny().engine(columns=["rank", margin])
+    done = drain(engine, [request("a", [5, 6], temperature=1.0, max_tokens=20)])["a", 0]
+    margins, ranks = done.statistics["token_margins"], done.statistics["token_ranks"]
+    assert len(margins) == len(done.token_ids)
+    assert ((margins == 0) == (ranks == 1)).all()
+
+
+def test_the_registry_holds_the_documented_statistics() -> None:
+    assert set(STATISTICS) == {"logprob", "entropy", "rank", "top_logprobs"}

@@ -1,0 +1,197 @@
+"""When completions end and what text they leave, against decoding the whole at every step and searching it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tiny_models import DEMO, END, PARTIAL, WORDS, Tiny, byte_tokenizer, drain, piece, request
+from transformers import AutoTokenizer
+
+from pipeline.engine.stopping import StopWatch
+from pipeline.engine.tokenizer import Tokenizer
+from pipeline.types import FinishReason
+
+MakeTiny = Callable[..., Tiny]
+TOKENIZER = Tokenizer(byte_tokenizer(), 320)
+DEMO_TOKENIZER = Tokenizer(AutoTokenizer.from_pretrained(DEMO), 1024)
+End = tuple[int, FinishReason, str | None, str]
+"""(tokens, reason, what stopped it, text)."""
+
+
+def followed(ids: Sequence[int], tokenizer: Tokenizer = TOKENIZER, max_new: int | None = None, **rules: Any) -> End:
+    """Feed ids one by one until the watch ends it."""
+    limit = max_new or len(ids)
+    watch = StopWatch(request("a", [1], **{"max_tokens": limit, **rules}), limit, frozenset({END}), tokenizer)
+    for count in range(1, len(ids) + 1):
+        ended = watch.check(ids[:count])
+        if ended is not None:
+            return count, *ended, watch.text(ids[:count], ended[0])
+    raise AssertionError("max_new ends it at the latest")
+
+
+def reference(
+    ids: Sequence[int], tokenizer: Tokenizer, stop: Sequence[str] = (), stop_token_ids: Sequence[int] = (),
+    min_tokens: int = 0, ignore_eos: bool = False,
+) -> End:  # fmt: skip
+    """The same, by decoding everything at each step. A stop string counts when its last character appears."""
+    ends = {*stop_token_ids} | (set() if ignore_eos else {END})
+    seen = 0
+    for count in range(1, len(ids) + 1):
+        if ids[count - 1] in ends:
+            return count, FinishReason.STOP, tokenizer.token(ids[count - 1]), tokenizer.decode(ids[: count - 1])
+        text = tokenizer.decode(ids[:count])
+        whole = text.rstrip("\ufffd")  # the rest may be a character that is not complete yet
+        places = [(at, s) for s in stop if (at := whole.find(s, max(0, seen - len(s) + 1))) >= 0]
+        seen = max(seen, len(whole))
+        if places and count >= min_tokens:
+            place, found = min(places)
+            return count, FinishReason.STOP, found, text[:place]
+        if count == len(ids):
+            return count, FinishReason.LENGTH, None, text
+    raise AssertionError("no ids")
+
+
+IDS = [piece(bytes([b])) for b in b"abST \n"] + [piece(w.encode()) for w in WORDS] + [piece(p) for p in PARTIAL]
+IDS += [piece(b) for b in (b"\xf0", b"\x9f", b"\x9a", b"\x82", b"\xe4", b"\xba", b"\xac", b"\xff")]
+STOPS = [
+    "STOP",
+    "ab",
+    "bab",
+    " stop",
+    "b",
+    " ",
+    "\n",
+    "\n\n",
+    "🚂",
+    "é",
+    "京",
+    "a京",
+    " 🚂ab",
+    "op",
+    "the cat",
+    "abababab",
+]
+
+
+@settings(max_examples=600, deadline=None)
+@given(
+    ids=st.lists(st.sampled_from(IDS), min_size=1, max_size=24),
+    stop=st.lists(st.sampled_from(STOPS), max_size=4, unique=True), min_tokens=st.integers(0, 8),
+    stop_token_ids=st.lists(st.sampled_from(IDS[:3]), max_size=1),
+)  # fmt: skip
+@example(ids=[piece(b"a"), piece(b"b"), piece(b"T")], stop=["a", "abababab"], min_tokens=3, stop_token_ids=[])
+@example(ids=[piece(b"a"), piece(b" \xf0\x9f")], stop=[" "], min_tokens=0, stop_token_ids=[])
+def test_a_watch_does_what_decoding_the_whole_does(
+    ids: list[int], stop: list[str], min_tokens: int, stop_token_ids: list[int]
+) -> None:
+    rules: dict[str, Any] = {
+        "stop": stop, "min_tokens": min(min_tokens, len(ids)), "stop_token_ids": stop_token_ids,
+    }  # fmt: skip
+    assert followed(ids, **rules) == reference(ids, TOKENIZER, **rules)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.integers(1, 1023), min_size=1, max_size=30),
+    st.lists(st.sampled_from(["e", " the", "ing", ". ", "a", "or", "\n"]), max_size=3, unique=True),
+)
+def test_the_demo_tokenizer_too(ids: list[int], stop: list[str]) -> None:
+    assert followed(ids, DEMO_TOKENIZER, stop=stop) == reference(ids, DEMO_TOKENIZER, stop)
+
+
+def spell(*pieces: str | bytes) -> list[int]:
+    return [piece(p if isinstance(p, bytes) else p.encode()) for p in pieces]
+
+
+@pytest.mark.parametrize(
+    ("ids", "stop", "expected"),
+    [
+        (spell("S", "T", "O", "P", "a"), ["STOP"], (4, "STOP", "")),
+        (spell("a", "STOP", "a"), ["STOP"], (2, "STOP", "a")),
+        (spell("STOP"), ["STOP"], (1, "STOP", "")),
+        (spell("a", "STOP", "a"), ["TO"], (2, "TO", "aS")),
+        (spell("a", b"\xf0", b"\x9f", b"\x9a", b"\x82", "a"), ["🚂"], (5, "🚂", "a")),
+        (spell(b" \xf0\x9f", b"\x9a\x82", "a"), [" 🚂a"], (3, " 🚂a", "")),
+        (spell(b"\n\xe4", b"\xba\xac", "a"), ["京"], (2, "京", "\n")),
+        (spell("a", "b", " ", "a"), ["b ", "ab"], (2, "ab", "")),
+        (
+            spell("a", " cat", " stop"),
+            ["t s", " cat st"],
+            (3, " cat st", "a"),
+        ),  # both at once: the one that begins first
+        (spell(" cat", " stop"), [" stop", " cat stop"], (2, " cat stop", "")),
+        (spell(b"\xff", "a", b"\xff", "b"), ["b"], (4, "b", "\ufffda\ufffd")),
+        (spell("a", b"\xff", "b"), ["\ufffd"], (3, "\ufffd", "a")),
+    ],
+)
+def test_stop_strings(ids: list[int], stop: list[str], expected: tuple[int, str, str]) -> None:
+    count, reason, stopped_by, text = followed(ids, stop=stop)
+    assert reason is FinishReason.STOP
+    assert (count, stopped_by, text) == expected
+
+
+def test_a_stop_string_within_min_tokens_does_not_count() -> None:
+    ids = spell("a", "b", " ", "a", "b", " ")
+    assert followed(ids, stop=["ab"], min_tokens=3) == (5, FinishReason.STOP, "ab", "ab ")
+    assert followed(ids[:4], stop=["ab"], min_tokens=3) == (4, FinishReason.LENGTH, None, "ab a")
+    assert followed(ids, stop=["ab"], min_tokens=2) == (2, FinishReason.STOP, "ab", "")
+    # nor does it when a longer stop string keeps its text in view
+    assert followed(ids[:4], stop=["ab", "abababab"], min_tokens=3) == (4, FinishReason.LENGTH, None, "ab a")
+
+
+def test_an_end_token_leaves_no_text() -> None:
+    a, b = spell("a", "b")
+    assert followed([a, END, b]) == (2, FinishReason.STOP, "<|end|>", "a")
+    assert followed([END, b]) == (1, FinishReason.STOP, "<|end|>", "")
+    assert followed([a, END, b], ignore_eos=True) == (3, FinishReason.LENGTH, None, "ab")
+    assert followed([a, b, a], stop_token_ids=[b]) == (2, FinishReason.STOP, "b", "a")
+    assert followed([a, b, a], stop_token_ids=[b], ignore_eos=True) == (2, FinishReason.STOP, "b", "a")
+    assert followed([a, b, a], stop_token_ids=[b], stop=["b"]) == (2, FinishReason.STOP, "b", "a")
+
+
+def test_the_last_token_may_still_stop() -> None:
+    a, b = spell("a", "b")
+    assert followed([a, b], stop=["b"]) == (2, FinishReason.STOP, "b", "a")
+    assert followed([a, END]) == (2, FinishReason.STOP, "<|end|>", "a")
+    assert followed([a, b], max_new=1) == (1, FinishReason.LENGTH, None, "a")
+
+
+@pytest.mark.parametrize(("rules", "expected"), [({"min_tokens": 2}, [True, True, False]), ({}, [False] * 3)])
+def test_end_tokens_are_forbidden_until_min_tokens(rules: dict[str, int], expected: list[bool]) -> None:
+    watch = StopWatch(request("a", [1], max_tokens=5, **rules), 5, frozenset({END}), TOKENIZER)
+    assert [watch.forbids_end(n) for n in range(3)] == expected
+    none = StopWatch(request("a", [1], max_tokens=5, ignore_eos=True, **rules), 5, frozenset({END}), TOKENIZER)
+    assert not none.forbids_end(0)  # nothing to forbid
+
+
+def test_min_tokens_beyond_the_context_give_way() -> None:
+    watch = StopWatch(request("a", [1], max_tokens=9, min_tokens=9), 2, frozenset({END}), TOKENIZER)
+    assert watch.forbids_end(1) and not watch.forbids_end(2)
+    assert watch.check(spell("a", "b")) == (FinishReason.LENGTH, None)
+
+
+def test_engines_stop_where_the_text_says(tiny: MakeTiny) -> None:
+    """The engines' ids and texts with stop strings are those without, cut by the reference."""
+    model = tiny()
+    stop = ["a", "e", "o", " ", "\n"]
+    for make in (model.engine, model.static):
+        free, cut = (
+            drain(make(), [
+                request(f"{i}", [7, i + 1], i, temperature=2.0, max_tokens=60, ignore_eos=True, stop=s, min_tokens=2)
+                for i in range(12)
+            ])
+            for s in ([], stop)
+        )  # fmt: skip
+        stopped = 0
+        for name, completion in cut.items():
+            ids = free[name].token_ids
+            count, reason, by, text = reference(ids, model.tokenizer, stop, min_tokens=2, ignore_eos=True)
+            assert completion.token_ids == ids[:count]
+            assert (completion.finish_reason, completion.stop_reason, completion.text) == (reason, by, text)
+            assert all(len(v) == count for v in completion.statistics.values())
+            stopped += reason is FinishReason.STOP
+        assert stopped > 3
