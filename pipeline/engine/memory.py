@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.errors import ModelRefused
 
 _CGROUP_V2 = Path("/sys/fs/cgroup")
-_MARGIN = 0.9
+_MARGIN = 0.8
 """Share of the memory that may be planned: the rest is for the process, Arrow and the system."""
 
 

@@ -13,6 +13,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from pipeline.errors import DeadlineReached, Interrupted, PromptmillError
 from pipeline.output.card import CARD, dataset_card
@@ -152,7 +153,7 @@ class _Run:
         manifest = assemble(store, self._plan, self._monitor.reports, self._monitor.timings(),
                             {**environment(), **self._environment})  # fmt: skip
         card = dataset_card(
-            manifest, self._plan, model=config.model.path, sampling=dataclasses.asdict(config.sampling),
+            manifest, self._plan, model=_shown(config.model.path), sampling=dataclasses.asdict(config.sampling),
             schema=self._prepared.output_schema, samples=read_samples(store, manifest.parts[0].file),
         )  # fmt: skip
         store.put(CARD, card.encode())
@@ -184,6 +185,12 @@ def _pool(config: GenerateConfig, job: Job, demand: Demand, note: Callable[[str]
     from pipeline.run.ray_pool import RayPool
 
     return RayPool(job, config.cluster, demand, note)
+
+
+def _shown(model: str) -> str:
+    """A model as it may be named in public: a hub id, or a directory's own name without the path to it."""
+    folder = Path(model).expanduser()
+    return folder.name if folder.is_dir() else model
 
 
 def _exit_code(config: GenerateConfig, manifest: Manifest) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from pipeline.engine.checkpoint import Checkpoint, model_len, resolve
-from pipeline.errors import InputRefused, PlanRefused
+from pipeline.errors import ConfigurationError, InputRefused, PlanRefused
 from pipeline.output.schema import output_schema
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.prompts.columns import used_columns
@@ -76,6 +76,7 @@ def prepare(config: GenerateConfig) -> Prepared:
     )  # fmt: skip
     check_ids(source, config.source)
     checkpoint = resolve(config.model)
+    _check_vocabulary(config, checkpoint.config.get("vocab_size"))
     if not source.files:
         raise InputRefused(f"source.path={config.source.path}: no Parquet files")
     plan = make_plan(
@@ -85,6 +86,19 @@ def prepare(config: GenerateConfig) -> Prepared:
         limit=config.source.limit,
     )
     return Prepared(plan, source, checkpoint, schema)
+
+
+def _check_vocabulary(config: GenerateConfig, size: int | None) -> None:
+    """Refuse what asks for tokens that the model does not have."""
+    if size is None:
+        return
+    beyond = [i for i in config.sampling.stop_token_ids if i >= size]
+    if beyond:
+        raise ConfigurationError(
+            f"sampling.stop_token_ids: {beyond[0]} is no token of the model, which has ids 0 to {size - 1}"
+        )
+    if config.stats.top_logprobs > size:
+        raise ConfigurationError(f"stats.top_logprobs={config.stats.top_logprobs}: the model has {size} tokens")
 
 
 def _options(config: GenerateConfig, checkpoint: Checkpoint) -> dict[str, Any]:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-# Threads that wait for each other give their core away: on a busy machine the tests with two would take minutes.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,8 @@ def test_plans_and_writes_nothing(place: Path) -> None:
         ({"source": {"id_column": "no"}}, InputRefused, ["source.id_column", "'no'"]),
         ({"model": {"path": "/no/model"}}, ModelRefused, ["model.path=/no/model"]),
         ({"model": {"tokenizer": "/no/tokenizer"}}, ModelRefused, ["model.tokenizer=/no/tokenizer"]),
+        ({"sampling": SamplingParams(stop_token_ids=[5000])}, Refused, ["sampling.stop_token_ids", "5000", "0 to 1023"]),
+        ({"engine": EngineConfig(max_model_len=5000)}, ModelRefused, ["engine.max_model_len=5000", "256"]),
         ({"source": {"path": "in"}, "output": {"path": "in"}}, PlanRefused, ["output.path=in", "input's own folder"]),
         ({"source": {"path": "in"}, "output": {"path": "in/"}}, PlanRefused, ["input's own folder"]),
         ({"source": {"path": "in/../in"}, "output": {"path": "./in"}}, PlanRefused, ["input's own folder"]),
@@ -137,3 +140,25 @@ def test_a_hundred_thousand_rows(place: Path) -> None:
     pq.write_table(pa.table({"id": ids, "prompt": ["The train to"] * len(ids)}), place / "in" / "big.parquet")
     prepared = prepare(config(source={"path": "in/big.parquet", "id_column": "id"}))
     assert (prepared.plan.rows, prepared.plan.shard_count) == (100_000, 100)
+
+
+def test_more_alternatives_than_tokens_are_refused(place: Path) -> None:
+    few = place / "few"
+    shutil.copytree(MODEL, few)
+    facts = json.loads((few / "config.json").read_text())
+    (few / "config.json").write_text(json.dumps(facts | {"vocab_size": 8}))
+    with pytest.raises(Refused, match=r"stats\.top_logprobs=9: the model has 8 tokens"):
+        prepare(config(model={"path": str(few)}, stats=StatsConfig(top_logprobs=9)))
+
+
+def test_the_dtype_is_settled_in_the_plan(place: Path) -> None:
+    half = place / "half"
+    shutil.copytree(MODEL, half)
+    facts = json.loads((half / "config.json").read_text())
+    (half / "config.json").write_text(json.dumps(facts | {"dtype": "bfloat16"}))
+    for gpus, dtype, device in ((0, "float32", "cpu"), (1, "bfloat16", "cuda")):
+        asked = config(model={"path": str(half)}, cluster=ClusterConfig(gpus_per_replica=gpus))
+        prepared = prepare(asked)
+        job = prepared.job(asked, prepared.plan)
+        assert (job.model.dtype, job.device) == (dtype, device)
+        assert prepared.plan.fingerprint["model"]["dtype"] == dtype

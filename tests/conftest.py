@@ -1,0 +1,13 @@
+"""What holds for every test: threads that sleep while they wait, and no test that fails because a machine is busy."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# Read when torch is loaded. On busy cores, two spinning threads make a test of half a second last a quarter of a minute.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("patient")
