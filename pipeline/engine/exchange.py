@@ -5,6 +5,7 @@ Nothing in it is particular to one family: it goes by the kinds of modules. The 
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from torch import nn
@@ -12,6 +13,7 @@ from transformers.activations import ACT2CLS, NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
 from pipeline.engine.linear import KERNELS, PackedLinear, candidates, choose_kernel
+from pipeline.engine.mapped import forget, mapped_ranges
 from pipeline.engine.rowwise import RotaryTable, RowwiseActivation
 
 _ACTIVATIONS: tuple[Any, ...] = tuple(
@@ -36,6 +38,8 @@ def exchange(model: nn.Module, max_len: int, *, int8: bool = False) -> tuple[dic
     chosen: dict[tuple[int, ...], tuple[str, bool]] = {}
     exact = True
     reference = next(p for p in model.parameters() if p.is_floating_point())
+    ranges = mapped_ranges()
+    users = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     names = candidates(reference.dtype, reference.device)
     # Places, not modules: a list of modules would keep every original weight until the end.
     for parent, attribute in [
@@ -46,7 +50,7 @@ def exchange(model: nn.Module, max_len: int, *, int8: bool = False) -> tuple[dic
             weight = child.weight.detach()
             if isinstance(child, Conv1D):
                 weight = weight.t().contiguous()
-            bias = None if child.bias is None else child.bias.detach().contiguous()
+            bias = None if child.bias is None else child.bias.detach().clone()
             shape = tuple(weight.shape)
             if int8:
                 name, keeps = "int8", True
@@ -56,7 +60,13 @@ def exchange(model: nn.Module, max_len: int, *, int8: bool = False) -> tuple[dic
                 name, keeps = chosen[shape]
             exact &= keeps
             kernels[name] = kernels.get(name, 0) + 1
+            if name == "fixed-rows":
+                weight = weight.clone()  # the only kernel that keeps the weight as it is, which is the file's
             setattr(parent, attribute, PackedLinear(KERNELS[name](weight, bias), shape[1], shape[0]))
+            if (
+                users[id(child.weight)] == 1
+            ):  # a tied weight is still needed, and may have been changed since it was read
+                forget(child.weight, ranges)
         elif isinstance(child, NewGELUActivation):
             # the same function in one operation instead of five
             setattr(parent, attribute, RowwiseActivation(nn.GELU(approximate="tanh")))

@@ -1,0 +1,37 @@
+"""Gives back the pages of a weight file that is mapped into memory, once a weight has been taken from it.
+
+A mapped file's pages count as this process's memory while they are mapped in, although the system could drop them. So the
+peak while loading would be the weights twice. It does not know models.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from pathlib import Path
+
+import torch
+
+_SUFFIX = ".safetensors"
+
+
+def mapped_ranges(maps: Path = Path("/proc/self/maps")) -> list[tuple[int, int]]:
+    """Address ranges in which weight files are mapped; none where the system does not tell."""
+    try:
+        lines = maps.read_text().splitlines()
+    except OSError:
+        return []
+    spans = [line.split(maxsplit=1)[0].split("-") for line in lines if line.rstrip().endswith(_SUFFIX)]
+    return [(int(start, 16), int(stop, 16)) for start, stop in spans]
+
+
+def forget(weight: torch.Tensor, ranges: list[tuple[int, int]]) -> None:
+    """Unmap a weight's whole pages if they lie in `ranges`; read again, they come from the file as they were.
+
+    Memory that is not a file's is left alone: there, the same call would erase it.
+    """
+    first = weight.data_ptr()
+    last = first + weight.numel() * weight.element_size()
+    start, stop = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE, last // mmap.PAGESIZE * mmap.PAGESIZE
+    if stop > start and any(low <= start and stop <= high for low, high in ranges):
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), mmap.MADV_DONTNEED)
