@@ -52,8 +52,7 @@ def launch(job: Job[Config], argv: Sequence[str]) -> int:
     try:
         arguments = parse(argv)
         if arguments.help:
-            print(job_page(job.name, job.summary, job.schema, job.examples))
-            return 0
+            return show(job_page(job.name, job.summary, job.schema, job.examples) + "\n")
         from jobs.compose import compose_runs  # late: Hydra is not needed for the help page
 
         runs = compose_runs(job.name, job.schema, arguments)
@@ -62,8 +61,7 @@ def launch(job: Job[Config], argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return tell(Interrupted("stopped by SIGINT before anything was started"))
     if arguments.show_config:
-        print("---\n".join(run.yaml for run in runs), end="")
-        return 0
+        return show("---\n".join(run.yaml for run in runs))
     configure_logging(verbose=any(run.verbose for run in runs))
     codes: list[int] = []
     for number, run in enumerate(runs, start=1):
@@ -76,6 +74,16 @@ def launch(job: Job[Config], argv: Sequence[str]) -> int:
     if len(runs) > 1:
         _tell_of_all(runs, codes)
     return next((code for code in codes if code), 0)
+
+
+def show(text: str) -> int:
+    """Print a page and return 0. A reader that closes the pipe early, as `head` does, has seen enough."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        # the interpreter flushes once more at its end, and must not find the closed pipe again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _perform(job: Job[Config], run: Composed[Config]) -> tuple[int, bool]:
