@@ -10,7 +10,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "int8")
 ENGINES = ("continuous", "static")
 STATISTICS = ("logprob", "entropy", "rank")
-DEFAULT_STATISTICS = ("logprob", "entropy", "rank")
+DEFAULT_COLUMNS = ("logprob", "entropy", "rank")
 """Apart from the names there are: a new statistic must not change what existing runs write."""
 
 
@@ -69,7 +69,7 @@ class EngineConfig:
 class StatsConfig:
     """Which statistics are written for every generated token, all under the model's own distribution."""
 
-    columns: list[str] = field(default_factory=lambda: list(DEFAULT_STATISTICS))
+    columns: list[str] = field(default_factory=lambda: list(DEFAULT_COLUMNS))
     top_logprobs: int = 0
     prompt_logprobs: bool = False
 

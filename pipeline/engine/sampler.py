@@ -117,9 +117,11 @@ def _top_threshold(
     whole = top_k >= logits.shape[-1]
     cumulative = ordered.cumsum(-1)
     total = torch.where(whole, torch.ones_like(cumulative[:, -1]), cumulative[:, -1])
-    # a token stays while the mass of the more likely ones is below top_p: the smallest set that reaches it
+    # A token stays while the mass of the more likely ones is below top_p: the smallest set that reaches it. Where top-p is off,
+    # the mass may still round to 1 long before the last token.
     before = (cumulative - ordered) / total[:, None]
-    kept = (within_k & (before < top_p[:, None])).sum(-1).clamp_(min=1)
+    limit = top_p.double().masked_fill(top_p >= 1, torch.inf)
+    kept = (within_k & (before < limit[:, None])).sum(-1).clamp_(min=1)
     threshold = values.gather(-1, kept[:, None] - 1)[:, 0]
     # nothing is cut from a row without top-k and top-p
     free = whole & (top_p >= 1)

@@ -140,6 +140,12 @@ def warped(logits: torch.Tensor, temperature: float, top_k: int, top_p: float, m
     return scores > -torch.inf
 
 
+def test_top_k_keeps_its_tokens_when_the_rest_of_the_mass_rounds_to_nothing() -> None:
+    logits = torch.linspace(0, -400, 300)[None]
+    kept = logits >= truncation_threshold(logits, torch.softmax(logits, -1), rows_of(1, 300, top_k=50))[:, None]
+    assert int(kept.sum()) == 50
+
+
 @st.composite
 def random_logits(draw: st.DrawFn) -> torch.Tensor:
     """Peaked or flat, of few or many tokens, with and without ties."""
