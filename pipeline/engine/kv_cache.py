@@ -54,7 +54,7 @@ class LayerCache:
         # private: pages of a shared mapping, Python's default, stay with the system when they are given back
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         self._maps.append(mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=flags))
-        with contextlib.suppress(OSError):  # a kernel without huge pages; with them a step takes a tenth less
+        with contextlib.suppress(OSError):  # a kernel without huge pages; with them there are fewer page faults
             self._maps[-1].madvise(mmap.MADV_HUGEPAGE)
         return torch.frombuffer(self._maps[-1], dtype=dtype).view(shape)
 
