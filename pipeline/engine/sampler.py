@@ -86,7 +86,7 @@ def sample(logits: torch.Tensor, rows: SamplingRows, probabilities: torch.Tensor
 
 
 def truncation_threshold(logits: torch.Tensor, probabilities: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
-    """The least logit that top-k, then top-p among what is left, and min-p keep, [B]. Ties with it are kept.
+    """The least logit that min-p, then top-k among what is left, then top-p keep, [B]. Ties with it are kept.
 
     Args:
         logits: [B, V] after temperature.
@@ -94,39 +94,59 @@ def truncation_threshold(logits: torch.Tensor, probabilities: torch.Tensor, rows
         rows: The rows' parameters.
     """
     vocabulary = logits.shape[-1]
+    floor = logits.amax(-1) + rows.log_min_p
+    mass = torch.ones_like(rows.uniform)
+    both = (rows.log_min_p > -torch.inf) & (rows.top_p < 1)
+    if both.any():  # top-p is a share of what min-p left
+        mass = torch.where(both, _total(probabilities.masked_fill(logits < floor[:, None], 0)), mass)
     off = rows.top_k >= vocabulary
     largest_k = int(rows.top_k.masked_fill(off, 0).max())
-    width = min(vocabulary, max(TOP, largest_k))
-    threshold, enough = _top_threshold(logits, probabilities, rows.top_k, rows.top_p, width)
+    width = min(vocabulary, max(TOP, largest_k + 1))  # one more shows whether tokens tie with the last
+    parameters = (floor, mass, rows.top_k, rows.top_p)
+    threshold, enough = _top_threshold(logits, probabilities, width, *parameters)
     short = (~enough).nonzero()[:, 0]
     if len(short):
         threshold[short] = _top_threshold(
-            logits[short], probabilities[short], rows.top_k[short], rows.top_p[short], vocabulary
+            logits[short], probabilities[short], vocabulary, *[p[short] for p in parameters]
         )[0]
-    return torch.maximum(threshold, logits.amax(-1) + rows.log_min_p)
+    return torch.maximum(threshold, floor)
 
 
 def _top_threshold(
-    logits: torch.Tensor, probabilities: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, width: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Threshold of top-k and top-p from the `width` largest logits, and whether they were enough to tell. Both [B]."""
+    logits: torch.Tensor, probabilities: torch.Tensor, width: int, floor: torch.Tensor, mass: torch.Tensor,
+    top_k: torch.Tensor, top_p: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Threshold of top-k and top-p from the `width` largest logits, and whether they were enough to tell. Both [B].
+
+    Only logits from `floor` on count; `mass` is their probability, where top-k is off. Tokens that tie with the k-th are
+    among those of which top-p is a share, as in transformers and vLLM.
+    """
     values, indices = logits.topk(width)
     ordered = probabilities.gather(-1, indices).double()
-    within_k = torch.arange(width, device=logits.device) < top_k[:, None]
-    ordered = ordered.masked_fill(~within_k, 0)
     whole = top_k >= logits.shape[-1]
+    kth = values.gather(-1, top_k.clamp(max=width)[:, None] - 1)[:, 0]
+    least = torch.where(whole, floor, torch.maximum(kth, floor))
+    within = values >= least[:, None]
+    ordered = ordered.masked_fill(~within, 0)
     cumulative = ordered.cumsum(-1)
-    total = torch.where(whole, torch.ones_like(cumulative[:, -1]), cumulative[:, -1])
+    total = torch.where(whole, mass, cumulative[:, -1])
     # A token stays while the mass of the more likely ones is below top_p: the smallest set that reaches it. Where top-p is off,
     # the mass may still round to 1 long before the last token.
     before = (cumulative - ordered) / total[:, None]
     limit = top_p.double().masked_fill(top_p >= 1, torch.inf)
-    kept = (within_k & (before < limit[:, None])).sum(-1).clamp_(min=1)
+    kept = (within & (before < limit[:, None])).sum(-1).clamp_(min=1)
     threshold = values.gather(-1, kept[:, None] - 1)[:, 0]
     # nothing is cut from a row without top-k and top-p
     free = whole & (top_p >= 1)
-    enough = free | (kept < width) | (top_k <= width) | (width == logits.shape[-1])
+    told = torch.where(whole, kept < width, (values[:, -1] < least) | (top_p >= 1))
+    enough = free | told | (width == logits.shape[-1])
     return threshold.masked_fill(free, float("-inf")), enough
+
+
+def _total(probabilities: torch.Tensor) -> torch.Tensor:
+    """Sums of rows, [B, V] to float64 [B], in blocks: so that no row is shared among threads, however few there are."""
+    batch, vocabulary = probabilities.shape
+    return F.pad(probabilities, (0, -vocabulary % BLOCK)).view(batch, -1, BLOCK).sum(-1).double().sum(-1)
 
 
 def invert_cdf(probabilities: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""When a completion ends, and the text that it leaves: end tokens, stop ids, stop strings across token borders.
+"""When a completion ends, and the text that it leaves: end tokens, stop ids, stop strings across token borders, grammars.
 
 It does not know logits or slots.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pipeline.engine.structured import Matcher
 from pipeline.engine.tokenizer import Tokenizer
 from pipeline.types import FinishReason, Request
 
@@ -20,14 +21,17 @@ class StopWatch:
     again with the next one, and searched up to that character.
     """
 
-    def __init__(self, request: Request, max_new: int, eos_token_ids: frozenset[int], tokenizer: Tokenizer) -> None:
-        """Take the request's own ending rules."""
+    def __init__(
+        self, request: Request, max_new: int, eos_token_ids: frozenset[int], tokenizer: Tokenizer,
+        grammar: Matcher | None = None,
+    ) -> None:  # fmt: skip
+        """Take the request's own ending rules, and the matcher that its text has to follow, if any."""
         sampling = request.sampling
         self._max_new, self._min_new = max_new, min(sampling.min_tokens, max_new)
         self._stop = list(sampling.stop)
         self._overlap = max(map(len, self._stop), default=1) - 1
         self.end_ids = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else eos_token_ids)
-        self._tokenizer = tokenizer
+        self._tokenizer, self.grammar = tokenizer, grammar
         self._context = self._decoded = 0  # ids[context:decoded] is the context of what comes next
         self._tail = ""  # the end of the text so far, in which a stop string may have begun
         self._length = 0  # characters up to ids[decoded]
@@ -42,14 +46,18 @@ class StopWatch:
         """Return (finish reason, what stopped it) after the last of `ids` was generated, or null to go on."""
         if ids[-1] in self.end_ids:
             return FinishReason.STOP, self._tokenizer.token(ids[-1])
+        complete = self.grammar is not None and self.grammar.advance(ids[-1])
         if self._stop and (found := self._stop_string(ids)) is not None and len(ids) >= self._min_new:
-            return FinishReason.STOP, found
+            self._cut, by = found
+            return FinishReason.STOP, by
+        if complete:
+            return FinishReason.STOP, None
         if len(ids) >= self._max_new:
             return FinishReason.LENGTH, None
         return None
 
-    def _stop_string(self, ids: Sequence[int]) -> str | None:
-        """The stop string that the new text completes; the one that begins first, if there are several."""
+    def _stop_string(self, ids: Sequence[int]) -> tuple[int, str] | None:
+        """Where the stop string begins that the new text completes, and which; the first one, if there are several."""
         before = self._tokenizer.decode(ids[self._context : self._decoded])
         text = self._tokenizer.decode(ids[self._context :])
         whole = text.rstrip(_REPLACEMENT)
@@ -67,12 +75,11 @@ class StopWatch:
         if not places:
             return None
         place, found = min(places)
-        self._cut = start + place
-        return found
+        return start + place, found
 
     def text(self, ids: Sequence[int], reason: FinishReason) -> str:
         """The completion's text, without the stop token or string."""
-        if reason is FinishReason.STOP and ids[-1] in self.end_ids:
+        if reason is FinishReason.STOP and ids and ids[-1] in self.end_ids:
             return self._tokenizer.decode(ids[:-1])
         text = self._tokenizer.decode(ids)
         return text[: self._cut] if reason is FinishReason.STOP else text

@@ -13,11 +13,11 @@ from pipeline.errors import ModelRefused
 
 
 class Tokenizer:
-    """A thin face over a transformers tokenizer."""
+    """A thin face over a transformers tokenizer, `inner`."""
 
     def __init__(self, inner: Any, vocab_size: int) -> None:
         """Wrap a loaded tokenizer; `vocab_size` is the model's, which may exceed the tokenizer's."""
-        self._inner = inner
+        self.inner = inner
         self.vocab_size = vocab_size
         self.bos_token_id: int | None = inner.bos_token_id if inner.bos_token_id is not None else inner.eos_token_id
         self.eos_token_id: int | None = inner.eos_token_id
@@ -28,15 +28,19 @@ class Tokenizer:
         if not texts:
             return []
         # verbose=False: a text longer than the model's context is handled by source.on_long_prompt, not a warning
-        return self._inner(list(texts), verbose=False)["input_ids"]  # type: ignore[no-any-return]
+        return self.inner(list(texts), verbose=False)["input_ids"]  # type: ignore[no-any-return]
+
+    def spell(self, text: str) -> list[int]:
+        """Token ids of a piece of text, as it stands within others."""
+        return self.inner.encode(text, add_special_tokens=False)  # type: ignore[no-any-return]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids; special tokens leave nothing."""
-        return self._inner.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)  # type: ignore[no-any-return]
+        return self.inner.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)  # type: ignore[no-any-return]
 
     def token(self, token_id: int) -> str:
         """The token of an id as the vocabulary spells it, e.g. `<|endoftext|>`."""
-        token = self._inner.convert_ids_to_tokens(token_id)
+        token = self.inner.convert_ids_to_tokens(token_id)
         return token if isinstance(token, str) else str(token_id)
 
     def is_special(self, token_id: int) -> bool:

@@ -6,21 +6,30 @@ It does not know prompts, or where the values come from.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from pipeline.prompts.wording import brief, one_line
 from pipeline.types import ErrorCode, RowError, SamplingParams
 
+Check = Callable[[SamplingParams], None]
 _REMEMBERED = 4096
 
 
 class Overrides:
     """Makes the parameters of each row; most rows repeat a few, so those made are remembered."""
 
-    def __init__(self, sampling: SamplingParams, vocab_size: int) -> None:
-        """Start from the job's parameters; token ids must be below `vocab_size`."""
+    def __init__(self, sampling: SamplingParams, vocab_size: int, check: Check = lambda sampling: None) -> None:
+        """Start from the job's parameters.
+
+        Args:
+            sampling: The job's parameters.
+            vocab_size: Token ids must be below it.
+            check: Raises a `ValueError` with the reason if a row's parameters cannot be followed.
+        """
         self._sampling = sampling
         self._vocab_size = vocab_size
+        self._check = check
         self._made: dict[str, SamplingParams | RowError] = {}
 
     def apply(self, value: Any) -> SamplingParams | RowError:
@@ -50,15 +59,11 @@ class Overrides:
             return _bad(f"JSON, but no object: {brief(values)}")
         try:
             made = self._sampling.override(values)
-            beyond = [i for i in made.stop_token_ids if i >= self._vocab_size]
-            if values.get("stop_token_ids") is not None and beyond:
-                return _bad(
-                    f"stop_token_ids: {brief(beyond[0])} is not below the vocabulary's size, {self._vocab_size}"
-                )
-            "".join(made.stop).encode()
-        except UnicodeEncodeError:
-            return _bad("stop: half of a surrogate pair is no text")
-        except (ValueError, TypeError, OverflowError) as error:
+            if (beyond := made.beyond(self._vocab_size)) and values.get(beyond[0]) is not None:
+                return _bad(f"{beyond[0]}: {beyond[1]} is not below the vocabulary's size, {self._vocab_size}")
+            if made is not self._sampling:
+                self._check(made)
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             return _bad(str(error))
         return made
 

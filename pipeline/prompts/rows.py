@@ -15,7 +15,7 @@ from pipeline.planning.plan import InputFile
 from pipeline.prompts.cells import cells
 from pipeline.prompts.columns import used_columns
 from pipeline.prompts.config import SourceConfig
-from pipeline.prompts.overrides import Overrides
+from pipeline.prompts.overrides import Check, Overrides
 from pipeline.prompts.template import compile_template
 from pipeline.prompts.wording import brief, one_line
 from pipeline.types import ErrorCode, PromptRow, RowError, SamplingParams, Segment
@@ -49,6 +49,7 @@ class RowBuilder:
         tokenizer: Tokenizer,
         max_model_len: int,
         files: Sequence[InputFile],
+        check: Check = lambda sampling: None,
     ) -> None:
         """Prepare for any number of tables.
 
@@ -58,6 +59,7 @@ class RowBuilder:
             tokenizer: Makes ids of texts; not used when prompts are token ids.
             max_model_len: Tokens of prompt and completion together.
             files: The files that segments refer to by number.
+            check: Raises a `ValueError` with the reason if a row's sampling parameters cannot be followed.
 
         Raises:
             ConfigurationError: If the template cannot be compiled.
@@ -68,7 +70,7 @@ class RowBuilder:
         self._files = files
         self._columns = used_columns(config)
         self._sampling = sampling
-        self._overrides = Overrides(sampling, tokenizer.vocab_size)
+        self._overrides = Overrides(sampling, tokenizer.vocab_size, check)
         self._template = None if config.template is None else compile_template(config.template)
 
     @property

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 from scipy.stats import chisquare
@@ -50,6 +51,8 @@ def exact(
 ) -> Array:  # fmt: skip
     """Probabilities in float64 by the definitions: sort, cut, renormalise."""
     p = softmax(logits.astype(np.float64) / temperature)
+    p[p < min_p * p.max()] = 0
+    p /= p.sum()
     order = np.argsort(-p, kind="stable")
     if top_k:
         p[order[top_k:]] = 0
@@ -57,8 +60,6 @@ def exact(
     if top_p < 1:
         before = np.concatenate([[0], np.cumsum(p[order])[:-1]])
         p[order[before >= top_p]] = 0
-        p /= p.sum()
-    p[p < min_p * p.max()] = 0
     return p / p.sum()
 
 
@@ -131,12 +132,12 @@ def test_rows_samples_and_seeds_differ_and_repeat(tiny: MakeTiny) -> None:
 def warped(logits: torch.Tensor, temperature: float, top_k: int, top_p: float, min_p: float) -> torch.Tensor:
     """What transformers keeps, bool [V]."""
     scores = TemperatureLogitsWarper(temperature)(None, logits)  # type: ignore[arg-type]
+    if min_p:  # first, as in vLLM
+        scores = MinPLogitsWarper(min_p)(None, scores)  # type: ignore[arg-type]
     if top_k:
         scores = TopKLogitsWarper(top_k)(None, scores)  # type: ignore[arg-type]
     if top_p < 1:
         scores = TopPLogitsWarper(top_p)(None, scores)  # type: ignore[arg-type]
-    if min_p:
-        scores = MinPLogitsWarper(min_p)(None, scores)  # type: ignore[arg-type]
     return scores > -torch.inf
 
 
@@ -144,6 +145,19 @@ def test_top_k_keeps_its_tokens_when_the_rest_of_the_mass_rounds_to_nothing() ->
     logits = torch.linspace(0, -400, 300)[None]
     kept = logits >= truncation_threshold(logits, torch.softmax(logits, -1), rows_of(1, 300, top_k=50))[:, None]
     assert int(kept.sum()) == 50
+
+
+def test_top_p_is_a_share_of_all_that_tie_with_the_kth() -> None:
+    """Two tokens of 0.3 and four of 0.1, top-k 3: six stay, so top-p 0.45 ends at the second; of three it would end there too,
+    but 0.7 takes the ties only if all six count."""
+    logits = torch.tensor([0.3, 0.3, 0.1, 0.1, 0.1, 0.1]).log()[None]
+    probabilities = torch.softmax(logits, -1)
+    for top_p, count in ((0.2, 2), (0.45, 2), (0.59, 2), (0.7, 6)):
+        rows = rows_of(1, 6, top_k=3, top_p=top_p)
+        assert int((logits >= truncation_threshold(logits, probabilities, rows)[:, None]).sum()) == count
+    many = torch.zeros(1, 3 * TOP)  # all tie, more of them than are looked at first
+    rows = rows_of(1, 3 * TOP, top_k=50, top_p=0.5)
+    assert float(truncation_threshold(many, torch.softmax(many, -1), rows)) == 0.0
 
 
 @st.composite
@@ -173,6 +187,9 @@ def test_truncation_is_transformers(
     theirs = warped(logits[None], temperature, top_k, top_p, min_p)[0]
     # Rounding may decide at a border, and transformers' top-p takes some of the tokens that tie there and not others.
     p = softmax(scaled[0].double().numpy())
+    if min_p:
+        assume(not ((np.abs(np.log(p / p.max()) - np.log(min_p)) < 1e-5) & (p < p.max())).any())
+        p[p < min_p * p.max() * (1 - 1e-6)] = 0
     order = np.argsort(-p, kind="stable")
     within = np.where(np.isin(np.arange(vocab), np.flatnonzero(p >= np.sort(p)[-top_k or -vocab])), p, 0)
     before = np.empty(vocab)
@@ -182,8 +199,6 @@ def test_truncation_is_transformers(
         border = np.isin(p, p[np.abs(before - top_p) < 1e-4])
         last = theirs.numpy().nonzero()[0]
         border |= p == p[last].min()
-    if min_p:
-        border |= np.abs(np.log(p / p.max()) - np.log(min_p)) < 1e-5
     assert torch.equal(kept[~border], theirs[~border])
     assert kept[int(logits.argmax())]
 
@@ -193,20 +208,36 @@ def test_the_full_sort_and_the_shortcut_agree(monkeypatch: pytest.MonkeyPatch) -
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(40, 4000, generator=generator) * torch.linspace(0.01, 6, 40)[:, None]
     probabilities = torch.softmax(logits, -1)
-    for top_p in (0.3, 0.9, 0.99):
-        rows = rows_of(40, 4000, top_p=top_p)
+    for top_p, min_p in ((0.3, 0.0), (0.9, 0.0), (0.99, 0.0), (0.9, 0.01), (0.95, 0.2), (0.3, 0.95)):
+        rows = rows_of(40, 4000, top_p=top_p, min_p=min_p)
         quick = truncation_threshold(logits, probabilities, rows)
         alone = [
-            truncation_threshold(logits[i : i + 1], probabilities[i : i + 1], rows_of(1, 4000, top_p=top_p))
+            truncation_threshold(
+                logits[i : i + 1], probabilities[i : i + 1], rows_of(1, 4000, top_p=top_p, min_p=min_p)
+            )
             for i in range(40)
         ]
         assert torch.equal(quick, torch.cat(alone))
-        needs = [np.count_nonzero(np.cumsum(-np.sort(-p)) < top_p) + 1 for p in probabilities.double().numpy()]
+        needs = []
+        for p in probabilities.double().numpy():
+            kept = np.sort(p[p >= min_p * p.max()])[::-1]
+            needs.append(np.count_nonzero(np.cumsum(kept / kept.sum()) < top_p) + 1)
         assert min(needs) < TOP < max(needs)
         assert [int((lo >= t).sum()) for lo, t in zip(logits, quick, strict=True)] == pytest.approx(needs, abs=1)
         with monkeypatch.context() as patch:
             patch.setattr("pipeline.engine.sampler.TOP", 4000)
             assert torch.equal(quick, truncation_threshold(logits, probabilities, rows))
+
+
+def test_min_p_of_one_row_leaves_every_bit_of_its_neighbours() -> None:
+    logits = torch.randn(6, 1500, generator=torch.Generator().manual_seed(2)) * 3
+    probabilities = torch.softmax(logits, -1)
+    plain, cut = (rows_of(6, 1500, top_p=0.9, min_p=m) for m in (0.0, 0.05))
+    mixed = replace(plain, log_min_p=torch.cat([cut.log_min_p[:3], plain.log_min_p[3:]]))
+    thresholds = truncation_threshold(logits, probabilities, mixed)
+    assert torch.equal(thresholds[:3], truncation_threshold(logits, probabilities, cut)[:3])
+    assert torch.equal(thresholds[3:], truncation_threshold(logits, probabilities, plain)[3:])
+    assert (thresholds[:3] != truncation_threshold(logits, probabilities, plain)[:3]).all()
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.1, 10))

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny_models import DEMO, END, PARTIAL, WORDS, Tiny, byte_tokenizer, drain, piece, request
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, StopStringCriteria
 
 from pipeline.engine.stopping import StopWatch
 from pipeline.engine.tokenizer import Tokenizer
@@ -101,6 +102,47 @@ def test_a_watch_does_what_decoding_the_whole_does(
 )
 def test_the_demo_tokenizer_too(ids: list[int], stop: list[str]) -> None:
     assert followed(ids, DEMO_TOKENIZER, stop=stop) == reference(ids, DEMO_TOKENIZER, stop)
+
+
+PLAIN = [piece(bytes([b])) for b in b"abST .,\n"] + [piece(w.encode()) for w in WORDS[:5]]
+"""Tokens that end between characters: transformers' own criterion knows no others."""
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    ids=st.lists(st.sampled_from(PLAIN), min_size=1, max_size=20),
+    stop=st.lists(st.sampled_from([s for s in STOPS if s.isascii()]), min_size=1, max_size=4, unique=True),
+)
+def test_a_watch_stops_where_transformers_stops(ids: list[int], stop: list[str]) -> None:
+    criterion = StopStringCriteria(byte_tokenizer(), stop)
+    theirs = [n for n in range(1, len(ids) + 1) if criterion(torch.tensor([ids[:n]]), torch.empty(0))]  # type: ignore[arg-type]
+    count, reason, stopped_by, text = followed(ids, stop=stop)
+    assert (count, reason) == ((theirs[0], FinishReason.STOP) if theirs else (len(ids), FinishReason.LENGTH))
+    if theirs:
+        assert stopped_by in stop and TOKENIZER.decode(ids[:count]).startswith(text + str(stopped_by))
+
+
+@pytest.mark.parametrize("kind", ["engine", "static"])
+def test_engines_stop_where_generate_stops(demo: Tiny, kind: str) -> None:
+    """Greedy, on the demo model, with stop strings cut out of what it says without them."""
+    prompts = demo.tokenizer.encode_batch(["Weather report for Larkfield, Monday:", "Dear", "The", "Recipe:"])
+    free = drain(
+        getattr(demo, kind)(4, max_len=256), [request(str(i), p, max_tokens=40) for i, p in enumerate(prompts)]
+    )
+    stopped = 0
+    for i, prompt in enumerate(prompts):
+        said = free[str(i), 0].text or ""
+        for start, length in ((3, 5), (10, 3), (20, 9), (31, 2), (0, 1), (5, 12)):
+            stop = [said[start : start + length], "never said"]
+            if len(stop[0]) < length:
+                continue
+            ids, _ = demo.generate(prompt, 40, eos_token_id=0, stop_strings=stop, tokenizer=demo.tokenizer.inner)
+            ours = drain(getattr(demo, kind)(1, max_len=256), [request("a", prompt, max_tokens=40, stop=stop)])["a", 0]
+            assert list(ours.token_ids) == ids
+            assert (ours.finish_reason, ours.stop_reason) == (FinishReason.STOP, stop[0])
+            assert ours.text == said[: said.index(stop[0])]
+            stopped += 1
+    assert stopped > 15
 
 
 def spell(*pieces: str | bytes) -> list[int]:
@@ -195,3 +237,11 @@ def test_engines_stop_where_the_text_says(tiny: MakeTiny) -> None:
             assert all(len(v) == count for v in completion.statistics.values())
             stopped += reason is FinishReason.STOP
         assert stopped > 3
+
+
+def test_a_stop_string_that_came_too_early_does_not_cut_what_ends_for_another_reason(tiny: MakeTiny) -> None:
+    """Within min_tokens it does not count; the text then ends as its grammar is complete."""
+    rules = {"choice": ["abcd"], "stop": ["b"], "min_tokens": 9, "max_tokens": 9}
+    for make in (tiny().engine, tiny().static):
+        done = drain(make(), [request("a", [7], **rules)])["a", 0]
+        assert (done.text, done.finish_reason, done.stop_reason) == ("abcd", FinishReason.STOP, None)

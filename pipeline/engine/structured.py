@@ -1,0 +1,184 @@
+"""Structured output: which tokens let a text match a regex, a choice or a JSON Schema, and when it is complete.
+
+It does not know slots, logits or torch. llguidance does the matching; it is imported when the first grammar is asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.engine.tokenizer import Tokenizer
+from pipeline.errors import ConfigurationError, ModelRefused
+from pipeline.types import SamplingParams
+
+if TYPE_CHECKING:
+    from llguidance import LLExecutor, LLMatcher, LLTokenizer
+
+_REMEMBERED = 1024
+_HEAD = '%llguidance {"no_forcing": true}\n'
+"""Any tokens that spell a text are permitted, not only those that the tokenizer would take."""
+
+
+def check_grammar(sampling: SamplingParams) -> None:
+    """Check that the regex, the choice or the JSON Schema can be followed, as far as that shows with single bytes for tokens.
+
+    Raises:
+        ValueError: If not; the text names the field and the reason, in one line.
+        ConfigurationError: If the library is not installed.
+    """
+    found = _grammar(sampling)
+    if found is not None:
+        matcher = _compile(*found, _single_bytes())
+        matcher.inner.compute_bitmask()
+        if matcher.error is not None:
+            raise ValueError(matcher.error)
+
+
+def _grammar(sampling: SamplingParams) -> tuple[str, str] | None:
+    """The field that says what the text must be like, and its grammar in the library's terms; null without such a field."""
+    name = sampling.structured
+    if name is None:
+        return None
+    try:
+        from llguidance import regex_to_lark
+    except ImportError:
+        raise ConfigurationError(
+            f"sampling.{name}: needs the llguidance package (the extra `structured`): pip install llguidance"
+        ) from None
+    if name == "json_schema":
+        return name, f"{_HEAD}start: %json {sampling.json_schema}"
+    # a choice as a regex: quicker than a grammar of as many rules
+    pattern = sampling.regex or "|".join(map(re.escape, sampling.choice))
+    return name, f"{_HEAD}start: /{regex_to_lark(pattern, '')}/"
+
+
+def _compile(name: str, grammar: str, vocabulary: LLTokenizer) -> Matcher:
+    from llguidance import LLMatcher, LLParserLimits
+
+    limits = LLParserLimits(verbose_errors=False)  # the library's own; they hold whoever wrote the grammar
+    return Matcher(name, LLMatcher(vocabulary, grammar, log_level=0, limits=limits))
+
+
+@functools.cache
+def _single_bytes() -> LLTokenizer:
+    """A vocabulary that every text can be spelled with: a token for each byte, and one for the end."""
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    class Bytes:
+        eos_token_id, bos_token_id, special_token_ids = 256, None, (256,)
+        tokens = (*(bytes([b]) for b in range(256)), b"<end>")
+
+        def __call__(self, text: bytes) -> list[int]:
+            return list(text)
+
+    return LLTokenizer(TokenizerWrapper(Bytes()))
+
+
+def _reason(message: str) -> str:
+    """What is wrong, out of a message of several lines with a drawing of the place."""
+    drawn = re.search(r"^error: (.+)$", message, re.MULTILINE)
+    line = drawn[1] if drawn else message.partition("\n")[0].rpartition("(in regex): ")[2]
+    line = re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?", "", line)
+    return line if len(line) <= 160 else line[:159] + "…"
+
+
+class Matcher:
+    """Follows one completion through its grammar."""
+
+    def __init__(self, name: str, inner: LLMatcher) -> None:
+        """Stand at the start; `name` is the field that the grammar comes from."""
+        self.name, self.inner = name, inner
+
+    def advance(self, token: int) -> bool:
+        """Take the token that was generated, and tell whether the text is complete: it matches, and nothing can follow."""
+        self.inner.consume_token(token)
+        return self.accepting and self.inner.is_stopped()
+
+    @property
+    def accepting(self) -> bool:
+        """Whether the text so far matches."""
+        return self.inner.is_accepting()
+
+    @property
+    def error(self) -> str | None:
+        """Why it cannot be followed any further, such as a limit of the library; null if it can."""
+        if not self.inner.is_error():
+            return None
+        why = _reason(self.inner.get_error())
+        # of all that the grammar has left, the vocabulary spells nothing
+        return f"{self.name}: {'no text that the tokens can spell matches' if why == 'NoExtensionBias' else why}"
+
+
+class Grammars:
+    """Compiles grammars for a model's vocabulary, each once, and computes masks.
+
+    A matcher is a copy of one that has not moved, so what it permits is a pure function of the grammar and its own tokens.
+
+    Args:
+        tokenizer: The model's.
+        vocab_size: Logits a position.
+        eos_token_ids: Ids that end a text: no grammar permits them by itself.
+        threads: Processor threads for the masks of a step.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: Iterable[int], threads: int) -> None:
+        """Start without the library."""
+        self._tokenizer, self._vocab_size, self._threads = tokenizer, vocab_size, threads
+        self._eos = sorted(i for i in eos_token_ids if i < vocab_size)
+        self._compiled: dict[tuple[object, ...], Matcher] = {}
+        self._library: tuple[LLTokenizer, LLExecutor] | None = None
+
+    def start(self, sampling: SamplingParams) -> Matcher | None:
+        """A matcher for a new completion, or null if its text may be anything.
+
+        Raises:
+            ConfigurationError: If the library is not installed.
+            ModelRefused: If the library cannot use the tokenizer.
+        """
+        if sampling.structured is None:
+            return None
+        key = (sampling.regex, sampling.json_schema, *sampling.choice)
+        if key not in self._compiled:
+            if len(self._compiled) >= _REMEMBERED:
+                self._compiled.clear()
+            found = _grammar(sampling)
+            assert found is not None
+            self._compiled[key] = _compile(*found, self._loaded()[0])
+        fresh = self._compiled[key]
+        return Matcher(fresh.name, fresh.inner.deep_copy())
+
+    def masks(self, matchers: Sequence[Matcher]) -> NDArray[np.bool_]:
+        """Whether each token may come next as text, [matchers, V]; the matchers are different ones.
+
+        A row is all false where only an end may come, or nothing.
+        """
+        from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
+
+        vocabulary, executor = self._loaded()
+        bits = allocate_token_bitmask(len(matchers), vocabulary.vocab_size)
+        fill_next_token_bitmask_par(executor, [(m.inner, i) for i, m in enumerate(matchers)], bits)
+        masks = np.unpackbits(bits.view(np.uint8), axis=1, count=self._vocab_size, bitorder="little").view(np.bool_)
+        # the library permits ends where a text may end; which ones do end it is not for a grammar to say
+        masks[:, [t for t in vocabulary.eos_tokens if t < self._vocab_size]] = False
+        return masks
+
+    def _loaded(self) -> tuple[LLTokenizer, LLExecutor]:
+        if self._library is None:
+            from llguidance import LLExecutor
+            from llguidance.hf import from_tokenizer
+
+            inner = self._tokenizer.inner
+            known = len(inner)
+            ends = [i for i in self._eos if i < known] or inner.all_special_ids[:1]
+            try:
+                vocabulary = from_tokenizer(inner, max(self._vocab_size, known), ends)
+            except ValueError as error:
+                raise ModelRefused(f"sampling: this tokenizer cannot be used for structured output: {error}") from error
+            self._library = vocabulary, LLExecutor(self._threads)
+        return self._library
