@@ -11,7 +11,7 @@ help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 install: $(STAMP)  ## make .venv with everything in it
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard pipeline/engine/native/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,data]'
 	touch $@
@@ -32,9 +32,9 @@ format: install  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: install  ## measure, and print one table
-	$(BIN)/python benchmarks/run.py
+bench: install  ## measure, and print one table; BENCH="--help" lists its options
+	$(BIN)/python -m benchmarks.run $(BENCH)
 
 clean:  ## remove the environment, caches and builds; outputs stay
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) pipeline/engine/native/_native.so build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

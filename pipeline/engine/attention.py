@@ -1,11 +1,8 @@
-"""Attention over the KV cache, in shapes that depend on each sequence alone.
-
-A prefill chunk is a product of its own, whose shape follows from its place in the prompt. Decoding sequences of one length
-class share a batched product, a matrix a sequence and head, whose shape follows from the class. So neither neighbours nor
-the batch's size change the shape of anything that a sequence's bits come from.
+"""Attention over the KV cache, in arithmetic that depends on each sequence alone.
 
 Registered with transformers as an attention implementation; the step's layout arrives through the models' keyword
-arguments. It does not know sampling, scheduling, or any particular model.
+arguments. Two ways compute it: the compiled kernel (`native`), else torch's own operations (`plain_attention`). It does not
+know sampling, scheduling, or any particular model.
 """
 
 from __future__ import annotations
@@ -17,7 +14,10 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
-from pipeline.engine.kv_cache import KVCache
+from pipeline.engine import native, plain_attention
+from pipeline.engine.block_pool import BLOCK
+from pipeline.engine.kv_cache import KVCache, padded
+from pipeline.engine.plain_attention import Spot
 from pipeline.errors import ModelRefused
 
 IMPLEMENTATION = "promptmill_slots"
@@ -25,52 +25,44 @@ _UNSERVED = ("sliding_window", "softcap", "s_aux", "position_bias")
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkLayout:
-    """Tokens `first` to `first + length` of the step are positions `start` … of the sequence at `place`."""
-
-    first: int
-    length: int
-    place: tuple[int, int]
-    start: int
-    mask: torch.Tensor  # [length, length], True above the diagonal
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeLayout:
-    """The decoding sequences of one length class: rows 0 to R of it, of which some may be dead.
-
-    Attributes:
-        number: The class.
-        tokens: [R] the step's token for each row; any for a dead row.
-        live: [L] the rows that are live and decode.
-        live_tokens: [L] their tokens.
-        mask: [R, 1, 1, capacity] True where there is nothing to attend to.
-    """
-
-    number: int
-    tokens: torch.Tensor
-    live: torch.Tensor
-    live_tokens: torch.Tensor
-    mask: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True)
 class StepLayout:
     """Where each of a step's tokens belongs. Padding may follow the real tokens.
 
     Attributes:
-        cache: The cache to write to and read from.
+        cache: The KV cache.
         tokens: Number of real tokens.
-        rows: [tokens · H_kv] where their keys and values go in every layer's cache.
-        decodes: The decoding sequences, by class.
-        chunks: The prefill chunks.
+        spots: Runs of tokens of one sequence at successive positions of one block: one for each decoding sequence and chunk.
+        tables: [R, W] int32: the block numbers of the sequences that `spots` speak of.
+        native: The step as the compiled kernel wants it; null: torch computes it.
+        places: [tokens] flat places in the cache, block · BLOCK + offset, for torch.
     """
 
     cache: KVCache
     tokens: int
-    rows: torch.Tensor
-    decodes: list[DecodeLayout]
-    chunks: list[ChunkLayout]
+    spots: list[Spot]
+    tables: torch.Tensor
+    native: native.NativeStep | None
+    places: torch.Tensor | None
+
+
+def step_layout(cache: KVCache, tokens: int, spots: list[Spot], tables: torch.Tensor, *, compiled: bool) -> StepLayout:
+    """Describe a step.
+
+    Args:
+        cache: The KV cache.
+        tokens: Number of real tokens.
+        spots: See `StepLayout`.
+        tables: [R, W] int32 on the CPU.
+        compiled: Whether the compiled kernel computes it.
+    """
+    if compiled:
+        chunks = torch.tensor(spots, dtype=torch.int32)
+        step = native.NativeStep(chunks, tables, cache.keys[0].shape[1], cache.head_dim, cache.dtype)
+        return StepLayout(cache, tokens, spots, tables, step, None)
+    rows = torch.tensor([row for _, length, _, row in spots for _ in range(length)])
+    positions = torch.tensor([p for _, length, start, _ in spots for p in range(start, start + length)])
+    places = tables[rows, positions // BLOCK] * BLOCK + positions % BLOCK
+    return StepLayout(cache, tokens, spots, tables.to(cache.device), None, places.to(cache.device))
 
 
 def slot_attention(
@@ -89,7 +81,7 @@ def slot_attention(
     Args:
         module: The attention layer; its `layer_idx` selects the cache.
         query: [1, H, T, D].
-        key: [1, H_kv, T, D] of the step's own tokens, written to the cache first.
+        key: [1, H_kv, T, D] of the step's own tokens, written to the cache before any is read.
         value: Likewise.
         attention_mask: Unused: causality follows from the layout.
         layout: Where the tokens belong.
@@ -107,54 +99,56 @@ def slot_attention(
         raise ModelRefused(
             f"{type(module).__name__}: attention with {unserved[0]} is not served; only full attention is"
         )
-    _, heads, tokens, head_dim = query.shape
-    kv_heads, real = key.shape[1], layout.tokens
-    groups = heads // kv_heads
-    layer = layout.cache.layers[module.layer_idx]  # type: ignore[index]
-    layer.write(layout.rows, key[0, :, :real].transpose(0, 1), value[0, :, :real].transpose(0, 1))
-    # [T, H_kv, G, D]: the queries that share a key head lie together
-    q = (query[0].transpose(0, 1) * (head_dim**-0.5 if scaling is None else scaling)).view(tokens, kv_heads, groups, -1)
-    out = query.new_zeros((tokens, kv_heads, groups, value.shape[-1]))
-    for group in layout.decodes:
-        live_keys, live_values = (side[group.number][: len(group.tokens)] for side in (layer.keys, layer.values))
-        scores = torch.matmul(q[group.tokens], live_keys.transpose(-1, -2)).masked_fill_(group.mask, float("-inf"))
-        mixed = torch.matmul(torch.softmax(scores, -1), live_values)
-        out[group.live_tokens] = mixed[group.live]
-    for chunk in layout.chunks:
-        rows = slice(chunk.first, chunk.first + chunk.length)
-        keys, values = (side[chunk.place[0]][chunk.place[1]] for side in (layer.keys, layer.values))
-        stop = chunk.start + chunk.length
-        chunk_q = q[rows].permute(1, 2, 0, 3).reshape(kv_heads, groups * chunk.length, head_dim)
-        scores = torch.bmm(chunk_q, keys[:, :stop].transpose(-1, -2)).view(kv_heads, groups, chunk.length, stop)
-        scores[..., chunk.start :].masked_fill_(chunk.mask, float("-inf"))
-        weights = torch.softmax(scores, -1).view(kv_heads, groups * chunk.length, stop)
-        mixed = torch.bmm(weights, values[:, :stop]).view(kv_heads, groups, chunk.length, -1)
-        out[rows] = mixed.permute(2, 0, 1, 3)
-    return out.view(1, tokens, heads, -1), None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    keys, values = (side[module.layer_idx] for side in (layout.cache.keys, layout.cache.values))  # type: ignore[index]
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, heads, D]
+    if layout.native is not None:
+        q, k, v = (x.float() if x.stride(-1) == 1 else x.float().contiguous() for x in (q, k, v))
+        return layout.native.attend(q, k, v, keys, values, scale)[None].to(query.dtype), None
+    tokens, kv_heads = k.shape[:2]
+    assert layout.places is not None
+    plain_attention.write(keys, values, layout.places, k[: layout.tokens], v[: layout.tokens])
+    grouped = (q * scale).reshape(tokens, kv_heads, -1, q.shape[-1])
+    out = plain_attention.attend(grouped, keys, values, layout.spots, layout.tables)
+    return out.view(1, tokens, q.shape[1], -1), None
 
 
-def batching_keeps_bits(groups: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> bool:
-    """Check on this machine that the batched products of decoding give a matrix the same bits whatever the batch.
+def choose(
+    heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device
+) -> tuple[str, bool]:
+    """Return (the way that computes attention here: `native-…` or `torch`, whether it keeps a row's bits in every batch).
 
-    Args:
-        groups: Query heads that share a key head.
-        head_dim: Elements a head.
-        dtype: Type of the cache.
-        device: Where it is.
+    A pure function of the machine and the installation: nothing is timed, so replicas on equal machines agree.
     """
+    groups = heads // kv_heads
+    if device.type == "cpu" and kv_dtype in native.KINDS and _native_is_right(groups, head_dim, kv_dtype):
+        return f"native-{native.level()}", True
+    return "torch", plain_attention.batching_keeps_bits(groups, kv_heads, head_dim, dtype, device)
+
+
+def _native_is_right(groups: int, head_dim: int, dtype: torch.dtype) -> bool:
+    """Check the compiled kernel on this machine: right to rounding, and the same bits in one chunk, one by one and alone."""
+    if native.library() is None:
+        return False
     draw = torch.Generator().manual_seed(0)
-    for capacity in (64, 96, 256):
-        keys, values = (torch.randn(12, capacity, head_dim, generator=draw).to(device, dtype) for _ in range(2))
-        queries = torch.randn(12, groups, head_dim, generator=draw).to(device, dtype)
-        scores = torch.matmul(queries, keys.transpose(-1, -2))
-        mixed = torch.matmul(torch.softmax(scores, -1), values)
-        for part in (slice(0, 1), slice(3, 5), slice(5, 12)):
-            some = torch.matmul(queries[part], keys[part].transpose(-1, -2))
-            if not torch.equal(some, scores[part]):
-                return False
-            if not torch.equal(torch.matmul(torch.softmax(some, -1), values[part]), mixed[part]):
-                return False
-    return True
+    q = torch.randn(40, 2 * groups, head_dim, generator=draw)
+    k, v = (torch.randn(40, 2, head_dim, generator=draw) for _ in range(2))
+    tables = torch.tensor([[3, 1], [0, 2]], dtype=torch.int32)
+    sides = [(4, 2, head_dim, BLOCK), (4, 2, BLOCK, padded(head_dim))]
+    keys, values = (torch.randn(side, generator=draw).to(dtype) for side in sides)
+
+    def run(spots: list[Spot]) -> torch.Tensor:
+        step = native.NativeStep(torch.tensor(spots, dtype=torch.int32), tables, 2, head_dim, dtype)
+        return step.attend(q, k, v, keys, values, head_dim**-0.5)
+
+    chunks = [(0, 32, 0, 0), (32, 7, 32, 0), (39, 1, 17, 1)]
+    whole = run(chunks)
+    ones = run([(i, 1, i, 0) for i in range(39)] + [chunks[-1]])
+    alone = torch.cat([run([(i, 1, i, 0)])[i : i + 1] for i in (0, 31, 32, 38)])
+    grouped = (q * head_dim**-0.5).view(40, 2, groups, head_dim)
+    expected = plain_attention.attend(grouped, keys, values, chunks, tables).view(whole.shape)
+    same = torch.equal(whole, ones) and torch.equal(whole[[0, 31, 32, 38]], alone)
+    return same and torch.allclose(whole, expected, rtol=1e-4, atol=1e-4)
 
 
 AttentionInterface.register(IMPLEMENTATION, slot_attention)

@@ -12,12 +12,15 @@ from typing import Any
 
 import torch
 
+from pipeline.engine import native
 from pipeline.engine.base import Engine
+from pipeline.engine.block_pool import blocks_for
 from pipeline.engine.checkpoint import Checkpoint, model_len
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.continuous import ContinuousEngine
-from pipeline.engine.kv_cache import length_classes
-from pipeline.engine.memory import available_bytes, fitting_slots
+from pipeline.engine.kv_cache import block_bytes
+from pipeline.engine.linear import PackedLinear
+from pipeline.engine.memory import MemoryPlan, available_bytes, plan_memory
 from pipeline.engine.model import LoadedModel, load_model
 from pipeline.engine.runner import ModelRunner
 from pipeline.engine.static import StaticEngine
@@ -27,6 +30,12 @@ logger = logging.getLogger(__name__)
 
 _STEP_TENSORS = 10
 """Float tensors of rows x vocabulary that sampling and statistics hold at once, at most."""
+_LAYER_TENSORS = 8
+"""Float tensors of tokens x the widest layer that a step holds at once, at most."""
+_MOST = {"cpu": 128, "cuda": 512}
+"""Sequences at once beyond which a step gains nothing by more: the linears are at the machine's limit."""
+
+_STATIC_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -52,17 +61,20 @@ class _Parts:
     tokenizer: Tokenizer
     stats: StatsConfig
     config: EngineConfig
-    slots: int
+    memory: MemoryPlan
     max_len: int
 
 
 def _continuous(parts: _Parts) -> Engine:
-    runner = ModelRunner(parts.loaded, parts.slots, parts.max_len)
-    return ContinuousEngine(runner, parts.tokenizer, parts.stats, parts.config.max_num_batched_tokens)
+    runner = ModelRunner(parts.loaded, parts.memory.sequences, parts.max_len, parts.memory.blocks)
+    config = parts.config
+    return ContinuousEngine(
+        runner, parts.tokenizer, parts.stats, config.max_num_batched_tokens, prefix_caching=config.prefix_caching
+    )
 
 
 def _static(parts: _Parts) -> Engine:
-    return StaticEngine(parts.loaded, parts.tokenizer, parts.stats, parts.slots, parts.max_len)
+    return StaticEngine(parts.loaded, parts.tokenizer, parts.stats, parts.memory.sequences, parts.max_len)
 
 
 ENGINES: dict[str, Callable[[_Parts], Engine]] = {"continuous": _continuous, "static": _static}
@@ -87,23 +99,36 @@ def build_engine(
         torch.set_num_threads(threads)
     max_len = model_len(checkpoint, engine)
     loaded = load_model(checkpoint, model, device=device, max_len=max_len, plain=engine.name == "static")
-    slot_bytes = loaded.kv_bytes_per_token * length_classes(max_len)[-1]
-    step_bytes = _STEP_TENSORS * 4 * loaded.vocab_size * engine.max_num_seqs
-    free = torch.cuda.mem_get_info()[0] if device == "cuda" else available_bytes()
-    slots = fitting_slots(
-        engine.max_num_seqs, slot_bytes, step_bytes, None if free is None else int(free * memory_share)
-    )
-    if slots < engine.max_num_seqs:
-        logger.info(
-            "%d sequences of %d tokens fit in memory (engine.max_num_seqs=%d)", slots, max_len, engine.max_num_seqs
-        )
+    memory = _plan_memory(loaded, engine, max_len, memory_share)
     tokenizer = load_tokenizer(checkpoint.tokenizer, loaded.vocab_size)
-    built = ENGINES[engine.name](_Parts(loaded, tokenizer, stats, engine, slots, max_len))
+    built = ENGINES[engine.name](_Parts(loaded, tokenizer, stats, engine, memory, max_len))
     facts = {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "dtype": str(loaded.dtype).removeprefix("torch."), "linear_kernels": loaded.kernels,
-        "batch_invariant": loaded.batch_invariant,
-        "threads": torch.get_num_threads(), "max_num_seqs": slots, "engine": engine.name,
+        "dtype": str(loaded.dtype).removeprefix("torch."), "kv_cache_dtype": str(loaded.kv_dtype).removeprefix("torch."),
+        "linear_kernels": loaded.kernels, "attention": loaded.attention, "compiled": native.level(),
+        "batch_invariant": loaded.batch_invariant, "threads": torch.get_num_threads(), "max_num_seqs": memory.sequences,
+        "kv_blocks": memory.blocks, "engine": engine.name,
     }  # fmt: skip
     return BuiltEngine(built, tokenizer, max_len, facts)
+
+
+def _plan_memory(loaded: LoadedModel, engine: EngineConfig, max_len: int, share: float) -> MemoryPlan:
+    """Plan sequences and blocks for what the loaded weights leave of the device's memory."""
+    device, static = loaded.device.type, engine.name == "static"
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else available_bytes()
+    size = block_bytes(loaded.layers, loaded.kv_heads, loaded.head_dim, loaded.kv_dtype)
+    widths = [m.out_features for m in loaded.model.modules() if isinstance(m, PackedLinear)]
+    token_bytes = 4 * _LAYER_TENSORS * max((w for w in widths if w != loaded.vocab_size), default=0)
+    step_bytes = engine.max_num_batched_tokens * token_bytes
+    memory = plan_memory(
+        engine.sequences, _STATIC_BATCH if static else _MOST[device], blocks_for(max_len), block_bytes=size,
+        step_bytes=step_bytes,
+        sequence_bytes=4 * _STEP_TENSORS * loaded.vocab_size + token_bytes,
+        available=None if free is None else int(free * share),
+    )  # fmt: skip
+    if static:  # its cache has a whole row for each sequence
+        memory = MemoryPlan(min(memory.sequences, memory.blocks // blocks_for(max_len)), memory.blocks)
+    if memory.sequences < (engine.sequences or 0):
+        logger.info("engine.max_num_seqs=%s: memory holds %d sequences", engine.max_num_seqs, memory.sequences)
+    return memory

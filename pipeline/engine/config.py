@@ -8,6 +8,7 @@ from pipeline.types import require
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "int8")
+KV_DTYPES = ("auto", "bfloat16")
 ENGINES = ("continuous", "static")
 STATISTICS = ("logprob", "entropy", "rank")
 DEFAULT_COLUMNS = ("logprob", "entropy", "rank")
@@ -19,13 +20,15 @@ class ModelConfig:
     """Which causal language model to run.
 
     `path` is a Hugging Face hub id or a directory; `tokenizer` likewise (null: the model's own). `dtype=auto` is
-    float32 on a CPU and the checkpoint's own type on a GPU. `adapter` is a PEFT (LoRA) directory merged at load.
+    float32 on a CPU and the checkpoint's own type on a GPU. `kv_cache_dtype=auto` keeps keys and values in the model's
+    type; `bfloat16` halves them where that is float32. `adapter` is a PEFT (LoRA) directory merged at load.
     """
 
     path: str = "openai-community/gpt2-large"
     revision: str | None = None
     dtype: str = "auto"
     quantization: str = "none"
+    kv_cache_dtype: str = "auto"
     tokenizer: str | None = None
     adapter: str | None = None
 
@@ -36,26 +39,33 @@ class ModelConfig:
         require(
             self.quantization in QUANTIZATIONS, "quantization", self.quantization, "one of " + ", ".join(QUANTIZATIONS)
         )
+        require(
+            self.kv_cache_dtype in KV_DTYPES, "kv_cache_dtype", self.kv_cache_dtype, "one of " + ", ".join(KV_DTYPES)
+        )
 
 
 @dataclass(kw_only=True)
 class EngineConfig:
     """How requests are batched.
 
-    `max_num_seqs` sequences run at once, fewer when memory does not hold them; `max_num_batched_tokens` bounds a step's
-    tokens, so that a long prompt does not stall the sequences that are generating. These two change no output byte, only
-    how fast it is made. `max_model_len` limits prompt plus generation (null: the model's context length).
+    `max_num_seqs` sequences run at once, fewer while memory does not hold them; `auto` is as many as gain anything.
+    `max_num_batched_tokens` bounds a step's tokens, so that a long prompt does not stall the sequences that are generating.
+    `prefix_caching` computes once what prompts that begin alike share. These change no output byte, only how fast it is
+    made. `max_model_len` limits prompt plus generation (null: the model's context length).
     """
 
     name: str = "continuous"
-    max_num_seqs: int = 64
+    max_num_seqs: str = "auto"
     max_model_len: int | None = None
     max_num_batched_tokens: int = 256
+    prefix_caching: bool = True
 
     def __post_init__(self) -> None:
         """Check every field."""
         require(self.name in ENGINES, "name", self.name, "one of " + ", ".join(ENGINES))
-        require(1 <= self.max_num_seqs <= 4096, "max_num_seqs", self.max_num_seqs, "from 1 to 4096")
+        wanted = str(self.max_num_seqs)
+        counted = wanted.isascii() and wanted.isdigit() and 1 <= int(wanted[:5]) <= 4096
+        require(counted or wanted == "auto", "max_num_seqs", self.max_num_seqs, "auto or from 1 to 4096")
         require(
             self.max_model_len is None or self.max_model_len >= 2,
             "max_model_len",
@@ -63,6 +73,11 @@ class EngineConfig:
             "null or at least 2",
         )
         require(self.max_num_batched_tokens >= 32, "max_num_batched_tokens", self.max_num_batched_tokens, "at least 32")
+
+    @property
+    def sequences(self) -> int | None:
+        """`max_num_seqs` as a number; null: auto."""
+        return None if self.max_num_seqs == "auto" else int(self.max_num_seqs)
 
 
 @dataclass(kw_only=True)

@@ -5,12 +5,15 @@ It does not know shards, files or where requests come from.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence as Seq
 from types import MappingProxyType
 
 import torch
 
+from pipeline.engine.block_pool import BlockPool
 from pipeline.engine.config import StatsConfig
+from pipeline.engine.memory import out_of_memory
 from pipeline.engine.runner import ModelRunner
 from pipeline.engine.sampler import sample
 from pipeline.engine.scheduler import Scheduler, Step
@@ -18,8 +21,11 @@ from pipeline.engine.sequence import Sequence
 from pipeline.engine.slots import SlotState
 from pipeline.engine.stats import Distribution, compute
 from pipeline.engine.stopping import StopWatch
+from pipeline.engine.structured import Grammars
 from pipeline.engine.tokenizer import Tokenizer
 from pipeline.types import Completion, ErrorCode, FinishReason, Request, RowError
+
+logger = logging.getLogger(__name__)
 
 NONFINITE = RowError(
     ErrorCode.NONFINITE_LOGITS, "the model's logits are not finite: its weights or type may be at fault"
@@ -34,16 +40,23 @@ class ContinuousEngine:
         tokenizer: For stop strings and the completions' text.
         stats: Which statistics to compute.
         max_num_batched_tokens: Bound on a step's tokens.
+        prefix_caching: Compute once what prompts that begin alike share.
     """
 
     def __init__(
-        self, runner: ModelRunner, tokenizer: Tokenizer, stats: StatsConfig, max_num_batched_tokens: int
-    ) -> None:
+        self, runner: ModelRunner, tokenizer: Tokenizer, stats: StatsConfig, max_num_batched_tokens: int,
+        *, prefix_caching: bool = True,
+    ) -> None:  # fmt: skip
         """Start empty."""
         self._runner, self._tokenizer = runner, tokenizer
-        self._scheduler = Scheduler(runner.slots, max_num_batched_tokens)
+        # a prompt whose own log-probabilities are wanted has to be computed to its last position
+        share = prefix_caching and not stats.prompt_logprobs
+        self._scheduler = Scheduler(runner.slots, max_num_batched_tokens, BlockPool(runner.blocks), share=share)
         loaded = runner.loaded
-        self._state = SlotState(runner.slots, runner.max_len, loaded.vocab_size, loaded.device)
+        self._grammars = Grammars(tokenizer, loaded.vocab_size, loaded.eos_token_ids, torch.get_num_threads())
+        self._state = SlotState(
+            runner.slots, runner.max_len, loaded.vocab_size, loaded.device, tokenizer, self._grammars
+        )
         # the log-probability is always computed: the cumulative one is its sum
         self._statistics = [
             *dict.fromkeys(["logprob", *stats.columns]),
@@ -62,32 +75,50 @@ class ContinuousEngine:
         """Return (running, waiting)."""
         return len(self._scheduler.running), self._scheduler.waiting
 
-    @torch.inference_mode()
     def step(self) -> list[Completion]:
-        """Advance every running sequence; see `Engine.step`."""
+        """Advance every running sequence; see `Engine.step`.
+
+        Out of memory: everything that runs starts anew, half as much at once. The bytes are the same.
+        """
+        done: list[Completion] = []  # what ended before the memory did is not lost
+        try:
+            self._step(done)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or not self._scheduler.lower():
+                raise
+            logger.warning("out of memory: going on with fewer sequences at once (%s)", str(error).partition("\n")[0])
+            self._watches.clear()
+            self._prompt_values.clear()
+        return done
+
+    @torch.inference_mode()
+    def _step(self, done: list[Completion]) -> None:
         admitted, step = self._scheduler.schedule()
         for sequence in admitted:
-            watch = StopWatch(sequence.request, sequence.max_new, self._runner.loaded.eos_token_ids, self._tokenizer)
+            watch = StopWatch(
+                sequence.request, sequence.max_new, self._runner.loaded.eos_token_ids, self._tokenizer,
+                self._grammars.start(sequence.request.sampling),
+            )  # fmt: skip
             self._watches[sequence.slot] = watch
             self._state.admit(sequence, watch)
         if not step.decodes and not step.chunks:
-            return []
+            return
         with_prompt = frozenset(c.sequence.slot for c in step.chunks) if self._prompt_logprobs else frozenset[int]()
         logits = self._runner.run(step, self._state.tokens, prompt_logits=with_prompt)
         if with_prompt:
             logits = self._take_prompt_logprobs(step, logits)
-        sequences = [*step.decodes, *(c.sequence for c in step.chunks if c.last)]
-        return self._advance(sequences, logits) if sequences else []
+        if step.choosing:
+            self._advance(step.choosing, logits, done)
 
-    def _advance(self, sequences: list[Sequence], logits: torch.Tensor) -> list[Completion]:
-        """Choose a token for each sequence from its row of logits [B, V], and finish those that end."""
+    def _advance(self, sequences: list[Sequence], logits: torch.Tensor, done: list[Completion]) -> None:
+        """Choose a token for each sequence from its row of logits [B, V]; those that end are finished and go to `done`."""
         rows = len(sequences)
         if rows == 1:
             logits = logits.expand(2, -1)  # a lone row is reduced by several threads, with other rounding
         sequences_or_twice = sequences if rows > 1 else sequences * 2
         finite = logits.sum(-1).isfinite()
         probabilities = torch.softmax(logits, -1)
-        constrained = self._state.constrain(logits, sequences_or_twice)
+        constrained, ends = self._state.constrain(logits, sequences_or_twice)
         parameters = self._state.sampling_rows(sequences_or_twice)
         unscaled = constrained is logits and bool((parameters.temperature == 1).all())
         chosen = sample(constrained, parameters, probabilities if unscaled else None)
@@ -95,33 +126,35 @@ class ContinuousEngine:
             self._statistics, Distribution(logits, torch.log_softmax(logits, -1), probabilities, chosen, self._top)
         )
         self._state.record(sequences, chosen[:rows], {name: value[:rows] for name, value in values.items()})
-        done = []
-        for sequence, token, good in zip(sequences, chosen[:rows].tolist(), finite[:rows].tolist(), strict=True):
-            if not good:
-                done.append(self._finish(sequence, FinishReason.ERROR, None))
+        for row, (sequence, token, good) in enumerate(
+            zip(sequences, chosen[:rows].tolist(), finite[:rows].tolist(), strict=True)
+        ):
+            if not good or row in ends:
+                reason, error = ends[row] if good else (FinishReason.ERROR, NONFINITE)
+                done.append(self._finish(sequence, reason, None, error))
                 continue
             sequence.generated.append(token)
             ended = self._watches[sequence.slot].check(sequence.generated)
             if ended is not None:
                 done.append(self._finish(sequence, *ended))
-        return done
 
-    def _finish(self, sequence: Sequence, reason: FinishReason, stopped_by: str | None) -> Completion:
-        """Give the slot back and make the completion."""
+    def _finish(
+        self, sequence: Sequence, reason: FinishReason, stopped_by: str | None, error: RowError | None = None
+    ) -> Completion:
+        """Make the completion, then give the slot back: a sequence whose completion finds no memory is still running."""
         slot, request = sequence.slot, sequence.request
         watch, prompt_values = self._watches.pop(slot), self._prompt_values.pop(slot, None)
         if reason is FinishReason.ERROR:
-            self._runner.cache.release(slot, clear=True)
             self._scheduler.release(sequence)
-            return Completion(request, finish_reason=reason, error=NONFINITE)
+            return Completion(request, finish_reason=reason, error=error)
         statistics = {name: value.numpy() for name, value in self._state.statistics(sequence).items()}
-        self._runner.cache.release(slot)
-        self._scheduler.release(sequence)
-        return Completion(
+        completion = Completion(
             request, tuple(sequence.generated), watch.text(sequence.generated, reason), reason, stopped_by,
             MappingProxyType(statistics),
             None if prompt_values is None else torch.cat(prompt_values).numpy(),
         )  # fmt: skip
+        self._scheduler.release(sequence)
+        return completion
 
     def _take_prompt_logprobs(self, step: Step, logits: torch.Tensor) -> torch.Tensor:
         """Keep the log-probabilities of the chunks' prompt tokens and return the rows that choose tokens.

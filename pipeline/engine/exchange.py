@@ -5,9 +5,12 @@ Nothing in it is particular to one family: it goes by the kinds of modules. The 
 
 from __future__ import annotations
 
+import ctypes
+import logging
 from collections import Counter
 from typing import Any
 
+import torch
 from torch import nn
 from transformers.activations import ACT2CLS, NewGELUActivation
 from transformers.pytorch_utils import Conv1D
@@ -15,6 +18,8 @@ from transformers.pytorch_utils import Conv1D
 from pipeline.engine.linear import KERNELS, PackedLinear, candidates, choose_kernel
 from pipeline.engine.mapped import forget, mapped_ranges
 from pipeline.engine.rowwise import RotaryTable, RowwiseActivation
+
+logger = logging.getLogger(__name__)
 
 _ACTIVATIONS: tuple[Any, ...] = tuple(
     {entry[0] if isinstance(entry, tuple) else entry for entry in ACT2CLS.values()}
@@ -32,41 +37,19 @@ def exchange(model: nn.Module, max_len: int, *, int8: bool = False) -> tuple[dic
         int8: Quantise the linears dynamically.
 
     Returns:
-        (number of linears for each kernel's name, whether every kernel keeps rows apart).
+        (number of linears for each kernel's name, whether every product with a weight keeps rows apart).
     """
-    kernels: dict[str, int] = {}
-    chosen: dict[tuple[int, ...], tuple[str, bool]] = {}
-    exact = True
     reference = next(p for p in model.parameters() if p.is_floating_point())
-    ranges = mapped_ranges()
-    users = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
-    names = candidates(reference.dtype, reference.device)
+    linears = _Linears(model, reference, int8=int8)
     # Places, not modules: a list of modules would keep every original weight until the end.
     for parent, attribute in [
         (m, a) for m in model.modules() if not isinstance(m, _LEAVES) for a, _ in m.named_children()
     ]:
         child = getattr(parent, attribute)
         if isinstance(child, nn.Linear | Conv1D):
-            weight = child.weight.detach()
-            if isinstance(child, Conv1D):
-                weight = weight.t().contiguous()
-            bias = None if child.bias is None else child.bias.detach().clone()
-            shape = tuple(weight.shape)
-            if int8:
-                name, keeps = "int8", True
-            else:
-                if shape not in chosen:
-                    chosen[shape] = choose_kernel(weight, names)
-                name, keeps = chosen[shape]
-            exact &= keeps
-            kernels[name] = kernels.get(name, 0) + 1
-            if name == "fixed-rows":
-                weight = weight.clone()  # the only kernel that keeps the weight as it is, which is the file's
-            setattr(parent, attribute, PackedLinear(KERNELS[name](weight, bias), shape[1], shape[0]))
-            if (
-                users[id(child.weight)] == 1
-            ):  # a tied weight is still needed, and may have been changed since it was read
-                forget(child.weight, ranges)
+            setattr(parent, attribute, linears.packed(child))
+            del child  # and with it the original weight, where nothing else uses it
+            _trim()
         elif isinstance(child, NewGELUActivation):
             # the same function in one operation instead of five
             setattr(parent, attribute, RowwiseActivation(nn.GELU(approximate="tanh")))
@@ -74,4 +57,68 @@ def exchange(model: nn.Module, max_len: int, *, int8: bool = False) -> tuple[dic
             setattr(parent, attribute, RowwiseActivation(child))
         elif "RotaryEmbedding" in type(child).__name__:
             setattr(parent, attribute, RotaryTable(child, max_len, reference))
-    return kernels, exact
+    other = _other_products(model)
+    if other:
+        precision = ", not in int8" if int8 else ""
+        logger.warning(
+            "%s: %s is no linear layer's weight: it stays as it is%s", type(model).__name__, other, precision
+        )
+    return dict(linears.kernels), linears.exact and other is None
+
+
+class _Linears:
+    """Makes a `PackedLinear` of one linear layer after the other.
+
+    Attributes:
+        kernels: Number of linears for each kernel's name.
+        exact: Whether every kernel so far keeps rows apart.
+    """
+
+    def __init__(self, model: nn.Module, reference: torch.Tensor, *, int8: bool) -> None:
+        """Note which weights several modules use, and where weight files are mapped."""
+        self.kernels: Counter[str] = Counter()
+        self.exact = True
+        self._names = candidates(reference.dtype, reference.device, int8=int8)
+        self._chosen: dict[tuple[tuple[int, ...], bool], tuple[str, bool]] = {}
+        self._ranges = mapped_ranges()
+        self._users = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
+
+    def packed(self, layer: nn.Linear | Conv1D) -> PackedLinear:
+        """Pack a layer's weight, and give the memory of the original back where it can be read again."""
+        weight = layer.weight.detach()
+        if isinstance(layer, Conv1D):
+            weight = weight.t().contiguous()
+        bias = None if layer.bias is None else layer.bias.detach().clone()
+        key = tuple(weight.shape), bias is None
+        if key not in self._chosen:
+            self._chosen[key] = choose_kernel(weight, bias, self._names)
+        name, exact = self._chosen[key]
+        self.kernels[name] += 1
+        self.exact &= exact
+        if name == "fixed-rows":
+            weight = weight.clone()  # the only kernel that keeps the weight as it is, which is the file's
+        packed = PackedLinear(KERNELS[name](weight, bias), weight.shape[1], weight.shape[0])
+        if (
+            self._users[id(layer.weight)] == 1
+        ):  # a tied weight is still needed, and may have been changed since it was read
+            forget(layer.weight, self._ranges)
+        return packed
+
+
+def _trim() -> None:
+    """Give the heap's free pages back, where the C library can: what packing frees is in pieces, and would pile up."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _other_products(model: nn.Module) -> str | None:
+    """Name the largest matrix outside linear layers and embeddings, such as a mixture's experts; null if there is none."""
+    sizes = {
+        f"{type(module).__name__}.{name}": parameter.numel()
+        for module in model.modules()
+        if not isinstance(module, nn.Embedding)
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim > 1
+    }
+    return max(sizes, key=sizes.__getitem__, default=None)

@@ -5,11 +5,14 @@ It does not know models; it is told bytes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import ModelRefused
 
 _CGROUP_V2 = Path("/sys/fs/cgroup")
+_TORCH_SAYS = ("can't allocate memory", "std::bad_alloc")
+"""How torch's allocator and what it is built on put it on a processor."""
 _MARGIN = 0.8
 """Share of the memory that may be planned: the rest is for the process, Arrow and the system."""
 
@@ -31,19 +34,57 @@ def available_bytes() -> int | None:
     return min(known, default=None)
 
 
-def fitting_slots(wanted: int, slot_bytes: int, step_bytes: int, available: int | None) -> int:
-    """Return how many of `wanted` slots the available bytes hold, with `step_bytes` set aside for a step's tensors.
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """How many sequences may run at once, and how many blocks their cache has."""
+
+    sequences: int
+    blocks: int
+
+
+def plan_memory(
+    wanted: int | None, most: int, longest_blocks: int, *,
+    block_bytes: int, sequence_bytes: int, step_bytes: int, available: int | None,
+) -> MemoryPlan:  # fmt: skip
+    """Plan the cache for the memory that is left once the weights are loaded.
+
+    Blocks are for the longest sequences there may be; shorter ones leave room for more. Blocks that are never used take
+    no memory on a processor.
+
+    Args:
+        wanted: Sequences to run at once; null: as many as gain anything and fit.
+        most: How many gain anything.
+        longest_blocks: Blocks of the longest sequence.
+        block_bytes: Bytes of a block in all layers.
+        sequence_bytes: Bytes that a step's tensors take for each sequence: activations, logits and their copies.
+        step_bytes: Bytes that a step takes however many sequences there are.
+        available: Bytes that may still be taken; null: unknown, so take what is wanted.
 
     Raises:
         ModelRefused: If not even one sequence fits.
     """
+    sequences = wanted or most
     if available is None:
-        return wanted
-    fit = int((available * _MARGIN - step_bytes) // slot_bytes)
-    if fit < 1:
+        return MemoryPlan(sequences, sequences * longest_blocks)
+    room = available * _MARGIN - step_bytes
+    longest = longest_blocks * block_bytes
+    if room < longest + sequence_bytes:
         gib = 2**30
         raise ModelRefused(
-            f"engine: one sequence needs {slot_bytes / gib:.2f} GiB of KV cache and {step_bytes / gib:.2f} GiB for a step, and "
-            f"{available / gib:.2f} GiB are free; lower engine.max_model_len or cluster.replicas, or take a smaller model"
+            f"engine: one sequence needs {longest / gib:.2f} GiB of KV cache and {(sequence_bytes + step_bytes) / gib:.2f} GiB "
+            f"for a step, and {available / gib:.2f} GiB are free; lower engine.max_model_len or cluster.replicas, "
+            "or take a smaller model"
         )
-    return min(wanted, fit)
+    # a step's tensors take at most half of what the longest sequence leaves, so that blocks remain to be worth them
+    sequences = min(sequences, max(1, int((room - longest) / 2 // sequence_bytes)))
+    blocks = int((room - sequences * sequence_bytes) // block_bytes)
+    return MemoryPlan(sequences, min(blocks, sequences * longest_blocks))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device's memory did not suffice."""
+    import torch  # late: a driver plans without it
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _TORCH_SAYS)
+    )

@@ -14,10 +14,11 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from pipeline.engine.attention import IMPLEMENTATION, batching_keeps_bits
+from pipeline.engine.attention import IMPLEMENTATION, choose
 from pipeline.engine.checkpoint import UNKNOWN_CONTEXT, Checkpoint
 from pipeline.engine.config import ModelConfig
 from pipeline.engine.exchange import exchange
+from pipeline.engine.probe import check_attention
 from pipeline.errors import ModelRefused
 
 logger = logging.getLogger(__name__)
@@ -30,13 +31,15 @@ class LoadedModel:
     Attributes:
         model: The transformers model.
         device: Where it is.
-        dtype: The type of its activations and of the KV cache.
+        dtype: The type of its activations.
+        kv_dtype: The type of the KV cache.
         layers: Number of layers that keep keys and values.
         kv_heads: Key and value heads a layer.
         head_dim: Elements a head.
         vocab_size: Logits a position.
         context_length: Positions it was made for.
         eos_token_ids: Ids that end a text.
+        attention: How attention is computed; empty for an untouched model.
         kernels: Name of a linear kernel → number of linears that use it; empty for an untouched model.
         batch_invariant: Whether the kernels passed the checks that a row's bits do not depend on its batch.
     """
@@ -44,19 +47,16 @@ class LoadedModel:
     model: PreTrainedModel
     device: torch.device
     dtype: torch.dtype
+    kv_dtype: torch.dtype
     layers: int
     kv_heads: int
     head_dim: int
     vocab_size: int
     context_length: int
     eos_token_ids: frozenset[int]
+    attention: str = ""
     kernels: dict[str, int] = field(default_factory=dict)
     batch_invariant: bool = True
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes of keys and values that one token takes."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
 
 
 def load_model(
@@ -88,6 +88,8 @@ def load_model(
             use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True,
         )  # fmt: skip
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        if error.args == (IMPLEMENTATION,):  # looked up among a model's own, fixed ones
+            raise _fixed_attention(checkpoint) from None
         raise ModelRefused(f"{checkpoint.directory}: cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     model: PreTrainedModel = loaded[0]
     lacking: set[str] = loaded[1]["missing_keys"]
@@ -96,9 +98,7 @@ def load_model(
     if checkpoint.adapter is not None:
         model = _merge_adapter(model, checkpoint)
     if not getattr(model, "_supports_attention_backend", False):
-        raise ModelRefused(
-            f"{checkpoint.directory}: {model.config.model_type} does not let its attention be exchanged; it is not served"
-        )
+        raise _fixed_attention(checkpoint)
     model.eval().requires_grad_(False).to(where)  # type: ignore[no-untyped-call]
     text = model.config.get_text_config()
     context = checkpoint.context_length or UNKNOWN_CONTEXT
@@ -106,19 +106,29 @@ def load_model(
     kv_heads = getattr(text, "num_key_value_heads", None) or heads
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
     dtype_of = model.dtype
+    kv_dtype = dtype_of if plain or config.kv_cache_dtype == "auto" else getattr(torch, config.kv_cache_dtype)
     kernels: dict[str, int] = {}
-    exact = False
+    attention, exact = "", False
     if not plain:
         kernels, linears = exchange(model, max_len or context, int8=config.quantization == "int8")
-        exact = linears and batching_keeps_bits(heads // kv_heads, head_dim, dtype_of, where)
+        check_attention(model, layers=text.num_hidden_layers, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
+        attention, rows_apart = choose(heads, kv_heads, head_dim, dtype_of, kv_dtype, where)
+        exact = linears and rows_apart
         if not exact:
-            logger.warning("no kernel of this machine keeps rows apart: output bytes may depend on the batch")
+            logger.warning(
+                "not every product of this model keeps rows apart here: output bytes may depend on the batch"
+            )
         _let_go_of_file(model)
     return LoadedModel(
-        model=model, device=where, dtype=dtype_of, layers=text.num_hidden_layers, kv_heads=kv_heads, head_dim=head_dim,
-        vocab_size=text.vocab_size, context_length=context, eos_token_ids=_eos_token_ids(model),
-        kernels=kernels, batch_invariant=exact,
+        model=model, device=where, dtype=dtype_of, kv_dtype=kv_dtype, layers=text.num_hidden_layers, kv_heads=kv_heads,
+        head_dim=head_dim, vocab_size=text.vocab_size, context_length=context, eos_token_ids=_eos_token_ids(model),
+        attention=attention, kernels=kernels, batch_invariant=exact,
     )  # fmt: skip
+
+
+def _fixed_attention(checkpoint: Checkpoint) -> ModelRefused:
+    kind = checkpoint.config.get("model_type", "unknown")
+    return ModelRefused(f"{checkpoint.directory}: {kind} does not let its attention be exchanged; it is not served")
 
 
 def _let_go_of_file(model: PreTrainedModel) -> None:

@@ -2,7 +2,7 @@
 
 Vectorised loops finish the last few elements of each thread's share with scalar code, whose exponentials and tangents
 round differently. Where a share ends depends on the number of rows and threads; so either every share is made to end on a
-whole vector, or the work is cut into pieces that one thread does.
+whole vector, or the work is cut into pieces that one thread does. The compiled activations give each row to one thread.
 
 It does not know which models use them; see `exchange`.
 """
@@ -15,6 +15,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from pipeline.engine.native import library
+from pipeline.engine.native.elementwise import activate, activation_kind
 
 VECTOR = 64
 """Elements: a multiple of what any kernel handles in one unrolled step."""
@@ -31,11 +34,14 @@ class RowwiseActivation(nn.Module):
         """Wrap `function`, which must be elementwise."""
         super().__init__()
         self.function = function
+        self._compiled = activation_kind(function) if library() is not None else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the function; the shape stays."""
         if x.device.type != "cpu":
             return self.function(x)  # type: ignore[no-any-return]
+        if self._compiled is not None and x.dtype == torch.float32:
+            return activate(x, self._compiled)
         width = x.shape[-1]
         if width % VECTOR:
             return self.forward(F.pad(x, (0, -width % VECTOR)))[..., :width]

@@ -8,28 +8,36 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.engine.attention import ChunkLayout, DecodeLayout, StepLayout
+from pipeline.engine.attention import step_layout
+from pipeline.engine.block_pool import BLOCK, blocks_for
 from pipeline.engine.kv_cache import KVCache
 from pipeline.engine.linear import MIN_ROWS
 from pipeline.engine.model import LoadedModel
+from pipeline.engine.plain_attention import Spot
 from pipeline.engine.scheduler import Step
-from pipeline.engine.sequence import CHUNK
 
 _FINE, _COARSE = 4, 8
 """Steps of the token count: few distinct shapes, since a kernel is prepared for each."""
 
 
 class ModelRunner:
-    """Runs steps over one model and its slot cache."""
+    """Runs steps over one model and its blocked cache.
 
-    def __init__(self, loaded: LoadedModel, slots: int, max_len: int) -> None:
-        """Make the cache for `slots` sequences of `max_len` tokens."""
+    Args:
+        loaded: The model.
+        slots: Sequences that can run at once.
+        max_len: Tokens of the longest.
+        blocks: Blocks of the cache; null: enough for `slots` longest sequences.
+    """
+
+    def __init__(self, loaded: LoadedModel, slots: int, max_len: int, blocks: int | None = None) -> None:
+        """Make the cache."""
         self.loaded, self.slots, self.max_len = loaded, slots, max_len
+        self.blocks = slots * blocks_for(max_len) if blocks is None else blocks
         self.cache = KVCache(
-            loaded.layers, slots, loaded.kv_heads, max_len, loaded.head_dim, loaded.dtype, loaded.device
+            loaded.layers, self.blocks, loaded.kv_heads, loaded.head_dim, loaded.kv_dtype, loaded.device
         )
-        ones = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=loaded.device)
-        self._masks = [ones[:n, :n].triu(1) for n in range(CHUNK + 1)]
+        self._compiled = loaded.attention.startswith("native")
 
     @torch.inference_mode()
     def run(self, step: Step, tokens: torch.Tensor, *, prompt_logits: frozenset[int] = frozenset()) -> torch.Tensor:
@@ -41,27 +49,26 @@ class ModelRunner:
             prompt_logits: Slots whose chunks give logits at every position, not only at the prompt's end.
 
         Returns:
-            Float32 logits [R, V]: first one row a decoding sequence, then for each chunk the rows asked for, in order.
+            Float32 logits [R, V]: first one row a decoding sequence, then for each chunk the rows asked for, in order, then
+            one row a twin: its leader's.
         """
-        self._make_room(step)
+        device = self.loaded.device
         slots = [s.slot for s in step.decodes]
         positions = [s.prompt_len + len(s.generated) - 1 for s in step.decodes]
-        decodes, wanted = self._decode_layouts(slots, positions), list(range(len(slots)))
-        chunks = []
+        spots: list[Spot] = [(i, 1, position, i) for i, position in enumerate(positions)]
+        wanted, ends = list(range(len(slots))), {}
         for chunk in step.chunks:
             slot, first = chunk.sequence.slot, len(slots)
+            spots.append((first, chunk.length, chunk.start, len(spots)))
             slots += [slot] * chunk.length
             positions += range(chunk.start, chunk.start + chunk.length)
-            mask = self._masks[chunk.length]
-            chunks.append(ChunkLayout(first, chunk.length, self.cache.place(slot), chunk.start, mask))
             if slot in prompt_logits:
                 wanted += range(first, first + chunk.length)
             elif chunk.last:
                 wanted.append(first + chunk.length - 1)
-        device = self.loaded.device
+                ends[slot] = len(wanted) - 1
+        layout = step_layout(self.cache, len(slots), spots, self._tables(step), compiled=self._compiled)
         slot_ids, position_ids = torch.tensor(slots, device=device), torch.tensor(positions, device=device)
-        rows = self.cache.flat_rows(slots, position_ids)
-        layout = StepLayout(self.cache, len(slots), rows, decodes, chunks)
         pad = _padded(len(slots)) - len(slots)
         ids = torch.cat([tokens[slot_ids, position_ids], slot_ids.new_zeros(pad)])
         keep = wanted + [0] * max(0, MIN_ROWS - len(wanted))
@@ -69,36 +76,18 @@ class ModelRunner:
             input_ids=ids[None], position_ids=torch.cat([position_ids, position_ids.new_zeros(pad)])[None],
             use_cache=False, logits_to_keep=torch.tensor(keep, device=device), layout=layout,
         ).logits[0]  # fmt: skip
-        return logits[: len(wanted)].float()
+        for twin in step.twins:  # positions of its own will follow in the last block
+            last = (twin.sequence.prompt_len - 1) // BLOCK
+            self.cache.copy(twin.leader.blocks[last], twin.sequence.blocks[last])
+        rows = [*range(len(wanted)), *(ends[twin.leader.slot] for twin in step.twins)]
+        return (logits[: len(wanted)] if not step.twins else logits[rows]).float()
 
-    def _make_room(self, step: Step) -> None:
-        """Give every sequence of the step the place that its next positions need; prompts get theirs at once."""
-        self.cache.compact()
-        for sequence in step.decodes:
-            self.cache.reserve(sequence.slot, sequence.prompt_len + len(sequence.generated))
-        for chunk in step.chunks:
-            self.cache.reserve(chunk.sequence.slot, chunk.sequence.prompt_len)
-
-    def _decode_layouts(self, slots: list[int], positions: list[int]) -> list[DecodeLayout]:
-        """Sort the decoding tokens, in the order of `slots`, by length class."""
-        device = self.loaded.device
-        groups: dict[int, list[tuple[int, int, int]]] = {}
-        for token, (slot, position) in enumerate(zip(slots, positions, strict=True)):
-            number, row = self.cache.place(slot)
-            groups.setdefault(number, []).append((row, token, position))
-        layouts = []
-        for number, members in sorted(groups.items()):
-            count = max(row for row, _, _ in members) + 1
-            tokens, last = [0] * count, [0] * count
-            for row, token, position in members:
-                tokens[row], last[row] = token, position
-            span = torch.arange(self.cache.classes[number].capacity, device=device)
-            mask = span > torch.tensor(last, device=device)[:, None]
-            live, live_tokens = (torch.tensor([m[i] for m in members], device=device) for i in (0, 1))
-            layouts.append(
-                DecodeLayout(number, torch.tensor(tokens, device=device), live, live_tokens, mask[:, None, None])
-            )
-        return layouts
+    @staticmethod
+    def _tables(step: Step) -> torch.Tensor:
+        """The block numbers [R, W] of the step's sequences: the decoding ones, then one row a chunk."""
+        rows = [s.blocks for s in step.decodes] + [c.sequence.blocks for c in step.chunks]
+        width = max(map(len, rows))
+        return torch.tensor([row + [0] * (width - len(row)) for row in rows], dtype=torch.int32)
 
 
 def _padded(tokens: int) -> int:

@@ -1,4 +1,4 @@
-"""Waiting and running sequences → the next step: who decodes, and which prompts advance by a chunk.
+"""Waiting and running sequences → the next step: who decodes, which prompts advance, and who shares what with whom.
 
 It knows no tensors and no model. Nothing it decides changes any output byte; it decides only how soon.
 """
@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pipeline.engine.block_pool import BLOCK, BlockPool, prefix_digests
 from pipeline.engine.sequence import Sequence
 
 
@@ -28,27 +29,44 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Twin:
+    """A sequence with the very prompt that `leader` ends in this step: it takes a copy of the last block and the logits."""
+
+    sequence: Sequence
+    leader: Sequence
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
-    """The work of one step: a token for each decoding sequence, and chunks of prompts."""
+    """The work of one step: a token for each decoding sequence, chunks of prompts, and prompts that need no work."""
 
     decodes: list[Sequence]
     chunks: list[Chunk]
+    twins: list[Twin]
+
+    @property
+    def choosing(self) -> list[Sequence]:
+        """The sequences that choose a token, in the order of their logits, twins last."""
+        return [*self.decodes, *(c.sequence for c in self.chunks if c.last), *(t.sequence for t in self.twins)]
 
 
 class Scheduler:
-    """Continuous batching: a sequence is admitted the moment a slot is free.
+    """Continuous batching: a sequence is admitted the moment there is a slot and blocks for all it may need.
 
     Args:
         slots: Sequences that can run at once.
         max_batched_tokens: Bound on the tokens of a step, so that long prompts do not stall the decoding ones; a step
             with prompts to read always takes at least one chunk.
+        pool: The blocks of the cache.
+        share: Whether prompts that begin alike share blocks.
     """
 
-    def __init__(self, slots: int, max_batched_tokens: int) -> None:
+    def __init__(self, slots: int, max_batched_tokens: int, pool: BlockPool, *, share: bool = True) -> None:
         """Start with every slot free."""
-        self._free = list(range(slots))  # a heap: low slots first keeps the live ones together
+        self._free = list(range(slots))  # a heap
         self._waiting: deque[Sequence] = deque()
-        self._max_batched_tokens = max_batched_tokens
+        self._max_batched_tokens, self._pool, self._share = max_batched_tokens, pool, share
+        self._most = slots
         self.running: dict[int, Sequence] = {}  # slot → sequence, in the order of admission
 
     @property
@@ -61,34 +79,96 @@ class Scheduler:
 
         A long completion that starts last would run alone at the end, when a step costs almost as much as a full one.
         """
-        self._waiting.extend(sorted(sequences, key=lambda s: -(s.prompt_len + s.max_new)))
+        queue = sorted(sequences, key=lambda s: -(s.prompt_len + s.max_new))
+        if self._share:
+            known: dict[tuple[int, ...], tuple[bytes, ...]] = {}
+            for sequence in queue:
+                prompt = sequence.request.prompt_token_ids
+                sequence.digests = known[prompt] = known.get(prompt) or prefix_digests(prompt)
+                self._pool.want(sequence.digests)
+        self._waiting.extend(queue)
 
     def schedule(self) -> tuple[list[Sequence], Step]:
         """Admit what fits and return (newly admitted sequences, the next step)."""
         admitted = []
-        while self._free and self._waiting:
+        while self._free and self._waiting and len(self.running) < self._most and self._reserve(self._waiting[0]):
             sequence = self._waiting.popleft()
+            self._pool.unwant(sequence.digests)
             sequence.slot = heapq.heappop(self._free)
             self.running[sequence.slot] = sequence
             admitted.append(sequence)
         decodes = [self.running[slot] for slot in sorted(self.running) if self.running[slot].decoding]
-        # in the order of admission: by slot, a low one that is refilled again and again would keep the others waiting
-        reading = [s for s in self.running.values() if not s.decoding]
-        chunks: list[Chunk] = []
+        step = Step(decodes, [], [])
         budget = self._max_batched_tokens - len(decodes)
-        for sequence in reading:
-            position = sequence.prefilled
-            while position < sequence.prompt_len:
-                length = min(sequence.next_chunk(), sequence.prompt_len - position)
-                if chunks and length > budget:
-                    break
-                chunks.append(Chunk(sequence, position, length))
-                sequence.prefilled = position = position + length
-                budget -= length
-        return admitted, Step(decodes, chunks)
+        leaders: dict[tuple[int, ...], Sequence] = {}
+        # in the order of admission: by slot, a low one that is refilled again and again would keep the others waiting
+        for sequence in [s for s in self.running.values() if not s.decoding]:
+            budget = self._read(sequence, step, leaders, budget)
+        return admitted, step
 
     def release(self, sequence: Sequence) -> None:
-        """Give a finished sequence's slot back."""
+        """Give a finished sequence's slot and blocks back."""
         del self.running[sequence.slot]
         heapq.heappush(self._free, sequence.slot)
-        sequence.slot = -1
+        # the last block first: what must be forgotten is forgotten from the end, as a beginning is of use without it
+        self._pool.give_back(reversed(sequence.blocks))
+        sequence.slot, sequence.blocks = -1, []
+
+    def lower(self) -> bool:
+        """Send all running sequences back to the start and let half as many run at once; false if only one was running."""
+        running = list(self.running.values())
+        self._most = max(1, len(running) // 2)
+        for sequence in reversed(running):
+            self.release(sequence)
+            sequence.restart()
+            self._waiting.appendleft(sequence)
+            self._pool.want(sequence.digests)
+        self._pool.forget_all()
+        return len(running) > 1
+
+    def _reserve(self, sequence: Sequence) -> bool:
+        """Give a sequence all blocks that it may need: those that hold its prompt's beginning already, and fresh ones."""
+        shared: list[int] = []
+        for digest in sequence.digests:
+            block = self._pool.share(digest)
+            if block is None:
+                break
+            shared.append(block)
+        fresh = sequence.blocks_needed - len(shared)
+        if fresh > self._pool.available:
+            self._pool.give_back(reversed(shared))
+            return False
+        sequence.blocks, sequence.prefilled = shared + self._pool.take(fresh), len(shared) * BLOCK
+        return True
+
+    def _read(self, sequence: Sequence, step: Step, leaders: dict[tuple[int, ...], Sequence], budget: int) -> int:
+        """Advance a prompt by as many chunks as the budget allows and return what is left of it.
+
+        What another sequence computed, or computes in this very step, costs nothing: in each layer a step writes all its
+        keys and values before it reads any.
+        """
+        prompt = sequence.request.prompt_token_ids
+        while not sequence.decoding:
+            number, length = sequence.prefilled // BLOCK, sequence.next_chunk()
+            digest = sequence.digests[number] if number < len(sequence.digests) else None
+            block = self._pool.share(digest) if digest is not None else None
+            if block is not None:
+                self._pool.give_back([sequence.blocks[number]])
+                sequence.blocks[number] = block
+                sequence.prefilled += length
+                continue
+            last = sequence.prefilled + length == len(prompt)
+            if last and self._share and prompt in leaders:
+                step.twins.append(Twin(sequence, leaders[prompt]))
+                sequence.prefilled += length
+                break
+            if step.chunks and length > budget:
+                break
+            if last:
+                leaders[prompt] = sequence
+            step.chunks.append(Chunk(sequence, sequence.prefilled, length))
+            if digest is not None:
+                self._pool.remember(sequence.blocks[number], digest)
+            sequence.prefilled += length
+            budget -= length
+        return budget

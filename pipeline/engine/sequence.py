@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pipeline.engine.block_pool import BLOCK, blocks_for
 from pipeline.types import Request
-
-CHUNK = 32
-"""Prefill works on a grid of this many positions, so that a chunk's arithmetic depends on the prompt alone."""
 
 
 @dataclass(eq=False)
@@ -20,7 +18,9 @@ class Sequence:
     Attributes:
         request: What was asked.
         max_new: Tokens it may generate: `max_tokens`, clamped to what the context leaves.
-        slot: Its place in the batch and the KV cache, or -1 while it waits.
+        slot: Its place in the batch, or -1 while it waits.
+        blocks: Its blocks of the KV cache, in the order of positions; some may be shared.
+        digests: Of the prompt's blocks that others may share; empty where nothing is shared.
         prefilled: Prompt tokens whose keys and values are in the cache.
         generated: Generated ids so far.
     """
@@ -28,6 +28,8 @@ class Sequence:
     request: Request
     max_new: int
     slot: int = -1
+    blocks: list[int] = field(default_factory=list)
+    digests: tuple[bytes, ...] = ()
     prefilled: int = 0
     generated: list[int] = field(default_factory=list)
 
@@ -41,6 +43,15 @@ class Sequence:
         """Whether the whole prompt is in the cache, so that each step gives one token."""
         return self.prefilled == self.prompt_len
 
+    @property
+    def blocks_needed(self) -> int:
+        """Blocks for the prompt and all it may generate; the last token is not fed back."""
+        return blocks_for(self.prompt_len + self.max_new - 1)
+
     def next_chunk(self) -> int:
-        """Number of tokens in the next prefill chunk: up to the next multiple of CHUNK or the prompt's end."""
-        return min(CHUNK - self.prefilled % CHUNK, self.prompt_len - self.prefilled)
+        """Number of tokens in the next prefill chunk: up to the next multiple of BLOCK or the prompt's end."""
+        return min(BLOCK - self.prefilled % BLOCK, self.prompt_len - self.prefilled)
+
+    def restart(self) -> None:
+        """Forget all progress; the same request gives the same bits again."""
+        self.slot, self.blocks, self.prefilled, self.generated = -1, [], 0, []

@@ -19,6 +19,7 @@ from pipeline.engine.sequence import Sequence
 from pipeline.engine.slots import SlotState
 from pipeline.engine.stats import Distribution, compute
 from pipeline.engine.stopping import StopWatch
+from pipeline.engine.structured import Grammars
 from pipeline.engine.tokenizer import Tokenizer
 from pipeline.types import Completion, FinishReason, Request
 
@@ -40,6 +41,7 @@ class StaticEngine:
         """Start empty."""
         self._loaded, self._tokenizer, self._stats = loaded, tokenizer, stats
         self._batch_size, self._max_len = batch_size, max_len
+        self._grammars = Grammars(tokenizer, loaded.vocab_size, loaded.eos_token_ids, torch.get_num_threads())
         self._waiting: deque[Request] = deque()
         self._names = [*dict.fromkeys(["logprob", *stats.columns]), *(["top_logprobs"] if stats.top_logprobs else [])]
 
@@ -58,12 +60,16 @@ class StaticEngine:
         if not batch:
             return []
         limit, device = self._max_len, self._loaded.device
-        state = SlotState(len(batch), limit, self._loaded.vocab_size, device)
+        state = SlotState(len(batch), limit, self._loaded.vocab_size, device, self._tokenizer, self._grammars)
         sequences = [
             Sequence(r, min(r.sampling.max_tokens, limit - len(r.prompt_token_ids)), slot=i)
             for i, r in enumerate(batch)
         ]
-        watches = [StopWatch(s.request, s.max_new, self._loaded.eos_token_ids, self._tokenizer) for s in sequences]
+        eos = self._loaded.eos_token_ids
+        watches = [
+            StopWatch(s.request, s.max_new, eos, self._tokenizer, self._grammars.start(s.request.sampling))
+            for s in sequences
+        ]
         for sequence, watch in zip(sequences, watches, strict=True):
             state.admit(sequence, watch)
         width = max(s.prompt_len for s in sequences)
@@ -95,21 +101,27 @@ class StaticEngine:
     ) -> list[Completion]:  # fmt: skip
         """Choose a token for each live row; remove from `live` what ends, and return it."""
         rows = logits[[s.slot for s in live]]
-        chosen = sample(state.constrain(rows, live), state.sampling_rows(live))
+        constrained, ends = state.constrain(rows, live)
+        chosen = sample(constrained, state.sampling_rows(live))
         log_probabilities = torch.log_softmax(rows, -1)
         distribution = Distribution(rows, log_probabilities, log_probabilities.exp(), chosen, self._stats.top_logprobs)
         state.record(live, chosen, compute(self._names, distribution))
         done = []
-        for sequence, token, good in zip(list(live), chosen.tolist(), rows.sum(-1).isfinite().tolist(), strict=True):
-            sequence.generated.append(token)
+        finite = rows.sum(-1).isfinite().tolist()
+        for row, (sequence, token, good) in enumerate(zip(list(live), chosen.tolist(), finite, strict=True)):
             watch = watches[sequence.slot]
-            ended = watch.check(sequence.generated) if good else (FinishReason.ERROR, None)
-            if ended is None:
-                continue
+            if good and row not in ends:
+                sequence.generated.append(token)
+                ended = watch.check(sequence.generated)
+                if ended is None:
+                    continue
+                reason, stopped_by, error = *ended, None
+            else:
+                reason, error = ends[row] if good else (FinishReason.ERROR, NONFINITE)
+                stopped_by = None
             live.remove(sequence)
-            reason, stopped_by = ended
             if reason is FinishReason.ERROR:
-                done.append(Completion(sequence.request, finish_reason=reason, error=NONFINITE))
+                done.append(Completion(sequence.request, finish_reason=reason, error=error))
                 continue
             done.append(Completion(
                 sequence.request, tuple(sequence.generated), watch.text(sequence.generated, reason), reason, stopped_by,

@@ -1,118 +1,153 @@
-"""Attention over the cache, against plain attention in float64, and what is refused."""
+"""Attention as the models call it, by either way: against float64, what is chosen here, and what is refused."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from attention_cases import needs_kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import Tiny, random_prompts, request
+from tiny_models import Tiny, random_prompts, request, without_kernels
 from torch import nn
 
-from pipeline.engine import attention
-from pipeline.engine.attention import StepLayout, batching_keeps_bits, slot_attention
+from pipeline.engine import native, plain_attention
+from pipeline.engine.attention import StepLayout, choose, slot_attention
+from pipeline.engine.block_pool import BlockPool
 from pipeline.engine.runner import ModelRunner
-from pipeline.engine.scheduler import Chunk, Step
+from pipeline.engine.scheduler import Chunk, Scheduler, Step
 from pipeline.engine.sequence import Sequence
 from pipeline.errors import ModelRefused
 
 MakeTiny = Callable[..., Tiny]
 CPU = torch.device("cpu")
+WAYS = [pytest.param("native", marks=needs_kernels), "torch"]
 
 
 @pytest.mark.parametrize("option", ["sliding_window", "softcap", "s_aux", "position_bias"])
 def test_what_would_change_the_result_is_refused_by_name(option: str) -> None:
     q = torch.zeros(1, 2, 1, 4)
-    layout: Any = StepLayout(None, 1, q, [], [])  # type: ignore[arg-type]
+    layout: Any = None
     with pytest.raises(ModelRefused, match=f"attention with {option} is not served"):
         slot_attention(nn.Identity(), q, q, q, None, layout=layout, **{option: 5})
 
 
 class Spy(nn.Module):
-    """A model of one attention layer: random queries, keys and values for each (slot, position)."""
+    """A model of one attention layer: random queries, keys and values for each (sequence, position)."""
 
     def __init__(self, heads: int, kv_heads: int, dim: int) -> None:
         super().__init__()
         self.layer_idx, self.counts = 0, [heads, kv_heads, kv_heads]
         self.table = torch.randn(6, 200, sum(self.counts), dim, generator=torch.Generator().manual_seed(1))
+        self.places: list[tuple[int, int]] = []  # of the tokens of the step that is to come
+        self.seen: dict[tuple[int, int], torch.Tensor] = {}
 
-    def draw(self, slot: int, position: int) -> tuple[torch.Tensor, ...]:
-        return self.table[slot, position].split(self.counts)  # type: ignore[no-untyped-call,no-any-return]
+    def draw(self, name: int, position: int) -> tuple[torch.Tensor, ...]:
+        return self.table[name, position].split(self.counts)  # type: ignore[no-untyped-call,no-any-return]
+
+    def run(self, position_ids: torch.Tensor, layout: StepLayout, **_: Any) -> Any:
+        assert position_ids[0, : layout.tokens].tolist() == [position for _, position in self.places]
+        drawn = [self.draw(*place) for place in self.places]
+        pad = position_ids.shape[1] - layout.tokens
+        # heads before tokens, as transformers has them, and in no order of memory that suits
+        parts = [torch.stack(part, 1)[None] for part in zip(*drawn, strict=True)]
+        q, k, v = (F.pad(part, (0, 0, 0, pad), value=torch.nan) for part in parts)
+        out, _ = slot_attention(self, q, k, v, None, layout=layout)
+        assert out.shape == (1, q.shape[2], q.shape[1], q.shape[3])
+        self.seen.update({place: out[0, i] for i, place in enumerate(self.places)})
+        return type("Out", (), {"logits": torch.zeros(1, 9, 3)})
+
+    def exact(self, name: int, position: int) -> torch.Tensor:
+        q, *_ = self.draw(name, position)
+        past = self.table[name, : position + 1].transpose(0, 1).double()
+        _, k, v = past.split(self.counts)  # type: ignore[no-untyped-call]
+        groups = self.counts[0] // self.counts[1]
+        k, v = k.repeat_interleave(groups, 0), v.repeat_interleave(groups, 0)
+        return F.scaled_dot_product_attention(q.double()[:, None], k, v)[:, 0]
 
 
+@pytest.mark.parametrize("way", WAYS)
 @settings(deadline=None, max_examples=40)
 @given(
     lengths=st.lists(st.integers(1, 150), min_size=1, max_size=6), groups=st.sampled_from([1, 2, 4]),
-    steps=st.integers(1, 4), dead=st.booleans(),
+    steps=st.integers(1, 4), budget=st.sampled_from([32, 64, 256]), spare=st.integers(0, 3),
 )  # fmt: skip
-def test_chunks_and_decodes_attend_to_their_own_past(lengths: list[int], groups: int, steps: int, dead: bool) -> None:
+def test_chunks_and_decodes_attend_to_their_own_past(
+    way: str, lengths: list[int], groups: int, steps: int, budget: int, spare: int
+) -> None:
+    """Through scheduler, pool and runner, over blocks that others have left their numbers in."""
     spy = Spy(2 * groups, 2, 16)
     loaded: Any = type("Loaded", (), {
-        "layers": 1, "kv_heads": 2, "head_dim": 16, "dtype": torch.float32, "device": CPU, "model": None,
+        "layers": 1, "kv_heads": 2, "head_dim": 16, "dtype": torch.float32, "kv_dtype": torch.float32, "device": CPU,
+        "attention": way, "model": staticmethod(spy.run),
     })  # fmt: skip
-    runner = ModelRunner(loaded, len(lengths), 200)
-    seen: dict[tuple[int, int], torch.Tensor] = {}
-
-    def model(input_ids: torch.Tensor, position_ids: torch.Tensor, layout: StepLayout, **_: Any) -> Any:
-        places = list(zip(token_slots, position_ids[0].tolist(), strict=False))[: layout.tokens]
-        drawn = [spy.draw(*place) for place in places]
-        pad = position_ids.shape[1] - layout.tokens
-        q, k, v = (F.pad(torch.stack(part, 1)[None], (0, 0, 0, pad)) for part in zip(*drawn, strict=True))
-        out, _ = slot_attention(spy, q, k, v, None, layout=layout)
-        seen.update({place: out[0, i] for i, place in enumerate(places)})
-        return type("Out", (), {"logits": torch.zeros(1, 2, 3)})
-
-    loaded.model = staticmethod(model)
-    sequences = [Sequence(request(str(i), [1] * n), 40, slot=i) for i, n in enumerate(lengths)]
+    sequences = [Sequence(request(str(i), [i] * n), steps) for i, n in enumerate(lengths)]
+    runner = ModelRunner(loaded, len(lengths), 200, max(s.blocks_needed for s in sequences) + spare)
+    for side in (runner.cache.keys[0], runner.cache.values[0]):
+        side.fill_(torch.nan)
+    scheduler = Scheduler(len(lengths), budget, BlockPool(runner.blocks))
+    scheduler.add(sequences)
     tokens = torch.ones(len(lengths), 200, dtype=torch.long)
-    while any(not s.decoding for s in sequences):
-        chunks = [Chunk(s, s.prefilled, s.next_chunk()) for s in sequences if not s.decoding]
-        token_slots = [c.sequence.slot for c in chunks for _ in range(c.length)]
-        runner.run(Step([], chunks), tokens)
-        for chunk in chunks:
-            chunk.sequence.prefilled += chunk.length
-    live = sequences[1:] if dead and len(sequences) > 1 else sequences  # a dead row below the live ones
-    for _ in range(steps):
-        for sequence in live:
-            sequence.generated.append(1)
-        token_slots = [s.slot for s in live]
-        runner.run(Step(live, []), tokens)
-    for (slot, position), found in seen.items():
-        q = spy.draw(slot, position)[0].double()
-        past = spy.table[slot, : position + 1].transpose(0, 1).double()
-        _, k, v = past.split(spy.counts)  # type: ignore[no-untyped-call]
-        k, v = k.repeat_interleave(groups, 0), v.repeat_interleave(groups, 0)
-        exact = F.scaled_dot_product_attention(q[:, None], k, v)[:, 0]
-        torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=1e-5)
-    assert len(seen) == sum(lengths) + steps * len(live)
+    while scheduler.running or scheduler.waiting:
+        _, step = scheduler.schedule()
+        names = {s: int(s.request.row_id) for s in sequences}
+        spy.places = [(names[s], s.prompt_len + len(s.generated) - 1) for s in step.decodes]
+        spy.places += [(names[c.sequence], c.start + i) for c in step.chunks for i in range(c.length)]
+        runner.run(step, tokens)
+        for one in step.choosing:
+            one.generated.append(1)
+            if len(one.generated) == steps:
+                scheduler.release(one)
+    assert spy.seen.keys() == {(i, p) for i, n in enumerate(lengths) for p in range(n + steps - 1)}
+    for place, found in spy.seen.items():
+        torch.testing.assert_close(found.double(), spy.exact(*place), rtol=1e-4, atol=1e-5)
 
 
-def test_this_machines_batched_products_keep_bits_or_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return (a @ b) * (1 + 1e-6 * (len(a) % 3))
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kernel_is_chosen_where_it_is_right(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    for heads, kv_heads, dim in ((20, 20, 64), (4, 2, 80), (32, 8, 128), (14, 2, 64), (8, 1, 20), (1, 1, 4)):
+        assert choose(heads, kv_heads, dim, torch.float32, dtype, CPU) == (f"native-{native.level()}", True)
+    kernel = native.NativeStep.attend
 
-    monkeypatch.setattr(attention, "torch", type("T", (), {**vars(torch), "matmul": staticmethod(matmul)}))
-    assert not batching_keeps_bits(1, 16, torch.float32, CPU)
-    monkeypatch.undo()
-    for groups, dim in ((1, 16), (2, 16), (1, 64), (4, 128)):
-        assert batching_keeps_bits(groups, dim, torch.float32, CPU)
+    def wrong(*arguments: Any) -> torch.Tensor:
+        return kernel(*arguments) * 1.001
+
+    def unsteady(self: Any, *arguments: Any) -> torch.Tensor:
+        return kernel(self, *arguments) * (1 + 1e-7 * (len(self._chunks) % 2))
+
+    for attend in (wrong, unsteady):
+        monkeypatch.setattr(native.NativeStep, "attend", attend)
+        assert choose(4, 2, 16, torch.float32, dtype, CPU)[0] == "torch"
 
 
+def test_torch_is_chosen_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose(4, 2, 16, torch.float16, torch.float16, CPU)[0] == "torch"
+    with without_kernels():
+        assert choose(4, 2, 16, torch.float32, torch.float32, CPU) == ("torch", True)
+        monkeypatch.setattr(plain_attention, "batching_keeps_bits", lambda *_: False)
+        assert choose(4, 2, 16, torch.float32, torch.bfloat16, CPU) == ("torch", False)
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_logits_of_a_step_are_those_of_a_float64_pass(tiny: MakeTiny, family: str) -> None:
+def test_logits_of_a_step_are_those_of_a_float64_pass(tiny: MakeTiny, family: str, way: str) -> None:
     """Prompt logits of every position, in one step with others."""
     model = tiny(family)
-    runner = ModelRunner(model.loaded(), 3, 128)
+    with contextlib.nullcontext() if way == "native" else without_kernels():
+        loaded = Tiny(model.folder).loaded()
+    assert loaded.attention.startswith(way) and loaded.batch_invariant
+    runner = ModelRunner(loaded, 3, 128)
     prompts = random_prompts(41, [20, 32, 7])
-    sequences = [Sequence(request(str(i), p), 9, slot=i) for i, p in enumerate(prompts)]
+    sequences = [Sequence(request(str(i), p), 9, slot=i, blocks=[2 - i]) for i, p in enumerate(prompts)]
     tokens = torch.zeros(3, 128, dtype=torch.long)
     for i, p in enumerate(prompts):
         tokens[i, : len(p)] = torch.tensor(p)
-    step = Step([], [Chunk(s, 0, s.prompt_len) for s in sequences])
+    step = Step([], [Chunk(s, 0, s.prompt_len) for s in sequences], [])
     found = runner.run(step, tokens, prompt_logits=frozenset({0, 2}))
     exact = [torch.from_numpy(model.exact_logits(p)) for p in prompts]
     expected = torch.cat([exact[0], exact[1][-1:], exact[2]])

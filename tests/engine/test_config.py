@@ -18,8 +18,14 @@ from pipeline.engine.config import STATISTICS, EngineConfig, ModelConfig, StatsC
         (ModelConfig, {"path": " "}, "path=' ': must be a hub id"),
         (ModelConfig, {"dtype": "int4"}, "dtype='int4': must be one of auto, float32, bfloat16, float16"),
         (ModelConfig, {"quantization": "int4"}, "quantization='int4': must be one of none, int8"),
+        (ModelConfig, {"kv_cache_dtype": "float32"}, "kv_cache_dtype='float32': must be one of auto, bfloat16"),
         (EngineConfig, {"name": "vllm"}, "name='vllm': must be one of continuous, static"),
-        (EngineConfig, {"max_num_seqs": 0}, "max_num_seqs=0: must be from 1 to 4096"),
+        (EngineConfig, {"max_num_seqs": 0}, "max_num_seqs=0: must be auto or from 1 to 4096"),
+        (EngineConfig, {"max_num_seqs": "4097"}, "max_num_seqs='4097': must be auto or from 1 to 4096"),
+        (EngineConfig, {"max_num_seqs": "-1"}, "max_num_seqs='-1': must be auto or from 1 to 4096"),
+        (EngineConfig, {"max_num_seqs": "\u0663"}, "max_num_seqs='\u0663': must be auto or from 1 to 4096"),
+        (EngineConfig, {"max_num_seqs": "1" * 30}, "max_num_seqs='111"),
+        (EngineConfig, {"max_num_seqs": "all"}, "max_num_seqs='all': must be auto or from 1 to 4096"),
         (EngineConfig, {"max_model_len": 1}, "max_model_len=1: must be null or at least 2"),
         (EngineConfig, {"max_num_batched_tokens": 31}, "max_num_batched_tokens=31: must be at least 32"),
         (StatsConfig, {"columns": ["surprise"]}, "columns=['surprise']: must be a list of logprob, entropy, rank"),
@@ -38,6 +44,10 @@ def test_defaults_are_good_and_not_shared() -> None:
     first, second = StatsConfig(), StatsConfig()
     first.columns.append("x")
     assert second.columns == list(STATISTICS)
+
+
+def test_sequences_are_a_number_or_null() -> None:
+    assert [EngineConfig(max_num_seqs=n).sequences for n in ("auto", "1", "4096", "64")] == [None, 1, 4096, 64]
 
 
 def test_no_torch_is_needed_to_say_so() -> None:

@@ -1,154 +1,67 @@
-"""Every linear kernel of this machine: right, and apart where it is said to keep rows apart."""
+"""Which kernel stands for a weight on this machine, and how one that breaks its promise is found."""
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sample_layers import SHAPES, weight_of
 
 from pipeline.engine import linear
-from pipeline.engine.linear import (
-    FIXED_ROWS,
-    KERNELS,
-    FixedRowsProduct,
-    Int8Product,
-    PackedLinear,
-    Product,
-    candidates,
-    choose_kernel,
-)
+from pipeline.engine.linear import KERNELS, PackedLinear, Product, candidates, choose_kernel, processor
+from pipeline.engine.products import FixedRowsProduct
 
 CPU = torch.device("cpu")
-SHAPES = [(192, 64), (64, 256), (320, 64), (300, 96), (1056, 64), (48, 40)]
-FLOAT = [name for name in KERNELS if name != "int8"]
 
 
-def weight_of(shape: tuple[int, int]) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1)) / shape[1] ** 0.5
-
-
-def rows_for(shape: tuple[int, int], rows: int = 600) -> torch.Tensor:
-    return torch.randn(rows, shape[1], generator=torch.Generator().manual_seed(2))
-
-
-def made(name: str, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Product:
-    """The kernel, or a skip where this build of torch has none."""
-    try:
-        product = KERNELS[name](weight, bias)
-        product(torch.zeros(2, weight.shape[1]))
-    except (RuntimeError, NotImplementedError, AttributeError) as error:
-        pytest.skip(f"no {name} here: {error}")
-    return product
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", FLOAT)
-def test_kernels_are_right(name: str, shape: tuple[int, int]) -> None:
-    weight, x = weight_of(shape), rows_for(shape)
-    bias = torch.linspace(-1, 1, shape[0])
-    product, plain = made(name, weight, bias), made(name, weight)
-    for rows in (2, 3, 31, 32, 33, 96, 600):
-        exact = x[:rows].double().numpy() @ weight.double().numpy().T
-        np.testing.assert_allclose(product(x[:rows]).numpy(), exact + bias.numpy(), rtol=1e-5, atol=2e-5)
-        np.testing.assert_allclose(plain(x[:rows]).numpy(), exact, rtol=1e-5, atol=2e-5)
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", KERNELS)
-def test_what_is_said_to_keep_rows_apart_does(name: str, shape: tuple[int, int]) -> None:
-    """More row counts, places and thread counts than the check at loading looks at."""
-    weight, x = weight_of(shape), rows_for(shape)
-    product = made(name, weight, torch.ones(shape[0]))
-    if name != "int8" and not choose_kernel(weight, [name])[1]:
-        pytest.skip(f"{name} does not keep rows apart on this machine, and choose_kernel knows")
-    whole = product(x)
-    for threads in (1, 2, 3):
-        if threads > 1 and name == "fixed-rows":
-            continue  # its thread count belongs to the promise
-        torch.set_num_threads(threads)
-        for rows in (
-            2,
-            3,
-            4,
-            5,
-            7,
-            8,
-            15,
-            16,
-            17,
-            31,
-            32,
-            33,
-            48,
-            63,
-            64,
-            65,
-            72,
-            100,
-            128,
-            136,
-            255,
-            256,
-            257,
-            400,
-            600,
-        ):
-            for start in {0, 1, (600 - rows) // 2, 600 - rows}:
-                part = x[start : start + rows]
-                assert torch.equal(product(part), whole[start : start + rows]), (rows, start, threads)
-        among = torch.cat([x[40:43], x.new_full((50, shape[1]), 1e6), x[43:50]])
-        assert torch.equal(product(among)[[0, 1, 2, *range(53, 60)]], whole[40:50])
-
-
-def test_int8_is_within_its_rounding() -> None:
-    """Half a step of each side: |error| ≤ Σ (|w| · sx/2 + |x| · sw/2 + sx · sw/4)."""
-    shape = (300, 96)
-    weight, x = weight_of(shape).double(), rows_for(shape, 50).double()
-    y = Int8Product(weight.float(), None)(x.float()).double()
-    step_x, step_w = x.abs().amax(1, keepdim=True) / 127, weight.abs().amax(1) / 127
-    bound = step_x / 2 * weight.abs().sum(1) + x.abs().sum(1, keepdim=True) * step_w / 2 + 96 * step_x * step_w / 4
-    error = (y - x @ weight.T).abs()
-    assert (error <= bound * (1 + 1e-5)).all()
-    assert error.max() > 0
-    assert (error.norm() / (x @ weight.T).norm()).item() < 0.02
-
-
-def test_int8_of_whole_numbers_is_exact_and_zeros_stay_zero() -> None:
-    rng = np.random.default_rng(3)
-    weight, x = rng.integers(-127, 128, (40, 64)), rng.integers(-127, 128, (6, 64))
-    weight[:, 0], x[:, 0] = 127, 127  # so that the scales are 1
-    x[2] = 0
-    y = Int8Product(torch.from_numpy(weight).float(), None)(torch.from_numpy(x).float())
-    np.testing.assert_allclose(y.numpy(), x @ weight.T, rtol=1e-6)
-    assert (y[2] == 0).all()
-
-
-def test_fixed_rows_gives_the_library_one_shape_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[int, ...]] = []
-
-    def spy(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        seen.append(tuple(x.shape))
-        return F.linear(x, weight, bias)
-
-    product = FixedRowsProduct(weight_of((64, 256)), None)
-    monkeypatch.setattr(linear, "F", types.SimpleNamespace(linear=spy, pad=F.pad))
-    for rows in (2, 31, 32, 33, 100):
-        assert product(rows_for((64, 256), rows)).shape == (rows, 64)
-    assert set(seen) == {(FIXED_ROWS, 256)}
-
-
-def test_a_machine_that_is_not_intels_does_not_try_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "processor_vendor", lambda: "AuthenticAMD")
+def test_candidates_follow_from_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    amd, intel, old = ("AuthenticAMD", {"avx512_vnni"}), ("GenuineIntel", {"avx_vnni"}), ("GenuineIntel", {"avx2"})
+    monkeypatch.setattr(linear, "processor", lambda: amd)
     assert candidates(torch.float32, CPU) == ["onednn-packed", "fixed-rows"]
-    monkeypatch.setattr(linear, "processor_vendor", lambda: "GenuineIntel")
+    assert candidates(torch.float32, CPU, int8=True) == ["int8-onednn", "int8-mm", "int8-float64"]
+    monkeypatch.setattr(linear, "processor", lambda: intel)
     assert candidates(torch.float32, CPU) == ["mkl-packed", "onednn-packed", "fixed-rows"]
     assert candidates(torch.bfloat16, CPU) == ["onednn-packed", "fixed-rows"]
     assert candidates(torch.float32, torch.device("cuda")) == ["fixed-rows"]
-    assert all(name in KERNELS for name in candidates(torch.float32, CPU))
+    assert candidates(torch.bfloat16, CPU, int8=True)[0] == "int8-onednn"
+    monkeypatch.setattr(linear, "processor", lambda: old)
+    assert candidates(torch.float32, CPU, int8=True) == ["int8-mm", "int8-float64"]
+    monkeypatch.setattr(linear, "processor", lambda: ("", frozenset()))
+    every = [*candidates(torch.float32, CPU), *candidates(torch.float32, CPU, int8=True)]
+    assert every == ["onednn-packed", "fixed-rows", "int8-mm", "int8-float64"]
+    assert set(every) <= set(KERNELS)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu avx512_vnni\n\nprocessor\t: 1\nflags\t: fpu\n",
+            ("AuthenticAMD", frozenset({"fpu", "avx512_vnni"})),
+        ),
+        ("processor\t: 0\nFeatures\t: fp asimd\n", ("", frozenset())),
+        (None, ("", frozenset())),
+    ],
+)
+def test_what_linux_tells_of_the_processor(
+    text: str | None, expected: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr(linear, "Path", lambda _: tmp_path / "cpuinfo")
+    assert processor.__wrapped__() == expected
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_kernel_is_found_here(shape: tuple[int, int], dtype: torch.dtype, int8: bool) -> None:
+    weight = weight_of(shape).to(dtype)
+    name, exact = choose_kernel(weight, torch.ones(shape[0], dtype=dtype), candidates(dtype, CPU, int8=int8))
+    assert exact and name.startswith("int8") == int8
 
 
 def absent(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
@@ -161,28 +74,57 @@ def wrong(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
 
 
 def mixing(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
-    """Right within rounding, but the last bits tell how many rows there are."""
-    return lambda x: F.linear(x, weight, bias) * (1 + 1e-6 * (len(x) % 5))
+    """Right within rounding, but the last bit tells how many rows there are."""
+    inner = FixedRowsProduct(weight, bias)
+    return lambda x: inner(x) if len(x) % 5 else inner(x).nextafter(torch.tensor(9.0))
 
 
 def by_place(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
-    """Right within rounding, but the last bits tell the row's place."""
-    return lambda x: F.linear(x, weight, bias) * (1 + 1e-6 * (torch.arange(len(x)) % 3))[:, None]
+    """Right within rounding, but the last bit tells the row's place."""
+    inner = FixedRowsProduct(weight, bias)
+    return lambda x: inner(x).nextafter(torch.where(torch.arange(len(x)) % 3 == 0, -9.0, 9.0)[:, None])
 
 
-@pytest.mark.parametrize("kernel", [absent, wrong, mixing, by_place])
+def in_ten_bits(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+    """Factors of float32 in the ten bits that matrix units may round them to."""
+
+    def cut(t: torch.Tensor) -> torch.Tensor:
+        return (t.view(torch.int32) + 0x1000).bitwise_and_(-0x2000).view(torch.float32)
+
+    return lambda x: FixedRowsProduct(cut(weight), bias)(cut(x))
+
+
+@pytest.mark.parametrize("kernel", [absent, wrong, mixing, by_place, in_ten_bits])
 def test_a_kernel_that_does_not_keep_its_promise_is_passed_over(
     kernel: Callable[..., Product], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    weight = weight_of((320, 64))
     monkeypatch.setitem(KERNELS, "onednn-packed", kernel)
-    assert choose_kernel(weight_of((320, 64)), ["onednn-packed", "fixed-rows"]) == ("fixed-rows", True)
+    assert choose_kernel(weight, None, ["onednn-packed", "fixed-rows"]) == ("fixed-rows", True)
     monkeypatch.setitem(KERNELS, "fixed-rows", kernel)
-    assert choose_kernel(weight_of((320, 64)), ["onednn-packed", "fixed-rows"]) == ("fixed-rows", False)
+    assert choose_kernel(weight, None, ["onednn-packed", "fixed-rows"]) == ("fixed-rows", False)
+
+
+def test_sums_in_bfloat16_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = weight_of((320, 64)).bfloat16()
+
+    def halves(w: torch.Tensor, b: torch.Tensor | None) -> Product:
+        first, second = (FixedRowsProduct(side.contiguous(), None) for side in w.split(32, 1))
+        return lambda x: first(x[:, :32].contiguous()) + second(x[:, 32:].contiguous())
+
+    monkeypatch.setitem(KERNELS, "onednn-packed", halves)
+    assert choose_kernel(weight, None, ["onednn-packed", "fixed-rows"]) == ("fixed-rows", True)
+
+
+def test_a_wrong_bias_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KERNELS, "onednn-packed", lambda w, b: FixedRowsProduct(w, None))
+    bias = torch.linspace(-1, 1, 320)
+    assert choose_kernel(weight_of((320, 64)), bias, ["onednn-packed", "fixed-rows"]) == ("fixed-rows", True)
 
 
 def test_the_first_that_keeps_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(KERNELS, "mkl-packed", FixedRowsProduct)
-    assert choose_kernel(weight_of((320, 64)), ["mkl-packed", "fixed-rows"]) == ("mkl-packed", True)
+    assert choose_kernel(weight_of((320, 64)), None, ["mkl-packed", "fixed-rows"]) == ("mkl-packed", True)
 
 
 def test_a_packed_linear_keeps_leading_dimensions_and_takes_any_strides() -> None:

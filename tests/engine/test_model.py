@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from attention_cases import BUILT
 from safetensors.torch import load_file, save_file
 from tiny_models import CONTEXT, DEMO, END, FAMILIES, Tiny, write_model
 from transformers import BloomConfig
 
+from pipeline.engine import native
 from pipeline.engine.checkpoint import resolve
 from pipeline.engine.config import ModelConfig
 from pipeline.engine.model import LoadedModel, load_model
@@ -31,16 +33,17 @@ def test_what_is_known_of_a_model(tiny: MakeTiny, family: str) -> None:
     loaded = tiny(family).loaded()
     assert (loaded.layers, loaded.head_dim, loaded.vocab_size, loaded.context_length) == (2, 16, 320, CONTEXT)
     assert loaded.kv_heads == (2 if family in ("llama", "qwen2") else 4)
-    assert loaded.kv_bytes_per_token == 2 * 2 * loaded.kv_heads * 16 * 4
+    assert (loaded.dtype, loaded.kv_dtype) == (torch.float32, torch.float32)
+    assert loaded.attention == (f"native-{native.level()}" if BUILT else "torch")
     assert loaded.eos_token_ids == {END}
-    assert loaded.dtype == torch.float32 and loaded.batch_invariant
+    assert loaded.batch_invariant
     assert sum(loaded.kernels.values()) > 8
     assert not loaded.model.training
 
 
 def test_a_plain_model_is_left_alone(tiny: MakeTiny) -> None:
     plain = tiny().loaded(plain=True)
-    assert plain.kernels == {}
+    assert (plain.kernels, plain.attention) == ({}, "")
     assert {type(m).__name__ for m in plain.model.modules()} >= {"Conv1D", "NewGELUActivation"}
 
 
@@ -48,6 +51,14 @@ def test_a_plain_model_is_left_alone(tiny: MakeTiny) -> None:
 def test_types(tiny: MakeTiny, dtype: str) -> None:
     expected = {"auto": torch.float32}.get(dtype) or getattr(torch, dtype)
     assert load(tiny().folder, dtype=dtype).dtype == expected
+
+
+def test_the_type_of_the_cache(tiny: MakeTiny) -> None:
+    for dtype in ("float32", "bfloat16", "float16"):
+        assert load(tiny().folder, dtype=dtype).kv_dtype == getattr(torch, dtype)
+        assert load(tiny().folder, dtype=dtype, kv_cache_dtype="bfloat16").kv_dtype == torch.bfloat16
+    config = ModelConfig(path=str(tiny().folder), kv_cache_dtype="bfloat16")
+    assert load_model(tiny().checkpoint, config, plain=True).kv_dtype == torch.float32, "transformers' own cache"
 
 
 def test_end_tokens_come_from_the_generation_settings_first(tmp_path: Path) -> None:

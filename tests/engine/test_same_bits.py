@@ -1,17 +1,25 @@
-"""A request gives the same bits alone and in any company: the promise on which resuming and replaying rest."""
+"""A request gives the same bits alone and in any company: the promise on which resuming and replaying rest.
+
+Alone means: in an engine of its own, with one thread, and nothing shared with anyone.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from attention_cases import needs_kernels
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_models import CONTEXT, Tiny, bits, drain, random_prompts, request
+from tiny_models import CONTEXT, Tiny, bits, drain, random_prompts, request, without_kernels
 
+from pipeline.engine.runner import ModelRunner
+from pipeline.engine.scheduler import Step
 from pipeline.types import Completion, Request
 
 MakeTiny = Callable[..., Tiny]
@@ -21,7 +29,6 @@ INNER = 512
 """From 136 tokens a step on, three threads share the activations, at places that are not whole vectors."""
 MAX_LEN = 123
 """No multiple of the attention's 32."""
-MODELS = [(f, q) for f in ("gpt2", "llama") for q in ("none", "int8")]
 PROMPTS = random_prompts(11, [1, 2, 31, 32, 33, 64, 65, 97, 5, 90, 118, 122, 17, 48], VOCAB)
 SAMPLING: list[dict[str, Any]] = [
     {"max_tokens": 40, "ignore_eos": True},
@@ -37,22 +44,55 @@ SAMPLING: list[dict[str, Any]] = [
     {"temperature": 1.0}, {"temperature": 3.0, "ignore_eos": True},
     {"temperature": 0.3, "top_p": 0.5, "max_tokens": 30}, {"max_tokens": 1},
 ]  # fmt: skip
+HEADER = random_prompts(12, [66], VOCAB)[0]
+ALIKE = [HEADER[:n] for n in (32, 33, 64, 65)] + [HEADER[:64] + p for p in random_prompts(13, [1, 31, 32, 33], VOCAB)]
 POOL = [request(f"row-{i}", p, i % 3, **s) for i, (p, s) in enumerate(zip(PROMPTS, SAMPLING, strict=True))]
+POOL += [request(f"alike-{i}", p, **SAMPLING[i]) for i, p in enumerate(ALIKE)]
+POOL += [request("samples", HEADER[:50], i, **SAMPLING[1]) for i in range(5)]
 STATS = {"top_logprobs": 3}
 
 
+@functools.cache
+def _model(folder: Path, compiled: bool) -> Tiny:
+    """A model of its own for each way of computing: it keeps what it was loaded with."""
+    return Tiny(folder)
+
+
+class Kind(NamedTuple):
+    """What the bits may depend on."""
+
+    family: str
+    quantization: str
+    compiled: bool
+
+    def model(self, tiny: MakeTiny) -> Tiny:
+        return _model(tiny(self.family, vocab=VOCAB, inner=INNER).folder, self.compiled)
+
+    def way(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.compiled else without_kernels()
+
+
+KINDS = [
+    pytest.param(Kind(f, q, c), marks=needs_kernels if c else (), id=f"{f}-{q}-{'native' if c else 'torch'}")
+    for f in ("gpt2", "llama") for q in ("none", "int8") for c in (True, False)
+]  # fmt: skip
+KV_DTYPES = ["auto", "bfloat16"]
+Alone = Callable[[Kind, str], list[Completion]]
+Calls = list[tuple[list[Request], int]]
+
+
 @pytest.fixture(scope="session")
-def alone(tiny: MakeTiny) -> Callable[[str, str], list[Completion]]:
-    """The pool's completions, each request alone in an engine of its own, with one thread."""
+def alone(tiny: MakeTiny) -> Alone:
+    """The pool's completions, each request alone."""
 
     @functools.cache
-    def run(family: str, quantization: str) -> list[Completion]:
+    def run(kind: Kind, kv: str) -> list[Completion]:
         torch.set_num_threads(1)
-        model = tiny(family, vocab=VOCAB, inner=INNER)
-        done = []
-        for one in POOL:
-            engine = model.engine(1, max_len=MAX_LEN, quantization=quantization, prompt_logprobs=True, **STATS)
-            done += drain(engine, [one]).values()
+        options = {"quantization": kind.quantization, "kv": kv, "prompt_logprobs": True, **STATS}
+        done = list[Completion]()
+        with kind.way():
+            for one in POOL:
+                done += drain(kind.model(tiny).engine(1, max_len=MAX_LEN, share=False, **options), [one]).values()
         assert all(len(c.prompt_token_logprobs) == len(c.request.prompt_token_ids) for c in done)
         return done
 
@@ -65,27 +105,24 @@ def neighbours(draw: st.DrawFn) -> list[Request]:
     seed, count = draw(st.integers(0, 2**32 - 1)), draw(st.integers(0, 12))
     lengths = draw(st.lists(st.integers(1, MAX_LEN - 1), min_size=count, max_size=count))
     chosen = draw(st.lists(st.sampled_from(SAMPLING), min_size=count, max_size=count))
-    prompts = random_prompts(seed, lengths, VOCAB)
+    begin = draw(st.lists(st.sampled_from([0, 32, 64, 66]), min_size=count, max_size=count))
+    prompts = [HEADER[:b] + p[b:] for p, b in zip(random_prompts(seed, lengths, VOCAB), begin, strict=True)]
     return [request(f"other-{i}", p, **s) for i, (p, s) in enumerate(zip(prompts, chosen, strict=True))]
 
 
 @st.composite
-def arrivals(draw: st.DrawFn) -> list[tuple[list[Request], int]]:
+def arrivals(draw: st.DrawFn) -> Calls:
     """Some of the pool among neighbours in some order, in several calls with some steps between them."""
-    some = draw(st.lists(st.sampled_from(POOL), min_size=1, unique_by=lambda r: r.row_id))
+    some = draw(st.lists(st.sampled_from(POOL), min_size=1, unique_by=lambda r: (r.row_id, r.sample_index)))
     queue = draw(st.permutations([*some, *draw(neighbours())]))
     cuts = sorted(draw(st.lists(st.integers(0, len(queue)), max_size=3)))
     pieces = [queue[a:b] for a, b in zip([0, *cuts], [*cuts, len(queue)], strict=True)]
     return [(piece, draw(st.integers(0, 12))) for piece in pieces]
 
 
-def company(
-    model: Tiny, quantization: str, calls: list[tuple[list[Request], int]], slots: int, tokens: int, prompt: bool
-) -> dict[tuple[str, int], Completion]:
-    engine = model.engine(
-        slots, max_len=MAX_LEN, tokens=tokens, quantization=quantization, prompt_logprobs=prompt, **STATS
-    )
-    done = []
+def company(model: Tiny, calls: Calls, slots: int, **options: Any) -> dict[tuple[str, int], Completion]:
+    engine = model.engine(slots, max_len=MAX_LEN, **options, **STATS)
+    done = list[Completion]()
     for requests, steps in calls:
         engine.add(requests)
         for _ in range(steps):
@@ -96,9 +133,16 @@ def company(
     return {(c.request.row_id, c.request.sample_index): c for c in done}
 
 
-def check_same_bits(tiny: MakeTiny, alone: Any, family: str, quantization: str, examples: int) -> None:
-    model, reference = tiny(family, vocab=VOCAB, inner=INNER), alone(family, quantization)
-    model.loaded(quantization)
+def assert_same(done: dict[tuple[str, int], Completion], reference: list[Completion], *, prompt: bool) -> None:
+    for before in reference:
+        name = (before.request.row_id, before.request.sample_index)
+        if name in done:
+            assert bits(done[name], prompt=prompt) == bits(before, prompt=prompt), name
+            assert (done[name].prompt_token_logprobs is not None) == prompt
+
+
+def check_same_bits(tiny: MakeTiny, alone: Alone, kind: Kind, examples: int) -> None:
+    references = {kv: alone(kind, kv) for kv in KV_DTYPES}
 
     @settings(
         max_examples=examples, deadline=None, database=None, derandomize=True,
@@ -106,49 +150,65 @@ def check_same_bits(tiny: MakeTiny, alone: Any, family: str, quantization: str, 
     )  # fmt: skip
     @given(
         calls=arrivals(), slots=st.sampled_from([16, 3, 1]), tokens=st.sampled_from([256, 64, 32]),
-        threads=st.sampled_from([3, 2, 1]), prompt=st.booleans(),
+        threads=st.sampled_from([3, 2, 1]), blocks=st.sampled_from([None, 4, 7, 12]), kv=st.sampled_from(KV_DTYPES),
+        prompt=st.sampled_from([False, False, True]), share=st.sampled_from([True, True, False]),
     )  # fmt: skip
-    def same(calls: list[tuple[list[Request], int]], slots: int, tokens: int, threads: int, prompt: bool) -> None:
+    def same(calls: Calls, slots: int, threads: int, kv: str, prompt: bool, **options: Any) -> None:
         torch.set_num_threads(threads)
-        done = company(model, quantization, calls, slots, tokens, prompt)
-        for before in reference:
-            name = (before.request.row_id, before.request.sample_index)
-            if name in done:
-                assert bits(done[name], prompt=prompt) == bits(before, prompt=prompt), name
-                assert (done[name].prompt_token_logprobs is not None) == prompt
+        done = company(
+            kind.model(tiny), calls, slots, quantization=kind.quantization, kv=kv, prompt_logprobs=prompt, **options
+        )
+        assert_same(done, references[kv], prompt=prompt)
 
-    same()
+    with kind.way():
+        same()
 
 
-@pytest.mark.parametrize(("family", "quantization"), MODELS)
-def test_the_same_bits_in_any_company(tiny: MakeTiny, alone: Any, family: str, quantization: str) -> None:
-    check_same_bits(tiny, alone, family, quantization, examples=10)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_bits_in_any_company(tiny: MakeTiny, alone: Alone, kind: Kind) -> None:
+    check_same_bits(tiny, alone, kind, examples=4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "quantization"), MODELS)
-def test_the_same_bits_in_very_much_company(tiny: MakeTiny, alone: Any, family: str, quantization: str) -> None:
-    check_same_bits(tiny, alone, family, quantization, examples=100)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_bits_in_very_much_company(tiny: MakeTiny, alone: Alone, kind: Kind) -> None:
+    check_same_bits(tiny, alone, kind, examples=100)
 
 
-@pytest.mark.parametrize(("family", "quantization"), MODELS)
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_the_whole_pool_at_once(tiny: MakeTiny, alone: Any, family: str, quantization: str, threads: int) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_whole_pool_at_once(tiny: MakeTiny, alone: Alone, kind: Kind, threads: int) -> None:
     """The largest steps: more prompt tokens wait than a step takes, and all rules meet in one batch."""
-    reference = alone(family, quantization)
-    torch.set_num_threads(threads)
-    model = tiny(family, vocab=VOCAB, inner=INNER)
-    done = company(model, quantization, [(POOL, 0)], 16, 256, True)
-    for before in reference:
-        name = (before.request.row_id, before.request.sample_index)
-        assert bits(done[name], prompt=True) == bits(before, prompt=True), name
+    for kv, share in (("auto", True), ("bfloat16", threads == 1)):
+        reference = alone(kind, kv)
+        torch.set_num_threads(threads)
+        options = {"quantization": kind.quantization, "kv": kv, "share": share, "prompt_logprobs": not share}
+        with kind.way():
+            done = company(kind.model(tiny), [(POOL, 0)], 16, **options)
+        assert len(done) == len(POOL)
+        assert_same(done, reference, prompt=not share)
 
 
-def test_the_pool_is_worth_testing(alone: Any) -> None:
-    """Several tokens, several ends, no two completions alike, and nothing that is all the same."""
-    done = alone("gpt2", "none")
-    assert sum(len(c.token_ids) for c in done) > 150
+def test_the_pool_is_worth_testing(tiny: MakeTiny, alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several tokens, several ends, no two completions alike, nothing that is all the same, and much that is shared."""
+    kind = Kind("gpt2", "none", False)
+    done = alone(kind, "auto")
+    assert sum(len(c.token_ids) for c in done) > 250
     assert {str(c.finish_reason) for c in done} == {"stop", "length"}
-    assert len({c.token_ids for c in done}) > 10
-    assert len({float(v) for c in done for v in c.statistics["token_logprobs"]}) > 100
+    assert len({c.token_ids for c in done}) > 20
+    assert len({float(v) for c in done for v in c.statistics["token_logprobs"]}) > 200
     assert max(len(c.request.prompt_token_ids) for c in done) == MAX_LEN - 1 < CONTEXT
+    halved = alone(kind, "bfloat16")
+    assert [bits(c) for c in halved] != [bits(c) for c in done], "or the cache's type would not matter"
+    steps = list[Step]()
+    run = ModelRunner.run
+
+    def counted(self: ModelRunner, step: Step, *arguments: Any, **options: Any) -> torch.Tensor:
+        steps.append(step)
+        return run(self, step, *arguments, **options)
+
+    monkeypatch.setattr(ModelRunner, "run", counted)
+    company(kind.model(tiny), [(POOL, 0)], 16)
+    computed = sum(c.length for s in steps for c in s.chunks)
+    assert computed < sum(len(r.prompt_token_ids) for r in POOL) - 400
+    assert sum(len(s.twins) for s in steps) >= 3

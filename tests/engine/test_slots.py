@@ -11,21 +11,26 @@ from pipeline.engine.noise import uniforms
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.slots import SlotState
 from pipeline.engine.stopping import StopWatch
+from pipeline.engine.structured import Grammars
 from pipeline.engine.tokenizer import Tokenizer
 
 VOCAB, MAX_LEN = 320, 20
 TOKENIZER = Tokenizer(byte_tokenizer(), VOCAB)
 
 
+GRAMMARS = Grammars(TOKENIZER, VOCAB, frozenset({END}), 1)
+
+
 def admitted(state: SlotState, slot: int, prompt: list[int], name: str = "a", **rules: Any) -> Sequence:
     one = request(name, prompt, **{"max_tokens": 10, **rules})
     sequence = Sequence(one, min(one.sampling.max_tokens, MAX_LEN - len(prompt)), slot=slot)
-    state.admit(sequence, StopWatch(one, sequence.max_new, frozenset({END}), TOKENIZER))
+    grammar = GRAMMARS.start(one.sampling)
+    state.admit(sequence, StopWatch(one, sequence.max_new, frozenset({END}), TOKENIZER, grammar))
     return sequence
 
 
 def new_state(slots: int = 3) -> SlotState:
-    return SlotState(slots, MAX_LEN, VOCAB, torch.device("cpu"))
+    return SlotState(slots, MAX_LEN, VOCAB, torch.device("cpu"), TOKENIZER, GRAMMARS)
 
 
 def record(state: SlotState, sequences: list[Sequence], tokens: list[int]) -> None:
@@ -75,28 +80,3 @@ def test_a_full_slot_is_not_written_past_its_end() -> None:
     assert state.tokens[0].tolist() == [*[1] * (MAX_LEN - 2), 9, 9]
     assert torch.equal(state.tokens[1], before)
     assert b.slot == 1
-
-
-def test_penalties_belong_to_a_sequence_not_to_its_slot() -> None:
-    state, logits = new_state(), torch.ones(1, VOCAB)
-    a = admitted(state, 1, [5, 6], repetition_penalty=2.0, frequency_penalty=0.25)
-    record(state, [a], [9])
-    record(state, [a], [9])
-    constrained = state.constrain(logits, [a])[0]
-    assert {i: v for i, v in enumerate(constrained.tolist()) if v != 1} == {5: 0.5, 6: 0.5, 9: 0.0}
-    b = admitted(state, 1, [7], repetition_penalty=2.0)
-    assert {i: v for i, v in enumerate(state.constrain(logits, [b])[0].tolist()) if v != 1} == {7: 0.5}
-    c = admitted(state, 1, [7])
-    assert state.constrain(logits, [c]) is logits
-    assert (logits == 1).all()  # what statistics are computed from
-
-
-def test_forbidden_ends_come_back() -> None:
-    state, logits = new_state(), torch.zeros(2, VOCAB)
-    a = admitted(state, 0, [5], min_tokens=1, stop_token_ids=[9, 4, VOCAB + 7])  # one that the model does not have
-    b = admitted(state, 1, [5])
-    constrained = state.constrain(logits, [a, b])
-    assert constrained[0].isinf().nonzero()[:, 0].tolist() == [END, 4, 9]
-    assert constrained[1].isfinite().all() and logits.isfinite().all()
-    record(state, [a], [6])
-    assert state.constrain(logits, [a, b]) is logits

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from transformers import (
     Qwen2Config,
 )
 
+from pipeline.engine import native
 from pipeline.engine.base import Engine
 from pipeline.engine.checkpoint import Checkpoint, resolve
 from pipeline.engine.config import ModelConfig, StatsConfig
@@ -132,8 +134,8 @@ class Tiny:
         return int(self.checkpoint.config["vocab_size"])
 
     @functools.cache  # noqa: B019 - as long-lived as the session
-    def loaded(self, quantization: str = "none", plain: bool = False) -> LoadedModel:
-        config = ModelConfig(path=str(self.folder), dtype="float32", quantization=quantization)
+    def loaded(self, quantization: str = "none", plain: bool = False, kv: str = "auto") -> LoadedModel:
+        config = ModelConfig(path=str(self.folder), dtype="float32", quantization=quantization, kv_cache_dtype=kv)
         return load_model(self.checkpoint, config, plain=plain)
 
     @functools.cached_property
@@ -141,10 +143,11 @@ class Tiny:
         return load_tokenizer(self.folder, self.vocab_size)
 
     def engine(
-        self, slots: int = 4, *, max_len: int = CONTEXT, tokens: int = 256, quantization: str = "none", **stats: Any
-    ) -> ContinuousEngine:
-        runner = ModelRunner(self.loaded(quantization), slots, max_len)
-        return ContinuousEngine(runner, self.tokenizer, StatsConfig(**stats), tokens)
+        self, slots: int = 4, *, max_len: int = CONTEXT, tokens: int = 256, quantization: str = "none",
+        kv: str = "auto", blocks: int | None = None, share: bool = True, **stats: Any,
+    ) -> ContinuousEngine:  # fmt: skip
+        runner = ModelRunner(self.loaded(quantization, kv=kv), slots, max_len, blocks)
+        return ContinuousEngine(runner, self.tokenizer, StatsConfig(**stats), tokens, prefix_caching=share)
 
     def static(self, batch: int = 4, *, max_len: int = CONTEXT, **stats: Any) -> StaticEngine:
         return StaticEngine(self.loaded(plain=True), self.tokenizer, StatsConfig(**stats), batch, max_len)
@@ -177,6 +180,18 @@ class Tiny:
         )  # fmt: skip
         best = [score[0].topk(2).values for score in out.scores]
         return out.sequences[0, len(prompt) :].tolist(), [float(a - b) for a, b in best]
+
+
+@contextlib.contextmanager
+def without_kernels() -> Iterator[None]:
+    """As where promptmill was installed without a C compiler. A model keeps what it was loaded with."""
+    before, native.LIBRARY = native.LIBRARY, Path("/nowhere.so")
+    native.library.cache_clear()
+    try:
+        yield
+    finally:
+        native.LIBRARY = before
+        native.library.cache_clear()
 
 
 def request(name: str, prompt: Sequence[int], sample: int = 0, **sampling: Any) -> Request:

@@ -1,0 +1,227 @@
+/* Attention over a KV cache in blocks of 32 positions, for the tokens of one step: each with the keys of its own sequence.
+ *
+ * Plain C with GCC's vector extensions; no Python, no torch. Every sum has a fixed order that depends on the row's own
+ * position alone: over a head's elements one after the other, over positions one after the other. So a row has the same
+ * bits whatever the batch, the number of threads, and whether its tokens come as a chunk or one by one.
+ *
+ * Keys lie as [block][head][element][32 positions]: the scores of 16 positions are one vector. Values lie as
+ * [block][head][32 positions][element, padded to 16].
+ */
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+#include "vector.h"
+
+#define BLOCK 32 /* positions of a block */
+#define ROWS 4 /* query rows that share one reading of the keys */
+
+enum { FLOAT32, BFLOAT16 };
+static const int item_size[] = {4, 2};
+
+/* What a step's layers share. Chunk c: tokens first .. first + length are positions start .. of table row `slot`. */
+struct step {
+    const int32_t *chunks; /* [n][4]: first, length, start, slot */
+    const int32_t *tables; /* [slots][table_stride]: block numbers */
+    float *scratch;        /* [threads][scratch_stride] */
+    int64_t n, table_stride, scratch_stride;
+    int32_t heads, kv_heads, head_dim, kind, threads;
+    float scale;
+};
+
+/* One layer's tensors; strides in elements. `out` is [tokens][heads][head_dim]. */
+struct layer {
+    const float *q, *k, *v;
+    float *out;
+    char *keys, *values;
+    int64_t q_token, q_head, k_token, k_head, v_token, v_head;
+};
+
+INLINE int padded_dim(const struct step *s) { return (s->head_dim + LANES - 1) / LANES * LANES; }
+
+INLINE char *keys_of(int64_t block, int head, const struct step *s, const struct layer *l, int kind) {
+    return l->keys + (block * s->kv_heads + head) * s->head_dim * BLOCK * item_size[kind];
+}
+
+INLINE char *values_of(int64_t block, int head, const struct step *s, const struct layer *l, int kind) {
+    return l->values + (block * s->kv_heads + head) * BLOCK * padded_dim(s) * item_size[kind];
+}
+
+INLINE vec load(const char *base, int64_t element, int kind) {
+    if (kind == FLOAT32)
+        return *(const vec *)(base + 4 * element);
+    return (vec)(__builtin_convertvector(*(const half16 *)(base + 2 * element), ivec) << 16);
+}
+
+INLINE void store(char *base, int64_t element, float x, int kind) {
+    if (kind == FLOAT32) {
+        ((float *)base)[element] = x;
+    } else {
+        uint32_t bits;
+        memcpy(&bits, &x, 4);
+        /* to nearest, ties to even; what is not a number stays none */
+        ((uint16_t *)base)[element] = x != x ? 0x7fc0 : (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+    }
+}
+
+/* scores[row][position] = query . key for `rows` rows over `blocks` blocks */
+INLINE void score(const int rows, const float *queries, const struct step *s, const struct layer *l, const int32_t *table,
+                  int head, int blocks, float *scores, int64_t stride, int kind) {
+    for (int b = 0; b < blocks; b++) {
+        const char *keys = keys_of(table[b], head, s, l, kind);
+        /* what is read next is far away in memory: ask for it now */
+        const char *next = b + 1 < blocks ? keys_of(table[b + 1], head, s, l, kind) : values_of(table[0], head, s, l, kind);
+        vec sum[ROWS][2] = {0};
+        for (int d = 0; d < s->head_dim; d++) {
+            __builtin_prefetch(next + d * BLOCK * item_size[kind]);
+            if (kind == FLOAT32)
+                __builtin_prefetch(next + d * BLOCK * item_size[kind] + 64);
+            vec k0 = load(keys, d * BLOCK, kind), k1 = load(keys, d * BLOCK + LANES, kind);
+            for (int r = 0; r < rows; r++) {
+                sum[r][0] += k0 * queries[r * s->head_dim + d];
+                sum[r][1] += k1 * queries[r * s->head_dim + d];
+            }
+        }
+        for (int r = 0; r < rows; r++) {
+            *(vec *)(scores + r * stride + b * BLOCK) = sum[r][0];
+            *(vec *)(scores + r * stride + b * BLOCK + LANES) = sum[r][1];
+        }
+    }
+}
+
+/* scores -> weights over the first `count` positions, the rest of the last block 0; returns 1 / their sum */
+INLINE float normalise(float *scores, int count, int blocks) {
+    for (int i = count; i < blocks * BLOCK; i++)
+        scores[i] = -INFINITY;
+    vec most = *(vec *)scores;
+    for (int i = LANES; i < blocks * BLOCK; i += LANES) {
+        vec x = *(vec *)(scores + i);
+        most = choose(x > most, x, most);
+    }
+    float top = most[0];
+    for (int i = 1; i < LANES; i++)
+        top = most[i] > top ? most[i] : top;
+    vec sums = {0};
+    for (int i = 0; i < blocks * BLOCK; i += LANES) {
+        vec x = exponential(*(vec *)(scores + i) - top);
+        *(vec *)(scores + i) = x;
+        sums += x;
+    }
+    float sum = 0;
+    for (int i = 0; i < LANES; i++)
+        sum += sums[i];
+    return 1.0f / sum;
+}
+
+/* out[row] = sum over `count` positions of weight * value, for `width` vectors of the head from `element` on */
+INLINE void mix(const int rows, const int width, const float *weights, int64_t stride, const float *factors, const struct step *s,
+                const struct layer *l, const int32_t *table, int head, int element, int count, float *mixed, int kind) {
+    const int padded = padded_dim(s);
+    vec sum[ROWS][4] = {0};
+    for (int b = 0; b * BLOCK < count; b++) {
+        const char *values = values_of(table[b], head, s, l, kind);
+        int stop = count - b * BLOCK < BLOCK ? count - b * BLOCK : BLOCK;
+        /* after the last block, most likely the next head's keys */
+        const char *next = (b + 1) * BLOCK < count ? values_of(table[b + 1], head, s, l, kind)
+                                                   : keys_of(table[0], head + 1, s, l, kind);
+        for (int j = 0; j < stop; j++) {
+            for (int w = 0; w < width; w += kind == FLOAT32 ? 1 : 2)
+                __builtin_prefetch(next + ((int64_t)j * padded + element + w * LANES) * item_size[kind]);
+            for (int w = 0; w < width; w++) {
+                vec value = load(values, (int64_t)j * padded + element + w * LANES, kind);
+                for (int r = 0; r < rows; r++)
+                    sum[r][w] += value * weights[r * stride + b * BLOCK + j];
+            }
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int w = 0; w < width; w++)
+            *(vec *)(mixed + r * padded + element + w * LANES) = sum[r][w] * factors[r];
+}
+
+/* `rows` rows of a chunk, numbered over tokens and the query heads that share this key head */
+INLINE void attend_rows(const int rows, int row, const int32_t *chunk, int head, const struct step *s, const struct layer *l,
+                        float *scratch, int kind) {
+    const int groups = s->heads / s->kv_heads, dim = s->head_dim;
+    const int padded = padded_dim(s);
+    const int32_t *table = s->tables + chunk[3] * s->table_stride;
+    const int count = chunk[2] + (row + rows - 1) / groups + 1; /* positions that the last row sees */
+    const int blocks = (count + BLOCK - 1) / BLOCK;
+    const int64_t stride = s->table_stride * BLOCK;
+    float *queries = scratch, *mixed = queries + ROWS * padded, *scores = mixed + ROWS * padded, factors[ROWS];
+    for (int r = 0; r < rows; r++) {
+        int token = chunk[0] + (row + r) / groups, h = head * groups + (row + r) % groups;
+        for (int d = 0; d < dim; d++)
+            queries[r * dim + d] = l->q[token * l->q_token + h * l->q_head + d] * s->scale;
+    }
+    score(rows, queries, s, l, table, head, blocks, scores, stride, kind);
+    for (int r = 0; r < rows; r++)
+        factors[r] = normalise(scores + r * stride, chunk[2] + (row + r) / groups + 1, blocks);
+    int element = 0;
+    for (; element + 4 * LANES <= padded; element += 4 * LANES)
+        mix(rows, 4, scores, stride, factors, s, l, table, head, element, count, mixed, kind);
+    for (; element < padded; element += LANES)
+        mix(rows, 1, scores, stride, factors, s, l, table, head, element, count, mixed, kind);
+    for (int r = 0; r < rows; r++) {
+        int token = chunk[0] + (row + r) / groups, h = head * groups + (row + r) % groups;
+        memcpy(l->out + ((int64_t)token * s->heads + h) * dim, mixed + r * padded, dim * sizeof(float));
+    }
+}
+
+INLINE void attend_kind(const int32_t *chunk, int head, const struct step *s, const struct layer *l, float *scratch, int kind) {
+    const int rows = chunk[1] * (s->heads / s->kv_heads);
+    int row = 0;
+    for (; row + ROWS <= rows; row += ROWS)
+        attend_rows(ROWS, row, chunk, head, s, l, scratch, kind);
+    for (; row < rows; row++)
+        attend_rows(1, row, chunk, head, s, l, scratch, kind);
+}
+
+CLONES static void attend(const int32_t *chunk, int head, const struct step *s, const struct layer *l, float *scratch) {
+    if (s->kind == FLOAT32)
+        attend_kind(chunk, head, s, l, scratch, FLOAT32);
+    else
+        attend_kind(chunk, head, s, l, scratch, BFLOAT16);
+}
+
+/* Put a chunk's new keys and values of one head into its block; a chunk lies in one block. */
+CLONES static void write_block(const int32_t *chunk, int head, const struct step *s, const struct layer *l) {
+    const int padded = padded_dim(s);
+    const int32_t block = s->tables[chunk[3] * s->table_stride + chunk[2] / BLOCK];
+    char *keys = keys_of(block, head, s, l, s->kind), *values = values_of(block, head, s, l, s->kind);
+    for (int i = 0; i < chunk[1]; i++) {
+        const int j = chunk[2] % BLOCK + i;
+        const float *k = l->k + (chunk[0] + i) * l->k_token + head * l->k_head;
+        const float *v = l->v + (chunk[0] + i) * l->v_token + head * l->v_head;
+        for (int d = 0; d < s->head_dim; d++) {
+            store(keys, d * BLOCK + j, k[d], s->kind);
+            store(values, j * padded + d, v[d], s->kind);
+        }
+    }
+}
+
+/* Which of the builds runs here, asked as the loader asks: 4 or 3 for x86-64-v4 or -v3, 0 for one without fused
+ * multiplication, 1 on other processors than x86-64. */
+int processor_level(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("x86-64-v4") ? 4 : __builtin_cpu_supports("x86-64-v3") ? 3 : 0;
+#else
+    return 1;
+#endif
+}
+
+/* Write the step's keys and values, then attend: a chunk may read what another one of the same step writes. */
+void block_attention(const struct step *s, const struct layer *l) {
+    const int64_t tasks = s->n * s->kv_heads;
+#pragma omp parallel num_threads(s->threads)
+    {
+        float *scratch = s->scratch + omp_get_thread_num() * s->scratch_stride;
+#pragma omp for schedule(static)
+        for (int64_t t = 0; t < tasks; t++)
+            write_block(s->chunks + t / s->kv_heads * 4, t % s->kv_heads, s, l);
+#pragma omp for schedule(dynamic, 4)
+        for (int64_t t = 0; t < tasks; t++)
+            attend(s->chunks + t / s->kv_heads * 4, t % s->kv_heads, s, l, scratch);
+    }
+}

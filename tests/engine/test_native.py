@@ -1,0 +1,211 @@
+"""The compiled attention kernel: right to float32's rounding, and every row's bits its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from attention_cases import BUILT, DIMS, DTYPES, Case, assert_exact, cases, make_case, needs_kernels
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import without_kernels
+
+from pipeline.engine import native
+from pipeline.engine.block_pool import BLOCK
+from pipeline.engine.kv_cache import LANES
+from pipeline.engine.plain_attention import Spot
+
+pytestmark = needs_kernels
+Run = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def run(case: Case, steps: Iterable[list[Spot]] | None = None, *, threads: int = 1) -> Run:
+    """Run spots in one or several steps over a copy of the cache → (out, keys, values)."""
+    torch.set_num_threads(threads)
+    keys, values, out = case.keys.clone(), case.values.clone(), torch.zeros(case.q.shape)
+    for spots in steps or [case.spots]:
+        step = native.NativeStep(
+            torch.tensor(spots, dtype=torch.int32), case.tables, case.k.shape[1], case.k.shape[2], keys.dtype
+        )
+        out += step.attend(case.q, case.k, case.v, keys, values, case.scale)
+    return out, keys, values
+
+
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """The same bits, those of what is not a number too."""
+    whole = torch.int16 if one.dtype == torch.bfloat16 else torch.int32
+    return torch.equal(one.contiguous().view(whole), other.contiguous().view(whole))
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases())
+def test_it_is_attention_and_writes_only_what_is_new(case: Case) -> None:
+    """Whatever garbage lies in unwritten places, other blocks and the padding."""
+    out, keys, values = run(case)
+    assert_exact(case, out)
+    for found, expected in zip((keys, values), case.expected_cache(), strict=True):
+        assert same(found, expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases(), st.integers(2, 4), st.integers(1, BLOCK))
+def test_a_rows_bits_are_its_own(case: Case, threads: int, longest: int) -> None:
+    """Alone, in company, in one chunk, in pieces, one by one, by any number of threads, in any blocks, in any order."""
+    rows = range(len(case.news))
+    whole = run(case)
+    in_pieces = [[spot] for row in rows for spot in case.spots_of(row, longest)]
+    one_by_one = [[spot] for row in rows for spot in case.spots_of(row, 1)]
+    for steps in ([case.spots[::-1]], [case.spots_of(row, BLOCK) for row in rows], in_pieces, one_by_one):
+        assert all(same(a, b) for a, b in zip(run(case, steps), whole, strict=True))
+    assert all(same(a, b) for a, b in zip(run(case, threads=threads), whole, strict=True))
+    order = torch.randperm(len(case.keys), generator=torch.Generator().manual_seed(threads))
+    tables = order.argsort()[case.tables.long()].to(torch.int32)
+    moved = replace(case, tables=tables, keys=case.keys[order], values=case.values[order])
+    assert same(run(moved)[0], whole[0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases(), st.data())
+def test_what_is_not_finite_stays_in_its_sequence(case: Case, data: st.DataObject) -> None:
+    clean = run(case)[0]
+    row = data.draw(st.integers(0, len(case.news) - 1))
+    bad = data.draw(st.sampled_from([torch.nan, torch.inf, -torch.inf]))
+    side = data.draw(st.sampled_from("qkv"))
+    getattr(case, side)[case.firsts[row]] = bad  # its first new token, which all that follow see
+    out = run(case)[0]
+    mine = torch.zeros(len(out), dtype=torch.bool)
+    mine[case.firsts[row] : case.firsts[row] + case.news[row]] = True
+    assert same(out[~mine], clean[~mine])
+    if bad != bad:
+        assert out[case.firsts[row] if side == "q" else mine].isnan().all(), "and is not hidden there"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["spread", "equal", "one", "far below"])
+def test_extreme_scores(kind: str, dtype: torch.dtype) -> None:
+    """Scores over ±200, all the same, one that outweighs all others, and some whose weight is no float32 any more."""
+    for dim, length in ((4, 7), (16, 45), (64, 300), (80, 64)):
+        case = make_case(length, [(length, 5), (0, length)], (4, 2), dim, dtype)
+        one = torch.nn.functional.normalize(torch.randn(dim, generator=torch.Generator().manual_seed(1)), dim=0)
+        sizes = {
+            "spread": torch.linspace(-200, 200, 2 * length + 5), "equal": torch.full((2 * length + 5,), 7.0),
+            "one": torch.zeros(2 * length + 5).index_fill(0, torch.tensor([length // 2]), 150.0),
+            "far below": torch.linspace(-120, 0, 2 * length + 5),
+        }[kind]  # fmt: skip
+        sizes = sizes[torch.randperm(len(sizes), generator=torch.Generator().manual_seed(2))]
+        case.q[:] = one / case.scale
+        case.k[:] = (sizes[: length + 5, None] * one)[:, None]
+        case.past_k[0][:] = (sizes[length + 5 :, None] * one)[:, None]
+        again = make_case(length, [(length, 5), (0, length)], (4, 2), dim, dtype)
+        case.keys = replaced_past(again, case)
+        out, *_ = run(case)
+        # a score of 200 has an error of 2^-17 in float32, and so its weight
+        assert_exact(case, out, tolerance=3e-4 if kind == "spread" else 1e-4)
+
+
+def replaced_past(old: Case, new: Case) -> torch.Tensor:
+    """The cache of `old` with the past keys of `new`."""
+    for position, k in enumerate(new.past_k[0]):
+        old.keys[int(old.tables[0, position // BLOCK]), :, :, position % BLOCK] = k.to(old.keys.dtype)
+    return old.keys
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31), st.floats(0.01, 80.0))
+def test_weights_are_exponentials_to_a_few_units_in_the_last_place(seed: int, spread: float) -> None:
+    """One value is 1 and all others 0, so that the output is a weight; the scores are exact in float32."""
+    count = 32
+    case = make_case(seed, [(0, count)], (1, 1), 4, torch.float32)
+    scores = torch.rand(count, generator=torch.Generator().manual_seed(seed)) * spread
+    scores = (scores * 1024).round() / 1024  # so that their differences are exact too
+    case.q[:] = torch.tensor([2.0, 0, 0, 0])  # times the scale of 1 / 2
+    case.k[:] = torch.nn.functional.pad(scores[:, None], (0, 3))[:, None]
+    case.v[:] = torch.eye(count)[:, None, :4]
+    weights = torch.softmax(scores.double(), 0)[:4]
+    found = run(case)[0][-1, 0].double()
+    torch.testing.assert_close(found, weights, rtol=1.5e-6, atol=0)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_any_strides_of_heads_and_tokens(dim: int) -> None:
+    """As projections come: all of q, k and v in one matrix, heads before tokens, one head for all."""
+    case = make_case(dim, [(40, 1), (5, 20)], (4, 2), dim, torch.float32)
+    whole = run(case)
+    joined = torch.cat([case.q, case.k, case.v], 1)
+    parts = joined.split([4, 2, 2], 1)  # type: ignore[no-untyped-call]
+    assert not any(part.is_contiguous() for part in parts)
+    turned = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (case.q, case.k, case.v)]
+    for q, k, v in (parts, turned):
+        assert all(same(a, b) for a, b in zip(run(replace(case, q=q, k=k, v=v)), whole, strict=True))
+    one = case.k[:, :1]
+    shared, copied = (run(replace(case, k=x, v=x)) for x in (one.expand(-1, 2, -1), one.repeat(1, 2, 1)))
+    assert all(same(a, b) for a, b in zip(shared, copied, strict=True))
+
+
+def test_padding_tokens_give_zero_and_write_nothing() -> None:
+    case = make_case(1, [(3, 2), (0, 4)], (2, 2), 16, torch.float32)
+    padding = [torch.cat([x, torch.full_like(x[:2], torch.nan)]) for x in (case.q, case.k, case.v)]
+    more = replace(case, q=padding[0], k=padding[1], v=padding[2])
+    out, keys, values = run(more, [case.spots])
+    expected = run(case)
+    assert same(out[:-2], expected[0]) and same(keys, expected[1]) and same(values, expected[2])
+    assert (out[-2:] == 0).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31))
+def test_bfloat16_is_stored_as_torch_rounds(seed: int) -> None:
+    """Random bits: subnormal, infinite, not a number, halfway between two; ties go to even."""
+    draw = torch.Generator().manual_seed(seed)
+    bits = torch.randint(-(2**31), 2**31, (96, 2, 64), generator=draw, dtype=torch.int64)
+    bits[:, :, :16] = (bits[:, :, :16] >> 16 << 16) + 0x8000  # exactly halfway
+    # the largest, -0, not a number, the smallest
+    bits[:, :, 16:20] = torch.tensor([0x7F7FFFFF, -0x80000000, 0x7F800001, 1])
+    floats = bits.to(torch.int32).view(torch.float32)
+    case = make_case(seed, [(0, 96)], (2, 2), 64, torch.bfloat16)
+    case.k, case.v = floats, floats.flip(0)
+    _, keys, values = run(case)
+    for found, expected in zip((keys, values), case.expected_cache(), strict=True):
+        assert torch.equal(found.isnan(), expected.isnan())
+        both = ~found.isnan()
+        assert torch.equal(found[both].view(torch.int16), expected[both].view(torch.int16))
+
+
+def test_a_long_sequence() -> None:
+    case = make_case(3, [(4000, 1), (4064, 32), (0, 70)], (4, 2), 64, torch.bfloat16)
+    out, *_ = run(case, threads=2)
+    assert_exact(case, out)
+
+
+def test_where_it_was_built_it_is_used() -> None:
+    assert BUILT
+    assert native.library() is not None
+    assert native.level() in ("x86-64-v3", "x86-64-v4", "generic")
+    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
+    if "avx2" in flags:
+        wide = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} <= {*flags}
+        assert native.level() == ("x86-64-v4" if wide else "x86-64-v3")
+
+
+def test_where_it_was_not_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with without_kernels():
+        assert (native.library(), native.level()) == (None, "none")
+    monkeypatch.setattr(native, "LIBRARY", tmp_path / "other.so")
+    native.LIBRARY.write_bytes(b"\x7fELF of another system")
+    native.library.cache_clear()
+    assert native.library() is None
+    monkeypatch.undo()
+    native.library.cache_clear()
+    assert native.library() is not None
+
+
+def test_both_languages_agree_on_the_sizes() -> None:
+    """The scratch memory is laid out by one and filled by the other."""
+    folder = native.LIBRARY.parent
+    text = (folder / "attention.c").read_text() + (folder / "vector.h").read_text()
+    sizes = {name: int(value) for name, value in re.findall(r"^#define (BLOCK|LANES|ROWS) (\d+)", text, re.MULTILINE)}
+    assert sizes == {"BLOCK": BLOCK, "LANES": LANES, "ROWS": native.ROWS}

@@ -1,0 +1,81 @@
+"""Attention by torch's own operations: right to float32's rounding, and a sequence's bits are its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from attention_cases import Case, assert_exact, cases
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.engine import plain_attention
+from pipeline.engine.block_pool import BLOCK
+from pipeline.engine.plain_attention import Spot, attend, batching_keeps_bits, write
+
+CPU = torch.device("cpu")
+
+
+def written(case: Case) -> Case:
+    """The case with its new tokens in the cache."""
+    places = []
+    for row, past in enumerate(case.pasts):
+        for position in range(past, past + case.news[row]):
+            places.append(int(case.tables[row, position // BLOCK]) * BLOCK + position % BLOCK)
+    keys, values = case.keys.clone(), case.values.clone()
+    write(keys, values, torch.tensor(places), case.k, case.v)
+    return replace(case, keys=keys, values=values)
+
+
+def run(case: Case, spots: list[Spot] | None = None) -> torch.Tensor:
+    tokens, heads, dim = case.q.shape
+    grouped = (case.q * case.scale).view(tokens, case.k.shape[1], -1, dim)
+    return attend(grouped, case.keys, case.values, spots or case.spots, case.tables).view(tokens, heads, dim)
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases())
+def test_it_is_attention_and_writes_only_what_is_new(case: Case) -> None:
+    after = written(case)
+    for found, expected in zip((after.keys, after.values), case.expected_cache(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+    assert_exact(case, run(after))
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases(), st.integers(1, 4), st.data())
+def test_a_sequences_bits_are_its_own(case: Case, threads: int, data: st.DataObject) -> None:
+    """Alone, in any company, in any order, by any number of threads, whatever another's numbers are."""
+    torch.set_num_threads(1)
+    case = written(case)
+    whole = run(case)
+    some = data.draw(st.lists(st.sampled_from(case.spots), min_size=1, unique=True))
+    torch.set_num_threads(threads)
+    out = run(case, some)
+    mine = torch.zeros(len(out), dtype=torch.bool)
+    for first, length, _, _ in some:
+        mine[first : first + length] = True
+    assert torch.equal(out[mine], whole[mine])
+    assert (out[~mine] == 0).all()
+    row = data.draw(st.integers(0, len(case.news) - 1))
+    others = torch.ones(len(out), dtype=torch.bool)
+    others[case.firsts[row] : case.firsts[row] + case.news[row]] = False
+    bad = data.draw(st.sampled_from([torch.nan, torch.inf, -torch.inf]))
+    case.keys[case.tables[row, 0]] = bad
+    spoilt = run(case)
+    assert torch.equal(spoilt[others], whole[others])
+    assert spoilt[~others].isnan().all() or bad == bad
+
+
+def test_this_machines_batched_products_keep_bits_or_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a @ b) * (1 + 1e-6 * (len(a) % 3))
+
+    monkeypatch.setattr(plain_attention, "torch", type("T", (), {**vars(torch), "matmul": staticmethod(matmul)}))
+    assert not batching_keeps_bits(1, 2, 16, torch.float32, CPU)
+    monkeypatch.undo()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        for groups, kv_heads, dim in ((1, 2, 16), (2, 2, 16), (1, 12, 64), (4, 4, 128), (7, 1, 8), (8, 1, 64)):
+            assert batching_keeps_bits(groups, kv_heads, dim, torch.float32, CPU)

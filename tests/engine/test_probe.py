@@ -1,0 +1,76 @@
+"""A model that attends in another way than the engine serves is refused by name when it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import CONTEXT, FAMILIES, Tiny, write_model
+from transformers import (
+    BertConfig,
+    DeepseekV3Config,
+    FalconConfig,
+    NemotronConfig,
+    PreTrainedConfig,
+    RecurrentGemmaConfig,
+)
+
+from pipeline.engine.checkpoint import resolve
+from pipeline.engine.config import ModelConfig
+from pipeline.engine.model import load_model
+from pipeline.engine.probe import check_attention
+from pipeline.errors import ModelRefused
+
+MakeTiny = Callable[..., Tiny]
+SMALL: dict[str, Any] = {
+    "vocab_size": 320, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "max_position_embeddings": CONTEXT, "pad_token_id": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_families_that_are_served_pass(tiny: MakeTiny, family: str) -> None:
+    loaded = tiny(family).loaded()
+    check_attention(loaded.model, layers=2, heads=4, kv_heads=loaded.kv_heads, head_dim=16)
+    assert loaded.model.config._attn_implementation == "promptmill_slots"
+
+
+@pytest.mark.parametrize("other", [{"layers": 3}, {"heads": 8}, {"kv_heads": 1}, {"head_dim": 32}], ids=str)
+def test_other_shapes_than_expected_are_refused(tiny: MakeTiny, other: dict[str, int]) -> None:
+    with pytest.raises(ModelRefused, match="llama"):
+        check_attention(
+            tiny("llama").loaded().model, **{"layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, **other}
+        )
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (BertConfig(**SMALL), "bert: attends to tokens that follow"),
+        (
+            DeepseekV3Config(
+                **SMALL, n_routed_experts=4, n_group=1, topk_group=1, num_experts_per_tok=2, kv_lora_rank=16,
+                q_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=16, v_head_dim=16, moe_intermediate_size=32,
+                num_key_value_heads=4,
+            ),
+            "deepseek_v3: queries, keys and values of layer 0 have 4x24, 4x24, 4x16 heads x elements",
+        ),
+        (FalconConfig(**SMALL), "falcon does not let its attention be exchanged"),
+        (
+            NemotronConfig(**SMALL, head_dim=16, num_key_value_heads=4),
+            "nemotron: cannot be run as the engine runs models: its attention is not handed",
+        ),
+        (RecurrentGemmaConfig(**SMALL), "recurrent_gemma: attends 0 times in 2 layers"),
+    ],
+    ids=lambda value: value.model_type if isinstance(value, PreTrainedConfig) else "",
+)  # fmt: skip
+def test_models_that_attend_otherwise_are_refused_by_name(
+    config: PreTrainedConfig, message: str, tmp_path: Path
+) -> None:
+    write_model(tmp_path, config, 1)
+    settings = ModelConfig(path=str(tmp_path))
+    with pytest.raises(ModelRefused, match=message) as refused:
+        load_model(resolve(settings), settings)
+    assert "\n" not in str(refused.value)

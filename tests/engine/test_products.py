@@ -1,0 +1,81 @@
+"""Products in the model's own type: right, and apart where they are said to keep rows apart."""
+
+from __future__ import annotations
+
+import types
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sample_layers import SHAPES, made, rows_for, weight_of
+
+from pipeline.engine import products
+from pipeline.engine.linear import KERNELS, choose_kernel
+from pipeline.engine.products import FIXED_ROWS, FixedRowsProduct
+
+FLOAT = [name for name in KERNELS if not name.startswith("int8")]
+TYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", FLOAT)
+def test_products_are_right(name: str, shape: tuple[int, int]) -> None:
+    weight, x = weight_of(shape), rows_for(shape)
+    bias = torch.linspace(-1, 1, shape[0])
+    product, plain = made(name, weight, bias), made(name, weight)
+    for rows in (2, 3, 31, 32, 33, 96, 600):
+        exact = x[:rows].double().numpy() @ weight.double().numpy().T
+        np.testing.assert_allclose(product(x[:rows]).numpy(), exact + bias.numpy(), rtol=1e-5, atol=2e-5)
+        np.testing.assert_allclose(plain(x[:rows]).numpy(), exact, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", TYPES[1:], ids=str)
+@pytest.mark.parametrize("name", FLOAT)
+def test_products_of_short_types_lose_the_rounding_of_the_result_only(
+    name: str, dtype: torch.dtype, shape: tuple[int, int]
+) -> None:
+    weight, x, bias = weight_of(shape).to(dtype), rows_for(shape, 100).to(dtype), torch.linspace(-1, 1, shape[0])
+    y = made(name, weight, bias.to(dtype))(x)
+    exact = torch.addmm(bias.to(dtype).double(), x.double(), weight.double().t())
+    assert y.dtype == dtype
+    assert ((y - exact).abs() <= torch.finfo(dtype).eps / 2 * exact.abs() + 1e-5).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("name", FLOAT)
+def test_what_is_said_to_keep_rows_apart_does(name: str, dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    """Every number of rows that a step may have, more places and thread counts than the check at loading looks at."""
+    weight, x = weight_of(shape).to(dtype), rows_for(shape).to(dtype)
+    product = made(name, weight, torch.ones(shape[0], dtype=dtype))
+    if not choose_kernel(weight, None, [name])[1]:
+        pytest.skip(f"{name} does not keep rows apart on this machine, and choose_kernel knows")
+    whole = product(x)
+    for rows in range(2, 301):
+        assert torch.equal(product(x[rows : 2 * rows]), whole[rows : 2 * rows]), rows
+    among = torch.cat([x[40:43], x.new_full((50, shape[1]), 1e3), x[43:50]])
+    assert torch.equal(product(among)[[0, 1, 2, *range(53, 60)]], whole[40:50])
+    if name == "fixed-rows":
+        return  # its thread count belongs to the promise
+    for threads in (2, 3, 4):
+        torch.set_num_threads(threads)
+        for rows in (2, 3, 4, 5, 7, 8, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 72, 100, 128, 136, 255, 257, 400, 600):
+            for start in {0, 1, 600 - rows}:
+                part = slice(start, start + rows)
+                assert torch.equal(product(x[part]), whole[part]), (rows, start, threads)
+
+
+def test_fixed_rows_gives_the_library_one_shape_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def spy(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        seen.append(tuple(x.shape))
+        return F.linear(x, weight, bias)
+
+    product = FixedRowsProduct(weight_of((64, 256)), None)
+    monkeypatch.setattr(products, "F", types.SimpleNamespace(linear=spy, pad=F.pad))
+    for rows in (2, 31, 32, 33, 100):
+        assert product(rows_for((64, 256), rows)).shape == (rows, 64)
+    assert set(seen) == {(FIXED_ROWS, 256)}

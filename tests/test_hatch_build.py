@@ -1,0 +1,111 @@
+"""Building promptmill: with the compiled kernels where there is a C compiler, without them where there is none."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("hatchling", reason="hatchling is not installed; it is among the `dev` requirements")
+
+ROOT = Path(__file__).parents[1]
+LIBRARY = "pipeline/engine/native/_native.so"
+COMPILER = shutil.which(os.environ.get("CC") or "cc")
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="there is no C compiler here")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of what the build reads."""
+    folder = tmp_path / "project"
+    for room in ("jobs", "conf", "pipeline"):
+        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", ".gitignore"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def build(project: Path, target: str = "wheel", **environment: str) -> tuple[Path, str]:
+    """Build a distribution → (its file, what was said)."""
+    done = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", target], cwd=project, text=True, check=False,
+        env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    (made,) = (project / "dist").glob("*.whl" if target == "wheel" else "*.tar.gz")
+    return made, done.stdout
+
+
+def tags(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith(".dist-info/WHEEL")]
+        return archive.read(name).decode().splitlines()
+
+
+@needs_compiler
+def test_a_wheel_has_the_library_and_the_platforms_tag(project: Path, tmp_path: Path) -> None:
+    wheel, _ = build(project)
+    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    assert wheel.name.endswith(f"-py3-none-{platform}.whl")
+    assert {"Root-Is-Purelib: false", f"Tag: py3-none-{platform}"} <= {*tags(wheel)}
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        assert LIBRARY in names and "hatch_build.py" not in names
+        archive.extract(LIBRARY, tmp_path)
+    # its OpenMP comes from torch, or there would be two of them in a process
+    import torch
+
+    from pipeline.engine import native
+
+    assert torch.get_num_threads() > 0
+    runtime = native._openmp()
+    if runtime is not None:
+        ctypes.CDLL(runtime, mode=ctypes.RTLD_GLOBAL)
+    library = ctypes.CDLL(str(tmp_path / LIBRARY))
+    assert library.processor_level() in (0, 1, 3, 4) and library.block_attention
+    needed = subprocess.run(["ldd", str(tmp_path / LIBRARY)], capture_output=True, text=True, check=False).stdout
+    assert "gomp" not in needed and "iomp" not in needed
+
+
+@needs_compiler
+def test_a_build_replaces_an_old_library_and_leaves_nothing_else(project: Path) -> None:
+    (project / LIBRARY).write_bytes(b"old")
+    with (project / LIBRARY).open("rb") as mapped:
+        build(project)
+        assert mapped.read() == b"old", "a new file: a running process may have the old one mapped"
+    assert (project / LIBRARY).read_bytes()[:4] == b"\x7fELF"
+    sources = {p.name for p in (ROOT / LIBRARY).parent.iterdir() if p.suffix in (".py", ".c", ".h")}
+    assert {p.name for p in (project / LIBRARY).parent.iterdir()} == {*sources, "_native.so"}
+
+
+@pytest.mark.parametrize("compiler", ["false", "/no/such/compiler -x", "sh -c 'echo no OpenMP >&2; exit 1'"])
+def test_without_a_compiler_it_is_told_and_the_wheel_is_pure(project: Path, compiler: str) -> None:
+    (project / LIBRARY).write_bytes(b"of another system")
+    wheel, said = build(project, CC=compiler)
+    assert "the kernels were not compiled, and torch will do their work" in said
+    assert ("no OpenMP" in said) == ("OpenMP" in compiler)
+    assert wheel.name.endswith("-py3-none-any.whl") and "Root-Is-Purelib: true" in tags(wheel)
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        assert LIBRARY not in names and "pipeline/engine/native/attention.c" in names
+    assert not (project / LIBRARY).exists()
+
+
+@needs_compiler
+def test_a_source_distribution_has_the_sources_and_no_library(project: Path) -> None:
+    (project / LIBRARY).write_bytes(b"mine")
+    made, _ = build(project, "sdist")
+    with tarfile.open(made) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    sources = {str(p.relative_to(ROOT)) for p in (ROOT / LIBRARY).parent.glob("*.[ch]")}
+    assert {"hatch_build.py", "pyproject.toml", *sources} <= names
+    assert LIBRARY not in names
+    assert (project / LIBRARY).read_bytes() == b"mine"
