@@ -15,6 +15,7 @@ from pipeline import __version__
 # To add a job: its module in this folder, with a `main(argv)`, and a line here.
 JOBS = {
     "generate": "prompts in Parquet → generations and per-token statistics in Parquet",
+    "verify": "proves an output complete and intact; replays rows and compares their bits",
 }
 
 
@@ -58,9 +59,9 @@ def page() -> str:
 def _unknown(name: str) -> str:
     close = difflib.get_close_matches(name, JOBS, n=1)
     if not close and ("=" in name or name.startswith("-")):
-        return f"{name}: the job comes first: promptmill JOB {name}; there is {', '.join(JOBS)}"
+        return f"{name}: the job comes first: promptmill JOB {name}; there are {', '.join(JOBS)}"
     hint = f" (did you mean {close[0]}?)" if close else ""
-    return f"{name}: no such job{hint}; there is {', '.join(JOBS)}"
+    return f"{name}: no such job{hint}; there are {', '.join(JOBS)}"
 
 
 if __name__ == "__main__":

@@ -35,8 +35,10 @@ class Key:
 
     @property
     def textual(self) -> bool:
-        """Whether its value is a text, or a text or null."""
-        return self.type is str or (typing.get_origin(self.type) is not list and str in typing.get_args(self.type))
+        """Whether its value is a text, or may be one."""
+        return self.type in (str, Any) or (
+            typing.get_origin(self.type) is not list and str in typing.get_args(self.type)
+        )
 
 
 def keys(schema: type) -> dict[str, Key]:
@@ -89,5 +91,9 @@ def _phrase(kind: Any) -> str:
         return "null or " + " or ".join(_phrase(k) for k in typing.get_args(kind) if k is not type(None))
     if typing.get_origin(kind) is list:
         (item,) = typing.get_args(kind)
-        return "a list of texts, such as [a,b]" if item is str else "a list of whole numbers, such as [1,2]"
+        return "a list of whole numbers, such as [1,2]" if item is int else "a list of texts, such as [a,b]"
+    if typing.get_origin(kind) is dict:
+        return "a mapping of token ids to numbers, such as {50256:-5}"
+    if kind is Any:
+        return "null or a mapping, or the JSON text of one"
     return _WORDS.get(kind, "a section")

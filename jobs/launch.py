@@ -27,7 +27,7 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True, slots=True)
 class Job(Generic[Config]):
-    """A job: its name, its configuration's root dataclass, what it calls, and examples for its help page.
+    """A job: its name, its configuration's root dataclass, what it calls, and examples and exit codes for its help page.
 
     `run` gets the typed configuration and the composed YAML, and returns the exit code.
     """
@@ -37,6 +37,7 @@ class Job(Generic[Config]):
     schema: type[Config]
     run: Callable[[Config, str], int]
     examples: tuple[tuple[str, str], ...] = ()
+    exit_codes: tuple[int, ...] = (0, 1, 2, 3, 75, 130)
 
 
 def launch(job: Job[Config], argv: Sequence[str]) -> int:
@@ -46,13 +47,14 @@ def launch(job: Job[Config], argv: Sequence[str]) -> int:
         The exit code; of several runs the first that is not 0. A failed run does not keep the others from running,
         a signal does.
     """
-    # Threads that wait asleep, not spinning: where another process takes a core, a spinning product of two threads stalls.
-    # Read when torch is loaded.
+    # Threads that wait go to sleep after some microseconds: where another process takes a core, products of two threads that
+    # spin for long stall each other; where none does, waking up between short products costs. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         arguments = parse(argv)
         if arguments.help:
-            return show(job_page(job.name, job.summary, job.schema, job.examples) + "\n")
+            return show(job_page(job.name, job.summary, job.schema, job.examples, job.exit_codes) + "\n")
         from jobs.compose import compose_runs  # late: Hydra is not needed for the help page
 
         runs = compose_runs(job.name, job.schema, arguments)

@@ -27,7 +27,7 @@ from pipeline.errors import ConfigurationError, PromptmillError
 # What some required keys are for; `KEY is required: …`
 REQUIRED = {
     "source.path": "the prompts, e.g. source.path=prompts.parquet",
-    "output.path": "the folder to write, e.g. output.path=outputs/first",
+    "output.path": "the output's folder, e.g. output.path=outputs/first",
 }
 
 
@@ -90,7 +90,9 @@ def no_such_preset(group: str, name: str, options: Sequence[str]) -> str:
 
 def _about_key(error: OmegaConfBaseException, schema: type, overrides: Sequence[str]) -> str:
     name = str(error.full_key)
-    key = keys(schema).get(re.sub(r"\[\d+\]$", "", name))
+    known = keys(schema)
+    # what is wrong may be an item of a list, or one of a mapping
+    key = known.get(re.sub(r"\[\d+\]$", "", name)) or known.get(name.rpartition(".")[0])
     if isinstance(error, MissingMandatoryValue):
         return f"{name} is required" + (f": {REQUIRED[name]}" if name in REQUIRED else "")
     if isinstance(error, InterpolationResolutionError):

@@ -8,12 +8,12 @@ from __future__ import annotations
 import importlib.resources
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jobs.arguments import FLAGS
 from jobs.keys import Key, keys, sections
-from jobs.reference import EXIT_CODES, MEANINGS, SECTIONS
+from jobs.reference import EXIT_CODES, MEANINGS, MEANINGS_OF, SECTIONS
 
 WIDTH = 100
 VALUES = r"""
@@ -25,24 +25,29 @@ VALUES = r"""
   Inside the double quotes \" is a quote and, in templates and stop strings, \n is a newline."""
 
 
-def job_page(job: str, summary: str, schema: type, examples: Sequence[tuple[str, str]]) -> str:
+def job_page(
+    job: str, summary: str, schema: type, examples: Sequence[tuple[str, str]], exit_codes: Sequence[int]
+) -> str:
     """Return the page that `promptmill JOB --help` prints."""
     lines = [f"promptmill {job}: {summary}", "", "Usage"]
     lines += [f"  promptmill {job} [KEY=VALUE | GROUP=PRESET ...]", ""]
     lines += list(_table([(flag, text) for flag, text in FLAGS]))
-    lines += ["", "Presets (GROUP=PRESET, * is the default)"]
-    lines += list(_presets(job))
+    if of_groups := list(_presets(job)):
+        lines += ["", "Presets (GROUP=PRESET, * is the default)", *of_groups]
     known = keys(schema)
+    meanings = MEANINGS | MEANINGS_OF.get(job, {})
     for section in sections(schema):
         lines += ["", f"{section}: {SECTIONS[section]}"]
-        lines += list(_table([(k.name, _entry(k)) for k in known.values() if k.name.startswith(f"{section}.")]))
+        lines += list(
+            _table([(k.name, _entry(k, meanings)) for k in known.values() if k.name.startswith(f"{section}.")])
+        )
     lines += ["", f"{job}: the run as a whole"]
-    lines += list(_table([(k.name, _entry(k)) for k in known.values() if "." not in k.name]))
+    lines += list(_table([(k.name, _entry(k, meanings)) for k in known.values() if "." not in k.name]))
     lines += ["", "Values", *VALUES.strip("\n").splitlines()]
     lines += ["", "Examples"]
     for text, command in examples:
         lines += [f"  # {text}", *_wrapped_command(command)]
-    lines += ["", "Exit codes", *_table([(str(code), text) for code, text in EXIT_CODES.items()], width=5)]
+    lines += ["", "Exit codes", *_table([(str(code), EXIT_CODES[code]) for code in exit_codes], width=5)]
     return "\n".join(lines)
 
 
@@ -73,8 +78,8 @@ def _presets(job: str) -> Iterator[str]:
             group = ""
 
 
-def _entry(key: Key) -> str:
-    return MEANINGS.get(key.name, "") + (" (required)" if key.required else f" [{_default(key.default)}]")
+def _entry(key: Key, meanings: Mapping[str, str]) -> str:
+    return meanings.get(key.name, "") + (" (required)" if key.required else f" [{_default(key.default)}]")
 
 
 def _default(value: Any) -> str:

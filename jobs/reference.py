@@ -19,12 +19,14 @@ MEANINGS = {
     "model.revision": "branch, tag or commit of the hub repository",
     "model.dtype": "auto, float32, bfloat16 or float16; auto is float32 on a CPU and the checkpoint's own on a GPU",
     "model.quantization": "none or int8",
+    "model.kv_cache_dtype": "auto is the model's own type; bfloat16 halves the cache of a float32 model",
     "model.tokenizer": "a hub id or a directory; null is the model's own",
     "model.adapter": "a PEFT (LoRA) directory, merged when the model is loaded",
     "engine.name": "continuous or static",
-    "engine.max_num_seqs": "sequences generated at once; fewer when memory does not hold them",
+    "engine.max_num_seqs": "sequences generated at once: a number, or auto; fewer when memory does not hold them",
     "engine.max_model_len": "limit of prompt and generation together; null is the model's context length",
     "engine.max_num_batched_tokens": "tokens a step at most, so that a long prompt does not stall the others",
+    "engine.prefix_caching": "compute once what prompts that begin alike share",
     "sampling.n": "completions of each prompt",
     "sampling.temperature": "0 is greedy, 1 is the model's own distribution",
     "sampling.top_k": "keep the k most likely tokens; 0 is off",
@@ -33,6 +35,11 @@ MEANINGS = {
     "sampling.repetition_penalty": "above 1 makes tokens of prompt and generation less likely; 1 is off",
     "sampling.presence_penalty": "subtracted from the logit of every generated token; 0 is off",
     "sampling.frequency_penalty": "the same for each time it was generated; 0 is off",
+    "sampling.logit_bias": "added to the logits of tokens, -100 to 100 each, such as {50256:-5}",
+    "sampling.bad_words": "texts that are not generated as the tokenizer spells them, such as [foo,bar]",
+    "sampling.regex": "a regular expression that the whole text must match; needs llguidance",
+    "sampling.choice": "the text must be one of these, such as [positive,negative]; needs llguidance",
+    "sampling.json_schema": "a JSON Schema that the text must satisfy: a mapping or its JSON text; needs llguidance",
     "sampling.max_tokens": "generated tokens at most",
     "sampling.min_tokens": "no ending before this many tokens",
     "sampling.stop": r'texts that end a completion, such as ["\n\n",END]; they are not part of its text',
@@ -68,11 +75,20 @@ MEANINGS = {
     "deadline": "a local time of day, such as 06:00 (quoted in YAML), at which the run stops, resumable",
 }
 
+MEANINGS_OF = {
+    "verify": {
+        "output.path": "the folder of the output",
+        "replay": "rows that are generated again on this machine and compared bit for bit",
+    },
+}
+"""What a key means in one job, where that is not what it means in `generate`."""
+
 EXIT_CODES = {
     0: "complete",
     1: "unexpected error",
     2: "configuration or plan refused; nothing started, nothing written",
     3: "complete, but more than max_error_rate of the rows are errors",
+    4: "verify: something is wrong; each finding is a line that says what mends it",
     75: "stopped early (deadline, storage full, lost cluster); the same command goes on from there",
     130: "interrupted (143: terminated); the same command goes on from there",
 }

@@ -12,9 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from jobs.keys import keys
 from pipeline.errors import ConfigurationError
+from pipeline.inspect.config import VerifyConfig
 from pipeline.run.config import GenerateConfig
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+SCHEMAS: dict[str, type] = {"generate": GenerateConfig, "verify": VerifyConfig}
 
 
 def register() -> None:
@@ -23,11 +25,12 @@ def register() -> None:
     A job's root dataclass holds its sections typed, so a preset of any group is checked against its section when it
     is merged: the groups need no schema of their own.
     """
-    ConfigStore.instance().store(name="generate_schema", node=_as_written(GenerateConfig), provider="promptmill")
+    for job, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{job}_schema", node=as_written(schema), provider="promptmill")
     OmegaConf.register_new_resolver("promptmill.examples", example, replace=True)
 
 
-def _as_written(schema: type) -> DictConfig:
+def as_written(schema: type) -> DictConfig:
     """Return a schema with the defaults that its fields state.
 
     OmegaConf makes an instance of every section, and that may fill in a key that was left open, as `source` does with
@@ -36,6 +39,8 @@ def _as_written(schema: type) -> DictConfig:
     node: DictConfig = OmegaConf.structured(schema)
     for key in keys(schema).values():
         OmegaConf.update(node, key.name, key.default)
+        if isinstance(key.default, dict):
+            OmegaConf.set_struct(OmegaConf.select(node, key.name), False)  # any item may be added to a mapping
     return node
 
 

@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import Override
 from jobs.keys import keys
 from pipeline.errors import ConfigurationError
 
-FREE_TEXT = ("sampling.stop", "source.template")
+FREE_TEXT = ("sampling.stop", "sampling.bad_words", "sampling.choice", "source.template")
 LONGEST_NAME = 120
 
 
@@ -69,7 +69,7 @@ def _values(override: Override, multirun: bool) -> list[str]:
 def _as_meant(line: str, schema: type, parser: OverridesParser) -> str:
     r"""Rewrite an override whose value Hydra's grammar would change.
 
-    Within quotes, `\n`, `\t` and `\r` in stop strings and templates become the characters, as a user of JSON or YAML
+    Within quotes, `\n`, `\t` and `\r` in lists of texts and in templates become the characters, as a user of JSON or YAML
     expects and Hydra does not do. A value that looks like a number but is for a text key (`model.revision=0012`,
     `1e5`) stays the text it was.
     """

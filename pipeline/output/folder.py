@@ -6,7 +6,7 @@ It does not know how a part is made, who makes it, or what is in it.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pipeline.errors import PlanRefused
 from pipeline.output.events import EventLog
@@ -53,8 +53,7 @@ class OutputFolder:
                 f"the output folder was planned for {stored.rows} rows, not {plan.rows}:"
                 " choose another output.path, or restore source.limit"
             )
-        given = {file.name: file for file in plan.files}
-        return replace(stored, files=tuple(replace(file, path=given[file.name].path) for file in stored.files))
+        return stored.located(plan.files)
 
     def committed(self, plan: Plan) -> set[int]:
         """Return the shards whose parts are there, by their names: no file is opened.

@@ -126,7 +126,7 @@ def assemble(
         parts.append(Part(name, count.rows, sha256))
         counts.append(count)
     finite = {key: value if math.isfinite(value) else None for key, value in timings.items()}
-    return Manifest(plan.plan_id, __version__, _total(counts), finite, tuple(parts), dict(environment))
+    return Manifest(plan.plan_id, __version__, total(counts), finite, tuple(parts), dict(environment))
 
 
 def put_manifest(store: Store, manifest: Manifest) -> Manifest:
@@ -178,7 +178,8 @@ def _reported(report: ShardReport) -> tuple[Counts, str]:
     return counts, report.sha256
 
 
-def _total(counts: Iterable[Counts]) -> Counts:
+def total(counts: Iterable[Counts]) -> Counts:
+    """Add up what is in several parts."""
     errors: collections.Counter[str] = collections.Counter()
     rows = completions = prompt_tokens = completion_tokens = 0
     for count in counts:

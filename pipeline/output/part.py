@@ -60,13 +60,17 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class PartInfo:
-    """What a committed part's footer says: whose it is, and what is in it."""
+    """What a committed part's footer says: whose it is, what is in it, and on what its bits rest.
+
+    `environment` is empty where it was not recorded.
+    """
 
     plan_id: str
     shard: int
     attempt: str
     version: str
     counts: Counts
+    environment: Mapping[str, Any] = field(default_factory=dict)
 
 
 def part_name(plan8: str, index: int, count: int) -> str:
@@ -100,14 +104,21 @@ def count_rows(rows: Sequence[PromptRow], table: pa.Table) -> Counts:
     )
 
 
-def part_metadata(plan_id: str, shard: int, attempt: str, counts: Counts) -> dict[str, str]:
-    """Return the footer entries of a part. The counts are there so that a resumed run can make its totals again."""
+def part_metadata(
+    plan_id: str, shard: int, attempt: str, counts: Counts, environment: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """Return the footer entries of a part.
+
+    The counts are there so that a resumed run can make its totals again, the environment since parts of one output may be
+    made on different machines.
+    """
     return {
         "promptmill.plan_id": plan_id,
         "promptmill.shard": str(shard),
         "promptmill.attempt": attempt,
         "promptmill.version": __version__,
         "promptmill.report": json.dumps(asdict(counts), sort_keys=True),
+        "promptmill.environment": json.dumps(environment or {}, sort_keys=True),
     }
 
 
@@ -177,7 +188,8 @@ def read_report(store: Store, name: str) -> PartInfo:
             key: metadata[f"promptmill.{key}".encode()].decode() for key in ("plan_id", "shard", "attempt", "version")
         }
         counts = Counts(**json.loads(metadata[b"promptmill.report"]))
-        return PartInfo(entry["plan_id"], int(entry["shard"]), entry["attempt"], entry["version"], counts)
+        environment = dict(json.loads(metadata.get(b"promptmill.environment", b"{}")))
+        return PartInfo(entry["plan_id"], int(entry["shard"]), entry["attempt"], entry["version"], counts, environment)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{name}: its footer is not of a part: {error!r}") from error
 

@@ -10,7 +10,7 @@ import functools
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pipeline.planning.fingerprint import digest
@@ -81,6 +81,11 @@ class Plan:
                 segments.append(Segment(number, start - begin, upto - begin))
             start, number = upto, number + 1
         return Shard(index, self.shard_count, tuple(segments))
+
+    def located(self, files: Sequence[InputFile]) -> Plan:
+        """The same plan with the paths of `files`, which have the same names and content and may lie elsewhere."""
+        paths = {file.name: file.path for file in files}
+        return replace(self, files=tuple(replace(file, path=paths[file.name]) for file in self.files))
 
     def to_json(self) -> bytes:
         """The content of `_job/plan.json`: the same plan gives the same bytes."""

@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from pipeline.engine.checkpoint import Checkpoint, model_len, resolve
+from pipeline.engine.structured import check_grammar
 from pipeline.errors import ConfigurationError, InputRefused, PlanRefused
 from pipeline.output.schema import output_schema
 from pipeline.planning.plan import Plan, make_plan
@@ -67,6 +68,7 @@ def prepare(config: GenerateConfig) -> Prepared:
     Raises:
         Refused: With one line about what is wrong and what to do.
     """
+    _check_structured(config)
     source = open_source(config.source)
     _check_apart(config.source.path, config.output.path)
     empty = RowReader(source.filesystem, (), used_columns(config.source), source.schema).read(())
@@ -88,14 +90,22 @@ def prepare(config: GenerateConfig) -> Prepared:
     return Prepared(plan, source, checkpoint, schema)
 
 
+def _check_structured(config: GenerateConfig) -> None:
+    """Refuse a regex, choice or JSON Schema that cannot be followed."""
+    try:
+        check_grammar(config.sampling)
+    except ValueError as error:
+        raise ConfigurationError(f"sampling.{error}") from error
+
+
 def _check_vocabulary(config: GenerateConfig, size: int | None) -> None:
     """Refuse what asks for tokens that the model does not have."""
     if size is None:
         return
-    beyond = [i for i in config.sampling.stop_token_ids if i >= size]
-    if beyond:
+    beyond = config.sampling.beyond(size)
+    if beyond is not None:
         raise ConfigurationError(
-            f"sampling.stop_token_ids: {beyond[0]} is no token of the model, which has ids 0 to {size - 1}"
+            f"sampling.{beyond[0]}: {beyond[1]} is no token of the model, which has ids 0 to {size - 1}"
         )
     if config.stats.top_logprobs > size:
         raise ConfigurationError(f"stats.top_logprobs={config.stats.top_logprobs}: the model has {size} tokens")
@@ -103,7 +113,7 @@ def _check_vocabulary(config: GenerateConfig, size: int | None) -> None:
 
 def _options(config: GenerateConfig, checkpoint: Checkpoint) -> dict[str, Any]:
     """Everything but the input files that decides the output's bytes; paths do not, what is in them does."""
-    source = asdict(config.source)
+    source, kv_dtype = asdict(config.source), config.model.kv_cache_dtype
     del source["path"]
     return {
         "schema": SCHEMA_VERSION,
@@ -111,6 +121,7 @@ def _options(config: GenerateConfig, checkpoint: Checkpoint) -> dict[str, Any]:
             "content": checkpoint.content(),
             "dtype": _dtype(config, checkpoint),
             "quantization": config.model.quantization,
+            "kv_cache_dtype": _dtype(config, checkpoint) if kv_dtype == "auto" else kv_dtype,
         },
         "engine": {"name": config.engine.name, "max_model_len": model_len(checkpoint, config.engine)},
         "sampling": asdict(config.sampling),

@@ -145,6 +145,7 @@ class RayPool:
         threads = {
             "OMP_NUM_THREADS": str(self._threads),
             "OMP_WAIT_POLICY": "PASSIVE",
+            "GOMP_SPINCOUNT": "10000",
             "TOKENIZERS_PARALLELISM": "true",
         }
         self._remote = ray.remote(_Actor).options(

@@ -46,8 +46,9 @@ def test_the_comparison_means_something(reference: Path) -> None:
 @pytest.mark.parametrize(
     "option",
     [
-        "engine.max_num_seqs=3", "engine.max_num_seqs=16", "engine.max_num_seqs=32", "output.rows_per_shard=7",
-        "output.rows_per_shard=1", "engine.max_num_batched_tokens=32", "engine.max_num_batched_tokens=1000",
+        "engine.max_num_seqs=3", "engine.max_num_seqs=16", "engine.max_num_seqs=auto", "engine.prefix_caching=false",
+        "output.rows_per_shard=7", "output.rows_per_shard=1",
+        "engine.max_num_batched_tokens=32", "engine.max_num_batched_tokens=1000",
         "cluster.cpus_per_replica=2", "output.compression=none",
     ],
 )  # fmt: skip
@@ -58,6 +59,24 @@ def test_what_only_changes_how_fast(option: str, source: Path, reference: Path, 
     if not option.startswith("output."):
         parts = [list((out / "data").iterdir()) for out in (reference, tmp_path / "out")]
         assert [p.read_bytes() for p in parts[0]] == [p.read_bytes() for p in parts[1]], "the files too"
+
+
+def test_a_common_beginning_and_several_samples(source: Path, tmp_path: Path) -> None:
+    """What is computed once for all rows and samples is what each would have computed for itself."""
+    header = "Weather report for Larkfield, Monday: the morning brings rain. " * 4
+    options = (
+        f"source.template='{header}{{{{ prompt }}}}'", "sampling.n=3", "sampling.temperature=1", "source.id_column=id",
+        "source.sampling_column=how", "stats.top_logprobs=2", "source.limit=16",
+    )  # fmt: skip
+    reference = tmp_path / "reference"
+    assert generate(source, reference, *options, "engine.prefix_caching=false", "engine.max_num_seqs=1") == 0
+    table = read(reference)
+    assert table.num_rows == 3 * 16 and max(table.column("prompt_tokens").to_pylist()) > 64
+    assert {"stop", "length"} <= set(table.column("finish_reason").to_pylist())
+    for more in ("engine.max_num_seqs=5", "output.rows_per_shard=7", "cluster.cpus_per_replica=2"):
+        output = tmp_path / more.partition("=")[0]
+        assert generate(source, output, *options, "cluster=inline", more) == 0
+        assert_same_rows(reference, output)
 
 
 def test_the_inputs_order_and_division(source: Path, reference: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ OUT_OF_RANGE = {
     "model.path": '""',
     "model.dtype": "float8",
     "model.quantization": "int3",
+    "model.kv_cache_dtype": "float8",
     "engine.name": "magic",
     "engine.max_num_seqs": "0",
     "engine.max_model_len": "1",
@@ -34,6 +35,11 @@ OUT_OF_RANGE = {
     "sampling.repetition_penalty": "0",
     "sampling.presence_penalty": "3",
     "sampling.frequency_penalty": "nan",
+    "sampling.logit_bias": "{5: 101}",
+    "sampling.bad_words": '[""]',
+    "sampling.regex": '""',
+    "sampling.choice": "[true]",
+    "sampling.json_schema": '"[]"',
     "sampling.max_tokens": "0",
     "sampling.min_tokens": "65",
     "sampling.stop": '[""]',
@@ -67,6 +73,8 @@ WRONG_TYPE = {
     "text": "[a]",
     "a list of texts, such as [a,b]": "{a: 1}",
     "a list of whole numbers, such as [1,2]": "[a]",
+    "a mapping of token ids to numbers, such as {50256:-5}": "{5:few}",
+    "a mapping, or the JSON text of one": "[1]",
 }
 
 
@@ -100,6 +108,7 @@ def test_wrong_type(key: Any, capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_key_that_has_a_range_is_tried() -> None:
     free = {k for k in KEYS if k.endswith("_column")} | {"model.revision", "model.tokenizer", "model.adapter"}
     free |= {"sampling.ignore_eos", "stats.prompt_logprobs", "output.include_prompt", "source.template"}
+    free |= {"engine.prefix_caching"}
     assert set(OUT_OF_RANGE) | free == set(KEYS)
 
 
@@ -144,11 +153,16 @@ def test_unknown_preset(group: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("-m sampling.n=interval(1,2)", "sampling.n=interval(1,2): an interval has no values to list"),
         ("sampling.n=[1", "sampling.n=[1: not a valid override: sampling.n must be a whole number"),
         ("sampling.stop=[a", "sampling.stop=[a: not a valid override: sampling.stop must be a list of texts"),
+        ("sampling.logit_bias={a:1}", "sampling.logit_bias={'a': 1.0}: must be token ids (whole numbers from 0), each once"),
+        ("sampling.logit_bias={-1:1}", "sampling.logit_bias={-1: 1.0}: must be token ids"),
+        ("sampling.logit_bias=[5]", "sampling.logit_bias=[5]: must be a mapping of token ids to numbers"),
+        ("sampling.json_schema={a", "sampling.json_schema={a: special characters need quotes"),
+        ("sampling.regex=a sampling.choice=[b]", "sampling.regex and choice: exclude each other; give one of regex"),
         ("sampling.n", "sampling.n: an override is written KEY=VALUE"),
         ("=3", "=3: an override is written KEY=VALUE"),
         ("--zzz", "unrecognized arguments: --zzz"),
         ("--config-dir nowhere", "--config-dir nowhere: no such folder"),
-        ("source.path=a", "output.path is required: the folder to write"),
+        ("source.path=a", "output.path is required: the output's folder"),
         ("output.path=a", "source.path is required: the prompts, e.g. source.path=prompts.parquet"),
         ("source.path=a output.path=${oc.env:NO_SUCH}", "output.path: environment variable 'NO_SUCH' not found"),
         ("source.path=a output.path=${nothing}", "output.path: interpolation key 'nothing' not found"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import pytest
 from jobs.cli import JOBS, main
 from jobs.keys import keys
 from jobs.page import default_presets, presets
-from jobs.reference import MEANINGS, SECTIONS
+from jobs.reference import MEANINGS, MEANINGS_OF, SECTIONS
+from jobs.schema import SCHEMAS
 from pipeline import __version__
 from pipeline.run.config import GenerateConfig
 
@@ -39,7 +41,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("job", "hint"),
-    [("genrate", "did you mean generate?"), ("zzz", "no such job; there is generate"), ("n=1", "the job comes first")],
+    [
+        ("genrate", "did you mean generate?"),
+        ("zzz", "no such job; there are generate, "),
+        ("n=1", "the job comes first"),
+    ],
 )
 def test_unknown_job(job: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([job]) == 2
@@ -63,9 +69,28 @@ def test_the_page_of_generate(argv: list[str], capsys: pytest.CaptureFixture[str
         assert code in page
 
 
+def test_the_page_of_verify(capsys: pytest.CaptureFixture[str]) -> None:
+    page = printed(capsys, "verify", "--help")
+    assert max(map(len, page.splitlines())) <= 100
+    assert "output.path                    the folder of the output (required)" in page
+    assert "bit [0]" in page and "Presets" not in page
+    codes = page.partition("Exit codes\n")[2].splitlines()
+    assert [line.split()[0] for line in codes] == ["0", "1", "2", "4", "130"]
+
+
 def test_every_key_and_section_has_a_meaning() -> None:
     assert set(MEANINGS) == set(keys(GenerateConfig))
     assert set(SECTIONS) == set(default_presets("generate"))
+    for job, schema in SCHEMAS.items():
+        assert set(keys(schema)) <= set(MEANINGS) | set(MEANINGS_OF.get(job, {}))
+        assert set(MEANINGS_OF.get(job, {})) <= set(keys(schema))
+
+
+def test_every_job_has_its_module_its_schema_and_its_line() -> None:
+    for name, line in JOBS.items():
+        job = importlib.import_module(f"jobs.{name}").JOB
+        assert (job.name, job.summary, job.schema) == (name, line, SCHEMAS[name])
+    assert set(JOBS) == set(SCHEMAS)
 
 
 def test_the_examples_compose(capsys: pytest.CaptureFixture[str], examples: Path) -> None:

@@ -68,6 +68,9 @@ def test_plans_and_writes_nothing(place: Path) -> None:
         ({"model": {"path": "/no/model"}}, ModelRefused, ["model.path=/no/model"]),
         ({"model": {"tokenizer": "/no/tokenizer"}}, ModelRefused, ["model.tokenizer=/no/tokenizer"]),
         ({"sampling": SamplingParams(stop_token_ids=[5000])}, Refused, ["sampling.stop_token_ids", "5000", "0 to 1023"]),
+        ({"sampling": SamplingParams(logit_bias={5000: 1})}, Refused, ["sampling.logit_bias", "5000", "0 to 1023"]),
+        ({"sampling": SamplingParams(regex="(a")}, Refused, ["sampling.regex: unclosed group"]),
+        ({"sampling": SamplingParams(json_schema={"type": "x"})}, Refused, ["sampling.json_schema: Invalid type: x"]),
         ({"engine": EngineConfig(max_model_len=5000)}, ModelRefused, ["engine.max_model_len=5000", "256"]),
         ({"source": {"path": "in"}, "output": {"path": "in"}}, PlanRefused, ["output.path=in", "input's own folder"]),
         ({"source": {"path": "in"}, "output": {"path": "in/"}}, PlanRefused, ["input's own folder"]),
@@ -98,6 +101,11 @@ def test_an_output_beside_its_input_is_fine(place: Path) -> None:
     [
         {"sampling": SamplingParams(seed=1)},
         {"sampling": SamplingParams(stop=["x"])},
+        {"sampling": SamplingParams(logit_bias={3: 1})},
+        {"sampling": SamplingParams(bad_words=["x"])},
+        {"sampling": SamplingParams(regex="x")},
+        {"sampling": SamplingParams(choice=["x"])},
+        {"sampling": SamplingParams(json_schema={})},
         {"stats": StatsConfig(top_logprobs=1)},
         {"stats": StatsConfig(columns=["logprob"])},
         {"source": {"limit": 2}},
@@ -108,6 +116,7 @@ def test_an_output_beside_its_input_is_fine(place: Path) -> None:
         {"source": {"template": "{{ prompt }}"}},
         {"output": {"include_prompt": False}},
         {"model": {"dtype": "bfloat16"}},
+        {"model": {"kv_cache_dtype": "bfloat16"}},
         {"engine": EngineConfig(max_model_len=100)},
     ],
 )  # fmt: skip
@@ -118,7 +127,9 @@ def test_what_decides_the_bytes_is_in_the_id(place: Path, sections: dict[str, An
 @pytest.mark.parametrize(
     "sections",
     [
-        {"engine": EngineConfig(max_num_seqs=3)},
+        {"engine": EngineConfig(max_num_seqs="3")},
+        {"engine": EngineConfig(max_num_seqs="auto")},
+        {"engine": EngineConfig(prefix_caching=False)},
         {"engine": EngineConfig(max_num_batched_tokens=64)},
         {"output": {"rows_per_shard": 1}},
         {"output": {"path": "elsewhere"}},
@@ -133,6 +144,20 @@ def test_what_decides_the_bytes_is_in_the_id(place: Path, sections: dict[str, An
 )  # fmt: skip
 def test_what_only_changes_how_fast_or_where_is_not(place: Path, sections: dict[str, Any]) -> None:
     assert plan_id(**sections) == plan_id()
+
+
+def test_the_order_of_a_schemas_properties_is_in_the_id_and_how_it_was_written_is_not(place: Path) -> None:
+    one = {"properties": {"a": {}, "b": {}}}
+    other = {"properties": {"b": {}, "a": {}}}
+    ids = [plan_id(sampling=SamplingParams(json_schema=s)) for s in (one, json.dumps(one, indent=2), other)]
+    assert ids[0] == ids[1] != ids[2]
+    biases = [{3: 1, 20: 2}, {"20": 2.0, "3": 1.0}]
+    assert len({plan_id(sampling=SamplingParams(logit_bias=b)) for b in biases}) == 1
+
+
+def test_the_caches_type_is_the_models_own_unless_it_is_said(place: Path) -> None:
+    half = {"dtype": "bfloat16"}
+    assert plan_id(model=half) == plan_id(model={**half, "kv_cache_dtype": "bfloat16"})
 
 
 def test_a_hundred_thousand_rows(place: Path) -> None:

@@ -1,0 +1,44 @@
+"""`promptmill verify`: proves an output complete and intact, and generates some of its rows again.
+
+It does not know how anything is checked.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from jobs.launch import Job, launch
+from pipeline.inspect.config import VerifyConfig
+
+
+def run(config: VerifyConfig, config_yaml: str) -> int:
+    """Verify, print a line a finding, and return the exit code."""
+    from jobs.restore import job_of  # late: these bring in Hydra and pyarrow
+    from pipeline.inspect.verify import verify
+    from pipeline.run.signals import signals_raise
+
+    with signals_raise():
+        return verify(config, tell=lambda line: print(line, flush=True), restore=job_of)
+
+
+JOB = Job(
+    name="verify",
+    summary="proves an output complete and intact; replays rows and compares their bits",
+    schema=VerifyConfig,
+    run=run,
+    examples=(
+        ("every file, page and row", "promptmill verify output.path=outputs/first"),
+        ("ten rows generated again on this machine, too", "promptmill verify output.path=outputs/first replay=10"),
+    ),
+    exit_codes=(0, 1, 2, 4, 130),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job with a command line, or the process's own, and return the exit code."""
+    return launch(JOB, sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

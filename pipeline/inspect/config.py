@@ -1,0 +1,30 @@
+"""What `verify` can be told. Knows no Arrow, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.types import require
+
+
+@dataclass(kw_only=True)
+class InspectedOutput:
+    """The output folder that is read."""
+
+    path: str = "???"
+
+    def __post_init__(self) -> None:
+        """Check the field."""
+        require(bool(self.path.strip()), "path", self.path, "a directory")
+
+
+@dataclass(kw_only=True)
+class VerifyConfig:
+    """Everything `verify` can be told. `replay`: rows that are generated again and compared bit for bit."""
+
+    output: InspectedOutput = field(default_factory=InspectedOutput)
+    replay: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the field that belongs to no section."""
+        require(self.replay >= 0, "replay", self.replay, "0 (none) or a number of rows")

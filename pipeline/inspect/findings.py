@@ -1,0 +1,62 @@
+"""What is wrong with an output: one line a finding, which says where, what, and what mends it.
+
+It does not know how anything is found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.prompts.wording import one_line
+
+REMAKE = "delete this file and run the same `generate` again, which makes just this part"
+REWRITE = "delete this file and run the same `generate` again, which writes it anew; the parts stay"
+AGAIN = "run the same `generate` again"
+LONGEST = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        file: The stored name of the file.
+        what: What is wrong with it, as a phrase.
+        mend: What to do, as a phrase.
+        place: Where in the file: a row group, a row, a column; empty for all of it.
+    """
+
+    file: str
+    what: str
+    mend: str = REMAKE
+    place: str = ""
+
+    def __str__(self) -> str:
+        """The line for a person."""
+        where = f"{self.file}: {self.place}" if self.place else self.file
+        return f"{one_line(f'{where}: {self.what}', LONGEST)}; {self.mend}"
+
+
+@dataclass(slots=True)
+class RowFindings:
+    """The findings about the rows of one part: of each kind the first row, and how many more there are."""
+
+    file: str
+    _first: dict[str, Finding] = field(default_factory=dict)
+    _rows: dict[str, int] = field(default_factory=dict)
+
+    def add(self, kind: str, place: str, what: str, rows: int = 1) -> None:
+        """Add `rows` rows that are wrong in one way, the first of them at `place`."""
+        self._first.setdefault(kind, Finding(self.file, what, place=place))
+        self._rows[kind] = self._rows.get(kind, 0) + rows
+
+    def all(self) -> list[Finding]:
+        """One finding a kind."""
+        return [_counted(finding, self._rows[kind] - 1) for kind, finding in self._first.items()]
+
+
+def _counted(finding: Finding, more: int) -> Finding:
+    if not more:
+        return finding
+    rows = f"{more:,} more row" + ("s" if more > 1 else "")
+    return Finding(finding.file, f"{finding.what} (and {rows})", finding.mend, finding.place)

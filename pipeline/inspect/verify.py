@@ -1,0 +1,181 @@
+"""Proves an output complete and intact: its plan, its manifest, every part to its last row, and some rows generated again.
+
+It changes nothing. It does not know how a job that made an output is found again, nor how its lines are shown.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.errors import ConfigurationError, PlanRefused, PromptmillError
+from pipeline.inspect.config import VerifyConfig
+from pipeline.inspect.duplicates import find_duplicates
+from pipeline.inspect.findings import REWRITE, Finding
+from pipeline.inspect.identity import mixtures
+from pipeline.inspect.layout import Layout, read_layout
+from pipeline.inspect.parts import check_part
+from pipeline.inspect.replay import choose, replay
+from pipeline.inspect.wanted import Wanted
+from pipeline.output.folder import CONFIG
+from pipeline.output.manifest import MANIFEST, total
+from pipeline.output.part import Counts, part_name
+from pipeline.planning.fingerprint import differences
+from pipeline.planning.plan import Plan
+from pipeline.store.base import Store, open_store
+from pipeline.worker import Job
+
+WRONG = 4
+"""The exit code when something is wrong."""
+INTERVAL = 5.0
+"""Seconds between two lines that tell how far it is."""
+
+_log = logging.getLogger(__name__)
+
+Restore = Callable[[str, str], Job]
+"""Takes the text of `_job/config.yaml` and the path of the output, and returns the job that makes it, planned again.
+
+Raises a `PromptmillError` if that cannot be done here."""
+
+
+def verify(config: VerifyConfig, *, tell: Callable[[str], None], restore: Restore) -> int:
+    """Check an output, and tell each finding as soon as it is found.
+
+    Args:
+        config: Which output, and how many rows to generate again.
+        tell: Takes a line for the person who asked.
+        restore: Finds the job that made the output; called for a replay only.
+
+    Returns:
+        0, or 4 when something is wrong.
+
+    Raises:
+        PlanRefused: If there is no output.
+        PromptmillError: If nothing is wrong, and a replay was asked for that cannot be done here.
+    """
+    store = open_store(config.output.path)
+    return _Verification(store, config, read_layout(store, config.output.path), tell).run(restore)
+
+
+class _Verification:
+    """One output being checked."""
+
+    def __init__(self, store: Store, config: VerifyConfig, layout: Layout, tell: Callable[[str], None]) -> None:
+        self._store, self._config, self._layout, self._tell = store, config, layout, tell
+        self._findings = 0
+        self._intact: list[int] = []
+        self._counts: list[Counts] = []
+        self._environments: dict[int, Mapping[str, Any]] = {}
+        self._told = time.monotonic()
+
+    def run(self, restore: Restore) -> int:
+        """Check everything; see `verify`."""
+        impossible: PromptmillError | None = None
+        self._found(self._layout.findings)
+        if self._layout.wanted is not None:
+            self._check_parts(self._layout.wanted)
+            self._check_together(self._layout.wanted)
+            try:
+                self._replay(self._layout.wanted.plan, restore)
+            except PromptmillError as error:
+                impossible = type(error)(f"replay: not possible here: {error}")
+        self._tell(self._summary())
+        if impossible is not None:
+            if not self._findings:
+                raise impossible
+            self._tell(str(impossible))
+        return WRONG if self._findings else 0
+
+    def _found(self, findings: Iterable[Finding]) -> bool:
+        """Tell findings; true if there is any."""
+        before = self._findings
+        for finding in findings:
+            self._tell(str(finding))
+            self._findings += 1
+        return self._findings > before
+
+    def _check_parts(self, wanted: Wanted) -> None:
+        """Check the parts that are there, each by itself and then the ids of all."""
+        manifest, plan = self._layout.manifest, wanted.plan
+        digests = {part.file: part.sha256 for part in manifest.parts} if manifest is not None else {}
+        instead = manifest.environment if manifest is not None else {}
+        kept: pa.Schema | None = None
+        hashes: dict[str, npt.NDArray[np.int64]] = {}
+        shared: dict[str, Mapping[str, Any]] = {}
+        for index in self._layout.present:
+            name = part_name(plan.plan8, index, plan.shard_count)
+            seen = check_part(self._store, wanted, index, sha256=digests.get(name), kept=kept, tick=self._tick)
+            if not self._found(seen.findings):
+                self._intact.append(index)
+            if seen.counts is not None:
+                self._counts.append(seen.counts)
+                hashes[name] = seen.hashes
+            kept = kept or seen.kept
+            facts = seen.environment or instead
+            self._environments[index] = shared.setdefault(json.dumps(facts, sort_keys=True), facts)
+        self._found(find_duplicates(self._store, hashes))
+
+    def _check_together(self, wanted: Wanted) -> None:
+        """Compare the totals, and say where parts were made on different machines, which is no damage."""
+        manifest, plan = self._layout.manifest, wanted.plan
+        if manifest is not None and len(self._intact) == plan.shard_count:
+            made, told = asdict(total(self._counts)), asdict(manifest.totals)
+            different = [name for name in made if made[name] != told[name]]
+            self._found(Finding(MANIFEST, f"says {n} {told[n]}, the parts have {made[n]}", REWRITE) for n in different)
+        environments = {part_name(plan.plan8, i, plan.shard_count): facts for i, facts in self._environments.items()}
+        for line in mixtures(environments):
+            self._tell(f"note: {line}")
+
+    def _replay(self, plan: Plan, restore: Restore) -> None:
+        """Generate rows of the intact parts again."""
+        if not self._config.replay:
+            return
+        job = _job(self._store, self._config.output.path, plan, restore)
+        result = replay(self._store, job, choose(plan, self._intact, self._config.replay), self._environments)
+        self._found(result.findings)
+        self._tell(str(result))
+
+    def _tick(self) -> None:
+        """Tell how far it is, now and then."""
+        now = time.monotonic()
+        if now - self._told >= INTERVAL:
+            self._told = now
+            rows = sum(counts.rows for counts in self._counts)
+            _log.info(
+                "%d/%d parts · %d rows · %d findings",
+                len(self._environments), len(self._layout.present), rows, self._findings,
+            )  # fmt: skip
+
+    def _summary(self) -> str:
+        found = total(self._counts)
+        parts = f"{len(self._intact):,} of {len(self._layout.present):,} parts that are there are intact"
+        if self._findings:
+            return f"{self._findings:,} finding{'s' if self._findings > 1 else ''}; {parts}"
+        return (
+            f"complete and intact: {len(self._intact):,} parts, {found.rows:,} rows, {found.completions:,} completions"
+        )
+
+
+def _job(store: Store, path: str, plan: Plan, restore: Restore) -> Job:
+    """The job that made the output, under the plan that is there.
+
+    Raises:
+        PromptmillError: If its configuration is lost, or its model or input is not what it was.
+    """
+    try:
+        text = store.get(CONFIG).decode()
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{CONFIG} is missing or no text") from error
+    job = restore(text, path)
+    if job.plan.plan_id != plan.plan_id:
+        there = json.loads(json.dumps(job.plan.fingerprint))  # as it would read back: lists, not tuples
+        raise PlanRefused(f"what it was made of is not what it was: {'; '.join(differences(plan.fingerprint, there))}")
+    return replace(job, plan=plan.located(job.plan.files))

@@ -1,0 +1,72 @@
+"""What a start costs, held by its structure: what is imported, how often files are read, and no clock."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from small_runs import INLINE, MODEL, overrides, python, write
+
+# Installed beside us or not, no inline run needs them. (pandas is not ours to keep out: pyarrow imports it where it is.)
+UNNEEDED = (
+    "accelerate",
+    "datasets",
+    "duckdb",
+    "llguidance",
+    "matplotlib",
+    "peft",
+    "polars",
+    "pytest",
+    "ray",
+    "torchvision",
+)
+
+WATCHED = """
+import collections, gc, json, sys
+opened, started = collections.Counter(), []
+
+def watch(event, arguments):
+    if event == "open" and isinstance(arguments[0], str):
+        opened[arguments[0]] += 1
+    elif event in ("subprocess.Popen", "os.fork", "os.posix_spawn", "os.system"):
+        started.append(event)
+
+sys.addaudithook(watch)
+from jobs.cli import main
+
+code = main(sys.argv[1:])
+print(json.dumps({"modules": sorted(sys.modules), "opened": opened, "started": started,
+                  "collecting": gc.isenabled(), "frozen": gc.get_freeze_count()}))
+sys.exit(code)
+"""
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("start")
+    source = write(pa.table({"prompt": ["The train to", "Lost"]}), folder / "in.parquet")
+    done = python(WATCHED, "generate", *overrides(source, folder / "out", *INLINE))
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_nothing_is_imported_that_an_inline_run_does_not_use(seen: dict[str, Any]) -> None:
+    assert {"torch", "transformers", "pyarrow"} <= set(seen["modules"]), "the list means something"
+    assert [name for name in UNNEEDED if name in seen["modules"]] == []
+
+
+def test_no_process_is_started(seen: dict[str, Any]) -> None:
+    assert seen["started"] == []
+
+
+def test_the_weights_are_hashed_once(seen: dict[str, Any]) -> None:
+    # safetensors maps the file by a call of its own, which Python does not see
+    assert seen["opened"][str(MODEL / "model.safetensors")] == 1
+
+
+def test_what_the_imports_made_is_left_out_of_garbage_collections(seen: dict[str, Any]) -> None:
+    assert seen["frozen"] > 100_000
+    assert seen["collecting"]

@@ -1,0 +1,75 @@
+"""The command line of `verify`; what it finds is tested in tests/inspect."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.verify import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "output.path is required: the output's folder"),
+        (["output.path=x", "replay=-1"], "replay=-1: must be 0 (none) or a number of rows"),
+        (["output.path=x", "replay=few"], "replay=few: must be a whole number"),
+        (["output.path="], "output.path='': must be a directory"),
+        (["output.path=x", "sampling.n=2"], "sampling.n: no such key; "),
+        (["output.path=x", "output.compression=none"], "output.compression: no such key; output has path"),
+        (["outputs/first"], "outputs/first: an override is written KEY=VALUE"),
+        (["output.path=x"], "output.path=x: holds no output of `generate`"),
+        (["output.path=s3://bucket/x"], "output.path must be a local directory in this version"),
+    ],
+)
+def test_what_is_refused(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert err.startswith(f"promptmill: {told}"), err
+
+
+def test_no_torch_without_a_replay(tmp_path: Path) -> None:
+    (tmp_path / "out" / "data").mkdir(parents=True)
+    (tmp_path / "out" / "data" / "mine.txt").touch()
+    code = (
+        "import sys; from jobs.cli import main; code = main(sys.argv[1:]);"
+        "print('LOADED', [m for m in ('torch', 'transformers', 'ray') if m in sys.modules]); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "verify", f"output.path={tmp_path / 'out'}"],
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (4, "LOADED []"), done.stderr
+
+
+def test_a_signal_ends_it_with_its_code(tmp_path: Path) -> None:
+    """The manifest is a pipe into which nobody writes, so that it waits there."""
+    job = tmp_path / "out" / "_job"
+    job.mkdir(parents=True)
+    os.mkfifo(job / "manifest.json")
+    command = [sys.executable, "-m", "jobs.verify", f"output.path={tmp_path / 'out'}"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        pipe = opened_when_read(job / "manifest.json")
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=60)
+        os.close(pipe)
+    assert (process.returncode, told) == (143, "promptmill: stopped by SIGTERM\n")
+
+
+def opened_when_read(path: Path) -> int:
+    """Open a pipe for writing as soon as somebody has opened it for reading."""
+    for _ in range(1200):
+        with contextlib.suppress(OSError):
+            return os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        time.sleep(0.05)
+    raise AssertionError("nobody reads it")
