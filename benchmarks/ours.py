@@ -1,65 +1,77 @@
 """Times promptmill's engine on a workload, all three statistics on, and prints one JSON line.
 
-    python benchmarks/ours.py MODEL_DIR WORKLOAD REQUESTS MAX_NUM_SEQS [--int8] [--profile]
+    python -m benchmarks.ours MODEL WORKLOAD REQUESTS BATCH [--int8] [--prefix-caching on|off]
 
-Loading and a warm-up of two requests are left out of the time. `--profile` prints where a step's milliseconds go instead.
+Loading and a warm-up are left out of the time. `peak_bytes` is the most memory that the process ever held,
+loading included.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import gc
 import os
 import resource
-import time
-from pathlib import Path
+from dataclasses import fields
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the jobs set it
 
-import torch
-from workload import WORKLOADS, make
-
+from benchmarks.procedure import measure, parser, report
+from benchmarks.workload import Work, longest, make
 from pipeline.engine.base import Engine
-from pipeline.engine.build import build_engine
+from pipeline.engine.build import BuiltEngine, build_engine
 from pipeline.engine.checkpoint import resolve
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
-from pipeline.types import Completion, Request, SamplingParams
-
-PROFILED_STEPS = 8
+from pipeline.types import Request, SamplingParams
 
 
 def main() -> None:
-    """Parse the command line, run, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("workload", choices=WORKLOADS)
-    parser.add_argument("requests", type=int)
-    parser.add_argument("max_num_seqs", type=int)
-    parser.add_argument("--int8", action="store_true")
-    parser.add_argument("--profile", action="store_true")
-    arguments = parser.parse_args()
-    model = ModelConfig(path=str(arguments.model), quantization="int8" if arguments.int8 else "none")
-    longest = 512 if arguments.workload == "mixed" else 96
-    config = EngineConfig(max_num_seqs=arguments.max_num_seqs, max_model_len=longest)
-    built = build_engine(resolve(model), model, config, StatsConfig())
-    work = make(arguments.workload, arguments.requests)
-    warm_up = [(prompt, 2) for prompt, _ in work[:2]]
-    run(built.engine, warm_up)
-    if arguments.profile:
-        profile(built.engine, work)
-        return
-    start = time.perf_counter()
-    done = run(built.engine, work)
-    seconds = time.perf_counter() - start
-    tokens = sum(len(c.token_ids) for c in done)
+    """Load, time, print."""
+    arguments = options(__doc__).parse_args()
+    built = build(arguments)
+    figures = measure(lambda work: run(built.engine, work), arguments)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    figures = {"engine": "promptmill", "workload": arguments.workload, "requests": arguments.requests, "tokens": tokens,
-               "batch": built.facts["max_num_seqs"], "kernels": built.facts["linear_kernels"], "seconds": round(seconds, 2),
-               "tok_s": round(tokens / seconds, 1), "peak_gib": round(peak / 2**30, 2)}  # fmt: skip
-    print(json.dumps(figures))
+    work = make(arguments.workload, arguments.requests)
+    report(
+        {
+            "engine": "promptmill", "precision": "int8" if arguments.int8 else "float32", **figures, "peak_bytes": peak,
+            "lengths": [len(prompt) + new for prompt, new in work], "facts": built.facts,
+        },
+        "promptmill", "torch", "transformers",
+    )  # fmt: skip
 
 
-def add(engine: Engine, work: list[tuple[list[int], int]]) -> None:
+def options(description: str | None) -> argparse.ArgumentParser:
+    """The command line of everything that runs the engine."""
+    made = parser(description)
+    made.add_argument("--int8", action="store_true")
+    made.add_argument("--kv-cache-dtype", choices=("auto", "bfloat16"), default="auto")
+    made.add_argument("--prefix-caching", choices=("on", "off"), help="left out: the engine's default")
+    return made
+
+
+def build(arguments: argparse.Namespace) -> BuiltEngine:
+    """Load the model with an engine as large as the workload needs."""
+    model = ModelConfig(
+        path=arguments.model, quantization="int8" if arguments.int8 else "none", kv_cache_dtype=arguments.kv_cache_dtype
+    )
+    chosen: dict[str, Any] = {}
+    if "prefix_caching" in {field.name for field in fields(EngineConfig)}:
+        if arguments.prefix_caching is not None:
+            chosen["prefix_caching"] = arguments.prefix_caching == "on"
+    elif arguments.prefix_caching == "on":
+        raise SystemExit("--prefix-caching=on: this version of the engine has no option prefix_caching")
+    length = longest(make(arguments.workload, arguments.requests))
+    config = EngineConfig(max_num_seqs=arguments.batch, max_model_len=length, **chosen)
+    built = build_engine(resolve(model), model, config, StatsConfig())
+    gc.collect()
+    gc.freeze()  # as the worker does
+    return built
+
+
+def add(engine: Engine, work: Work) -> None:
     """Queue a workload."""
     engine.add(
         [
@@ -69,24 +81,13 @@ def add(engine: Engine, work: list[tuple[list[int], int]]) -> None:
     )
 
 
-def run(engine: Engine, work: list[tuple[list[int], int]]) -> list[Completion]:
-    """Run a workload to its end."""
+def run(engine: Engine, work: Work) -> int:
+    """Run a workload to its end and return the number of tokens generated."""
     add(engine, work)
-    done: list[Completion] = []
+    tokens = 0
     while any(engine.load()):
-        done += engine.step()
-    return done
-
-
-def profile(engine: Engine, work: list[tuple[list[int], int]]) -> None:
-    """Print torch's profile of a few steps in the middle of a workload."""
-    add(engine, work)
-    for _ in range(2 * PROFILED_STEPS):
-        engine.step()
-    with torch.profiler.profile() as profiled:
-        for _ in range(PROFILED_STEPS):
-            engine.step()
-    print(profiled.key_averages().table(sort_by="self_cpu_time_total", row_limit=20))
+        tokens += sum(len(completion.token_ids) for completion in engine.step())
+    return tokens
 
 
 if __name__ == "__main__":
