@@ -17,6 +17,7 @@ from transformers import AttentionInterface
 from pipeline.engine import native, plain_attention
 from pipeline.engine.block_pool import BLOCK
 from pipeline.engine.kv_cache import KVCache, padded
+from pipeline.engine.native.attention import KINDS, NativeStep
 from pipeline.engine.plain_attention import Spot
 from pipeline.errors import ModelRefused
 
@@ -41,7 +42,7 @@ class StepLayout:
     tokens: int
     spots: list[Spot]
     tables: torch.Tensor
-    native: native.NativeStep | None
+    native: NativeStep | None
     places: torch.Tensor | None
 
 
@@ -57,7 +58,7 @@ def step_layout(cache: KVCache, tokens: int, spots: list[Spot], tables: torch.Te
     """
     if compiled:
         chunks = torch.tensor(spots, dtype=torch.int32)
-        step = native.NativeStep(chunks, tables, cache.keys[0].shape[1], cache.head_dim, cache.dtype)
+        step = NativeStep(chunks, tables, cache.keys[0].shape[1], cache.head_dim, cache.dtype)
         return StepLayout(cache, tokens, spots, tables, step, None)
     rows = torch.tensor([row for _, length, _, row in spots for _ in range(length)])
     positions = torch.tensor([p for _, length, start, _ in spots for p in range(start, start + length)])
@@ -121,7 +122,7 @@ def choose(
     A pure function of the machine and the installation: nothing is timed, so replicas on equal machines agree.
     """
     groups = heads // kv_heads
-    if device.type == "cpu" and kv_dtype in native.KINDS and _native_is_right(groups, head_dim, kv_dtype):
+    if device.type == "cpu" and kv_dtype in KINDS and _native_is_right(groups, head_dim, kv_dtype):
         return f"native-{native.level()}", True
     return "torch", plain_attention.batching_keeps_bits(groups, kv_heads, head_dim, dtype, device)
 
@@ -138,7 +139,7 @@ def _native_is_right(groups: int, head_dim: int, dtype: torch.dtype) -> bool:
     keys, values = (torch.randn(side, generator=draw).to(dtype) for side in sides)
 
     def run(spots: list[Spot]) -> torch.Tensor:
-        step = native.NativeStep(torch.tensor(spots, dtype=torch.int32), tables, 2, head_dim, dtype)
+        step = NativeStep(torch.tensor(spots, dtype=torch.int32), tables, 2, head_dim, dtype)
         return step.attend(q, k, v, keys, values, head_dim**-0.5)
 
     chunks = [(0, 32, 0, 0), (32, 7, 32, 0), (39, 1, 17, 1)]

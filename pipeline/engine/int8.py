@@ -14,8 +14,7 @@ from typing import Protocol
 
 import torch
 
-from pipeline.engine.native import library
-from pipeline.engine.native.elementwise import finish_, quantise
+from pipeline.engine.native.product import Int8Layer
 
 STEPS = 127
 """Steps from zero to the largest value of a row or channel; -128 is not used, so that both sides are alike."""
@@ -101,15 +100,25 @@ class Int8Product:
         self._steps, self._zero = torch.tensor(float(STEPS)), torch.tensor(ZERO, dtype=torch.uint8)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Quantise the rows of x, multiply, and scale back; the same bits with the compiled passes and with torch's."""
-        if x.dtype == torch.float32 and library() is not None:
-            rows, factors = quantise(x)
-            return finish_(self._sums(rows), factors, self._bias)
+        """Quantise the rows of x, multiply, and scale back."""
         largest = x.abs().amax(1, keepdim=True).float().clamp_min_(_SMALLEST)
         signed = x.mul(self._steps / largest).round_().to(torch.int8)
         # To turn a signed byte's top bit over is to add ZERO; torch is slow in turning floats into bytes without sign.
         y = self._sums(signed.view(torch.uint8).bitwise_xor_(self._zero)).mul_(largest)
         return (y if self._bias is None else y.add_(self._bias)).to(x.dtype)
+
+
+class CompiledInt8Product:
+    """The same, bit for bit, in compiled code: one pass over the rows, one over the weight."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        """Quantise `weight` [N, K], channel by channel."""
+        values, step = quantised(weight)
+        self._layer = Int8Layer(values, step / STEPS, bias)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply."""
+        return self._layer(x.float()).to(x.dtype)
 
 
 def quantised(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,7 +17,9 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from pipeline.engine.int8 import Float64Sums, Int8Product, IntMmSums, OneDnnSums
+from pipeline.engine import native
+from pipeline.engine.int8 import CompiledInt8Product, Float64Sums, Int8Product, IntMmSums, OneDnnSums
+from pipeline.engine.native.product import Float32Layer
 from pipeline.engine.products import FixedRowsProduct, MklProduct, OneDnnProduct
 
 MIN_ROWS = 2
@@ -33,9 +35,11 @@ class Product(Protocol):
 
 Kernel = Callable[[torch.Tensor, torch.Tensor | None], Product]
 KERNELS: dict[str, Kernel] = {
+    "compiled": Float32Layer,
     "mkl-packed": MklProduct,
     "onednn-packed": OneDnnProduct,
     "fixed-rows": FixedRowsProduct,
+    "int8-compiled": CompiledInt8Product,
     "int8-onednn": partial(Int8Product, sums=OneDnnSums),
     "int8-mm": partial(Int8Product, sums=IntMmSums),
     "int8-float64": partial(Int8Product, sums=Float64Sums),
@@ -72,14 +76,19 @@ def processor() -> tuple[str, frozenset[str]]:
 def candidates(dtype: torch.dtype, device: torch.device, *, int8: bool = False) -> list[str]:
     """Kernels to try, best first. A pure function of the machine: replicas must not disagree, so nothing is timed."""
     vendor, flags = processor()
+    built = native.library() is not None
     if int8:
         # Without these instructions oneDNN's product is wrong or slow, and only the first would be noticed.
-        fast = ["int8-onednn"] if flags & {"avx512_vnni", "avx_vnni", "amx_int8"} else []
+        onednn = ["int8-onednn"] if flags & {"avx512_vnni", "avx_vnni", "amx_int8"} else []
+        compiled = ["int8-compiled"] if built and "avx512_vnni" in flags else []
+        # oneDNN knows matrix units, which do several times what the vectors do
+        fast = [*onednn, *compiled] if "amx_int8" in flags else [*compiled, *onednn]
         return [*fast, "int8-mm", "int8-float64"]
     if device.type != "cpu":
         return ["fixed-rows"]
+    compiled = ["compiled"] if built and dtype == torch.float32 else []
     mkl = ["mkl-packed"] if vendor == "GenuineIntel" and dtype == torch.float32 else []
-    return [*mkl, "onednn-packed", "fixed-rows"]
+    return [*compiled, *mkl, "onednn-packed", "fixed-rows"]
 
 
 def choose_kernel(weight: torch.Tensor, bias: torch.Tensor | None, names: Sequence[str]) -> tuple[str, bool]:

@@ -18,6 +18,7 @@ from torch import nn
 from pipeline.engine import native, plain_attention
 from pipeline.engine.attention import StepLayout, choose, slot_attention
 from pipeline.engine.block_pool import BlockPool
+from pipeline.engine.native.attention import NativeStep
 from pipeline.engine.runner import ModelRunner
 from pipeline.engine.scheduler import Chunk, Scheduler, Step
 from pipeline.engine.sequence import Sequence
@@ -112,7 +113,7 @@ def test_chunks_and_decodes_attend_to_their_own_past(
 def test_the_kernel_is_chosen_where_it_is_right(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     for heads, kv_heads, dim in ((20, 20, 64), (4, 2, 80), (32, 8, 128), (14, 2, 64), (8, 1, 20), (1, 1, 4)):
         assert choose(heads, kv_heads, dim, torch.float32, dtype, CPU) == (f"native-{native.level()}", True)
-    kernel = native.NativeStep.attend
+    kernel = NativeStep.attend
 
     def wrong(*arguments: Any) -> torch.Tensor:
         return kernel(*arguments) * 1.001
@@ -121,7 +122,7 @@ def test_the_kernel_is_chosen_where_it_is_right(dtype: torch.dtype, monkeypatch:
         return kernel(self, *arguments) * (1 + 1e-7 * (len(self._chunks) % 2))
 
     for attend in (wrong, unsteady):
-        monkeypatch.setattr(native.NativeStep, "attend", attend)
+        monkeypatch.setattr(NativeStep, "attend", attend)
         assert choose(4, 2, 16, torch.float32, dtype, CPU)[0] == "torch"
 
 

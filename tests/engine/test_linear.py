@@ -17,22 +17,27 @@ from pipeline.engine.products import FixedRowsProduct
 CPU = torch.device("cpu")
 
 
-def test_candidates_follow_from_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    amd, intel, old = ("AuthenticAMD", {"avx512_vnni"}), ("GenuineIntel", {"avx_vnni"}), ("GenuineIntel", {"avx2"})
-    monkeypatch.setattr(linear, "processor", lambda: amd)
-    assert candidates(torch.float32, CPU) == ["onednn-packed", "fixed-rows"]
-    assert candidates(torch.float32, CPU, int8=True) == ["int8-onednn", "int8-mm", "int8-float64"]
-    monkeypatch.setattr(linear, "processor", lambda: intel)
-    assert candidates(torch.float32, CPU) == ["mkl-packed", "onednn-packed", "fixed-rows"]
-    assert candidates(torch.bfloat16, CPU) == ["onednn-packed", "fixed-rows"]
+@pytest.mark.parametrize("built", [True, False])
+def test_candidates_follow_from_the_machine(built: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear.native, "library", lambda: object() if built else None)
+
+    def found(vendor: str, *flags: str, dtype: torch.dtype = torch.float32, int8: bool = False) -> list[str]:
+        monkeypatch.setattr(linear, "processor", lambda: (vendor, frozenset(flags)))
+        return candidates(dtype, CPU, int8=int8)
+
+    ours, ours_int8 = (["compiled"], ["int8-compiled"]) if built else ([], [])
+    assert found("AuthenticAMD") == [*ours, "onednn-packed", "fixed-rows"]
+    assert found("GenuineIntel") == [*ours, "mkl-packed", "onednn-packed", "fixed-rows"]
+    assert found("GenuineIntel", dtype=torch.bfloat16) == ["onednn-packed", "fixed-rows"]
     assert candidates(torch.float32, torch.device("cuda")) == ["fixed-rows"]
-    assert candidates(torch.bfloat16, CPU, int8=True)[0] == "int8-onednn"
-    monkeypatch.setattr(linear, "processor", lambda: old)
-    assert candidates(torch.float32, CPU, int8=True) == ["int8-mm", "int8-float64"]
-    monkeypatch.setattr(linear, "processor", lambda: ("", frozenset()))
-    every = [*candidates(torch.float32, CPU), *candidates(torch.float32, CPU, int8=True)]
-    assert every == ["onednn-packed", "fixed-rows", "int8-mm", "int8-float64"]
-    assert set(every) <= set(KERNELS)
+    rest = ["int8-mm", "int8-float64"]
+    assert found("AuthenticAMD", "avx512_vnni", int8=True) == [*ours_int8, "int8-onednn", *rest]
+    assert found("GenuineIntel", "avx512_vnni", "amx_int8", int8=True) == ["int8-onednn", *ours_int8, *rest]
+    assert found("GenuineIntel", "avx_vnni", int8=True, dtype=torch.bfloat16) == ["int8-onednn", *rest]
+    assert found("GenuineIntel", "avx2", int8=True) == rest
+    assert found("", int8=True) == rest
+    every = {"compiled", "int8-compiled", "mkl-packed", "onednn-packed", "fixed-rows", "int8-onednn", *rest}
+    assert every == set(KERNELS)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from tiny_models import without_kernels
 from pipeline.engine import native
 from pipeline.engine.block_pool import BLOCK
 from pipeline.engine.kv_cache import LANES
+from pipeline.engine.native.attention import ROWS, NativeStep
 from pipeline.engine.plain_attention import Spot
 
 pytestmark = needs_kernels
@@ -28,7 +29,7 @@ def run(case: Case, steps: Iterable[list[Spot]] | None = None, *, threads: int =
     torch.set_num_threads(threads)
     keys, values, out = case.keys.clone(), case.values.clone(), torch.zeros(case.q.shape)
     for spots in steps or [case.spots]:
-        step = native.NativeStep(
+        step = NativeStep(
             torch.tensor(spots, dtype=torch.int32), case.tables, case.k.shape[1], case.k.shape[2], keys.dtype
         )
         out += step.attend(case.q, case.k, case.v, keys, values, case.scale)
@@ -208,4 +209,4 @@ def test_both_languages_agree_on_the_sizes() -> None:
     folder = native.LIBRARY.parent
     text = (folder / "attention.c").read_text() + (folder / "vector.h").read_text()
     sizes = {name: int(value) for name, value in re.findall(r"^#define (BLOCK|LANES|ROWS) (\d+)", text, re.MULTILINE)}
-    assert sizes == {"BLOCK": BLOCK, "LANES": LANES, "ROWS": native.ROWS}
+    assert sizes == {"BLOCK": BLOCK, "LANES": LANES, "ROWS": ROWS}

@@ -200,17 +200,6 @@ CLONES static void write_block(const int32_t *chunk, int head, const struct step
     }
 }
 
-/* Which of the builds runs here, asked as the loader asks: 4 or 3 for x86-64-v4 or -v3, 0 for one without fused
- * multiplication, 1 on other processors than x86-64. */
-int processor_level(void) {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("x86-64-v4") ? 4 : __builtin_cpu_supports("x86-64-v3") ? 3 : 0;
-#else
-    return 1;
-#endif
-}
-
 /* Write the step's keys and values, then attend: a chunk may read what another one of the same step writes. */
 void block_attention(const struct step *s, const struct layer *l) {
     const int64_t tasks = s->n * s->kv_heads;

@@ -1,0 +1,104 @@
+"""The compiled products: weights packed once, and layers that multiply rows by them.
+
+They keep rows apart by the order of their sums; see `product_float32.c` and `product_int8.c`. They do not know models.
+"""
+
+from __future__ import annotations
+
+from ctypes import Structure, byref, c_int64, c_void_p
+
+import torch
+
+from pipeline.engine.native import needed
+
+PANEL = 32
+"""Output channels that lie together, as in product.h: what is kept of a channel has room for whole panels."""
+LONGEST = 2**17
+"""Inner elements at the most, so that an int8 sum fits into 32 bits."""
+
+
+class _Product(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("weight", "bias", "scale", "start")),
+        *((name, c_int64) for name in ("in_features", "out_features")),
+    )
+
+
+class Float32Layer:
+    """x · Wᵀ + b in float32."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        """Pack `weight` [N, K], of any strides.
+
+        Raises:
+            RuntimeError: If the kernels are not there or the weight is not float32.
+        """
+        if weight.dtype != torch.float32:
+            raise RuntimeError("the compiled product is for float32")
+        self._library, (out, width) = needed(), weight.shape
+        self._weight = torch.empty(_panels(out) * width)
+        self._bias = None if bias is None else _filled(bias)
+        self._layer = _Product(self._weight.data_ptr(), _pointer(self._bias), None, None, width, out)
+        self._library.pack_float32(
+            byref(self._layer), weight.data_ptr(), weight.stride(0), weight.stride(1), torch.get_num_threads()
+        )
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply contiguous float32 rows [M, K]."""
+        rows = len(x)
+        y, packed = torch.empty(rows, self._layer.out_features), torch.empty(x.numel())
+        self._library.product_float32(
+            byref(self._layer), x.data_ptr(), rows, y.data_ptr(), packed.data_ptr(), torch.get_num_threads()
+        )
+        return y
+
+
+class Int8Layer:
+    """x · Wᵀ + b with an int8 weight; rows are quantised as they are read."""
+
+    def __init__(self, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> None:
+        """Pack the contiguous int8 `weight` [N, K] with the scales [N] of its channels and a float32 bias.
+
+        Raises:
+            RuntimeError: If the kernels are not there, or the processor or the weight's width is not for them.
+        """
+        self._library, (out, width) = needed(), weight.shape
+        if not self._library.multiplies_bytes():
+            raise RuntimeError("this processor has no instructions for int8 sums")
+        if width > LONGEST:
+            raise RuntimeError(f"int8 sums of {width} products do not fit into 32 bits")
+        self._steps = -(-width // 4)
+        self._weight = torch.empty(_panels(out) * self._steps * 4, dtype=torch.int8)
+        self._start = torch.empty(_panels(out), dtype=torch.int32)
+        self._scale, self._bias = _filled(scale), None if bias is None else _filled(bias)
+        self._layer = _Product(
+            self._weight.data_ptr(), _pointer(self._bias), self._scale.data_ptr(), self._start.data_ptr(), width, out
+        )
+        self._library.pack_int8(byref(self._layer), weight.data_ptr(), torch.get_num_threads())
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply contiguous float32 rows [M, K]."""
+        rows = len(x)
+        y, room = torch.empty(rows, self._layer.out_features), torch.empty(rows * (self._steps + 1))
+        packed = room.data_ptr()
+        self._library.product_int8(
+            byref(self._layer), x.data_ptr(), rows, y.data_ptr(), packed, packed + 4 * rows * self._steps,
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return y
+
+
+def _panels(channels: int) -> int:
+    """Channels with those that fill the last panel."""
+    return -(-channels // PANEL) * PANEL
+
+
+def _filled(channels: torch.Tensor) -> torch.Tensor:
+    """A value a channel, and zeros to the end of the last panel."""
+    filled = torch.zeros(_panels(len(channels)))
+    filled[: len(channels)] = channels
+    return filled
+
+
+def _pointer(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

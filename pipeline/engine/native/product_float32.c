@@ -1,0 +1,128 @@
+/* The product of rows with a packed float32 weight.
+ *
+ * Every sum has one order: fused multiplications and additions along the inner dimension, DEPTH at a time, then these parts
+ * one after the other, then the bias. So an element has the same bits whatever the number of rows and threads, and with
+ * vectors of any length.
+ */
+#include "product.h"
+
+#define NARROW 6 /* rows of a group where registers are fewer or shorter; a panel is done in two halves then */
+
+INLINE vec read_some(const float *from, int64_t count) {
+    if (count >= LANES)
+        return *(const vec *)from;
+    vec x = {0};
+    memcpy(&x, from, count * sizeof(float));
+    return x;
+}
+
+INLINE void write_some(float *to, vec x, int64_t count) {
+    if (count >= LANES)
+        *(vec *)to = x;
+    else
+        memcpy(to, &x, count * sizeof(float));
+}
+
+/* y = the sums of `rows` rows over some steps, in `vectors` vectors of channels; not the `first` ones: y += these sums */
+INLINE void tile(const int rows, const int vectors, const float *x, const float *w, int64_t steps, struct ahead ahead, float *y,
+                 int64_t stride, int64_t channels, int first, const float *bias) {
+    vec sum[MOST][2] = {0};
+    for (int64_t k = 0; k < steps; k++) {
+        prefetch(ahead, k);
+        const vec w0 = *(const vec *)(w + k * PANEL), w1 = vectors > 1 ? *(const vec *)(w + k * PANEL + LANES) : w0;
+        for (int r = 0; r < rows; r++) {
+            sum[r][0] += w0 * x[k * rows + r];
+            if (vectors > 1)
+                sum[r][1] += w1 * x[k * rows + r];
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors && v * LANES < channels; v++) {
+            float *place = y + r * stride + v * LANES;
+            vec total = sum[r][v];
+            if (!first)
+                total = read_some(place, channels - v * LANES) + total;
+            if (bias)
+                total += *(const vec *)(bias + v * LANES);
+            write_some(place, total, channels - v * LANES);
+        }
+}
+
+typedef void tile_of(int rows, const float *x, const float *w, int64_t steps, struct ahead ahead, float *y, int64_t stride,
+                     int64_t channels, int first, const float *bias);
+
+#if defined(__x86_64__)
+TARGET_WIDE static void wide_tile(int rows, const float *x, const float *w, int64_t steps, struct ahead ahead, float *y, int64_t stride,
+                             int64_t channels, int first, const float *bias) {
+    switch (rows) {
+#define ROWS(n) case n: tile(n, 2, x, w, steps, ahead, y, stride, channels, first, bias); break;
+        EACH_ROW(ROWS)
+#undef ROWS
+    }
+}
+#endif
+
+TARGET_FUSED static void narrow_tile(int rows, const float *x, const float *w, int64_t steps, struct ahead ahead, float *y, int64_t stride,
+                                int64_t channels, int first, const float *bias) {
+    for (int from = 0; from < channels; from += LANES) {
+        const float *part = bias ? bias + from : bias;
+        switch (rows) {
+#define ROWS(n) case n: if (n <= NARROW) tile(n, 1, x, w + from, steps, ahead, y + from, stride, channels - from, first, part); break;
+            EACH_ROW(ROWS)
+#undef ROWS
+        }
+    }
+}
+
+/* Rows of a group as they are used: step by step, the rows of a step together. Parts of DEPTH steps lie one after the other. */
+INLINE void pack_rows(const struct product *p, const float *x, struct groups g, int64_t group, int64_t start, float *packed) {
+    const int64_t from = group_start(g, group), rows = group_start(g, group + 1) - from, steps = smaller(p->in - start, DEPTH);
+    float *out = packed + start * g.rows + from * steps;
+    for (int64_t k = 0; k < steps; k++)
+        for (int64_t r = 0; r < rows; r++)
+            out[k * rows + r] = x[(from + r) * p->in + start + k];
+}
+
+/* Put weight [out][in] with any strides into panels; channels beyond the last are zeros. */
+void pack_float32(const struct product *p, const float *weight, int64_t out_stride, int64_t in_stride, int threads) {
+    float *packed = (float *)p->weight;
+#pragma omp parallel for num_threads(threads)
+    for (int64_t panel = 0; panel < panels_of(p); panel++)
+        for (int64_t k = 0; k < p->in; k++)
+            for (int64_t c = 0; c < PANEL; c++) {
+                const int64_t channel = panel * PANEL + c;
+                packed[(panel * p->in + k) * PANEL + c] = channel < p->out ? weight[channel * out_stride + k * in_stride] : 0;
+            }
+}
+
+/* `packed` is room for a copy of x. */
+void product_float32(const struct product *p, const float *x, int64_t rows, float *y, float *packed, int threads) {
+#if defined(__x86_64__)
+    const int wide = processor_level() == 4;
+    tile_of *tiles = wide ? wide_tile : narrow_tile;
+    const struct groups g = cut(rows, wide ? MOST : NARROW);
+#else
+    tile_of *tiles = narrow_tile;
+    const struct groups g = cut(rows, NARROW);
+#endif
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static) collapse(2)
+        for (int64_t group = 0; group < g.count; group++)
+            for (int64_t start = 0; start < p->in; start += DEPTH)
+                pack_rows(p, x, g, group, start, packed);
+#pragma omp for schedule(guided)
+        for (int64_t panel = 0; panel < panels_of(p); panel++)
+            for (int64_t start = 0; start < p->in; start += DEPTH) {
+                const int64_t steps = smaller(p->in - start, DEPTH), channel = panel * PANEL;
+                const float *weight = (const float *)p->weight + (panel * p->in + start) * PANEL;
+                const float *bias = p->bias && start + steps == p->in ? p->bias + channel : 0;
+                for (int64_t group = 0; group < g.count; group++) {
+                    const int64_t from = group_start(g, group);
+                    tiles(group_start(g, group + 1) - from, packed + start * rows + from * steps, weight, steps,
+                          look_ahead(weight + steps * PANEL, steps, g, group), y + from * p->out + channel, p->out,
+                          smaller(p->out - channel, PANEL), start == 0, bias);
+                }
+            }
+    }
+}

@@ -1,0 +1,171 @@
+/* The product of rows with a packed int8 weight: quantise the rows, sum in whole numbers, scale back; one pass over each.
+ *
+ * Sums are exact, and what surrounds them is rounded one operation after the other, so the bits are those of any other way
+ * to compute it. Needs AVX-512 with VNNI; elsewhere the functions are there and must not be called.
+ */
+/* a product and a sum are rounded apart, as torch does it */
+#pragma GCC optimize("fp-contract=off")
+
+#include <math.h>
+
+#include "product.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#define TARGET __attribute__((target("arch=x86-64-v4,avx512vnni")))
+#define INSIDE static inline __attribute__((always_inline, target("arch=x86-64-v4,avx512vnni")))
+
+enum { FIRST = 1, LAST = 2 }; /* whether a tile has the first steps of its sums, the last ones */
+
+struct finish {
+    const float *scale, *bias, *factor; /* of channels, of channels or null, of rows */
+};
+
+INSIDE __mmask16 lanes(int64_t channels) { return channels >= LANES ? 0xffff : channels > 0 ? (1 << channels) - 1 : 0; }
+
+INSIDE __m512i begin(const int32_t *start, const float *place, __mmask16 mask, int when) {
+    return when & FIRST ? _mm512_loadu_si512(start) : _mm512_maskz_loadu_epi32(mask, place);
+}
+
+/* y = sum * scale * factor + bias; sums that are not complete wait in y as they are */
+INSIDE void end(float *place, __m512i sum, __mmask16 mask, int when, struct finish f, int half, int row) {
+    if (!(when & LAST)) {
+        _mm512_mask_storeu_epi32(place, mask, sum);
+        return;
+    }
+    __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_loadu_ps(f.scale + half));
+    y = _mm512_mul_ps(y, _mm512_set1_ps(f.factor[row]));
+    if (f.bias)
+        y = _mm512_add_ps(y, _mm512_loadu_ps(f.bias + half));
+    _mm512_mask_storeu_ps(place, mask, y);
+}
+
+/* The intrinsic would do, but the compiler keeps its sums in memory. */
+#define MULTIPLY(sum, bytes, weight) __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(bytes), "v"(weight))
+
+INSIDE void tile(const int rows, const int32_t *x, const int8_t *w, int64_t steps, struct ahead ahead, const int32_t *start, float *y,
+                 int64_t stride, int64_t channels, int when, struct finish f) {
+    const __mmask16 left = lanes(channels), right = lanes(channels - LANES);
+    /* variables with names of their own, as the compiler would keep an array of them in memory */
+#define BEGIN(n)                                                                                                               \
+    __m512i a##n, b##n;                                                                                                        \
+    if (rows >= n) {                                                                                                           \
+        a##n = begin(start, y + (n - 1) * stride, left, when);                                                                 \
+        b##n = begin(start + LANES, y + (n - 1) * stride + LANES, right, when);                                                \
+    }
+#define STEP(n)                                                                                                                \
+    if (rows >= n) {                                                                                                           \
+        const __m512i bytes = _mm512_set1_epi32(x[k * rows + n - 1]);                                                          \
+        MULTIPLY(a##n, bytes, w0);                                                                                             \
+        MULTIPLY(b##n, bytes, w1);                                                                                             \
+    }
+#define END(n)                                                                                                                 \
+    if (rows >= n) {                                                                                                           \
+        end(y + (n - 1) * stride, a##n, left, when, f, 0, n - 1);                                                              \
+        end(y + (n - 1) * stride + LANES, b##n, right, when, f, LANES, n - 1);                                                 \
+    }
+    EACH_ROW(BEGIN)
+    for (int64_t k = 0; k < steps; k++) {
+        prefetch(ahead, k);
+        const __m512i w0 = _mm512_loadu_si512(w + k * 4 * PANEL), w1 = _mm512_loadu_si512(w + k * 4 * PANEL + 4 * LANES);
+        EACH_ROW(STEP)
+    }
+    EACH_ROW(END)
+}
+
+TARGET static void any_tile(int rows, const int32_t *x, const int8_t *w, int64_t steps, struct ahead ahead, const int32_t *start,
+                            float *y, int64_t stride, int64_t channels, int when, struct finish f) {
+    switch (rows) {
+#define ROWS(n) case n: tile(n, x, w, steps, ahead, start, y, stride, channels, when, f); break;
+        EACH_ROW(ROWS)
+    }
+}
+
+/* q = x * 127 / max|x|, to nearest, shifted by 128, four bytes a step; returns max|x|, or no number if x has something that is
+ * not finite */
+TARGET static float quantise_row(const float *x, int64_t width, int32_t *packed, struct groups g, int64_t group, int64_t row) {
+    vec most = {0}, strange = {0};
+    int64_t i = 0;
+    for (; i + LANES <= width; i += LANES) {
+        vec a = (vec)(*(const ivec *)(x + i) & INT32_MAX);
+        most = choose(a > most, a, most);
+        strange += a * 0.0f; /* 0, or not a number */
+    }
+    float top = 1e-12f, odd = 0;
+    for (int lane = 0; lane < LANES; lane++) {
+        top = most[lane] > top ? most[lane] : top;
+        odd += strange[lane];
+    }
+    for (; i < width; i++) {
+        top = fabsf(x[i]) > top ? fabsf(x[i]) : top;
+        odd += x[i] * 0.0f;
+    }
+    const float factor = 127.0f / top;
+    const int64_t all = (width + 3) / 4, from = group_start(g, group), rows = group_start(g, group + 1) - from;
+    for (int64_t start = 0; start < all; start += DEPTH) {
+        const int64_t steps = smaller(all - start, DEPTH);
+        int32_t *out = packed + start * g.rows + from * steps + row - from;
+        for (int64_t k = 0; k < steps; k += 4, out += 4 * rows) {
+            const int64_t here = 4 * (start + k);
+            vec v = {0};
+            if (here + LANES <= width)
+                v = *(const vec *)(x + here);
+            else
+                memcpy(&v, x + here, (width - here) * sizeof(float));
+            const ivec whole_numbers = __builtin_convertvector(whole(v * factor), ivec) + 128;
+            const byte16 bytes = __builtin_convertvector(whole_numbers, byte16);
+            int32_t fours[4];
+            memcpy(fours, &bytes, sizeof fours);
+            for (int j = 0; j < 4 && k + j < steps; j++)
+                out[j * rows] = fours[j];
+        }
+    }
+    return top + odd;
+}
+
+/* Put an int8 weight [out][in] into panels, and what each channel's sums begin with: rows are shifted by 128, so less that. */
+void pack_int8(const struct product *p, const int8_t *weight, int threads) {
+    int8_t *packed = (int8_t *)p->weight;
+    int32_t *starts = (int32_t *)p->start;
+    const int64_t steps = (p->in + 3) / 4;
+#pragma omp parallel for num_threads(threads)
+    for (int64_t panel = 0; panel < panels_of(p); panel++)
+        for (int64_t c = 0; c < PANEL; c++) {
+            const int64_t channel = panel * PANEL + c;
+            int32_t sum = 0;
+            for (int64_t i = 0; i < 4 * steps; i++) {
+                const int8_t w = channel < p->out && i < p->in ? weight[channel * p->in + i] : 0;
+                packed[((panel * steps + i / 4) * PANEL + c) * 4 + i % 4] = w;
+                sum += w;
+            }
+            starts[channel] = -128 * sum;
+        }
+}
+
+/* `packed` is room for a number for every four of a row's elements, and `factors` for one a row. */
+void product_int8(const struct product *p, const float *x, int64_t rows, float *y, int32_t *packed, float *factors, int threads) {
+    const struct groups g = cut(rows, MOST);
+    const int64_t all = (p->in + 3) / 4;
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < rows; row++)
+            factors[row] = quantise_row(x + row * p->in, p->in, packed, g, group_of(g, row), row);
+#pragma omp for schedule(guided)
+        for (int64_t panel = 0; panel < panels_of(p); panel++)
+            for (int64_t start = 0; start < all; start += DEPTH) {
+                const int64_t steps = smaller(all - start, DEPTH), channel = panel * PANEL;
+                const int8_t *weight = (const int8_t *)p->weight + (panel * all + start) * PANEL * 4;
+                const int when = (start == 0 ? FIRST : 0) | (start + steps == all ? LAST : 0);
+                for (int64_t group = 0; group < g.count; group++) {
+                    const int64_t from = group_start(g, group);
+                    const struct finish f = {p->scale + channel, p->bias ? p->bias + channel : 0, factors + from};
+                    any_tile(group_start(g, group + 1) - from, packed + start * rows + from * steps, weight, steps,
+                             look_ahead(weight + steps * PANEL * 4, steps, g, group), p->start + channel,
+                             y + from * p->out + channel, p->out, smaller(p->out - channel, PANEL), when, f);
+                }
+            }
+    }
+}
+#endif
