@@ -46,7 +46,9 @@ class StepLayout:
     places: torch.Tensor | None
 
 
-def step_layout(cache: KVCache, tokens: int, spots: list[Spot], tables: torch.Tensor, *, compiled: bool) -> StepLayout:
+def step_layout(
+    cache: KVCache, tokens: int, spots: list[Spot], tables: torch.Tensor, *, decodes: int = 0, compiled: bool
+) -> StepLayout:
     """Describe a step.
 
     Args:
@@ -54,11 +56,12 @@ def step_layout(cache: KVCache, tokens: int, spots: list[Spot], tables: torch.Te
         tokens: Number of real tokens.
         spots: See `StepLayout`.
         tables: [R, W] int32 on the CPU.
+        decodes: How many of the first spots decode: no block that they write is shared.
         compiled: Whether the compiled kernel computes it.
     """
     if compiled:
         chunks = torch.tensor(spots, dtype=torch.int32)
-        step = NativeStep(chunks, tables, cache.keys[0].shape[1], cache.head_dim, cache.dtype)
+        step = NativeStep(chunks, tables, cache.keys[0].shape[1], cache.head_dim, cache.dtype, decodes)
         return StepLayout(cache, tokens, spots, tables, step, None)
     rows = torch.tensor([row for _, length, _, row in spots for _ in range(length)])
     positions = torch.tensor([p for _, length, start, _ in spots for p in range(start, start + length)])

@@ -14,6 +14,10 @@ from pipeline.engine.block_pool import BLOCK, BlockPool, prefix_digests
 from pipeline.engine.sequence import Sequence
 
 
+FEW = 16
+"""Sequences below which a step costs nearly the same with fewer of them, as the weights have to be read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """Prompt positions `start` to `start + length` of a sequence, computed in one step."""
@@ -66,7 +70,7 @@ class Scheduler:
         self._free = list(range(slots))  # a heap
         self._waiting: deque[Sequence] = deque()
         self._max_batched_tokens, self._pool, self._share = max_batched_tokens, pool, share
-        self._most = slots
+        self._slots = self._most = slots
         self.running: dict[int, Sequence] = {}  # slot → sequence, in the order of admission
 
     @property
@@ -91,7 +95,8 @@ class Scheduler:
     def schedule(self) -> tuple[list[Sequence], Step]:
         """Admit what fits and return (newly admitted sequences, the next step)."""
         admitted = []
-        while self._free and self._waiting and len(self.running) < self._most and self._reserve(self._waiting[0]):
+        most = min(self._most, self._enough())
+        while self._free and self._waiting and len(self.running) < most and self._reserve(self._waiting[0]):
             sequence = self._waiting.popleft()
             self._pool.unwant(sequence.digests)
             sequence.slot = heapq.heappop(self._free)
@@ -125,6 +130,18 @@ class Scheduler:
             self._pool.want(sequence.digests)
         self._pool.forget_all()
         return len(running) > 1
+
+    def _enough(self) -> int:
+        """How many to run so that there is work for as many until the longest one ends.
+
+        To run more would be no sooner done, and leave the end to a few, when a step costs almost as much as with many.
+        """
+        if not self._free or not 0 < len(self._waiting) <= 4 * self._slots:
+            return self._slots  # nothing to decide, or more work than the longest one lasts
+        known = [*self._waiting, *self.running.values()]
+        tokens = sum(s.tokens_left for s in known)
+        longest = max(s.max_new - len(s.generated) for s in known)
+        return max(FEW, -(-tokens // longest))
 
     def _reserve(self, sequence: Sequence) -> bool:
         """Give a sequence all blocks that it may need: those that hold its prompt's beginning already, and fresh ones."""

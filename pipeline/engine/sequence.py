@@ -48,6 +48,11 @@ class Sequence:
         """Blocks for the prompt and all it may generate; the last token is not fed back."""
         return blocks_for(self.prompt_len + self.max_new - 1)
 
+    @property
+    def tokens_left(self) -> int:
+        """Tokens to compute until it ends, if nothing ends it sooner."""
+        return self.prompt_len - self.prefilled + self.max_new - len(self.generated)
+
     def next_chunk(self) -> int:
         """Number of tokens in the next prefill chunk: up to the next multiple of BLOCK or the prompt's end."""
         return min(BLOCK - self.prefilled % BLOCK, self.prompt_len - self.prefilled)

@@ -24,14 +24,15 @@ pytestmark = needs_kernels
 Run = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def run(case: Case, steps: Iterable[list[Spot]] | None = None, *, threads: int = 1) -> Run:
-    """Run spots in one or several steps over a copy of the cache → (out, keys, values)."""
+def run(case: Case, steps: Iterable[list[Spot]] | None = None, *, threads: int = 1, alone: bool = False) -> Run:
+    """Run spots in one or several steps over a copy of the cache → (out, keys, values); `alone`: none reads another's."""
     torch.set_num_threads(threads)
     keys, values, out = case.keys.clone(), case.values.clone(), torch.zeros(case.q.shape)
     for spots in steps or [case.spots]:
         step = NativeStep(
-            torch.tensor(spots, dtype=torch.int32), case.tables, case.k.shape[1], case.k.shape[2], keys.dtype
-        )
+            torch.tensor(spots, dtype=torch.int32), case.tables, case.k.shape[1], case.k.shape[2], keys.dtype,
+            len(spots) if alone else 0,
+        )  # fmt: skip
         out += step.attend(case.q, case.k, case.v, keys, values, case.scale)
     return out, keys, values
 
@@ -62,6 +63,8 @@ def test_a_rows_bits_are_its_own(case: Case, threads: int, longest: int) -> None
     one_by_one = [[spot] for row in rows for spot in case.spots_of(row, 1)]
     for steps in ([case.spots[::-1]], [case.spots_of(row, BLOCK) for row in rows], in_pieces, one_by_one):
         assert all(same(a, b) for a, b in zip(run(case, steps), whole, strict=True))
+    lone = [[case.spots_of(row, 1)[i] for row in rows if i < case.news[row]] for i in range(max(case.news))]
+    assert all(same(a, b) for a, b in zip(run(case, lone, alone=True, threads=threads), whole, strict=True))
     assert all(same(a, b) for a, b in zip(run(case, threads=threads), whole, strict=True))
     order = torch.randperm(len(case.keys), generator=torch.Generator().manual_seed(threads))
     tables = order.argsort()[case.tables.long()].to(torch.int32)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scheduled import Run, sequence
 
 from pipeline.engine.block_pool import BLOCK, BlockPool
-from pipeline.engine.scheduler import Scheduler
+from pipeline.engine.scheduler import FEW, Scheduler
 from pipeline.engine.sequence import Sequence
 
 JOBS = st.lists(st.tuples(st.integers(1, 200), st.integers(1, 12)), max_size=12)
@@ -122,6 +123,25 @@ def test_sharing_leaves_room_for_more_sequences() -> None:
     run.step()
     assert len(run.scheduler.running) == 6
     run.until_idle()
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), slots=st.integers(FEW, 96), count=st.integers(1, 200))
+def test_the_work_lasts_until_the_longest_ends(seed: int, slots: int, count: int) -> None:
+    """Log-normal lengths: as many steps as the longest one needs or the slots allow, and hardly one with few sequences."""
+    rng = np.random.default_rng(seed)
+    lengths = np.exp(rng.normal(3.5, 0.9, count)).astype(int).clip(4, 256)
+    run = Run(slots, 256)
+    run.add([sequence(str(i), [i] * 8, int(new)) for i, new in enumerate(lengths)])
+    loads = list[int]()
+    while run.scheduler.running or run.scheduler.waiting:
+        run.step()
+        loads.append(len(run.scheduler.running))
+    tokens, longest = int(lengths.sum()), int(lengths.max())
+    assert run.steps <= max(longest, 1.1 * tokens / slots) + 2 * FEW
+    # a step with fewer than FEW costs as much as with FEW: hardly more of such steps than cannot be avoided
+    wasted = sum(FEW - min(load, FEW) for load in loads)
+    assert wasted <= max(FEW * longest - tokens, 0) + FEW * FEW + 0.1 * tokens
 
 
 @settings(max_examples=25, deadline=None)

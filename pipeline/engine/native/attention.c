@@ -21,10 +21,10 @@ static const int item_size[] = {4, 2};
 
 /* What a step's layers share. Chunk c: tokens first .. first + length are positions start .. of table row `slot`. */
 struct step {
-    const int32_t *chunks; /* [n][4]: first, length, start, slot */
+    const int32_t *chunks; /* [n][4]: first, length, start, slot; what the first `alone` write nobody else reads in this step */
     const int32_t *tables; /* [slots][table_stride]: block numbers */
     float *scratch;        /* [threads][scratch_stride] */
-    int64_t n, table_stride, scratch_stride;
+    int64_t n, alone, table_stride, scratch_stride;
     int32_t heads, kv_heads, head_dim, kind, threads;
     float scale;
 };
@@ -69,13 +69,13 @@ INLINE void score(const int rows, const float *queries, const struct step *s, co
                   int head, int blocks, float *scores, int64_t stride, int kind) {
     for (int b = 0; b < blocks; b++) {
         const char *keys = keys_of(table[b], head, s, l, kind);
-        /* what is read next is far away in memory: ask for it now */
-        const char *next = b + 1 < blocks ? keys_of(table[b + 1], head, s, l, kind) : values_of(table[0], head, s, l, kind);
+        /* far away in memory, and most likely what this thread reads next: ask for it now */
+        const char *next = keys_of(table[b], head + 1, s, l, kind);
         vec sum[ROWS][2] = {0};
         for (int d = 0; d < s->head_dim; d++) {
-            __builtin_prefetch(next + d * BLOCK * item_size[kind]);
+            __builtin_prefetch(next + d * BLOCK * item_size[kind], 0, 2);
             if (kind == FLOAT32)
-                __builtin_prefetch(next + d * BLOCK * item_size[kind] + 64);
+                __builtin_prefetch(next + d * BLOCK * item_size[kind] + 64, 0, 2);
             vec k0 = load(keys, d * BLOCK, kind), k1 = load(keys, d * BLOCK + LANES, kind);
             for (int r = 0; r < rows; r++) {
                 sum[r][0] += k0 * queries[r * s->head_dim + d];
@@ -121,12 +121,10 @@ INLINE void mix(const int rows, const int width, const float *weights, int64_t s
     for (int b = 0; b * BLOCK < count; b++) {
         const char *values = values_of(table[b], head, s, l, kind);
         int stop = count - b * BLOCK < BLOCK ? count - b * BLOCK : BLOCK;
-        /* after the last block, most likely the next head's keys */
-        const char *next = (b + 1) * BLOCK < count ? values_of(table[b + 1], head, s, l, kind)
-                                                   : keys_of(table[0], head + 1, s, l, kind);
+        const char *next = values_of(table[b], head + 1, s, l, kind);
         for (int j = 0; j < stop; j++) {
             for (int w = 0; w < width; w += kind == FLOAT32 ? 1 : 2)
-                __builtin_prefetch(next + ((int64_t)j * padded + element + w * LANES) * item_size[kind]);
+                __builtin_prefetch(next + ((int64_t)j * padded + element + w * LANES) * item_size[kind], 0, 2);
             for (int w = 0; w < width; w++) {
                 vec value = load(values, (int64_t)j * padded + element + w * LANES, kind);
                 for (int r = 0; r < rows; r++)
@@ -200,17 +198,22 @@ CLONES static void write_block(const int32_t *chunk, int head, const struct step
     }
 }
 
-/* Write the step's keys and values, then attend: a chunk may read what another one of the same step writes. */
+/* Write the step's keys and values, then attend: a chunk may read what another one of the same step writes. Where that cannot
+ * be, a task writes just before it reads, when the places are in the core's cache. */
 void block_attention(const struct step *s, const struct layer *l) {
-    const int64_t tasks = s->n * s->kv_heads;
+    const int64_t heads = s->kv_heads, alone = s->alone * heads, tasks = s->n * heads, share = tasks / (4 * s->threads);
+    const int64_t together = share < 1 ? 1 : share < heads ? share : heads; /* a sequence's heads lie side by side */
 #pragma omp parallel num_threads(s->threads)
     {
         float *scratch = s->scratch + omp_get_thread_num() * s->scratch_stride;
 #pragma omp for schedule(static)
-        for (int64_t t = 0; t < tasks; t++)
-            write_block(s->chunks + t / s->kv_heads * 4, t % s->kv_heads, s, l);
-#pragma omp for schedule(dynamic, 4)
-        for (int64_t t = 0; t < tasks; t++)
-            attend(s->chunks + t / s->kv_heads * 4, t % s->kv_heads, s, l, scratch);
+        for (int64_t t = alone; t < tasks; t++)
+            write_block(s->chunks + t / heads * 4, t % heads, s, l);
+#pragma omp for schedule(dynamic, together)
+        for (int64_t t = 0; t < tasks; t++) {
+            if (t < alone)
+                write_block(s->chunks + t / heads * 4, t % heads, s, l);
+            attend(s->chunks + t / heads * 4, t % heads, s, l, scratch);
+        }
     }
 }

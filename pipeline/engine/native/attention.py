@@ -20,7 +20,7 @@ KINDS = {torch.float32: 0, torch.bfloat16: 1}
 class _Step(Structure):
     _fields_ = (
         ("chunks", c_void_p), ("tables", c_void_p), ("scratch", c_void_p),
-        ("n", c_int64), ("table_stride", c_int64), ("scratch_stride", c_int64),
+        ("n", c_int64), ("alone", c_int64), ("table_stride", c_int64), ("scratch_stride", c_int64),
         ("heads", c_int32), ("kv_heads", c_int32), ("head_dim", c_int32), ("kind", c_int32), ("threads", c_int32),
         ("scale", c_float),
     )  # fmt: skip
@@ -42,11 +42,13 @@ class NativeStep:
         kv_heads: Key and value heads.
         head_dim: Elements a head.
         dtype: Type of the cache, of KINDS.
+        alone: How many of the first chunks write what no other chunk of this step reads.
     """
 
     def __init__(
-        self, chunks: torch.Tensor, tables: torch.Tensor, kv_heads: int, head_dim: int, dtype: torch.dtype
-    ) -> None:
+        self, chunks: torch.Tensor, tables: torch.Tensor, kv_heads: int, head_dim: int, dtype: torch.dtype,
+        alone: int = 0,
+    ) -> None:  # fmt: skip
         """Keep the tensors, whose memory the kernel reads."""
         self._library = needed()
         threads, width = torch.get_num_threads(), tables.shape[1]
@@ -54,7 +56,7 @@ class NativeStep:
         self._scratch = torch.empty(threads, per_thread)
         self._chunks, self._tables = chunks, tables
         self._step = _Step(
-            chunks.data_ptr(), tables.data_ptr(), self._scratch.data_ptr(), len(chunks), width, per_thread,
+            chunks.data_ptr(), tables.data_ptr(), self._scratch.data_ptr(), len(chunks), alone, width, per_thread,
             0, kv_heads, head_dim, KINDS[dtype], threads, 0.0,
         )  # fmt: skip
 
