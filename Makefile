@@ -36,5 +36,5 @@ bench: install  ## measure, and print one table; BENCH="--help" lists its option
 	$(BIN)/python -m benchmarks.run $(BENCH)
 
 clean:  ## remove the environment, caches and builds; outputs stay
-	rm -rf $(VENV) pipeline/engine/native/_native.so build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) pipeline/engine/native/_native*.so build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

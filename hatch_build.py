@@ -7,6 +7,7 @@ one that torch has loaded is used.
 from __future__ import annotations
 
 import os
+import platform
 import shlex
 import subprocess
 import sysconfig
@@ -18,34 +19,49 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = Path("pipeline/engine/native")
 FLAGS = ["-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
+X86_LEVELS = ("x86-64-v4", "x86-64-v3")
 
 
 class CompileHook(BuildHookInterface[Any]):
-    """Puts `_native.so` beside its sources and into the wheel."""
+    """Puts a library for each kind of processor beside the sources and into the wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, for a wheel and for an editable installation."""
         if self.target_name != "wheel":
             return
-        library = Path(self.root, FOLDER, "_native.so")
+        for old in Path(self.root, FOLDER).glob("_native*.so"):
+            old.unlink()
+        levels = X86_LEVELS if platform.machine() in ("x86_64", "AMD64") else ("generic",)
+        built = [name for name in levels if self._compile(name)]
+        if not built:
+            return
+        build_data["pure_python"] = False
+        build_data["tag"] = "py3-none-" + sysconfig.get_platform().replace("-", "_").replace(".", "_")
+        build_data["artifacts"] += [str(FOLDER / _file(name)) for name in built]
+
+    def _compile(self, level: str) -> bool:
+        """Compile for a level of x86-64, or for any other processor; say so if that cannot be."""
+        library = Path(self.root, FOLDER, _file(level))
         sources = sorted(map(str, library.parent.glob("*.c")))
         compiler = shlex.split(os.environ.get("CC") or "cc")
+        flags = [*FLAGS, *([f"-march={level}"] if level in X86_LEVELS else [])]
         with tempfile.TemporaryDirectory() as folder:
             built = Path(folder, library.name)
             objects = [str(Path(folder, Path(source).stem + ".o")) for source in sources]
-            compiling = [[*FLAGS, "-c", source, "-o", made] for source, made in zip(sources, objects, strict=True)]
+            compiling = [[*flags, "-c", source, "-o", made] for source, made in zip(sources, objects, strict=True)]
             try:
                 for arguments in (*compiling, ["-shared", *objects, "-o", str(built)]):
                     subprocess.run([*compiler, *arguments], check=True, capture_output=True, text=True)
-                # a new file, not a rewritten one: a running process may have the old one mapped
-                fresh = library.with_suffix(".new")
-                fresh.write_bytes(built.read_bytes())
-                fresh.replace(library)
+                library.write_bytes(built.read_bytes())  # a new file: a running process may have the old one mapped
             except (OSError, subprocess.CalledProcessError) as error:
                 why = (getattr(error, "stderr", None) or str(error)).strip().partition("\n")[0]
-                self.app.display_warning(f"the kernels were not compiled, and torch will do their work: {why}")
+                self.app.display_warning(
+                    f"the kernels for {level} processors were not compiled, and torch will do their work: {why}"
+                )
                 library.unlink(missing_ok=True)
-                return
-        build_data["pure_python"] = False
-        build_data["tag"] = "py3-none-" + sysconfig.get_platform().replace("-", "_").replace(".", "_")
-        build_data["artifacts"].append(str(FOLDER / library.name))
+                return False
+        return True
+
+
+def _file(level: str) -> str:
+    return f"_native-{level}.so"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,9 @@ import pytest
 pytest.importorskip("hatchling", reason="hatchling is not installed; it is among the `dev` requirements")
 
 ROOT = Path(__file__).parents[1]
-LIBRARY = "pipeline/engine/native/_native.so"
+NATIVE = Path("pipeline/engine/native")
+LEVELS = ["x86-64-v3", "x86-64-v4"] if platform.machine() in ("x86_64", "AMD64") else ["generic"]
+LIBRARIES = {str(NATIVE / f"_native-{level}.so") for level in LEVELS}
 COMPILER = shutil.which(os.environ.get("CC") or "cc")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="there is no C compiler here")
 
@@ -58,8 +61,8 @@ def test_a_wheel_has_the_library_and_the_platforms_tag(project: Path, tmp_path: 
     assert {"Root-Is-Purelib: false", f"Tag: py3-none-{platform}"} <= {*tags(wheel)}
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        assert LIBRARY in names and "hatch_build.py" not in names
-        archive.extract(LIBRARY, tmp_path)
+        assert {*names} >= LIBRARIES and "hatch_build.py" not in names
+        archive.extractall(tmp_path)
     # its OpenMP comes from torch, or there would be two of them in a process
     import torch
 
@@ -69,43 +72,47 @@ def test_a_wheel_has_the_library_and_the_platforms_tag(project: Path, tmp_path: 
     runtime = native._openmp()
     if runtime is not None:
         ctypes.CDLL(runtime, mode=ctypes.RTLD_GLOBAL)
-    library = ctypes.CDLL(str(tmp_path / LIBRARY))
-    assert library.processor_level() in (0, 1, 3, 4) and library.block_attention
-    needed = subprocess.run(["ldd", str(tmp_path / LIBRARY)], capture_output=True, text=True, check=False).stdout
-    assert "gomp" not in needed and "iomp" not in needed
+    for file in LIBRARIES:
+        assert ctypes.CDLL(str(tmp_path / file)).block_attention
+        needed = subprocess.run(["ldd", str(tmp_path / file)], capture_output=True, text=True, check=False).stdout
+        assert "gomp" not in needed and "iomp" not in needed
 
 
 @needs_compiler
 def test_a_build_replaces_an_old_library_and_leaves_nothing_else(project: Path) -> None:
-    (project / LIBRARY).write_bytes(b"old")
-    with (project / LIBRARY).open("rb") as mapped:
+    one = project / min(LIBRARIES)
+    one.write_bytes(b"old")
+    (project / NATIVE / "_native.so").write_bytes(b"of an older version")
+    with one.open("rb") as mapped:
         build(project)
         assert mapped.read() == b"old", "a new file: a running process may have the old one mapped"
-    assert (project / LIBRARY).read_bytes()[:4] == b"\x7fELF"
-    sources = {p.name for p in (ROOT / LIBRARY).parent.iterdir() if p.suffix in (".py", ".c", ".h")}
-    assert {p.name for p in (project / LIBRARY).parent.iterdir()} == {*sources, "_native.so"}
+    assert all((project / file).read_bytes()[:4] == b"\x7fELF" for file in LIBRARIES)
+    sources = {p.name for p in (ROOT / NATIVE).iterdir() if p.suffix in (".py", ".c", ".h")}
+    assert {p.name for p in (project / NATIVE).iterdir()} == {*sources, *(Path(file).name for file in LIBRARIES)}
 
 
 @pytest.mark.parametrize("compiler", ["false", "/no/such/compiler -x", "sh -c 'echo no OpenMP >&2; exit 1'"])
 def test_without_a_compiler_it_is_told_and_the_wheel_is_pure(project: Path, compiler: str) -> None:
-    (project / LIBRARY).write_bytes(b"of another system")
+    for file in LIBRARIES:
+        (project / file).write_bytes(b"of another system")
     wheel, said = build(project, CC=compiler)
-    assert "the kernels were not compiled, and torch will do their work" in said
+    assert all(f"the kernels for {level} processors were not compiled, and torch will" in said for level in LEVELS)
     assert ("no OpenMP" in said) == ("OpenMP" in compiler)
     assert wheel.name.endswith("-py3-none-any.whl") and "Root-Is-Purelib: true" in tags(wheel)
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        assert LIBRARY not in names and "pipeline/engine/native/attention.c" in names
-    assert not (project / LIBRARY).exists()
+        assert not LIBRARIES & {*names} and "pipeline/engine/native/attention.c" in names
+    assert not any((project / file).exists() for file in LIBRARIES)
 
 
 @needs_compiler
 def test_a_source_distribution_has_the_sources_and_no_library(project: Path) -> None:
-    (project / LIBRARY).write_bytes(b"mine")
+    mine = project / min(LIBRARIES)
+    mine.write_bytes(b"mine")
     made, _ = build(project, "sdist")
     with tarfile.open(made) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    sources = {str(p.relative_to(ROOT)) for p in (ROOT / LIBRARY).parent.glob("*.[ch]")}
+    sources = {str(p.relative_to(ROOT)) for p in (ROOT / NATIVE).glob("*.[ch]")}
     assert {"hatch_build.py", "pyproject.toml", *sources} <= names
-    assert LIBRARY not in names
-    assert (project / LIBRARY).read_bytes() == b"mine"
+    assert not LIBRARIES & names
+    assert mine.read_bytes() == b"mine"

@@ -116,15 +116,11 @@ class ContinuousEngine:
         if rows == 1:
             logits = logits.expand(2, -1)  # a lone row is reduced by several threads, with other rounding
         sequences_or_twice = sequences if rows > 1 else sequences * 2
-        finite = logits.sum(-1).isfinite()
-        probabilities = torch.softmax(logits, -1)
         constrained, ends = self._state.constrain(logits, sequences_or_twice)
-        parameters = self._state.sampling_rows(sequences_or_twice)
-        unscaled = constrained is logits and bool((parameters.temperature == 1).all())
-        chosen = sample(constrained, parameters, probabilities if unscaled else None)
-        values = compute(
-            self._statistics, Distribution(logits, torch.log_softmax(logits, -1), probabilities, chosen, self._top)
-        )
+        chosen = sample(constrained, self._state.sampling_rows(sequences_or_twice))
+        distribution = Distribution(logits, chosen, self._top)
+        values = compute(self._statistics, distribution)
+        finite = distribution.measures.finite
         self._state.record(sequences, chosen[:rows], {name: value[:rows] for name, value in values.items()})
         for row, (sequence, token, good) in enumerate(
             zip(sequences, chosen[:rows].tolist(), finite[:rows].tolist(), strict=True)

@@ -8,10 +8,8 @@ It does not know models; see `exchange`.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -20,6 +18,7 @@ from torch import nn
 from pipeline.engine import native
 from pipeline.engine.int8 import CompiledInt8Product, Float64Sums, Int8Product, IntMmSums, OneDnnSums
 from pipeline.engine.native.product import Float32Layer
+from pipeline.engine.processor import processor
 from pipeline.engine.products import FixedRowsProduct, MklProduct, OneDnnProduct
 
 MIN_ROWS = 2
@@ -45,6 +44,8 @@ KERNELS: dict[str, Kernel] = {
     "int8-float64": partial(Int8Product, sums=Float64Sums),
 }
 """Those whose names begin with int8 quantise; among themselves they give the same bits."""
+UNPREPARED = frozenset({"compiled", "int8-compiled"})
+"""Kernels that prepare nothing for a number of rows, so that any number is as good as another."""
 
 
 class PackedLinear(nn.Module):
@@ -60,17 +61,6 @@ class PackedLinear(nn.Module):
         """[..., K] → [..., N]."""
         rows = x.reshape(-1, self.in_features)
         return self._product(rows if rows.is_contiguous() else rows.contiguous()).view(*x.shape[:-1], self.out_features)
-
-
-@functools.cache
-def processor() -> tuple[str, frozenset[str]]:
-    """(vendor: `GenuineIntel`, `AuthenticAMD`, …, flags), as Linux tells them; empty where it does not."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
-    return facts.get("vendor_id", ""), frozenset(facts.get("flags", "").split())
 
 
 def candidates(dtype: torch.dtype, device: torch.device, *, int8: bool = False) -> list[str]:

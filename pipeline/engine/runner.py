@@ -11,13 +11,13 @@ import torch
 from pipeline.engine.attention import step_layout
 from pipeline.engine.block_pool import BLOCK, blocks_for
 from pipeline.engine.kv_cache import KVCache
-from pipeline.engine.linear import MIN_ROWS
+from pipeline.engine.linear import MIN_ROWS, UNPREPARED
 from pipeline.engine.model import LoadedModel
 from pipeline.engine.plain_attention import Spot
 from pipeline.engine.scheduler import Step
 
 _FINE, _COARSE = 4, 8
-"""Steps of the token count: few distinct shapes, since a kernel is prepared for each."""
+"""Steps of the token count, for kernels that are prepared for each number of rows: so there are few."""
 
 
 class ModelRunner:
@@ -38,6 +38,7 @@ class ModelRunner:
             loaded.layers, self.blocks, loaded.kv_heads, loaded.head_dim, loaded.kv_dtype, loaded.device
         )
         self._compiled = loaded.attention.startswith("native")
+        self._any_shape = loaded.kernels.keys() <= UNPREPARED
 
     @torch.inference_mode()
     def run(self, step: Step, tokens: torch.Tensor, *, prompt_logits: frozenset[int] = frozenset()) -> torch.Tensor:
@@ -71,7 +72,7 @@ class ModelRunner:
             self.cache, len(slots), spots, self._tables(step), decodes=len(step.decodes), compiled=self._compiled
         )
         slot_ids, position_ids = torch.tensor(slots, device=device), torch.tensor(positions, device=device)
-        pad = _padded(len(slots)) - len(slots)
+        pad = max(MIN_ROWS, len(slots) if self._any_shape else _padded(len(slots))) - len(slots)
         ids = torch.cat([tokens[slot_ids, position_ids], slot_ids.new_zeros(pad)])
         keep = wanted + [0] * max(0, MIN_ROWS - len(wanted))
         logits: torch.Tensor = self.loaded.model(
@@ -95,4 +96,4 @@ class ModelRunner:
 def _padded(tokens: int) -> int:
     """Tokens of a step with the padding that keeps the number of distinct shapes small."""
     unit = _FINE if tokens <= 32 else _COARSE
-    return max(MIN_ROWS, -(-tokens // unit) * unit)
+    return -(-tokens // unit) * unit

@@ -1,6 +1,7 @@
 """Logits → tokens: penalties, temperature, truncation, and one uniform number a row.
 
-Every operation treats rows apart and has a shape fixed by the vocabulary, so a token does not depend on its neighbours.
+The compiled way (`native.sampler`) goes over each row by itself. Without it, every operation of torch treats rows apart and has
+a shape fixed by the vocabulary. So a token does not depend on its neighbours. The two agree but for rounding.
 It does not know sequences, statistics or where the uniform numbers come from.
 """
 
@@ -10,6 +11,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+
+from pipeline.engine import native
+from pipeline.engine.native.sampler import choose_tokens
 
 BLOCK = 128
 """Probabilities are summed in blocks of this many, then over the blocks in float64: exact enough, and quick."""
@@ -62,23 +66,25 @@ def penalise(
     return logits - frequency[:, None] * counts - presence[:, None] * generated
 
 
-def sample(logits: torch.Tensor, rows: SamplingRows, probabilities: torch.Tensor | None = None) -> torch.Tensor:
+def sample(logits: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
     """Choose a token for each row.
 
     Args:
         logits: Float32 [B, V], penalties applied, forbidden tokens at -inf.
         rows: The rows' parameters.
-        probabilities: The softmax of `logits`, when it is known already and every temperature is 1.
 
     Returns:
         Token ids int64 [B]. Ties of greedy rows go to the lowest id.
     """
+    if logits.device.type == "cpu" and native.library() is not None:
+        return choose_tokens(
+            logits, rows.greedy, rows.temperature, rows.top_p, rows.log_min_p, rows.top_k, rows.uniform
+        )[0]
     greedy = logits.argmax(-1)
     if rows.all_greedy:
         return greedy
-    if probabilities is None:
-        logits = logits / rows.temperature[:, None]
-        probabilities = torch.softmax(logits, -1)
+    logits = logits / rows.temperature[:, None]
+    probabilities = torch.softmax(logits, -1)
     if rows.truncates:
         keep = logits >= truncation_threshold(logits, probabilities, rows)[:, None]
         probabilities = probabilities.masked_fill(~keep, 0)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pipeline.engine.block_pool import BLOCK, BlockPool, prefix_digests
 from pipeline.engine.sequence import Sequence
 
-
 FEW = 16
 """Sequences below which a step costs nearly the same with fewer of them, as the weights have to be read."""
 

@@ -103,11 +103,10 @@ class StaticEngine:
         rows = logits[[s.slot for s in live]]
         constrained, ends = state.constrain(rows, live)
         chosen = sample(constrained, state.sampling_rows(live))
-        log_probabilities = torch.log_softmax(rows, -1)
-        distribution = Distribution(rows, log_probabilities, log_probabilities.exp(), chosen, self._stats.top_logprobs)
+        distribution = Distribution(rows, chosen, self._stats.top_logprobs)
         state.record(live, chosen, compute(self._names, distribution))
         done = []
-        finite = rows.sum(-1).isfinite().tolist()
+        finite = distribution.measures.finite.tolist()
         for row, (sequence, token, good) in enumerate(zip(list(live), chosen.tolist(), finite, strict=True)):
             watch = watches[sequence.slot]
             if good and row not in ends:

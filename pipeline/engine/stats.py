@@ -8,27 +8,76 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
+from pipeline.engine import native
+from pipeline.engine.native.sampler import measure_tokens
+
 
 @dataclass(frozen=True, slots=True)
+class Measures:
+    """What the usual statistics are made of.
+
+    Attributes:
+        most: Largest logit of each row, float32 [B].
+        log_sum: Logarithm of the sum of exp(logit - most), float32 [B].
+        entropies: Nats, float32 [B].
+        ranks: Of the tokens chosen, int32 [B].
+        finite: Whether all logits of a row are finite, bool [B].
+    """
+
+    most: torch.Tensor
+    log_sum: torch.Tensor
+    entropies: torch.Tensor
+    ranks: torch.Tensor
+    finite: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Distribution:
     """The model's distribution at the B positions of a step and the tokens chosen there.
 
     Attributes:
         logits: Float32 [B, V].
-        log_probabilities: Their log-softmax, float32 [B, V].
-        probabilities: Their softmax, float32 [B, V].
         tokens: [B].
         top: How many alternatives are wanted; 0: none.
     """
 
     logits: torch.Tensor
-    log_probabilities: torch.Tensor
-    probabilities: torch.Tensor
     tokens: torch.Tensor
     top: int = 0
+
+    @cached_property
+    def measures(self) -> Measures:
+        """Taken in one pass over the logits where that is compiled, when first asked for."""
+        if self.logits.device.type == "cpu" and native.library() is not None:
+            return Measures(*measure_tokens(self.logits, self.tokens))
+        most = self.logits.amax(-1)
+        below = self.logits - most[:, None]
+        weights = below.exp()
+        total = weights.sum(-1)
+        larger = self.logits > self.logits.gather(-1, self.tokens[:, None])
+        return Measures(
+            most, total.log(), total.log() - weights.mul_(below).sum(-1) / total,
+            larger.sum(-1, dtype=torch.int32) + 1, self.logits.sum(-1).isfinite(),
+        )  # fmt: skip
+
+    def log_probability(self, logits: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of tokens whose logits are given, [B, …]: log-softmax in float32."""
+        shape = (-1, *[1] * (logits.ndim - 1))
+        return logits - self.measures.most.view(shape) - self.measures.log_sum.view(shape)
+
+    @cached_property
+    def log_probabilities(self) -> torch.Tensor:
+        """Those of all tokens, float32 [B, V]."""
+        return self.log_probability(self.logits)
+
+    @cached_property
+    def probabilities(self) -> torch.Tensor:
+        """Those of all tokens, float32 [B, V]."""
+        return self.log_probabilities.exp()
 
 
 Values = dict[str, torch.Tensor]
@@ -49,26 +98,26 @@ def statistic(name: str) -> Callable[[Statistic], Statistic]:
 @statistic("logprob")
 def logprob(d: Distribution) -> Values:
     """Log-probability of the token, nats, float32."""
-    return {"token_logprobs": d.log_probabilities.gather(-1, d.tokens[:, None])[:, 0]}
+    return {"token_logprobs": d.log_probability(d.logits.gather(-1, d.tokens[:, None]))[:, 0]}
 
 
 @statistic("entropy")
 def entropy(d: Distribution) -> Values:
     """Entropy of the distribution, nats, float32."""
-    return {"token_entropies": (d.probabilities * d.log_probabilities).sum(-1).neg_()}
+    return {"token_entropies": d.measures.entropies}
 
 
 @statistic("rank")
 def rank(d: Distribution) -> Values:
     """Rank of the token, 1 = most likely, int32: one more than the number of tokens with a larger logit."""
-    return {"token_ranks": (d.logits > d.logits.gather(-1, d.tokens[:, None])).sum(-1).add_(1).int()}
+    return {"token_ranks": d.measures.ranks}
 
 
 @statistic("top_logprobs")
 def top_logprobs(d: Distribution) -> Values:
     """The `top` most likely tokens, int32 [B, k], and their log-probabilities, float32 [B, k], in falling order."""
-    values, ids = d.log_probabilities.topk(d.top)
-    return {"top_token_ids": ids.int(), "top_token_logprobs": values}
+    values, ids = d.logits.topk(d.top)
+    return {"top_token_ids": ids.int(), "top_token_logprobs": d.log_probability(values)}
 
 
 def compute(names: Sequence[str], distribution: Distribution) -> Values:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,18 @@ DTYPES = [torch.float32, torch.bfloat16]
 EDGES = [1, 2, 31, 32, 33, 63, 64, 65, 95, 96, 97]
 
 
-def _processor_can() -> bool:
-    """Whether Linux says that the processor has what the kernels are built for; on others than x86-64 any will do."""
+def _flags() -> set[str]:
+    """What Linux says that the processor can do."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    flags = next((line.split() for line in lines if line.startswith("flags")), None)
-    return flags is None or {"avx2", "fma", "bmi2", "f16c", "movbe"} <= {*flags}
+    return next(({*line.split()} for line in lines if line.startswith("flags")), set())
 
 
-BUILT = native.LIBRARY.exists() and _processor_can()
+X86 = platform.machine() in ("x86_64", "AMD64")
+FUSED = {"avx2", "fma", "bmi2", "f16c", "movbe"} <= _flags()
+WIDE = FUSED and {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} <= _flags()
+LEVEL = ("x86-64-v4" if WIDE else "x86-64-v3" if FUSED else "none") if X86 else "generic"
+"""Which build of the kernels must run here."""
+BUILT = (native.FOLDER / f"_native-{LEVEL}.so").exists()
 needs_kernels = pytest.mark.skipif(
     not BUILT, reason="the kernels were not built (no C compiler at installation), or are not for this processor"
 )

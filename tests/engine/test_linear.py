@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from sample_layers import SHAPES, weight_of
 
 from pipeline.engine import linear
-from pipeline.engine.linear import KERNELS, PackedLinear, Product, candidates, choose_kernel, processor
+from pipeline.engine.linear import KERNELS, PackedLinear, Product, candidates, choose_kernel
 from pipeline.engine.products import FixedRowsProduct
 
 CPU = torch.device("cpu")
@@ -38,26 +37,6 @@ def test_candidates_follow_from_the_machine(built: bool, monkeypatch: pytest.Mon
     assert found("", int8=True) == rest
     every = {"compiled", "int8-compiled", "mkl-packed", "onednn-packed", "fixed-rows", "int8-onednn", *rest}
     assert every == set(KERNELS)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (
-            "processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu avx512_vnni\n\nprocessor\t: 1\nflags\t: fpu\n",
-            ("AuthenticAMD", frozenset({"fpu", "avx512_vnni"})),
-        ),
-        ("processor\t: 0\nFeatures\t: fp asimd\n", ("", frozenset())),
-        (None, ("", frozenset())),
-    ],
-)
-def test_what_linux_tells_of_the_processor(
-    text: str | None, expected: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    if text is not None:
-        (tmp_path / "cpuinfo").write_text(text)
-    monkeypatch.setattr(linear, "Path", lambda _: tmp_path / "cpuinfo")
-    assert processor.__wrapped__() == expected
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from attention_cases import BUILT, DIMS, DTYPES, Case, assert_exact, cases, make_case, needs_kernels
+from attention_cases import BUILT, DIMS, DTYPES, LEVEL, Case, assert_exact, cases, make_case, needs_kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import without_kernels
+from tiny_models import older_processor, without_kernels
 
 from pipeline.engine import native
 from pipeline.engine.block_pool import BLOCK
 from pipeline.engine.kv_cache import LANES
 from pipeline.engine.native.attention import ROWS, NativeStep
+from pipeline.engine.native.product import PANEL
 from pipeline.engine.plain_attention import Spot
 
 pytestmark = needs_kernels
@@ -188,28 +189,37 @@ def test_a_long_sequence() -> None:
 def test_where_it_was_built_it_is_used() -> None:
     assert BUILT
     assert native.library() is not None
-    assert native.level() in ("x86-64-v3", "x86-64-v4", "generic")
-    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
-    if "avx2" in flags:
-        wide = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} <= {*flags}
-        assert native.level() == ("x86-64-v4" if wide else "x86-64-v3")
+    assert native.level() == LEVEL
 
 
 def test_where_it_was_not_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with without_kernels():
         assert (native.library(), native.level()) == (None, "none")
-    monkeypatch.setattr(native, "LIBRARY", tmp_path / "other.so")
-    native.LIBRARY.write_bytes(b"\x7fELF of another system")
-    native.library.cache_clear()
+        with pytest.raises(RuntimeError, match="not there"):
+            native.needed()
+    monkeypatch.setattr(native, "FOLDER", tmp_path)
+    (tmp_path / f"_native-{LEVEL}.so").write_bytes(b"\x7fELF of another system")
+    native._found.cache_clear()
     assert native.library() is None
     monkeypatch.undo()
-    native.library.cache_clear()
+    native._found.cache_clear()
     assert native.library() is not None
+
+
+@pytest.mark.skipif(LEVEL != "x86-64-v4", reason="this processor has one level only")
+def test_an_older_processor_gets_an_older_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    with older_processor():
+        assert native.level() == "x86-64-v3"
+    assert native.level() == "x86-64-v4"
+    monkeypatch.setattr(native, "processor", lambda: ("GenuineIntel", frozenset({"sse2", "avx"})))
+    native._found.cache_clear()
+    assert native.level() == "none"
+    monkeypatch.undo()
+    native._found.cache_clear()
 
 
 def test_both_languages_agree_on_the_sizes() -> None:
     """The scratch memory is laid out by one and filled by the other."""
-    folder = native.LIBRARY.parent
-    text = (folder / "attention.c").read_text() + (folder / "vector.h").read_text()
-    sizes = {name: int(value) for name, value in re.findall(r"^#define (BLOCK|LANES|ROWS) (\d+)", text, re.MULTILINE)}
-    assert sizes == {"BLOCK": BLOCK, "LANES": LANES, "ROWS": ROWS}
+    text = "".join((native.FOLDER / name).read_text() for name in ("attention.c", "vector.h", "product.h"))
+    sizes = dict(re.findall(r"^#define (BLOCK|LANES|ROWS|PANEL) (\d+)", text, re.MULTILINE))
+    assert {k: int(v) for k, v in sizes.items()} == {"BLOCK": BLOCK, "LANES": LANES, "ROWS": ROWS, "PANEL": PANEL}

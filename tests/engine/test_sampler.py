@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from attention_cases import needs_kernels
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 from scipy.stats import chisquare
-from tiny_models import Tiny, drain, random_prompts
+from tiny_models import Tiny, drain, older_processor, random_prompts, without_kernels
 from transformers import (
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
@@ -22,10 +24,13 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from pipeline.engine import native
+from pipeline.engine.native.sampler import choose_tokens
 from pipeline.engine.sampler import TOP, SamplingRows, invert_cdf, penalise, sample, truncation_threshold
 from pipeline.types import PromptRow, SamplingParams
 
 MakeTiny = Callable[..., Tiny]
+WAYS = [pytest.param("compiled", marks=needs_kernels), "torch"]
 Array = np.ndarray[Any, np.dtype[Any]]
 LAST = 1 - 2.0**-53
 """The largest number that the noise can be."""
@@ -44,6 +49,22 @@ def rows_of(
         torch.full((count,), float(np.log(min_p)) if min_p else -torch.inf), torch.from_numpy(noise),
         truncates=bool(top_k or top_p < 1 or min_p), all_greedy=greedy,
     )  # fmt: skip
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Tokens are chosen by the compiled kernel, then by torch's operations."""
+    with contextlib.nullcontext() if request.param == "compiled" else without_kernels():
+        yield request.param
+
+
+def thresholds(logits: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
+    """The least logit, after temperature, that stays in each row, by the way that is used now."""
+    if native.library() is not None:
+        parameters = rows.greedy, rows.temperature, rows.top_p, rows.log_min_p, rows.top_k, rows.uniform
+        return choose_tokens(logits, *parameters)[1]
+    scaled = logits / rows.temperature[:, None]
+    return truncation_threshold(scaled, torch.softmax(scaled, -1), rows)
 
 
 def exact(
@@ -89,7 +110,7 @@ RULES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
 @pytest.mark.parametrize("vocab", [300, 1500])
-def test_draws_follow_the_exact_distribution(rule: dict[str, Any], vocab: int) -> None:
+def test_draws_follow_the_exact_distribution(rule: dict[str, Any], vocab: int, way: str) -> None:
     rng = np.random.default_rng(vocab)
     logits = rng.normal(0, 3, vocab).astype(np.float32)
     draws = 20_000
@@ -141,23 +162,19 @@ def warped(logits: torch.Tensor, temperature: float, top_k: int, top_p: float, m
     return scores > -torch.inf
 
 
-def test_top_k_keeps_its_tokens_when_the_rest_of_the_mass_rounds_to_nothing() -> None:
+def test_top_k_keeps_its_tokens_when_the_rest_of_the_mass_rounds_to_nothing(way: str) -> None:
     logits = torch.linspace(0, -400, 300)[None]
-    kept = logits >= truncation_threshold(logits, torch.softmax(logits, -1), rows_of(1, 300, top_k=50))[:, None]
+    kept = logits >= thresholds(logits, rows_of(1, 300, top_k=50))[:, None]
     assert int(kept.sum()) == 50
 
 
-def test_top_p_is_a_share_of_all_that_tie_with_the_kth() -> None:
-    """Two tokens of 0.3 and four of 0.1, top-k 3: six stay, so top-p 0.45 ends at the second; of three it would end there too,
-    but 0.7 takes the ties only if all six count."""
-    logits = torch.tensor([0.3, 0.3, 0.1, 0.1, 0.1, 0.1]).log()[None]
-    probabilities = torch.softmax(logits, -1)
+def test_top_p_is_a_share_of_all_that_tie_with_the_kth(way: str) -> None:
+    """Two tokens of 0.3 and four of 0.1, of which top-k 3 keeps all six: so 0.7 of the mass needs the ties."""
+    logits = torch.tensor([[0.3, 0.3, 0.1, 0.1, 0.1, 0.1]]).log()
     for top_p, count in ((0.2, 2), (0.45, 2), (0.59, 2), (0.7, 6)):
-        rows = rows_of(1, 6, top_k=3, top_p=top_p)
-        assert int((logits >= truncation_threshold(logits, probabilities, rows)[:, None]).sum()) == count
+        assert int((logits >= thresholds(logits, rows_of(1, 6, top_k=3, top_p=top_p))[:, None]).sum()) == count
     many = torch.zeros(1, 3 * TOP)  # all tie, more of them than are looked at first
-    rows = rows_of(1, 3 * TOP, top_k=50, top_p=0.5)
-    assert float(truncation_threshold(many, torch.softmax(many, -1), rows)) == 0.0
+    assert float(thresholds(many, rows_of(1, 3 * TOP, top_k=50, top_p=0.5))) == 0.0
 
 
 @st.composite
@@ -171,19 +188,21 @@ def random_logits(draw: st.DrawFn) -> torch.Tensor:
     return torch.from_numpy(logits)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @settings(max_examples=300, deadline=None)
 @given(
     logits=random_logits(), temperature=st.sampled_from([1.0, 0.5, 3.0]), top_k=st.sampled_from([0, 1, 3, 50, 600]),
     top_p=st.one_of(st.just(1.0), st.floats(0.01, 0.999)), min_p=st.one_of(st.just(0.0), st.floats(0.001, 1.0)),
 )  # fmt: skip
 def test_truncation_is_transformers(
-    logits: torch.Tensor, temperature: float, top_k: int, top_p: float, min_p: float
+    way: str, logits: torch.Tensor, temperature: float, top_k: int, top_p: float, min_p: float
 ) -> None:
     vocab = len(logits)
     top_k = min(top_k, vocab)
     rows = rows_of(1, vocab, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     scaled = logits[None] / temperature
-    kept = (scaled >= truncation_threshold(scaled, torch.softmax(scaled, -1), rows)[:, None])[0]
+    with contextlib.nullcontext() if way == "compiled" else without_kernels():
+        kept = (scaled >= thresholds(logits[None], rows)[:, None])[0]
     theirs = warped(logits[None], temperature, top_k, top_p, min_p)[0]
     # Rounding may decide at a border, and transformers' top-p takes some of the tokens that tie there and not others.
     p = softmax(scaled[0].double().numpy())
@@ -229,15 +248,14 @@ def test_the_full_sort_and_the_shortcut_agree(monkeypatch: pytest.MonkeyPatch) -
             assert torch.equal(quick, truncation_threshold(logits, probabilities, rows))
 
 
-def test_min_p_of_one_row_leaves_every_bit_of_its_neighbours() -> None:
+def test_min_p_of_one_row_leaves_every_bit_of_its_neighbours(way: str) -> None:
     logits = torch.randn(6, 1500, generator=torch.Generator().manual_seed(2)) * 3
-    probabilities = torch.softmax(logits, -1)
     plain, cut = (rows_of(6, 1500, top_p=0.9, min_p=m) for m in (0.0, 0.05))
     mixed = replace(plain, log_min_p=torch.cat([cut.log_min_p[:3], plain.log_min_p[3:]]))
-    thresholds = truncation_threshold(logits, probabilities, mixed)
-    assert torch.equal(thresholds[:3], truncation_threshold(logits, probabilities, cut)[:3])
-    assert torch.equal(thresholds[3:], truncation_threshold(logits, probabilities, plain)[3:])
-    assert (thresholds[:3] != truncation_threshold(logits, probabilities, plain)[:3]).all()
+    found = thresholds(logits, mixed)
+    assert torch.equal(found[:3], thresholds(logits, cut)[:3])
+    assert torch.equal(found[3:], thresholds(logits, plain)[3:])
+    assert (found[:3] != thresholds(logits, plain)[:3]).all()
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.1, 10))
@@ -278,14 +296,77 @@ def test_a_token_without_probability_is_never_drawn(
     p = np.where(rng.random((4, vocab)) < holes, 0, np.exp(rng.normal(0, 9, (4, vocab)))).astype(np.float32)
     p[:, int(rng.integers(vocab))] = 1
     p *= np.float32(scale)
-    tokens = invert_cdf(torch.from_numpy(p), torch.full((4,), uniform, dtype=torch.float64)).numpy()
-    assert (p[np.arange(4), tokens] > 0).all()
-    # and it is the right one, up to the rounding of the running sum
+    assert_inverted(p, invert_cdf(torch.from_numpy(p), torch.full((4,), uniform, dtype=torch.float64)).numpy(), uniform)
+
+
+def assert_inverted(p: Array, tokens: Array, uniform: float) -> None:
+    """The tokens have a probability, and are the right ones up to the rounding of the running sum."""
+    rows = np.arange(len(p))
+    assert (p[rows, tokens] > 0).all()
     cumulative = np.cumsum(p.astype(np.float64), -1)
-    low, high = (cumulative - p)[np.arange(4), tokens], cumulative[np.arange(4), tokens]
+    low, high = (cumulative - p)[rows, tokens], cumulative[rows, tokens]
     slack = 1e-5 * cumulative[:, -1]
     assert (low - slack <= uniform * cumulative[:, -1]).all()
     assert (uniform * cumulative[:, -1] <= high + slack).all()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1), vocab=st.sampled_from([1, 2, 15, 16, 17, 127, 128, 129, 300, 1000]),
+    holes=st.sampled_from([0.0, 0.5, 0.99]), temperature=st.sampled_from([1.0, 0.25, 7.0]),
+    uniform=st.one_of(st.sampled_from([0.0, 2.0**-53, 0.5, LAST]), st.floats(0, LAST)),
+)  # fmt: skip
+@pytest.mark.parametrize("way", WAYS)
+def test_a_token_without_a_chance_is_never_drawn(
+    way: str, seed: int, vocab: int, holes: float, temperature: float, uniform: float
+) -> None:
+    """As above, from logits, of which some are -inf."""
+    rng = np.random.default_rng(seed)
+    logits = np.where(rng.random((4, vocab)) < holes, -np.inf, rng.normal(0, 9, (4, vocab))).astype(np.float32)
+    logits[:, int(rng.integers(vocab))] = 1
+    rows = rows_of(4, vocab, temperature=temperature, uniform=np.full(4, uniform))
+    with contextlib.nullcontext() if way == "compiled" else without_kernels():
+        tokens = sample(torch.from_numpy(logits), rows).numpy()
+    assert_inverted(softmax(logits.astype(np.float64) / temperature, -1), tokens, uniform)
+
+
+@needs_kernels
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 9), threads=st.integers(2, 4), vocab=st.sampled_from([5, 300, 5003]),
+    rule=st.sampled_from(RULES),
+)  # fmt: skip
+def test_a_rows_token_and_threshold_are_its_own(
+    seed: int, rows: int, threads: int, vocab: int, rule: dict[str, Any]
+) -> None:
+    """In company, alone, by several threads, and as a processor with shorter vectors draws them."""
+    rng = np.random.default_rng(seed)
+    logits = torch.from_numpy(rng.normal(0, 3, (rows, vocab)).astype(np.float32))
+    uniform = rng.random(rows)
+
+    def run(part: slice) -> tuple[list[int], list[float]]:
+        r = rows_of(len(uniform[part]), vocab, uniform=uniform[part], **rule)
+        parameters = r.greedy, r.temperature, r.top_p, r.log_min_p, r.top_k.clamp(max=vocab), r.uniform
+        tokens, least = choose_tokens(logits[part], *parameters)
+        return tokens.tolist(), least.tolist()
+
+    whole = run(slice(None))
+    torch.set_num_threads(threads)
+    assert run(slice(None)) == whole
+    alone = [run(slice(i, i + 1)) for i in range(rows)]
+    assert ([t for tokens, _ in alone for t in tokens], [x for _, least in alone for x in least]) == whole
+    if native.X86:
+        with older_processor():
+            assert run(slice(None)) == whole
+
+
+def test_rows_that_are_no_distribution_draw_some_token() -> None:
+    """Their completions end with an error; the draw must not leave the vocabulary."""
+    for value in (torch.nan, torch.inf, -torch.inf):
+        for rule in RULES:
+            logits = torch.full((2, 300), value)
+            logits[1, 5:] = 1.0
+            assert all(0 <= t < 300 for t in sample(logits, rows_of(2, 300, **rule)).tolist())
 
 
 @pytest.mark.parametrize("vocab", [1, 2, 128, 129, 50_257])
@@ -298,14 +379,14 @@ def test_the_ends_of_the_noise(vocab: int) -> None:
         assert invert_cdf(p, torch.tensor([0.0, LAST], dtype=torch.float64)).tolist() == [1, vocab - 2]
 
 
-def test_greedy_ties_go_to_the_lowest_id_and_forbidden_tokens_to_nobody() -> None:
+def test_greedy_ties_go_to_the_lowest_id_and_forbidden_tokens_to_nobody(way: str) -> None:
     logits = torch.tensor([[1.0, 5.0, 5.0, 0.0], [-torch.inf, -torch.inf, -torch.inf, -9.0]])
     assert sample(logits, rows_of(2, 4, temperature=0.0)).tolist() == [1, 3]
     for uniform in (0.0, 0.5, LAST):
         assert sample(logits, rows_of(2, 4, uniform=np.full(2, uniform))).tolist()[1] == 3
 
 
-def test_greedy_and_sampled_rows_in_one_step() -> None:
+def test_greedy_and_sampled_rows_in_one_step(way: str) -> None:
     logits = torch.tensor([[0.0, 9.0, 8.9]] * 2)
     rows = rows_of(2, 3, uniform=np.full(2, LAST))
     mixed = SamplingRows(

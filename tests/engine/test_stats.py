@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attention_cases import needs_kernels
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.special import log_softmax
 from scipy.stats import entropy as scipy_entropy
-from tiny_models import FAMILIES, Tiny, drain, random_prompts, request
+from tiny_models import FAMILIES, Tiny, drain, random_prompts, request, without_kernels
 
 from pipeline.engine.stats import STATISTICS, Distribution, Values, compute, statistic
 from pipeline.types import Completion
@@ -88,14 +91,13 @@ def test_the_most_likely_token_has_rank_one(tiny: MakeTiny) -> None:
 
 def test_tied_tokens_share_the_better_rank() -> None:
     logits = torch.tensor([[1.0, 3.0, 3.0, 0.0]] * 4)
-    log_probabilities = torch.log_softmax(logits, -1)
-    d = Distribution(logits, log_probabilities, log_probabilities.exp(), torch.arange(4))
+    d = Distribution(logits, torch.arange(4))
     assert compute(["rank"], d)["token_ranks"].tolist() == [3, 1, 1, 4]
 
 
 def test_the_entropy_of_certainty_is_zero_and_of_ignorance_log_v() -> None:
     logits = torch.stack([torch.zeros(300), torch.full((300,), -2000.0).index_fill(0, torch.tensor(7), 0.0)])
-    d = Distribution(logits, torch.log_softmax(logits, -1), torch.softmax(logits, -1), torch.tensor([7, 7]))
+    d = Distribution(logits, torch.tensor([7, 7]))
     entropies = compute(["entropy"], d)["token_entropies"]
     assert entropies.tolist() == pytest.approx([np.log(300), 0.0], abs=1e-5)
 
@@ -123,3 +125,29 @@ def test_a_new_statistic_takes_one_function(tiny: MakeTiny, margin: str, monkeyp
 
 def test_the_registry_holds_the_documented_statistics() -> None:
     assert set(STATISTICS) == {"logprob", "entropy", "rank", "top_logprobs"}
+
+
+@needs_kernels
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1), vocab=st.sampled_from([1, 2, 15, 16, 17, 300, 1024, 1025, 3000]),
+    spread=st.sampled_from([0.01, 1.0, 30.0]), bad=st.sampled_from([None, torch.nan, torch.inf, -torch.inf]),
+)  # fmt: skip
+def test_both_ways_measure_the_same(seed: int, vocab: int, spread: float, bad: float | None) -> None:
+    """To rounding; compiled, also the same bits alone and in company. What is not finite is noticed, and in its row only."""
+    draw = torch.Generator().manual_seed(seed)
+    logits = torch.randn(5, vocab, generator=draw) * spread + 3
+    tokens = torch.randint(vocab, (5,), generator=draw)
+    if bad is not None:
+        logits[2, int(torch.randint(vocab, (1,), generator=draw))] = bad
+    compiled = Distribution(logits, tokens).measures
+    with without_kernels():
+        plain = Distribution(logits, tokens).measures
+    assert compiled.finite.tolist() == plain.finite.tolist() == [True, True, bad is None, True, True]
+    sound = compiled.finite
+    for name in ("most", "log_sum", "entropies", "ranks"):
+        one, other = (getattr(m, name)[sound] for m in (compiled, plain))
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    alone = [Distribution(logits[i : i + 1], tokens[i : i + 1]).measures for i in range(5)]
+    for name in ("most", "log_sum", "entropies", "ranks"):
+        assert torch.equal(torch.cat([getattr(m, name) for m in alone])[sound], getattr(compiled, name)[sound])

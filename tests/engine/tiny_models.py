@@ -183,15 +183,28 @@ class Tiny:
 
 
 @contextlib.contextmanager
-def without_kernels() -> Iterator[None]:
-    """As where promptmill was installed without a C compiler. A model keeps what it was loaded with."""
-    before, native.LIBRARY = native.LIBRARY, Path("/nowhere.so")
-    native.library.cache_clear()
+def older_processor() -> Iterator[None]:
+    """The kernels as a processor without AVX-512 has them."""
+    before = native.processor
+    native.processor = lambda: (before()[0], frozenset(f for f in before()[1] if not f.startswith("avx512")))
+    native._found.cache_clear()
     try:
         yield
     finally:
-        native.LIBRARY = before
-        native.library.cache_clear()
+        native.processor = before
+        native._found.cache_clear()
+
+
+@contextlib.contextmanager
+def without_kernels() -> Iterator[None]:
+    """As where promptmill was installed without a C compiler. A model keeps what it was loaded with."""
+    before, native.FOLDER = native.FOLDER, Path("/nowhere")
+    native._found.cache_clear()
+    try:
+        yield
+    finally:
+        native.FOLDER = before
+        native._found.cache_clear()
 
 
 def request(name: str, prompt: Sequence[int], sample: int = 0, **sampling: Any) -> Request:

@@ -9,38 +9,60 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import platform
 from ctypes import c_int, c_int64, c_void_p
 from pathlib import Path
 
-LIBRARY = Path(__file__).with_name("_native.so")
+from pipeline.engine.processor import processor
+
+X86 = platform.machine() in ("x86_64", "AMD64")
+FOLDER = Path(__file__).parent
+LEVELS = {
+    "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    "x86-64-v3": {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"},
+}
+"""What x86-64 is divided into, the best first: name → flags of the processor. There is a library for each of them, as
+`hatch_build.py` knows, too."""
+OTHER = "generic"
+"""The only library on other processors."""
 _TYPES = {"p": c_void_p, "n": c_int64, "i": c_int}
-_ASKED = ("processor_level", "multiplies_bytes")
-"""Functions that take nothing and return a number."""
-_CALLED = {
+_FUNCTIONS = {
     "block_attention": "pp", "activate": "ppnnii",
     "pack_float32": "ppnni", "product_float32": "ppnppi", "pack_int8": "ppi", "product_int8": "ppnpppi",
+    "choose_tokens": "pnnppppni", "measure_tokens": "pnnppi",
 }  # fmt: skip
-"""The others, and the types of what they take: pointers, numbers of 64 bits, ints."""
+"""The types of what they take: pointers, numbers of 64 bits, ints."""
+
+
+def level() -> str:
+    """Which build of the kernels is for this processor, for the manifest: `none` where it is not there."""
+    return _found()[0]
+
+
+def library() -> ctypes.CDLL | None:
+    """The kernels, or null: not built (no C compiler when promptmill was installed), or not for this processor."""
+    return _found()[1]
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """The kernels, or null: not built (no C compiler when promptmill was installed), or not for this processor."""
-    if not LIBRARY.exists():
-        return None
-    try:
-        runtime = _openmp()
-        if runtime is not None:
-            ctypes.CDLL(runtime, mode=ctypes.RTLD_GLOBAL)
-        found = ctypes.CDLL(str(LIBRARY))
-    except OSError:
-        return None  # built for another system, or a torch without OpenMP
-    for name in _ASKED:
-        getattr(found, name).restype = c_int
-    for name, types in _CALLED.items():
-        function = getattr(found, name)
-        function.argtypes, function.restype = [_TYPES[t] for t in types], None
-    return found if found.processor_level() else None
+def _found() -> tuple[str, ctypes.CDLL | None]:
+    for name in [n for n, flags in LEVELS.items() if flags <= processor()[1]] if X86 else [OTHER]:
+        file = FOLDER / f"_native-{name}.so"
+        if not file.exists():
+            continue
+        try:
+            runtime = _openmp()
+            if runtime is not None:
+                ctypes.CDLL(runtime, mode=ctypes.RTLD_GLOBAL)
+            found = ctypes.CDLL(str(file))
+        except OSError:
+            continue  # built for another system, or a torch without OpenMP
+        for function, types in _FUNCTIONS.items():
+            if hasattr(found, function):
+                getattr(found, function).argtypes = [_TYPES[t] for t in types]
+                getattr(found, function).restype = None
+        return name, found
+    return "none", None
 
 
 def needed() -> ctypes.CDLL:
@@ -53,12 +75,6 @@ def needed() -> ctypes.CDLL:
     if found is None:
         raise RuntimeError("the compiled kernels are not there")
     return found
-
-
-def level() -> str:
-    """Which build of the kernel runs here, for the manifest: its roundings may differ from another's."""
-    found = library()
-    return "none" if found is None else {4: "x86-64-v4", 3: "x86-64-v3"}.get(found.processor_level(), "generic")
 
 
 def _openmp() -> str | None:

@@ -175,7 +175,7 @@ INLINE void attend_kind(const int32_t *chunk, int head, const struct step *s, co
         attend_rows(1, row, chunk, head, s, l, scratch, kind);
 }
 
-CLONES static void attend(const int32_t *chunk, int head, const struct step *s, const struct layer *l, float *scratch) {
+static void attend(const int32_t *chunk, int head, const struct step *s, const struct layer *l, float *scratch) {
     if (s->kind == FLOAT32)
         attend_kind(chunk, head, s, l, scratch, FLOAT32);
     else
@@ -183,7 +183,7 @@ CLONES static void attend(const int32_t *chunk, int head, const struct step *s, 
 }
 
 /* Put a chunk's new keys and values of one head into its block; a chunk lies in one block. */
-CLONES static void write_block(const int32_t *chunk, int head, const struct step *s, const struct layer *l) {
+static void write_block(const int32_t *chunk, int head, const struct step *s, const struct layer *l) {
     const int padded = padded_dim(s);
     const int32_t block = s->tables[chunk[3] * s->table_stride + chunk[2] / BLOCK];
     char *keys = keys_of(block, head, s, l, s->kind), *values = values_of(block, head, s, l, s->kind);

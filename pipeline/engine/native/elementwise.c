@@ -33,7 +33,7 @@ INLINE void activate_kind(const float *x, float *y, int64_t width, int kind) {
     }
 }
 
-CLONES static void activate_row(const float *x, float *y, int64_t width, int kind) {
+static void activate_row(const float *x, float *y, int64_t width, int kind) {
     if (kind == SILU)
         activate_kind(x, y, width, SILU);
     else

@@ -14,7 +14,6 @@
 #define PANEL 32
 #define DEPTH 512 /* steps that are done for all groups before the next ones: their weights stay in the core's own cache */
 #define EACH_ROW(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13) DO(14)
-#define MOST 14 /* rows of a group where there are 32 vector registers of 16 floats */
 
 /* A layer: y [rows][out] = x [rows][in] . weight + bias. */
 struct product {

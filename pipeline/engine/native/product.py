@@ -63,7 +63,7 @@ class Int8Layer:
             RuntimeError: If the kernels are not there, or the processor or the weight's width is not for them.
         """
         self._library, (out, width) = needed(), weight.shape
-        if not self._library.multiplies_bytes():
+        if not hasattr(self._library, "multiplies_int8") or not self._library.multiplies_int8():
             raise RuntimeError("this processor has no instructions for int8 sums")
         if width > LONGEST:
             raise RuntimeError(f"int8 sums of {width} products do not fit into 32 bits")

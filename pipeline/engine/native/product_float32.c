@@ -6,7 +6,13 @@
  */
 #include "product.h"
 
-#define NARROW 6 /* rows of a group where registers are fewer or shorter; a panel is done in two halves then */
+#ifdef __AVX512F__
+#define MOST 14 /* rows of a group */
+#define VECTORS 2 /* a panel at once */
+#else /* there are fewer registers, or shorter ones */
+#define MOST 6
+#define VECTORS 1
+#endif
 
 INLINE vec read_some(const float *from, int64_t count) {
     if (count >= LANES)
@@ -23,21 +29,21 @@ INLINE void write_some(float *to, vec x, int64_t count) {
         memcpy(to, &x, count * sizeof(float));
 }
 
-/* y = the sums of `rows` rows over some steps, in `vectors` vectors of channels; not the `first` ones: y += these sums */
-INLINE void tile(const int rows, const int vectors, const float *x, const float *w, int64_t steps, struct ahead ahead, float *y,
-                 int64_t stride, int64_t channels, int first, const float *bias) {
-    vec sum[MOST][2] = {0};
+/* y = the sums of `rows` rows over some steps, in VECTORS vectors of channels; not the `first` ones: y += these sums */
+INLINE void tile(const int rows, const float *x, const float *w, int64_t steps, struct ahead ahead, float *y, int64_t stride,
+                 int64_t channels, int first, const float *bias) {
+    vec sum[MOST][VECTORS] = {0};
     for (int64_t k = 0; k < steps; k++) {
         prefetch(ahead, k);
-        const vec w0 = *(const vec *)(w + k * PANEL), w1 = vectors > 1 ? *(const vec *)(w + k * PANEL + LANES) : w0;
-        for (int r = 0; r < rows; r++) {
-            sum[r][0] += w0 * x[k * rows + r];
-            if (vectors > 1)
-                sum[r][1] += w1 * x[k * rows + r];
-        }
+        vec weight[VECTORS];
+        for (int v = 0; v < VECTORS; v++)
+            weight[v] = *(const vec *)(w + k * PANEL + v * LANES);
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < VECTORS; v++)
+                sum[r][v] += weight[v] * x[k * rows + r];
     }
     for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vectors && v * LANES < channels; v++) {
+        for (int v = 0; v < VECTORS && v * LANES < channels; v++) {
             float *place = y + r * stride + v * LANES;
             vec total = sum[r][v];
             if (!first)
@@ -48,30 +54,18 @@ INLINE void tile(const int rows, const int vectors, const float *x, const float 
         }
 }
 
-typedef void tile_of(int rows, const float *x, const float *w, int64_t steps, struct ahead ahead, float *y, int64_t stride,
-                     int64_t channels, int first, const float *bias);
-
-#if defined(__x86_64__)
-TARGET_WIDE static void wide_tile(int rows, const float *x, const float *w, int64_t steps, struct ahead ahead, float *y, int64_t stride,
-                             int64_t channels, int first, const float *bias) {
-    switch (rows) {
-#define ROWS(n) case n: tile(n, 2, x, w, steps, ahead, y, stride, channels, first, bias); break;
-        EACH_ROW(ROWS)
-#undef ROWS
-    }
-}
-#endif
-
-TARGET_FUSED static void narrow_tile(int rows, const float *x, const float *w, int64_t steps, struct ahead ahead, float *y, int64_t stride,
-                                int64_t channels, int first, const float *bias) {
-    for (int from = 0; from < channels; from += LANES) {
-        const float *part = bias ? bias + from : bias;
+/* The same for any number of rows and all channels of a panel. */
+static void panel_tile(int rows, const float *x, const float *w, int64_t steps, struct ahead ahead, float *y, int64_t stride,
+                       int64_t channels, int first, const float *bias) {
+    for (int from = 0; from < channels; from += VECTORS * LANES)
         switch (rows) {
-#define ROWS(n) case n: if (n <= NARROW) tile(n, 1, x, w + from, steps, ahead, y + from, stride, channels - from, first, part); break;
+#define ROWS(n)                                                                                                                \
+    case n:                                                                                                                    \
+        if (n <= MOST)                                                                                                         \
+            tile(n, x, w + from, steps, ahead, y + from, stride, channels - from, first, bias ? bias + from : bias);           \
+        break;
             EACH_ROW(ROWS)
-#undef ROWS
         }
-    }
 }
 
 /* Rows of a group as they are used: step by step, the rows of a step together. Parts of DEPTH steps lie one after the other. */
@@ -97,14 +91,7 @@ void pack_float32(const struct product *p, const float *weight, int64_t out_stri
 
 /* `packed` is room for a copy of x. */
 void product_float32(const struct product *p, const float *x, int64_t rows, float *y, float *packed, int threads) {
-#if defined(__x86_64__)
-    const int wide = processor_level() == 4;
-    tile_of *tiles = wide ? wide_tile : narrow_tile;
-    const struct groups g = cut(rows, wide ? MOST : NARROW);
-#else
-    tile_of *tiles = narrow_tile;
-    const struct groups g = cut(rows, NARROW);
-#endif
+    const struct groups g = cut(rows, MOST);
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static) collapse(2)
@@ -119,7 +106,7 @@ void product_float32(const struct product *p, const float *x, int64_t rows, floa
                 const float *bias = p->bias && start + steps == p->in ? p->bias + channel : 0;
                 for (int64_t group = 0; group < g.count; group++) {
                     const int64_t from = group_start(g, group);
-                    tiles(group_start(g, group + 1) - from, packed + start * rows + from * steps, weight, steps,
+                    panel_tile(group_start(g, group + 1) - from, packed + start * rows + from * steps, weight, steps,
                           look_ahead(weight + steps * PANEL, steps, g, group), y + from * p->out + channel, p->out,
                           smaller(p->out - channel, PANEL), start == 0, bias);
                 }

@@ -1,7 +1,7 @@
 /* The product of rows with a packed int8 weight: quantise the rows, sum in whole numbers, scale back; one pass over each.
  *
  * Sums are exact, and what surrounds them is rounded one operation after the other, so the bits are those of any other way
- * to compute it. Needs AVX-512 with VNNI; elsewhere the functions are there and must not be called.
+ * to compute it. Needs AVX-512 with VNNI; there are no such functions for other processors.
  */
 /* a product and a sum are rounded apart, as torch does it */
 #pragma GCC optimize("fp-contract=off")
@@ -10,11 +10,10 @@
 
 #include "product.h"
 
-#if defined(__x86_64__)
+#ifdef __AVX512F__
 #include <immintrin.h>
 
-#define TARGET __attribute__((target("arch=x86-64-v4,avx512vnni")))
-#define INSIDE static inline __attribute__((always_inline, target("arch=x86-64-v4,avx512vnni")))
+#define MOST 14 /* rows of a group */
 
 enum { FIRST = 1, LAST = 2 }; /* whether a tile has the first steps of its sums, the last ones */
 
@@ -22,14 +21,14 @@ struct finish {
     const float *scale, *bias, *factor; /* of channels, of channels or null, of rows */
 };
 
-INSIDE __mmask16 lanes(int64_t channels) { return channels >= LANES ? 0xffff : channels > 0 ? (1 << channels) - 1 : 0; }
+INLINE __mmask16 lanes(int64_t channels) { return channels >= LANES ? 0xffff : channels > 0 ? (1 << channels) - 1 : 0; }
 
-INSIDE __m512i begin(const int32_t *start, const float *place, __mmask16 mask, int when) {
+INLINE __m512i begin(const int32_t *start, const float *place, __mmask16 mask, int when) {
     return when & FIRST ? _mm512_loadu_si512(start) : _mm512_maskz_loadu_epi32(mask, place);
 }
 
 /* y = sum * scale * factor + bias; sums that are not complete wait in y as they are */
-INSIDE void end(float *place, __m512i sum, __mmask16 mask, int when, struct finish f, int half, int row) {
+INLINE void end(float *place, __m512i sum, __mmask16 mask, int when, struct finish f, int half, int row) {
     if (!(when & LAST)) {
         _mm512_mask_storeu_epi32(place, mask, sum);
         return;
@@ -44,7 +43,7 @@ INSIDE void end(float *place, __m512i sum, __mmask16 mask, int when, struct fini
 /* The intrinsic would do, but the compiler keeps its sums in memory. */
 #define MULTIPLY(sum, bytes, weight) __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(bytes), "v"(weight))
 
-INSIDE void tile(const int rows, const int32_t *x, const int8_t *w, int64_t steps, struct ahead ahead, const int32_t *start, float *y,
+INLINE void tile(const int rows, const int32_t *x, const int8_t *w, int64_t steps, struct ahead ahead, const int32_t *start, float *y,
                  int64_t stride, int64_t channels, int when, struct finish f) {
     const __mmask16 left = lanes(channels), right = lanes(channels - LANES);
     /* variables with names of their own, as the compiler would keep an array of them in memory */
@@ -74,7 +73,7 @@ INSIDE void tile(const int rows, const int32_t *x, const int8_t *w, int64_t step
     EACH_ROW(END)
 }
 
-TARGET static void any_tile(int rows, const int32_t *x, const int8_t *w, int64_t steps, struct ahead ahead, const int32_t *start,
+static void any_tile(int rows, const int32_t *x, const int8_t *w, int64_t steps, struct ahead ahead, const int32_t *start,
                             float *y, int64_t stride, int64_t channels, int when, struct finish f) {
     switch (rows) {
 #define ROWS(n) case n: tile(n, x, w, steps, ahead, start, y, stride, channels, when, f); break;
@@ -84,7 +83,7 @@ TARGET static void any_tile(int rows, const int32_t *x, const int8_t *w, int64_t
 
 /* q = x * 127 / max|x|, to nearest, shifted by 128, four bytes a step; returns max|x|, or no number if x has something that is
  * not finite */
-TARGET static float quantise_row(const float *x, int64_t width, int32_t *packed, struct groups g, int64_t group, int64_t row) {
+static float quantise_row(const float *x, int64_t width, int32_t *packed, struct groups g, int64_t group, int64_t row) {
     vec most = {0}, strange = {0};
     int64_t i = 0;
     for (; i + LANES <= width; i += LANES) {
@@ -168,4 +167,7 @@ void product_int8(const struct product *p, const float *x, int64_t rows, float *
             }
     }
 }
+
+/* Whether the processor has the instructions. */
+int multiplies_int8(void) { return __builtin_cpu_supports("avx512vnni") != 0; }
 #endif

@@ -6,25 +6,11 @@
 
 #define LANES 16
 #define INLINE static inline __attribute__((always_inline))
-#if defined(__x86_64__)
-/* one build for every processor; the level is picked when the library is loaded */
-#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-/* and where the levels have code of their own */
-#define TARGET_WIDE __attribute__((target("arch=x86-64-v4")))
-#define TARGET_FUSED __attribute__((target("arch=x86-64-v3")))
-#else
-#define CLONES
-#define TARGET_FUSED
-#endif
 
 typedef float vec __attribute__((vector_size(64), aligned(4)));
 typedef int32_t ivec __attribute__((vector_size(64), aligned(4)));
 typedef uint16_t half16 __attribute__((vector_size(32), aligned(2)));
 typedef uint8_t byte16 __attribute__((vector_size(16), aligned(1)));
-
-/* Which of the builds runs here, asked as the loader asks: 4 or 3 for x86-64-v4 or -v3, 0 for one without fused
- * multiplication, 1 on other processors than x86-64. */
-int processor_level(void);
 
 INLINE vec splat(float x) { return (vec){0} + x; }
 
