@@ -87,6 +87,7 @@ class Worker:
         built = _engine_builder()(
             resolve(job.model), job.model, job.engine, job.stats,
             device=job.device, threads=threads, memory_share=memory_share,
+            expected=job.plan.rows * job.sampling.n,
         )  # fmt: skip
         self.facts = {**built.facts, "vocab_size": built.tokenizer.vocab_size}
         self._environment = identity({**environment(), **self.facts})

@@ -20,7 +20,7 @@ from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.continuous import ContinuousEngine
 from pipeline.engine.kv_cache import block_bytes
 from pipeline.engine.linear import PackedLinear
-from pipeline.engine.memory import MemoryPlan, available_bytes, plan_memory
+from pipeline.engine.memory import MemoryPlan, available_bytes, likely_blocks, plan_memory
 from pipeline.engine.model import LoadedModel, load_model
 from pipeline.engine.runner import ModelRunner
 from pipeline.engine.static import StaticEngine
@@ -62,11 +62,13 @@ class _Parts:
     stats: StatsConfig
     config: EngineConfig
     memory: MemoryPlan
+    likely_blocks: int
     max_len: int
 
 
 def _continuous(parts: _Parts) -> Engine:
     runner = ModelRunner(parts.loaded, parts.memory.sequences, parts.max_len, parts.memory.blocks)
+    runner.cache.take(parts.likely_blocks)
     config = parts.config
     return ContinuousEngine(
         runner, parts.tokenizer, parts.stats, config.max_num_batched_tokens, prefix_caching=config.prefix_caching
@@ -83,6 +85,7 @@ ENGINES: dict[str, Callable[[_Parts], Engine]] = {"continuous": _continuous, "st
 def build_engine(
     checkpoint: Checkpoint, model: ModelConfig, engine: EngineConfig, stats: StatsConfig, *,
     device: str = "cpu", threads: int | None = None, memory_share: float = 1.0,
+    expected: int | None = None,
 ) -> BuiltEngine:  # fmt: skip
     """Load a model and put an engine around it.
 
@@ -94,14 +97,15 @@ def build_engine(
         device: `cpu` or `cuda`.
         threads: Processor threads; null: torch's own choice.
         memory_share: Part of the device's free memory that this engine may take, when several share it.
+        expected: Sequences that there will be at the most; null: any number.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     max_len = model_len(checkpoint, engine)
     loaded = load_model(checkpoint, model, device=device, max_len=max_len, plain=engine.name == "static")
-    memory = _plan_memory(loaded, engine, max_len, memory_share)
+    memory, likely = _plan_memory(loaded, engine, max_len, memory_share, expected)
     tokenizer = load_tokenizer(checkpoint.tokenizer, loaded.vocab_size)
-    built = ENGINES[engine.name](_Parts(loaded, tokenizer, stats, engine, memory, max_len))
+    built = ENGINES[engine.name](_Parts(loaded, tokenizer, stats, engine, memory, likely, max_len))
     facts = {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -113,10 +117,13 @@ def build_engine(
     return BuiltEngine(built, tokenizer, max_len, facts)
 
 
-def _plan_memory(loaded: LoadedModel, engine: EngineConfig, max_len: int, share: float) -> MemoryPlan:
-    """Plan sequences and blocks for what the loaded weights leave of the device's memory."""
+def _plan_memory(
+    loaded: LoadedModel, engine: EngineConfig, max_len: int, share: float, expected: int | None
+) -> tuple[MemoryPlan, int]:
+    """Plan sequences and blocks for what the loaded weights leave of the device's memory, and tell which blocks are likely."""
     device, static = loaded.device.type, engine.name == "static"
     free = torch.cuda.mem_get_info()[0] if device == "cuda" else available_bytes()
+    available = None if free is None else int(free * share)
     size = block_bytes(loaded.layers, loaded.kv_heads, loaded.head_dim, loaded.kv_dtype)
     widths = [m.out_features for m in loaded.model.modules() if isinstance(m, PackedLinear)]
     token_bytes = 4 * _LAYER_TENSORS * max((w for w in widths if w != loaded.vocab_size), default=0)
@@ -125,10 +132,10 @@ def _plan_memory(loaded: LoadedModel, engine: EngineConfig, max_len: int, share:
         engine.sequences, _STATIC_BATCH if static else _MOST[device], blocks_for(max_len), block_bytes=size,
         step_bytes=step_bytes,
         sequence_bytes=4 * _STEP_TENSORS * loaded.vocab_size + token_bytes,
-        available=None if free is None else int(free * share),
+        available=available,
     )  # fmt: skip
     if static:  # its cache has a whole row for each sequence
         memory = MemoryPlan(min(memory.sequences, memory.blocks // blocks_for(max_len)), memory.blocks)
     if memory.sequences < (engine.sequences or 0):
         logger.info("engine.max_num_seqs=%s: memory holds %d sequences", engine.max_num_seqs, memory.sequences)
-    return memory
+    return memory, likely_blocks(memory, expected, block_bytes=size, available=available)

@@ -87,7 +87,7 @@ class _Linears:
         """Pack a layer's weight, and give the memory of the original back where it can be read again."""
         weight = layer.weight.detach()
         if isinstance(layer, Conv1D):
-            weight = weight.t().contiguous()
+            weight = weight.t()
         bias = None if layer.bias is None else layer.bias.detach().clone()
         key = tuple(weight.shape), bias is None
         if key not in self._chosen:
@@ -96,7 +96,8 @@ class _Linears:
         self.kernels[name] += 1
         self.exact &= exact
         if name == "fixed-rows":
-            weight = weight.clone()  # the only kernel that keeps the weight as it is, which is the file's
+            # the only kernel that keeps the weight as it is, which is the file's
+            weight = weight.clone(memory_format=torch.contiguous_format)
         packed = PackedLinear(KERNELS[name](weight, bias), weight.shape[1], weight.shape[0])
         if (
             self._users[id(layer.weight)] == 1

@@ -1,7 +1,8 @@
 """The KV cache: for every layer, keys and values in blocks of positions that any sequence may use.
 
 Keys of a block lie element by element, [head, element, position], as the scores of many positions are then one vector;
-values position by position. Memory is taken page by page as blocks are first written, and kept.
+values position by position. Memory is taken page by page as blocks are first written, or before that when it is asked for,
+and kept.
 
 It does not know which block is whose; see `block_pool`.
 """
@@ -16,6 +17,8 @@ import torch
 
 from pipeline.engine.block_pool import BLOCK
 
+_POPULATE_WRITE = 23
+"""`MADV_POPULATE_WRITE` of Linux 5.14, which Python has no name for."""
 LANES = 16
 """Values are padded to whole vectors of this many elements."""
 
@@ -46,6 +49,12 @@ class KVCache:
         self._maps: list[mmap.mmap] = []
         self.keys = [self._zeros(blocks, kv_heads, head_dim, BLOCK) for _ in range(layers)]
         self.values = [self._zeros(blocks, kv_heads, BLOCK, padded(head_dim)) for _ in range(layers)]
+
+    def take(self, blocks: int) -> None:
+        """Take the memory of the first blocks now, where the system can: page by page it would slow down the steps."""
+        for area in self._maps:
+            with contextlib.suppress(OSError):
+                area.madvise(_POPULATE_WRITE, 0, len(area) // self.blocks * min(blocks, self.blocks))
 
     def copy(self, source: int, target: int) -> None:
         """Copy a block in every layer."""

@@ -13,6 +13,10 @@ from pipeline.errors import ModelRefused
 _CGROUP_V2 = Path("/sys/fs/cgroup")
 _TORCH_SAYS = ("can't allocate memory", "std::bad_alloc")
 """How torch's allocator and what it is built on put it on a processor."""
+_LIKELY = 6
+"""Blocks that a sequence is likely to use: 192 positions."""
+_LIKELY_SHARE = 0.25
+"""Share of the memory that is taken for them at the most."""
 _MARGIN = 0.8
 """Share of the memory that may be planned: the rest is for the process, Arrow and the system."""
 
@@ -79,6 +83,20 @@ def plan_memory(
     sequences = min(sequences, max(1, int((room - longest) / 2 // sequence_bytes)))
     blocks = int((room - sequences * sequence_bytes) // block_bytes)
     return MemoryPlan(sequences, min(blocks, sequences * longest_blocks))
+
+
+def likely_blocks(plan: MemoryPlan, expected: int | None, *, block_bytes: int, available: int | None) -> int:
+    """How many blocks a run is likely to use, so that their memory may be taken at once.
+
+    Args:
+        plan: What is planned.
+        expected: Sequences that there will be at the most; null: any number.
+        block_bytes: Bytes of a block in all layers.
+        available: Bytes that may still be taken, of which this is a part; null: unknown.
+    """
+    sequences = plan.sequences if expected is None else min(plan.sequences, expected)
+    room = plan.blocks if available is None else int(available * _LIKELY_SHARE / block_bytes)
+    return min(plan.blocks, sequences * _LIKELY, room)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ class OneDnnProduct:
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         """Pack `weight` [N, K]."""
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _PACKED_FOR_ROWS)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _PACKED_FOR_ROWS)
         self._bias = bias
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -33,7 +33,7 @@ class MklProduct:
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         """Pack `weight` [N, K]; the operator wants the original only for its shape, so a stand-in saves its memory."""
-        self._weight = torch.ops.mkl._mkl_reorder_linear_weight(weight, _PACKED_FOR_ROWS)
+        self._weight = torch.ops.mkl._mkl_reorder_linear_weight(weight.contiguous(), _PACKED_FOR_ROWS)
         self._shape = torch.empty(1, dtype=weight.dtype).expand(weight.shape)
         self._bias = bias
 

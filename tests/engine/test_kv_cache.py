@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,25 @@ def test_memory_follows_use() -> None:
         side[:256].fill_(1.0)
     written = 256 * block_bytes(2, 8, 64, torch.float32)
     assert 0.9 * written < resident() - before < 1.5 * written
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is counted as Linux does it")
+def test_memory_can_be_taken_before_use() -> None:
+    before = resident()
+    cache = KVCache(2, 4096, 8, 64, torch.float32, CPU)
+    cache.take(256)
+    wanted = 256 * block_bytes(2, 8, 64, torch.float32)
+    assert 0.9 * wanted < resident() - before < 1.5 * wanted or not populates()
+    for side in (*cache.keys, *cache.values):
+        assert not side[:256].any()
+    KVCache(1, 4, 1, 4, torch.float32, CPU).take(10_000)  # no more than there are
+
+
+def populates() -> bool:
+    """Whether this kernel takes memory when it is asked to (Linux 5.14)."""
+    with mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as area:
+        try:
+            area.madvise(23)
+        except OSError:
+            return False
+    return True

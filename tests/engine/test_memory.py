@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.engine import memory
-from pipeline.engine.memory import MemoryPlan, available_bytes, out_of_memory, plan_memory
+from pipeline.engine.memory import MemoryPlan, available_bytes, likely_blocks, out_of_memory, plan_memory
 from pipeline.errors import ModelRefused
 
 SIZES = st.integers(1, 10**9)
@@ -52,6 +52,19 @@ def test_a_refusal_tells_what_there_is_and_what_is_needed() -> None:
 def test_unknown_memory_is_no_limit(wanted: int | None, planned: int) -> None:
     plan = plan_memory(wanted, 128, 7, block_bytes=10**12, sequence_bytes=1, step_bytes=0, available=None)
     assert plan == MemoryPlan(planned, planned * 7)
+
+
+@given(
+    sequences=st.integers(1, 4096), blocks=st.integers(1, 10**6), expected=st.one_of(st.none(), st.integers(0, 10**6)),
+    size=SIZES, available=st.one_of(st.none(), st.integers(0, 10**13)),
+)  # fmt: skip
+def test_what_is_taken_at_once_is_planned_wanted_and_a_part_of_what_is_free(
+    sequences: int, blocks: int, expected: int | None, size: int, available: int | None
+) -> None:
+    found = likely_blocks(MemoryPlan(sequences, blocks), expected, block_bytes=size, available=available)
+    assert 0 <= found <= blocks
+    assert expected is None or found <= 6 * expected
+    assert available is None or found * size <= available / 4
 
 
 def test_there_is_memory_here() -> None:
