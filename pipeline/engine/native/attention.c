@@ -14,7 +14,7 @@
 #include "vector.h"
 
 #define BLOCK 32 /* positions of a block */
-#define ROWS 4 /* query rows that share one reading of the keys */
+#define ROWS 8 /* query rows that share one reading of the keys */
 
 enum { FLOAT32, BFLOAT16 };
 static const int item_size[] = {4, 2};
@@ -155,9 +155,10 @@ INLINE void attend_rows(const int rows, int row, const int32_t *chunk, int head,
     score(rows, queries, s, l, table, head, blocks, scores, stride, kind);
     for (int r = 0; r < rows; r++)
         factors[r] = normalise(scores + r * stride, chunk[2] + (row + r) / groups + 1, blocks);
+    const int width = rows > ROWS / 2 ? 2 : 4; /* as many sums as there are registers for */
     int element = 0;
-    for (; element + 4 * LANES <= padded; element += 4 * LANES)
-        mix(rows, 4, scores, stride, factors, s, l, table, head, element, count, mixed, kind);
+    for (; element + width * LANES <= padded; element += width * LANES)
+        mix(rows, width, scores, stride, factors, s, l, table, head, element, count, mixed, kind);
     for (; element < padded; element += LANES)
         mix(rows, 1, scores, stride, factors, s, l, table, head, element, count, mixed, kind);
     for (int r = 0; r < rows; r++) {
@@ -171,6 +172,8 @@ INLINE void attend_kind(const int32_t *chunk, int head, const struct step *s, co
     int row = 0;
     for (; row + ROWS <= rows; row += ROWS)
         attend_rows(ROWS, row, chunk, head, s, l, scratch, kind);
+    for (; row + ROWS / 2 <= rows; row += ROWS / 2)
+        attend_rows(ROWS / 2, row, chunk, head, s, l, scratch, kind);
     for (; row < rows; row++)
         attend_rows(1, row, chunk, head, s, l, scratch, kind);
 }

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.engine.native import needed
 
-ROWS = 4
+ROWS = 8
 """Query rows that the kernel handles at once; as in attention.c."""
 KINDS = {torch.float32: 0, torch.bfloat16: 1}
 """Types that the cache may have."""

@@ -6,8 +6,6 @@
 /* a product and a sum are rounded apart, as torch does it */
 #pragma GCC optimize("fp-contract=off")
 
-#include <math.h>
-
 #include "product.h"
 
 #ifdef __AVX512F__
@@ -81,46 +79,46 @@ static void any_tile(int rows, const int32_t *x, const int8_t *w, int64_t steps,
     }
 }
 
-/* q = x * 127 / max|x|, to nearest, shifted by 128, four bytes a step; returns max|x|, or no number if x has something that is
- * not finite */
-static float quantise_row(const float *x, int64_t width, int32_t *packed, struct groups g, int64_t group, int64_t row) {
-    vec most = {0}, strange = {0};
-    int64_t i = 0;
-    for (; i + LANES <= width; i += LANES) {
-        vec a = (vec)(*(const ivec *)(x + i) & INT32_MAX);
-        most = choose(a > most, a, most);
-        strange += a * 0.0f; /* 0, or not a number */
+/* The largest magnitude of a row, at least a little; no number if the row has something that is not finite. */
+INLINE float largest_of(const float *x, int64_t width) {
+    __m512 most = _mm512_set1_ps(1e-12f), strange = _mm512_setzero_ps();
+    for (int64_t i = 0; i < width; i += LANES) {
+        const __m512 v = _mm512_abs_ps(_mm512_maskz_loadu_ps(lanes(width - i), x + i));
+        most = _mm512_max_ps(v, most);
+        strange = _mm512_add_ps(strange, _mm512_mul_ps(v, _mm512_setzero_ps())); /* 0, or not a number */
     }
-    float top = 1e-12f, odd = 0;
-    for (int lane = 0; lane < LANES; lane++) {
-        top = most[lane] > top ? most[lane] : top;
-        odd += strange[lane];
-    }
-    for (; i < width; i++) {
-        top = fabsf(x[i]) > top ? fabsf(x[i]) : top;
-        odd += x[i] * 0.0f;
-    }
-    const float factor = 127.0f / top;
-    const int64_t all = (width + 3) / 4, from = group_start(g, group), rows = group_start(g, group + 1) - from;
+    return _mm512_reduce_max_ps(most) + _mm512_reduce_add_ps(strange);
+}
+
+/* q = x * 127 / max|x|, to nearest, ties to even, shifted by 128; four bytes are a step. Returns max|x|. Rows of a group lie as
+ * in float32: step by step, the rows of a step together, DEPTH steps after the other. */
+static float quantise_row(const float *x, int64_t width, int32_t *packed, struct groups g, int64_t row) {
+    const float largest = largest_of(x, width);
+    const __m512 factor = _mm512_set1_ps(127.0f / largest);
+    const __m128i shift = _mm_set1_epi8(-128);
+    const int64_t group = group_of(g, row), from = group_start(g, group), rows = group_start(g, group + 1) - from;
+    const int64_t all = (width + 3) / 4;
     for (int64_t start = 0; start < all; start += DEPTH) {
         const int64_t steps = smaller(all - start, DEPTH);
         int32_t *out = packed + start * g.rows + from * steps + row - from;
         for (int64_t k = 0; k < steps; k += 4, out += 4 * rows) {
             const int64_t here = 4 * (start + k);
-            vec v = {0};
-            if (here + LANES <= width)
-                v = *(const vec *)(x + here);
-            else
-                memcpy(&v, x + here, (width - here) * sizeof(float));
-            const ivec whole_numbers = __builtin_convertvector(whole(v * factor), ivec) + 128;
-            const byte16 bytes = __builtin_convertvector(whole_numbers, byte16);
-            int32_t fours[4];
-            memcpy(fours, &bytes, sizeof fours);
-            for (int j = 0; j < 4 && k + j < steps; j++)
-                out[j * rows] = fours[j];
+            const __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes(width - here), x + here), factor);
+            const __m128i bytes = _mm_xor_si128(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)), shift);
+            out[0] = _mm_extract_epi32(bytes, 0);
+            if (k + 4 > steps) { /* the last steps of a row may be fewer than four */
+                if (k + 1 < steps)
+                    out[rows] = _mm_extract_epi32(bytes, 1);
+                if (k + 2 < steps)
+                    out[2 * rows] = _mm_extract_epi32(bytes, 2);
+                break;
+            }
+            out[rows] = _mm_extract_epi32(bytes, 1);
+            out[2 * rows] = _mm_extract_epi32(bytes, 2);
+            out[3 * rows] = _mm_extract_epi32(bytes, 3);
         }
     }
-    return top + odd;
+    return largest;
 }
 
 /* Put an int8 weight [out][in] into panels, and what each channel's sums begin with: rows are shifted by 128, so less that. */
@@ -150,7 +148,7 @@ void product_int8(const struct product *p, const float *x, int64_t rows, float *
     {
 #pragma omp for schedule(static)
         for (int64_t row = 0; row < rows; row++)
-            factors[row] = quantise_row(x + row * p->in, p->in, packed, g, group_of(g, row), row);
+            factors[row] = quantise_row(x + row * p->in, p->in, packed, g, row);
 #pragma omp for schedule(guided)
         for (int64_t panel = 0; panel < panels_of(p); panel++)
             for (int64_t start = 0; start < all; start += DEPTH) {
