@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test fuzz lint format bench clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -21,6 +21,9 @@ demo: install  ## generate with the embedded model and prompts
 
 test: install  ## run the tests
 	$(BIN)/python -m pytest
+
+fuzz: install  ## run the tests with other random examples than last time
+	$(BIN)/python -m pytest --hypothesis-profile=new
 
 lint: install  ## check style, types and the floors
 	$(BIN)/ruff check

@@ -15,6 +15,8 @@ from benchmarks.workload import REQUESTS
 
 MEASUREMENTS = ("uniform", "mixed", "prefill", "decode", "few_shot")
 """Workloads, and `decode`: the steps of `uniform` in which every sequence decodes."""
+WORKLOADS_OF_ALL = ("uniform", "mixed")
+"""What every engine runs."""
 ENGINES = ("limit", "promptmill", "transformers", "vllm", "openvino", "ctranslate2")
 PRECISIONS = ("float32", "int8")
 PEER_KEYS = {
@@ -138,6 +140,9 @@ def _own(measurement: str, settings: Settings) -> list[Line]:
             made.append(Line(name, "promptmill", precision, (*words, "--prefix-caching", "off")))
             name, words = f"{name}, prefix caching", (*words, "--prefix-caching", "on")
         made.append(Line(name, "promptmill", precision, words))
+        if precision == "int8" and measurement in WORKLOADS_OF_ALL:
+            half = ("--kv-cache-dtype", "bfloat16")
+            made.append(Line(f"{name}, cache in bfloat16", "promptmill", precision, (*words, *half)))
     return made
 
 

@@ -27,7 +27,6 @@ PHASES = ("linears", OUTPUT, "attention", "activations", MODEL, BOOKKEEPING, "sa
 SEAMS = {
     "pipeline.engine.rowwise:RowwiseActivation.forward": "activations",
     "pipeline.engine.continuous:ContinuousEngine._advance": "sampling",
-    "torch:log_softmax": "statistics",
 }
 """What is timed as it stands; the others need to be looked into, see `Seams`."""
 LINEAR = "pipeline.engine.linear:PackedLinear.forward"

@@ -111,10 +111,11 @@ class Measurement:
         return _row(f"{self.name}, {rows} sequences", line, f"{rows / step:.1f}", _each(values), "", share, "", "")
 
     def _ratio(self, line: str, own: str) -> str:
-        """How many times as fast as `line` promptmill is in a precision, with the target where there is one."""
-        base, speed = self.median(f"promptmill {own}", "tok_s"), self.median(line, "tok_s")
+        """How many times as fast as `line` promptmill's fastest is in a precision, with the target where there is one."""
+        fastest = self.fastest("promptmill", own)
+        base, speed = self.median(fastest or "", "tok_s"), self.median(line, "tok_s")
         engine, precision = (self.lines[line][0][key] for key in ("engine", "precision"))
-        if base is None or not speed or line == f"promptmill {own}":
+        if base is None or not speed or line == fastest:
             return ""
         target = TARGETS.get((self.name, engine), {}).get(own)
         if engine == "openvino" and line != self.fastest(engine, own):

@@ -141,3 +141,13 @@ def test_every_workload_has_targets_against_the_same_peers() -> None:
     assert {name for name, _ in TARGETS} == {"uniform", "mixed"}
     assert {peer for _, peer in TARGETS} == {"transformers", "vllm", "openvino"}
     assert set(SHARE_TARGETS) == {"prefill", "decode"}
+
+
+def test_promptmills_fastest_line_counts() -> None:
+    runs = [
+        *ours("mixed", 16.0, 25.0), run("mixed", "promptmill int8, half", "promptmill", "int8", 30.0),
+        run("mixed", "ov", "openvino", "int8", 20.0),
+    ]  # fmt: skip
+    found = table(runs)
+    assert found["mixed: ov"][-1] == "1.50 × (≥ 1.25: met)"
+    assert found["mixed: promptmill int8"][-1] == "1.20 ×" and found["mixed: promptmill int8, half"][-1] == ""

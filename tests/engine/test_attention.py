@@ -84,7 +84,7 @@ def test_chunks_and_decodes_attend_to_their_own_past(
     spy = Spy(2 * groups, 2, 16)
     loaded: Any = type("Loaded", (), {
         "layers": 1, "kv_heads": 2, "head_dim": 16, "dtype": torch.float32, "kv_dtype": torch.float32, "device": CPU,
-        "attention": way, "model": staticmethod(spy.run),
+        "attention": way, "model": staticmethod(spy.run), "kernels": {"compiled": 1},
     })  # fmt: skip
     sequences = [Sequence(request(str(i), [i] * n), steps) for i, n in enumerate(lengths)]
     runner = ModelRunner(loaded, len(lengths), 200, max(s.blocks_needed for s in sequences) + spare)
