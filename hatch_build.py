@@ -6,6 +6,7 @@ one that torch has loaded is used.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
@@ -18,7 +19,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = Path("pipeline/engine/native")
-FLAGS = ["-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
+FLAGS = ["-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wno-psabi"]
+OWN_FLAGS = {"product_int8.c": ["-ffp-contract=off"]}
 X86_LEVELS = ("x86-64-v4", "x86-64-v3")
 
 
@@ -42,15 +44,19 @@ class CompileHook(BuildHookInterface[Any]):
     def _compile(self, level: str) -> bool:
         """Compile for a level of x86-64, or for any other processor; say so if that cannot be."""
         library = Path(self.root, FOLDER, _file(level))
-        sources = sorted(map(str, library.parent.glob("*.c")))
+        sources = sorted(library.parent.glob("*.c"))
         compiler = shlex.split(os.environ.get("CC") or "cc")
-        flags = [*FLAGS, *([f"-march={level}"] if level in X86_LEVELS else [])]
+        flags = [*FLAGS, f'-DPROMPTMILL_SOURCES="{digest_of_sources(library.parent)}"']
+        flags += [f"-march={level}"] if level in X86_LEVELS else []
         with tempfile.TemporaryDirectory() as folder:
             built = Path(folder, library.name)
-            objects = [str(Path(folder, Path(source).stem + ".o")) for source in sources]
-            compiling = [[*flags, "-c", source, "-o", made] for source, made in zip(sources, objects, strict=True)]
+            objects = [str(Path(folder, source.stem + ".o")) for source in sources]
+            compiling = [
+                [*flags, *OWN_FLAGS.get(source.name, []), "-c", str(source), "-o", made]
+                for source, made in zip(sources, objects, strict=True)
+            ]
             try:
-                for arguments in (*compiling, ["-shared", *objects, "-o", str(built)]):
+                for arguments in (*compiling, ["-shared", *objects, "-lm", "-o", str(built)]):
                     subprocess.run([*compiler, *arguments], check=True, capture_output=True, text=True)
                 library.write_bytes(built.read_bytes())  # a new file: a running process may have the old one mapped
             except (OSError, subprocess.CalledProcessError) as error:
@@ -61,6 +67,14 @@ class CompileHook(BuildHookInterface[Any]):
                 library.unlink(missing_ok=True)
                 return False
         return True
+
+
+def digest_of_sources(folder: Path) -> str:
+    """What names the C sources by their content; the loader computes it likewise."""
+    digest = hashlib.sha256()
+    for file in sorted([*folder.glob("*.c"), *folder.glob("*.h")]):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _file(level: str) -> str:

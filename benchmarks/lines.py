@@ -141,8 +141,9 @@ def _own(measurement: str, settings: Settings) -> list[Line]:
             name, words = f"{name}, prefix caching", (*words, "--prefix-caching", "on")
         made.append(Line(name, "promptmill", precision, words))
         if precision == "int8" and measurement in WORKLOADS_OF_ALL:
-            half = ("--kv-cache-dtype", "bfloat16")
-            made.append(Line(f"{name}, cache in bfloat16", "promptmill", precision, (*words, *half)))
+            for dtype in ("bfloat16", "int8"):
+                cache = ("--kv-cache-dtype", dtype)
+                made.append(Line(f"{name}, cache in {dtype}", "promptmill", precision, (*words, *cache)))
     return made
 
 

@@ -47,7 +47,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
     """The command line of everything that runs the engine."""
     made = parser(description)
     made.add_argument("--int8", action="store_true")
-    made.add_argument("--kv-cache-dtype", choices=("auto", "bfloat16"), default="auto")
+    made.add_argument("--kv-cache-dtype", choices=("auto", "bfloat16", "int8"), default="auto")
     made.add_argument("--prefix-caching", choices=("on", "off"), help="left out: the engine's default")
     return made
 

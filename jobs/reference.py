@@ -19,7 +19,7 @@ MEANINGS = {
     "model.revision": "branch, tag or commit of the hub repository",
     "model.dtype": "auto, float32, bfloat16 or float16; auto is float32 on a CPU and the checkpoint's own on a GPU",
     "model.quantization": "none or int8",
-    "model.kv_cache_dtype": "auto is the model's own type; bfloat16 halves the cache of a float32 model",
+    "model.kv_cache_dtype": "auto is the model's own type; bfloat16 halves the cache of a float32 model, int8 quarters it",
     "model.tokenizer": "a hub id or a directory; null is the model's own",
     "model.adapter": "a PEFT (LoRA) directory, merged when the model is loaded",
     "engine.name": "continuous or static",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import math
 import queue
 import sys
 import threading
@@ -87,7 +88,7 @@ class Worker:
         built = _engine_builder()(
             resolve(job.model), job.model, job.engine, job.stats,
             device=job.device, threads=threads, memory_share=memory_share,
-            expected=job.plan.rows * job.sampling.n,
+            expected=math.ceil(job.plan.rows * job.sampling.n * memory_share),
         )  # fmt: skip
         self.facts = {**built.facts, "vocab_size": built.tokenizer.vocab_size}
         self._environment = identity({**environment(), **self.facts})

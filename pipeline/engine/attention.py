@@ -16,7 +16,7 @@ from transformers import AttentionInterface
 
 from pipeline.engine import native, plain_attention
 from pipeline.engine.block_pool import BLOCK
-from pipeline.engine.kv_cache import KVCache, padded
+from pipeline.engine.kv_cache import KVCache, key_scales, side_shapes, value_scales
 from pipeline.engine.native.attention import KINDS, NativeStep
 from pipeline.engine.plain_attention import Spot
 from pipeline.errors import ModelRefused
@@ -138,8 +138,12 @@ def _native_is_right(groups: int, head_dim: int, dtype: torch.dtype) -> bool:
     q = torch.randn(40, 2 * groups, head_dim, generator=draw)
     k, v = (torch.randn(40, 2, head_dim, generator=draw) for _ in range(2))
     tables = torch.tensor([[3, 1], [0, 2]], dtype=torch.int32)
-    sides = [(4, 2, head_dim, BLOCK), (4, 2, BLOCK, padded(head_dim))]
-    keys, values = (torch.randn(side, generator=draw).to(dtype) for side in sides)
+    sides = [torch.randn(4, *side, generator=draw) for side in side_shapes(2, head_dim, dtype)]
+    if dtype == torch.int8:
+        sides = [(side * 40).clamp(-127, 127) for side in sides]
+    keys, values = (side.to(dtype) for side in sides)
+    if dtype == torch.int8:
+        key_scales(keys)[:] = value_scales(values)[:] = 0.03
 
     def run(spots: list[Spot]) -> torch.Tensor:
         step = NativeStep(torch.tensor(spots, dtype=torch.int32), tables, 2, head_dim, dtype)

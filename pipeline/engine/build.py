@@ -64,6 +64,7 @@ class _Parts:
     memory: MemoryPlan
     likely_blocks: int
     max_len: int
+    expected: int | None
 
 
 def _continuous(parts: _Parts) -> Engine:
@@ -71,8 +72,9 @@ def _continuous(parts: _Parts) -> Engine:
     runner.cache.take(parts.likely_blocks)
     config = parts.config
     return ContinuousEngine(
-        runner, parts.tokenizer, parts.stats, config.max_num_batched_tokens, prefix_caching=config.prefix_caching
-    )
+        runner, parts.tokenizer, parts.stats, config.max_num_batched_tokens, prefix_caching=config.prefix_caching,
+        expected=parts.expected,
+    )  # fmt: skip
 
 
 def _static(parts: _Parts) -> Engine:
@@ -97,7 +99,7 @@ def build_engine(
         device: `cpu` or `cuda`.
         threads: Processor threads; null: torch's own choice.
         memory_share: Part of the device's free memory that this engine may take, when several share it.
-        expected: Sequences that there will be at the most; null: any number.
+        expected: Completions that will be asked for, about; null: nothing is known.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -105,7 +107,7 @@ def build_engine(
     loaded = load_model(checkpoint, model, device=device, max_len=max_len, plain=engine.name == "static")
     memory, likely = _plan_memory(loaded, engine, max_len, memory_share, expected)
     tokenizer = load_tokenizer(checkpoint.tokenizer, loaded.vocab_size)
-    built = ENGINES[engine.name](_Parts(loaded, tokenizer, stats, engine, memory, likely, max_len))
+    built = ENGINES[engine.name](_Parts(loaded, tokenizer, stats, engine, memory, likely, max_len, expected))
     facts = {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

@@ -8,7 +8,7 @@ from pipeline.types import require
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "int8")
-KV_DTYPES = ("auto", "bfloat16")
+KV_DTYPES = ("auto", "bfloat16", "int8")
 ENGINES = ("continuous", "static")
 STATISTICS = ("logprob", "entropy", "rank")
 DEFAULT_COLUMNS = ("logprob", "entropy", "rank")
@@ -21,7 +21,8 @@ class ModelConfig:
 
     `path` is a Hugging Face hub id or a directory; `tokenizer` likewise (null: the model's own). `dtype=auto` is
     float32 on a CPU and the checkpoint's own type on a GPU. `kv_cache_dtype=auto` keeps keys and values in the model's
-    type; `bfloat16` halves them where that is float32. `adapter` is a PEFT (LoRA) directory merged at load.
+    type; `bfloat16` halves them where that is float32, and `int8` quarters them. `adapter` is a PEFT (LoRA) directory
+    merged at load.
     """
 
     path: str = "openai-community/gpt2-large"

@@ -11,12 +11,13 @@ from types import MappingProxyType
 
 import torch
 
+from pipeline.engine import native
 from pipeline.engine.block_pool import BlockPool
 from pipeline.engine.config import StatsConfig
 from pipeline.engine.memory import out_of_memory
 from pipeline.engine.runner import ModelRunner
 from pipeline.engine.sampler import sample
-from pipeline.engine.scheduler import Scheduler, Step
+from pipeline.engine.scheduler import FEW, Scheduler, Step
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.slots import SlotState
 from pipeline.engine.stats import Distribution, compute
@@ -32,6 +33,10 @@ NONFINITE = RowError(
 )
 
 
+CORES_OF_FEW = 4
+"""Cores at which FEW sequences keep the arithmetic busy; more of them need more sequences."""
+
+
 class ContinuousEngine:
     """Continuous batching over a slot KV cache.
 
@@ -41,18 +46,22 @@ class ContinuousEngine:
         stats: Which statistics to compute.
         max_num_batched_tokens: Bound on a step's tokens.
         prefix_caching: Compute once what prompts that begin alike share.
+        expected: Requests that there will be, about; null: those that were added at any time are all.
     """
 
     def __init__(
         self, runner: ModelRunner, tokenizer: Tokenizer, stats: StatsConfig, max_num_batched_tokens: int,
-        *, prefix_caching: bool = True,
+        *, prefix_caching: bool = True, expected: int | None = None,
     ) -> None:  # fmt: skip
         """Start empty."""
         self._runner, self._tokenizer = runner, tokenizer
         # a prompt whose own log-probabilities are wanted has to be computed to its last position
         share = prefix_caching and not stats.prompt_logprobs
-        self._scheduler = Scheduler(runner.slots, max_num_batched_tokens, BlockPool(runner.blocks), share=share)
         loaded = runner.loaded
+        few = runner.slots if loaded.device.type != "cpu" else FEW * max(1, torch.get_num_threads() // CORES_OF_FEW)
+        self._scheduler = Scheduler(
+            runner.slots, max_num_batched_tokens, BlockPool(runner.blocks), share=share, few=few, expected=expected
+        )
         self._grammars = Grammars(tokenizer, loaded.vocab_size, loaded.eos_token_ids, torch.get_num_threads())
         self._state = SlotState(
             runner.slots, runner.max_len, loaded.vocab_size, loaded.device, tokenizer, self._grammars
@@ -113,9 +122,9 @@ class ContinuousEngine:
     def _advance(self, sequences: list[Sequence], logits: torch.Tensor, done: list[Completion]) -> None:
         """Choose a token for each sequence from its row of logits [B, V]; those that end are finished and go to `done`."""
         rows = len(sequences)
-        if rows == 1:
-            logits = logits.expand(2, -1)  # a lone row is reduced by several threads, with other rounding
-        sequences_or_twice = sequences if rows > 1 else sequences * 2
+        if twice := rows == 1 and not native.serves(logits):
+            logits = logits.expand(2, -1)  # torch reduces a lone row with several threads, with other rounding
+        sequences_or_twice = sequences * 2 if twice else sequences
         constrained, ends = self._state.constrain(logits, sequences_or_twice)
         chosen = sample(constrained, self._state.sampling_rows(sequences_or_twice))
         distribution = Distribution(logits, chosen, self._top)

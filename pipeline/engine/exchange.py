@@ -79,7 +79,7 @@ class _Linears:
         self.kernels: Counter[str] = Counter()
         self.exact = True
         self._names = candidates(reference.dtype, reference.device, int8=int8)
-        self._chosen: dict[tuple[tuple[int, ...], bool], tuple[str, bool]] = {}
+        self._chosen: dict[object, tuple[str, bool]] = {}
         self._ranges = mapped_ranges()
         self._users = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
 
@@ -89,7 +89,7 @@ class _Linears:
         if isinstance(layer, Conv1D):
             weight = weight.t()
         bias = None if layer.bias is None else layer.bias.detach().clone()
-        key = tuple(weight.shape), bias is None
+        key = tuple(weight.shape), weight.dtype, bias is None
         if key not in self._chosen:
             self._chosen[key] = choose_kernel(weight, bias, self._names)
         name, exact = self._chosen[key]

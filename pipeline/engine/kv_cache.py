@@ -1,8 +1,8 @@
 """The KV cache: for every layer, keys and values in blocks of positions that any sequence may use.
 
 Keys of a block lie element by element, [head, element, position], as the scores of many positions are then one vector;
-values position by position. Memory is taken page by page as blocks are first written, or before that when it is asked for,
-and kept.
+values position by position. In 8 bits each position and head has a scale for its key and one for its value, in float32, after
+the block's other rows. Memory is taken page by page as blocks are first written, or before that when it is asked for, and kept.
 
 It does not know which block is whose; see `block_pool`.
 """
@@ -28,17 +28,52 @@ def padded(head_dim: int) -> int:
     return -(-head_dim // LANES) * LANES
 
 
+_SCALES = BLOCK * 4
+"""Bytes of a block's scales for a head."""
+STEPS = 127
+"""Steps from zero to the largest element of a position and head, in 8 bits."""
+
+
+def side_shapes(kv_heads: int, head_dim: int, dtype: torch.dtype) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return (shape of a block's keys, shape of its values); in 8 bits with rows that hold the scales."""
+    width = padded(head_dim)
+    more = (_SCALES // BLOCK, -(-_SCALES // width)) if dtype == torch.int8 else (0, 0)
+    return (kv_heads, head_dim + more[0], BLOCK), (kv_heads, BLOCK + more[1], width)
+
+
+def key_scales(keys: torch.Tensor) -> torch.Tensor:
+    """The scales of 8-bit keys, a view: [blocks, kv_heads, BLOCK]."""
+    return keys[:, :, -(_SCALES // BLOCK) :].flatten(2).view(torch.float32)
+
+
+def value_scales(values: torch.Tensor) -> torch.Tensor:
+    """The scales of 8-bit values, a view: [blocks, kv_heads, BLOCK]."""
+    return values[:, :, BLOCK:].flatten(2)[..., :_SCALES].view(torch.float32)
+
+
+def in_steps(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantise [..., D] of float32, as the compiled kernel does it.
+
+    Returns:
+        (int8 [..., D], scale [...]: no number where something is not finite).
+    """
+    largest = x.abs().amax(-1).clamp_min(1e-12)
+    strange = (x * 0).sum(-1)
+    factor = torch.where(strange == 0, STEPS / largest, 0)
+    return (x * factor[..., None]).nan_to_num_(0).round_().to(torch.int8), largest / STEPS + strange
+
+
 def block_bytes(layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
     """Bytes of one block in all layers."""
-    return layers * kv_heads * BLOCK * (head_dim + padded(head_dim)) * dtype.itemsize
+    return layers * sum(map(math.prod, side_shapes(kv_heads, head_dim, dtype))) * dtype.itemsize
 
 
 class KVCache:
     """Keys and values of `blocks` blocks in every layer.
 
     Attributes:
-        keys: For each layer [blocks, kv_heads, head_dim, BLOCK].
-        values: For each layer [blocks, kv_heads, BLOCK, padded head_dim].
+        keys: For each layer [blocks, kv_heads, head_dim, BLOCK], and the scales; see `side_shapes`.
+        values: For each layer [blocks, kv_heads, BLOCK, padded head_dim], likewise.
     """
 
     def __init__(
@@ -47,8 +82,9 @@ class KVCache:
         """Take the address space; memory follows use."""
         self.blocks, self.head_dim, self.dtype, self.device = blocks, head_dim, dtype, device
         self._maps: list[mmap.mmap] = []
-        self.keys = [self._zeros(blocks, kv_heads, head_dim, BLOCK) for _ in range(layers)]
-        self.values = [self._zeros(blocks, kv_heads, BLOCK, padded(head_dim)) for _ in range(layers)]
+        key, value = side_shapes(kv_heads, head_dim, dtype)
+        self.keys = [self._zeros(blocks, *key) for _ in range(layers)]
+        self.values = [self._zeros(blocks, *value) for _ in range(layers)]
 
     def take(self, blocks: int) -> None:
         """Take the memory of the first blocks now, where the system can: page by page it would slow down the steps."""

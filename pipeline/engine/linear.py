@@ -22,7 +22,7 @@ from pipeline.engine.processor import processor
 from pipeline.engine.products import FixedRowsProduct, MklProduct, OneDnnProduct
 
 MIN_ROWS = 2
-"""A single row takes a matrix-vector kernel with other rounding, so a step never has one row only."""
+"""torch gives a single row a matrix-vector kernel with other rounding, so a step never has one row only."""
 
 
 class Product(Protocol):
@@ -95,8 +95,11 @@ def choose_kernel(weight: torch.Tensor, bias: torch.Tensor | None, names: Sequen
 _PROBE_ROWS = 288
 _COMPARED = slice(0, None, 12)
 """Rows of the probe that are compared with the truth, which is slow; the others must only agree with themselves."""
-_PARTS = ((0, 2), (5, 8), (90, 95), (3, 19), (60, 93), (0, 64), (100, 228))
-"""Places and numbers of rows at which the product must give what it gives for all of the probe at once."""
+_PARTS = (
+    (0, 2), (5, 8), (0, 4), (90, 95), (1, 7), (1, 8), (2, 11), (3, 13), (3, 19), (60, 93), (0, 64), (100, 228),
+)  # fmt: skip
+"""Places and numbers of rows at which the product must give what it gives for all of the probe at once. With these and all
+of it, every size of group that the compiled products have code for is run."""
 _BLOCK = 4096
 """Channels that are compared at once, so that the float64 copy is small beside the weight."""
 _LOST = 5e-7

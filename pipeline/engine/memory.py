@@ -90,7 +90,7 @@ def likely_blocks(plan: MemoryPlan, expected: int | None, *, block_bytes: int, a
 
     Args:
         plan: What is planned.
-        expected: Sequences that there will be at the most; null: any number.
+        expected: Sequences that there will be, about; null: any number.
         block_bytes: Bytes of a block in all layers.
         available: Bytes that may still be taken, of which this is a part; null: unknown.
     """

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from pipeline.engine.block_pool import BLOCK, blocks_for
+from pipeline.engine.kv_cache import in_steps, key_scales, value_scales
 
 Spot = tuple[int, int, int, int]
 """First token of the step, length, start position, row of the block tables."""
@@ -21,9 +22,13 @@ Spot = tuple[int, int, int, int]
 
 def write(keys: torch.Tensor, values: torch.Tensor, places: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
     """Put k and v [T, H_kv, D] at the flat `places` [T]: block · BLOCK + offset."""
-    blocks, offsets = places // BLOCK, places % BLOCK
-    keys[blocks, :, :, offsets] = k.to(keys.dtype)
-    values[blocks, :, offsets, : v.shape[-1]] = v.to(values.dtype)
+    blocks, offsets, dim = places // BLOCK, places % BLOCK, k.shape[-1]
+    if keys.dtype == torch.int8:
+        (k, k_scales), (v, v_scales) = in_steps(k.float()), in_steps(v.float())
+        key_scales(keys)[blocks, :, offsets] = k_scales
+        value_scales(values)[blocks, :, offsets] = v_scales
+    keys[blocks, :, :dim, offsets] = k.to(keys.dtype)
+    values[blocks, :, offsets, :dim] = v.to(values.dtype)
 
 
 def attend(
@@ -33,8 +38,8 @@ def attend(
 
     Args:
         q: [T, H_kv, G, D]: the queries that share a key head lie together.
-        keys: [blocks, H_kv, D, BLOCK].
-        values: [blocks, H_kv, BLOCK, padded D].
+        keys: A layer's, as `KVCache` has them.
+        values: Likewise.
         spots: Where the tokens belong; those of one token decode.
         tables: [R, W] block numbers.
 
@@ -68,8 +73,9 @@ def _attend(
     batch, _, heads, groups, dim = q.shape
     count = tables.shape[1] if isinstance(start, torch.Tensor) else blocks_for(start + length)
     blocks = tables[:, :count].long()
-    k = keys[blocks].permute(0, 2, 3, 1, 4).reshape(batch, heads, dim, -1).to(q.dtype)
-    v = values[blocks][..., :dim].permute(0, 2, 1, 3, 4).reshape(batch, heads, -1, dim).to(q.dtype)
+    k, v = _read(keys, values, blocks, dim)
+    k = k.permute(0, 2, 3, 1, 4).reshape(batch, heads, dim, -1).to(q.dtype)
+    v = v.permute(0, 2, 1, 3, 4).reshape(batch, heads, -1, dim).to(q.dtype)
     span = torch.arange(count * BLOCK, device=q.device)
     position = start + torch.arange(length, device=q.device)[:, None]
     mask = (span > position).expand(batch, length, -1)
@@ -79,6 +85,16 @@ def _attend(
     scores = scores.view(batch, heads, groups, length, -1).masked_fill_(mask[:, None, None], float("-inf"))
     weights = torch.softmax(scores, -1).view(batch, heads, groups * length, -1)
     return _products(weights, v).view(batch, heads, groups, length, dim).permute(0, 3, 1, 2, 4)
+
+
+def _read(
+    keys: torch.Tensor, values: torch.Tensor, blocks: torch.Tensor, dim: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys [B, W, H_kv, D, BLOCK] and values [B, W, H_kv, BLOCK, D] of blocks [B, W]."""
+    k, v = keys[blocks][..., :dim, :], values[blocks][..., :BLOCK, :dim]
+    if keys.dtype != torch.int8:
+        return k, v
+    return k * key_scales(keys)[blocks].unsqueeze(-2), v * value_scales(values)[blocks].unsqueeze(-1)
 
 
 def _products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

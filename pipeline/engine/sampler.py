@@ -76,7 +76,7 @@ def sample(logits: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
     Returns:
         Token ids int64 [B]. Ties of greedy rows go to the lowest id.
     """
-    if logits.device.type == "cpu" and native.library() is not None:
+    if native.serves(logits):
         return choose_tokens(
             logits, rows.greedy, rows.temperature, rows.top_p, rows.log_min_p, rows.top_k, rows.uniform
         )[0]

@@ -14,7 +14,7 @@ from pipeline.engine.block_pool import BLOCK, BlockPool, prefix_digests
 from pipeline.engine.sequence import Sequence
 
 FEW = 16
-"""Sequences below which a step costs nearly the same with fewer of them, as the weights have to be read."""
+"""Sequences below which a step costs nearly the same with fewer of them, as the weights have to be read: on a few cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,16 @@ class Scheduler:
             with prompts to read always takes at least one chunk.
         pool: The blocks of the cache.
         share: Whether prompts that begin alike share blocks.
+        few: Sequences below which a step costs nearly the same with fewer of them.
+        expected: Sequences that there will be, about; null: those that were added at any time are all.
     """
 
-    def __init__(self, slots: int, max_batched_tokens: int, pool: BlockPool, *, share: bool = True) -> None:
+    def __init__(
+        self, slots: int, max_batched_tokens: int, pool: BlockPool, *, share: bool = True, few: int = FEW,
+        expected: int | None = None,
+    ) -> None:  # fmt: skip
         """Start with every slot free."""
+        self._few, self._to_come = few, expected or 0
         self._free = list(range(slots))  # a heap
         self._waiting: deque[Sequence] = deque()
         self._max_batched_tokens, self._pool, self._share = max_batched_tokens, pool, share
@@ -90,12 +96,13 @@ class Scheduler:
                 sequence.digests = known[prompt] = known.get(prompt) or prefix_digests(prompt)
                 self._pool.want(sequence.digests)
         self._waiting.extend(queue)
+        self._to_come -= len(queue)
 
     def schedule(self) -> tuple[list[Sequence], Step]:
         """Admit what fits and return (newly admitted sequences, the next step)."""
         admitted = []
-        most = min(self._most, self._enough())
-        while self._free and self._waiting and len(self.running) < most and self._reserve(self._waiting[0]):
+        enough = self._enough()
+        while self._free and self._waiting and self._admits(enough) and self._reserve(self._waiting[0]):
             sequence = self._waiting.popleft()
             self._pool.unwant(sequence.digests)
             sequence.slot = heapq.heappop(self._free)
@@ -131,16 +138,23 @@ class Scheduler:
         return len(running) > 1
 
     def _enough(self) -> int:
-        """How many to run so that there is work for as many until the longest one ends.
+        """How many to run at the end, so that there is work for as many until the longest one ends.
 
         To run more would be no sooner done, and leave the end to a few, when a step costs almost as much as with many.
         """
-        if not self._free or not 0 < len(self._waiting) <= 4 * self._slots:
+        if not self._free or self._to_come > 0 or not 0 < len(self._waiting) <= 4 * self._slots:
             return self._slots  # nothing to decide, or more work than the longest one lasts
         known = [*self._waiting, *self.running.values()]
         tokens = sum(s.tokens_left for s in known)
         longest = max(s.max_new - len(s.generated) for s in known)
-        return max(FEW, -(-tokens // longest))
+        return max(self._few, -(-tokens // longest))
+
+    def _admits(self, enough: int) -> bool:
+        """Whether the next one may start: there are not enough, or it would end last, and must not wait for others."""
+        if len(self.running) >= self._most:
+            return False
+        last = max((s.max_new - len(s.generated) for s in self.running.values()), default=0)
+        return len(self.running) < enough or self._waiting[0].max_new >= last
 
     def _reserve(self, sequence: Sequence) -> bool:
         """Give a sequence all blocks that it may need: those that hold its prompt's beginning already, and fresh ones."""

@@ -52,7 +52,7 @@ class Distribution:
     @cached_property
     def measures(self) -> Measures:
         """Taken in one pass over the logits where that is compiled, when first asked for."""
-        if self.logits.device.type == "cpu" and native.library() is not None:
+        if native.serves(self.logits):
             return Measures(*measure_tokens(self.logits, self.tokens))
         most = self.logits.amax(-1)
         below = self.logits - most[:, None]

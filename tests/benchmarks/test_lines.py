@@ -32,6 +32,7 @@ def test_without_peers_there_are_the_limit_promptmill_and_transformers() -> None
     found = lines("uniform", Settings(MODEL))
     assert [line.name for line in found] == [
         "limit", "promptmill float32", "promptmill int8", "promptmill int8, cache in bfloat16",
+        "promptmill int8, cache in int8",
         "transformers `generate`, batch 64",
     ]  # fmt: skip
     assert [line.command for line in found] == [
@@ -50,12 +51,24 @@ def test_without_peers_there_are_the_limit_promptmill_and_transformers() -> None
             "--kv-cache-dtype",
             "bfloat16",
         ),
+        (
+            sys.executable,
+            "-m",
+            "benchmarks.ours",
+            "/models/m",
+            "uniform",
+            "64",
+            "64",
+            "--int8",
+            "--kv-cache-dtype",
+            "int8",
+        ),
         (sys.executable, "-m", "benchmarks.peers.transformers_generate", "/models/m", "uniform", "64", "64"),
     ]
 
 
 def test_each_peer_runs_in_its_own_environment_on_its_own_model(tmp_path: Path) -> None:
-    commands = {line.name: line.command for line in lines("uniform", everyone(tmp_path))[5:]}
+    commands = {line.name: line.command for line in lines("uniform", everyone(tmp_path))[6:]}
     python = str(tmp_path / "py")
     openvino = (python, "-m", "benchmarks.peers.openvino_genai")
     hint, groups = "INFERENCE_PRECISION_HINT=f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE=128"

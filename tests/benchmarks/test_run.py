@@ -94,4 +94,4 @@ def test_the_profile_of_a_tiny_model() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     kinds = [line.split(" | ")[0] for line in done.stdout.splitlines() if line.startswith("| ")]
-    assert kinds == ["| step", "| reads prompts", "| decodes 2 to 3"] * 2  # with each type of cache
+    assert kinds == ["| step", "| reads prompts", "| decodes 2 to 3"] * 3  # with each type of cache

@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
 
 from pipeline.engine import native
 from pipeline.engine.block_pool import BLOCK, blocks_for
-from pipeline.engine.kv_cache import padded
+from pipeline.engine.kv_cache import key_scales, side_shapes, value_scales
 from pipeline.engine.plain_attention import Spot
 
 HEADS = [(2, 2), (4, 4), (4, 2), (6, 2), (8, 2), (14, 2), (4, 1), (7, 1)]
 """(query heads, key heads): each its own, shared by some, shared by all."""
 DIMS = [4, 8, 16, 20, 64, 80, 128]
-DTYPES = [torch.float32, torch.bfloat16]
+DTYPES = [torch.float32, torch.bfloat16, torch.int8]
 EDGES = [1, 2, 31, 32, 33, 63, 64, 65, 95, 96, 97]
 
 
@@ -30,7 +31,7 @@ def _flags() -> set[str]:
 
 
 X86 = platform.machine() in ("x86_64", "AMD64")
-FUSED = {"avx2", "fma", "bmi2", "f16c", "movbe"} <= _flags()
+FUSED = {"avx", "avx2", "fma", "bmi1", "bmi2", "f16c", "movbe", "abm"} <= _flags()
 WIDE = FUSED and {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} <= _flags()
 LEVEL = ("x86-64-v4" if WIDE else "x86-64-v3" if FUSED else "none") if X86 else "generic"
 """Which build of the kernels must run here."""
@@ -87,7 +88,7 @@ class Case:
         mine = slice(self.firsts[row], self.firsts[row] + self.news[row])
         dtype, groups = self.keys.dtype, self.q.shape[1] // self.k.shape[1]
         k, v = (
-            torch.cat([past[row], new[mine]]).to(dtype).double().repeat_interleave(groups, 1)
+            kept(torch.cat([past[row], new[mine]]), dtype).repeat_interleave(groups, 1)
             for past, new in ((self.past_k, self.k), (self.past_v, self.v))
         )
         scores = torch.einsum("thd,shd->hts", self.q[mine].double(), k) * self.scale
@@ -99,16 +100,46 @@ class Case:
         keys, values = self.keys.clone(), self.values.clone()
         for row, first in enumerate(self.firsts):
             for i in range(self.news[row]):
-                _put(keys, values, self.tables[row], self.pasts[row] + i, self.k[first + i], self.v[first + i])
+                put(keys, values, self.tables[row], self.pasts[row] + i, self.k[first + i], self.v[first + i])
         return keys, values
 
 
-def _put(
+def in_steps(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whole numbers up to 127 and a scale for each row of the last dimension, by numpy in float32."""
+    numbers = x.numpy()
+    largest = np.abs(numbers).max(-1, keepdims=True).clip(np.float32(1e-12))
+    return torch.from_numpy(np.rint(numbers * (np.float32(127) / largest))), torch.from_numpy(largest / np.float32(127))
+
+
+def kept(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What a cache of a type keeps of keys or values, in float64."""
+    if dtype != torch.int8:
+        return x.to(dtype).double()
+    numbers, scale = in_steps(x)
+    return numbers.double() * scale.double()
+
+
+def put(
     keys: torch.Tensor, values: torch.Tensor, table: torch.Tensor, position: int, k: torch.Tensor, v: torch.Tensor
 ) -> None:
-    block, offset = int(table[position // BLOCK]), position % BLOCK
-    keys[block, :, :, offset] = k.to(keys.dtype)
-    values[block, :, offset, : v.shape[-1]] = v.to(values.dtype)
+    block, offset, dim = int(table[position // BLOCK]), position % BLOCK, k.shape[-1]
+    if keys.dtype == torch.int8:
+        (k, k_scale), (v, v_scale) = in_steps(k), in_steps(v)
+        key_scales(keys)[block, :, offset] = k_scale[:, 0]
+        value_scales(values)[block, :, offset] = v_scale[:, 0]
+    keys[block, :, :dim, offset] = k.to(keys.dtype)
+    values[block, :, offset, :dim] = v.to(values.dtype)
+
+
+def garbage(blocks: int, kv_heads: int, dim: int, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Keys and values that nobody wrote: no numbers, as far as the type has such."""
+    sides = [torch.zeros(blocks, *side, dtype=dtype) for side in side_shapes(kv_heads, dim, dtype)]
+    if dtype != torch.int8:
+        return [side.fill_(torch.nan) for side in sides]
+    for side, scales in zip(sides, (key_scales, value_scales), strict=True):
+        side.fill_(77)
+        scales(side).fill_(torch.nan)
+    return sides
 
 
 def make_case(
@@ -128,12 +159,11 @@ def make_case(
         pasts, news, size * torch.randn(count, heads[0], dim, generator=draw),
         *(torch.randn(count, kv_heads, dim, generator=draw) for _ in range(2)),
         *([torch.randn(past, kv_heads, dim, generator=draw) for past in pasts] for _ in range(2)), tables,
-        torch.full((blocks, kv_heads, dim, BLOCK), torch.nan, dtype=dtype),
-        torch.full((blocks, kv_heads, BLOCK, padded(dim)), torch.nan, dtype=dtype),
+        *garbage(blocks, kv_heads, dim, dtype),
     )  # fmt: skip
     for row, past in enumerate(pasts):
         for position in range(past):
-            _put(case.keys, case.values, tables[row], position, case.past_k[row][position], case.past_v[row][position])
+            put(case.keys, case.values, tables[row], position, case.past_k[row][position], case.past_v[row][position])
     return case
 
 

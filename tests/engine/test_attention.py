@@ -109,7 +109,7 @@ def test_chunks_and_decodes_attend_to_their_own_past(
 
 
 @needs_kernels
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 def test_the_kernel_is_chosen_where_it_is_right(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     for heads, kv_heads, dim in ((20, 20, 64), (4, 2, 80), (32, 8, 128), (14, 2, 64), (8, 1, 20), (1, 1, 4)):
         assert choose(heads, kv_heads, dim, torch.float32, dtype, CPU) == (f"native-{native.level()}", True)

@@ -18,7 +18,7 @@ from pipeline.engine.config import STATISTICS, EngineConfig, ModelConfig, StatsC
         (ModelConfig, {"path": " "}, "path=' ': must be a hub id"),
         (ModelConfig, {"dtype": "int4"}, "dtype='int4': must be one of auto, float32, bfloat16, float16"),
         (ModelConfig, {"quantization": "int4"}, "quantization='int4': must be one of none, int8"),
-        (ModelConfig, {"kv_cache_dtype": "float32"}, "kv_cache_dtype='float32': must be one of auto, bfloat16"),
+        (ModelConfig, {"kv_cache_dtype": "float32"}, "kv_cache_dtype='float32': must be one of auto, bfloat16, int8"),
         (EngineConfig, {"name": "vllm"}, "name='vllm': must be one of continuous, static"),
         (EngineConfig, {"max_num_seqs": 0}, "max_num_seqs=0: must be auto or from 1 to 4096"),
         (EngineConfig, {"max_num_seqs": "4097"}, "max_num_seqs='4097': must be auto or from 1 to 4096"),

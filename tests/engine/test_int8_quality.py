@@ -58,3 +58,10 @@ def test_int8_costs_one_percent_of_perplexity_at_most() -> None:
 def test_bfloat16_costs_one_percent_of_perplexity_at_most() -> None:
     ratio = math.exp(nats_per_token(dtype="bfloat16") - nats_per_token())
     assert 0.99 < ratio < 1.01 and ratio != 1
+
+
+@pytest.mark.parametrize("cache", ["bfloat16", "int8"])
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_a_smaller_cache_costs_one_percent_of_perplexity_at_most(quantization: str, cache: str) -> None:
+    ratio = math.exp(nats_per_token(quantization=quantization, kv_cache_dtype=cache) - nats_per_token())
+    assert 0.99 < ratio < 1.01 and ratio != 1

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.engine.block_pool import BLOCK
-from pipeline.engine.kv_cache import KVCache, block_bytes, padded
+from pipeline.engine.kv_cache import KVCache, block_bytes, key_scales, padded, value_scales
 
 CPU = torch.device("cpu")
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int8]
 
 
 @given(
@@ -25,8 +25,9 @@ def test_its_shape_and_size(layers: int, blocks: int, heads: int, dim: int, dtyp
     cache = KVCache(layers, blocks, heads, dim, dtype, CPU)
     sides = [*cache.keys, *cache.values]
     assert [len(cache.keys), len(cache.values)] == [layers, layers]
-    assert {tuple(k.shape) for k in cache.keys} == {(blocks, heads, dim, BLOCK)}
-    assert {tuple(v.shape) for v in cache.values} == {(blocks, heads, BLOCK, padded(dim))}
+    more = (4, -(-128 // padded(dim))) if dtype == torch.int8 else (0, 0)
+    assert {tuple(k.shape) for k in cache.keys} == {(blocks, heads, dim + more[0], BLOCK)}
+    assert {tuple(v.shape) for v in cache.values} == {(blocks, heads, BLOCK + more[1], padded(dim))}
     assert all(side.dtype == dtype and side.is_contiguous() and not side.any() for side in sides)
     assert sum(side.nbytes for side in sides) == blocks * block_bytes(layers, heads, dim, dtype)
     assert dim <= padded(dim) < dim + 16 and padded(dim) % 16 == 0
@@ -38,7 +39,7 @@ def test_a_copy_is_of_one_block_in_all_layers(dtype: torch.dtype) -> None:
     cache = KVCache(2, 4, 2, 20, dtype, CPU)
     sides, draw = [*cache.keys, *cache.values], torch.Generator().manual_seed(1)
     for side in sides:
-        side.copy_(torch.randn(side.shape, generator=draw))
+        side.copy_((9 * torch.randn(side.shape, generator=draw)).to(dtype))
     before = [side.clone() for side in sides]
     cache.copy(3, 1)
     for side, was in zip(sides, before, strict=True):
@@ -86,3 +87,14 @@ def populates() -> bool:
         except OSError:
             return False
     return True
+
+
+@given(dim=st.integers(1, 130), blocks=st.integers(1, 3))
+def test_scales_have_places_of_their_own(dim: int, blocks: int) -> None:
+    cache = KVCache(1, blocks, 2, dim, torch.int8, CPU)
+    for side, scales in ((cache.keys[0], key_scales), (cache.values[0], value_scales)):
+        found = scales(side)
+        assert found.shape == (blocks, 2, BLOCK)
+        found[:] = torch.arange(found.numel()).view(found.shape)
+        assert torch.equal(scales(side), found) and found.data_ptr() > side.data_ptr()
+    assert not cache.keys[0][:, :, :dim].any() and not cache.values[0][:, :, :BLOCK].any()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from attention_cases import BUILT, DIMS, DTYPES, LEVEL, Case, assert_exact, cases, make_case, needs_kernels
+from attention_cases import BUILT, DIMS, DTYPES, LEVEL, Case, assert_exact, cases, make_case, needs_kernels, put
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import older_processor, without_kernels
@@ -40,8 +41,7 @@ def run(case: Case, steps: Iterable[list[Spot]] | None = None, *, threads: int =
 
 def same(one: torch.Tensor, other: torch.Tensor) -> bool:
     """The same bits, those of what is not a number too."""
-    whole = torch.int16 if one.dtype == torch.bfloat16 else torch.int32
-    return torch.equal(one.contiguous().view(whole), other.contiguous().view(whole))
+    return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
 
 
 @settings(max_examples=150, deadline=None)
@@ -114,8 +114,8 @@ def test_extreme_scores(kind: str, dtype: torch.dtype) -> None:
 
 def replaced_past(old: Case, new: Case) -> torch.Tensor:
     """The cache of `old` with the past keys of `new`."""
-    for position, k in enumerate(new.past_k[0]):
-        old.keys[int(old.tables[0, position // BLOCK]), :, :, position % BLOCK] = k.to(old.keys.dtype)
+    for position, (k, v) in enumerate(zip(new.past_k[0], new.past_v[0], strict=True)):
+        put(old.keys, old.values.clone(), old.tables[0], position, k, v)
     return old.keys
 
 
@@ -192,7 +192,9 @@ def test_where_it_was_built_it_is_used() -> None:
     assert native.level() == LEVEL
 
 
-def test_where_it_was_not_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_it_was_not_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     with without_kernels():
         assert (native.library(), native.level()) == (None, "none")
         with pytest.raises(RuntimeError, match="not there"):
@@ -201,6 +203,7 @@ def test_where_it_was_not_there_is_none(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / f"_native-{LEVEL}.so").write_bytes(b"\x7fELF of another system")
     native._found.cache_clear()
     assert native.library() is None
+    assert f"_native-{LEVEL}.so is not used, and torch does its work: " in caplog.text
     monkeypatch.undo()
     native._found.cache_clear()
     assert native.library() is not None
@@ -221,5 +224,21 @@ def test_an_older_processor_gets_an_older_build(monkeypatch: pytest.MonkeyPatch)
 def test_both_languages_agree_on_the_sizes() -> None:
     """The scratch memory is laid out by one and filled by the other."""
     text = "".join((native.FOLDER / name).read_text() for name in ("attention.c", "vector.h", "product.h"))
-    sizes = dict(re.findall(r"^#define (BLOCK|LANES|ROWS|PANEL) (\d+)", text, re.MULTILINE))
-    assert {k: int(v) for k, v in sizes.items()} == {"BLOCK": BLOCK, "LANES": LANES, "ROWS": ROWS, "PANEL": PANEL}
+    sizes: dict[str, int] = {}
+    for name, value in re.findall(r"^#define (BLOCK|LANES|ROWS|PANEL) (\d+)", text, re.MULTILINE):
+        sizes[name] = max(sizes.get(name, 0), int(value))  # the largest, where it depends on the processor
+    assert sizes == {"BLOCK": BLOCK, "LANES": LANES, "ROWS": ROWS, "PANEL": PANEL}
+
+
+def test_a_library_of_other_sources_is_not_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for file in native.SOURCES.glob("*.[ch]"):
+        shutil.copy(file, tmp_path)
+    (tmp_path / "vector.h").write_text("#define LANES 8\n")
+    monkeypatch.setattr(native, "SOURCES", tmp_path)
+    native._found.cache_clear()
+    assert native.library() is None
+    assert "it was built from other sources; install promptmill again" in caplog.text
+    monkeypatch.undo()
+    native._found.cache_clear()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import types
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from attention_cases import needs_kernels
 from sample_layers import SHAPES, made, rows_for, weight_of
+from tiny_models import older_processor
 
-from pipeline.engine import products
+from pipeline.engine import linear, native, products
 from pipeline.engine.linear import KERNELS, choose_kernel
 from pipeline.engine.products import FIXED_ROWS, FixedRowsProduct
 
@@ -79,3 +82,29 @@ def test_fixed_rows_gives_the_library_one_shape_only(monkeypatch: pytest.MonkeyP
     for rows in (2, 31, 32, 33, 100):
         assert product(rows_for((64, 256), rows)).shape == (rows, 64)
     assert set(seen) == {(FIXED_ROWS, 256)}
+
+
+@needs_kernels
+@pytest.mark.skipif(not native.X86, reason="one level only")
+@pytest.mark.parametrize("shape", [*SHAPES, (33, 1500)], ids=str)
+def test_the_compiled_product_has_the_same_bits_with_shorter_vectors(shape: tuple[int, int]) -> None:
+    """Another build, other groups of rows, half panels; and any strides of the weight."""
+    weight, x, bias = weight_of(shape), rows_for(shape, 60), torch.linspace(-1, 1, shape[0])
+    product = KERNELS["compiled"](weight, bias)
+    turned = KERNELS["compiled"](weight.t().contiguous().t(), bias)
+    with older_processor():
+        older = KERNELS["compiled"](weight, bias)
+        for rows in (1, 2, 5, 6, 7, 13, 14, 15, 60):
+            assert torch.equal(older(x[:rows]), product(x[:rows])) and torch.equal(turned(x[:rows]), product(x[:rows]))
+
+
+@needs_kernels
+def test_the_check_at_loading_runs_every_size_of_group() -> None:
+    """There is code for each: a compiler that gets one wrong must be found out."""
+    text = (native.SOURCES / "product_float32.c").read_text()
+    for most in map(int, re.findall(r"#define MOST (\d+)", text)):
+        sizes = set[int]()
+        for rows in [stop - start for start, stop in linear._PARTS] + [linear._PROBE_ROWS]:
+            count = -(-rows // most)
+            sizes |= {rows * (i + 1) // count - rows * i // count for i in range(count)}
+        assert sizes == set(range(2, most + 1))

@@ -76,7 +76,7 @@ KINDS = [
     pytest.param(Kind(f, q, c), marks=needs_kernels if c else (), id=f"{f}-{q}-{'native' if c else 'torch'}")
     for f in ("gpt2", "llama") for q in ("none", "int8") for c in (True, False)
 ]  # fmt: skip
-KV_DTYPES = ["auto", "bfloat16"]
+KV_DTYPES = ["auto", "bfloat16", "int8"]
 Alone = Callable[[Kind, str], list[Completion]]
 Calls = list[tuple[list[Request], int]]
 

@@ -144,6 +144,34 @@ def test_the_work_lasts_until_the_longest_ends(seed: int, slots: int, count: int
     assert wasted <= max(FEW * longest - tokens, 0) + FEW * FEW + 0.1 * tokens
 
 
+def test_what_would_end_last_does_not_wait() -> None:
+    """One of many ends early: the one that waits is longer than what the others have left."""
+    run = Run(64, 256)
+    run.add([sequence(str(i), [i], 100) for i in range(65)])
+    for _ in range(30):
+        run.step()
+    (early, *_), (late,) = run.scheduler.running.values(), run.scheduler._waiting
+    run.scheduler.release(early)
+    run.everyone.remove(early)
+    run.step()
+    assert late.slot >= 0
+    run.until_idle()
+    assert run.steps <= 30 + 100 + 2
+
+
+def test_as_long_as_more_is_to_come_every_slot_is_used() -> None:
+    lengths = [200, *[8] * 99]
+    for expected, used in ((None, FEW), (100, FEW), (101, 64)):
+        scheduler = Scheduler(64, 256, BlockPool(10_000), expected=expected)
+        scheduler.add([sequence(str(i), [i], new) for i, new in enumerate(lengths)])
+        scheduler.schedule()
+        assert len(scheduler.running) == used, expected
+    busier = Scheduler(64, 256, BlockPool(10_000), few=40)
+    busier.add([sequence(str(i), [i], new) for i, new in enumerate(lengths)])
+    busier.schedule()
+    assert len(busier.running) == 40
+
+
 @settings(max_examples=25, deadline=None)
 @given(slots=st.integers(2, 8), budget=st.sampled_from([32, 64, 256]), prompt=st.integers(33, 400))
 def test_a_prompt_is_not_overtaken_without_end(slots: int, budget: int, prompt: int) -> None:

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
+import logging
 import platform
+import re
 from ctypes import c_int, c_int64, c_void_p
 from pathlib import Path
+
+import torch
 
 from pipeline.engine.processor import processor
 
 X86 = platform.machine() in ("x86_64", "AMD64")
-FOLDER = Path(__file__).parent
-LEVELS = {
-    "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
-    "x86-64-v3": {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"},
-}
+SOURCES = FOLDER = Path(__file__).parent
+_V3 = frozenset({"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"})
+LEVELS = {"x86-64-v4": _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}, "x86-64-v3": _V3}
 """What x86-64 is divided into, the best first: name → flags of the processor. There is a library for each of them, as
 `hatch_build.py` knows, too."""
 OTHER = "generic"
@@ -32,6 +35,9 @@ _FUNCTIONS = {
     "choose_tokens": "pnnppppni", "measure_tokens": "pnnppi",
 }  # fmt: skip
 """The types of what they take: pointers, numbers of 64 bits, ints."""
+_OPTIONAL = {"pack_int8", "product_int8"}
+"""Those that some processors have no instructions for."""
+logger = logging.getLogger(__name__)
 
 
 def level() -> str:
@@ -55,14 +61,31 @@ def _found() -> tuple[str, ctypes.CDLL | None]:
             if runtime is not None:
                 ctypes.CDLL(runtime, mode=ctypes.RTLD_GLOBAL)
             found = ctypes.CDLL(str(file))
-        except OSError:
-            continue  # built for another system, or a torch without OpenMP
-        for function, types in _FUNCTIONS.items():
-            if hasattr(found, function):
-                getattr(found, function).argtypes = [_TYPES[t] for t in types]
-                getattr(found, function).restype = None
+            found.built_from.restype = ctypes.c_char_p
+            if found.built_from() != digest_of_sources().encode():
+                raise OSError("it was built from other sources; install promptmill again")
+            for function, types in _FUNCTIONS.items():
+                if function not in _OPTIONAL or hasattr(found, function):
+                    getattr(found, function).argtypes = [_TYPES[t] for t in types]
+                    getattr(found, function).restype = None
+        except (OSError, AttributeError) as error:
+            logger.warning("%s is not used, and torch does its work: %s", file.name, error)
+            continue
         return name, found
     return "none", None
+
+
+def digest_of_sources() -> str:
+    """What names the C sources by their content, as `hatch_build.py` gives it to the compiler."""
+    digest = hashlib.sha256()
+    for file in sorted([*SOURCES.glob("*.c"), *SOURCES.glob("*.h")]):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def serves(tensor: torch.Tensor) -> bool:
+    """Whether the kernels are there for a tensor: it is on a processor."""
+    return tensor.device.type == "cpu" and library() is not None
 
 
 def needed() -> ctypes.CDLL:
@@ -78,10 +101,11 @@ def needed() -> ctypes.CDLL:
 
 
 def _openmp() -> str | None:
-    """Path of the OpenMP runtime in this process."""
+    """Path of the OpenMP runtime in this process: torch's own, if there are several."""
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
         return None
-    files = [line.split(maxsplit=5)[-1] for line in lines if ".so" in line]
-    return next((f for f in files if any(n in Path(f).name for n in ("libgomp", "libiomp", "libomp"))), None)
+    files = dict.fromkeys(line.split(maxsplit=5)[-1] for line in lines if ".so" in line)
+    runtimes = [f for f in files if re.match(r"lib(gomp|iomp5|omp)[.-]", Path(f).name)]
+    return min(runtimes, key=lambda f: "/torch" not in f, default=None)

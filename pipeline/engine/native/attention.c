@@ -1,23 +1,32 @@
 /* Attention over a KV cache in blocks of 32 positions, for the tokens of one step: each with the keys of its own sequence.
  *
  * Plain C with GCC's vector extensions; no Python, no torch. Every sum has a fixed order that depends on the row's own
- * position alone: over a head's elements one after the other, over positions one after the other. So a row has the same
- * bits whatever the batch, the number of threads, and whether its tokens come as a chunk or one by one.
+ * position alone: over a head's elements one after the other, over positions one after the other. So a row of finite numbers has
+ * the same bits whatever the batch, the number of threads, and whether its tokens come as a chunk or one by one.
  *
  * Keys lie as [block][head][element][32 positions]: the scores of 16 positions are one vector. Values lie as
- * [block][head][32 positions][element, padded to 16].
+ * [block][head][32 positions][element, padded to 16]. Keys and values of 8 bits are followed by the 32 positions' scales in
+ * float32: an element is its number times the scale of its position and head.
  */
 #include <math.h>
 #include <omp.h>
 #include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #include "vector.h"
 
 #define BLOCK 32 /* positions of a block */
+#ifdef __AVX512F__
 #define ROWS 8 /* query rows that share one reading of the keys */
+#else /* there are fewer registers, or shorter ones */
+#define ROWS 4
+#endif
 
-enum { FLOAT32, BFLOAT16 };
-static const int item_size[] = {4, 2};
+enum { FLOAT32, BFLOAT16, INT8 };
+static const int item_size[] = {4, 2, 1};
+#define SCALES (BLOCK * 4) /* bytes */
 
 /* What a step's layers share. Chunk c: tokens first .. first + length are positions start .. of table row `slot`. */
 struct step {
@@ -40,22 +49,49 @@ struct layer {
 INLINE int padded_dim(const struct step *s) { return (s->head_dim + LANES - 1) / LANES * LANES; }
 
 INLINE char *keys_of(int64_t block, int head, const struct step *s, const struct layer *l, int kind) {
-    return l->keys + (block * s->kv_heads + head) * s->head_dim * BLOCK * item_size[kind];
+    const int64_t bytes = s->head_dim * BLOCK * item_size[kind] + (kind == INT8 ? SCALES : 0);
+    return l->keys + (block * s->kv_heads + head) * bytes;
 }
 
 INLINE char *values_of(int64_t block, int head, const struct step *s, const struct layer *l, int kind) {
-    return l->values + (block * s->kv_heads + head) * BLOCK * padded_dim(s) * item_size[kind];
+    const int padded = padded_dim(s), more = kind == INT8 ? (SCALES + padded - 1) / padded : 0; /* whole rows for the scales */
+    return l->values + (block * s->kv_heads + head) * (BLOCK + more) * padded * item_size[kind];
+}
+
+/* The scales that follow keys or values of 8 bits. */
+INLINE float *key_scales(const char *keys, const struct step *s) { return (float *)(keys + s->head_dim * BLOCK); }
+
+INLINE float *value_scales(const char *values, const struct step *s) { return (float *)(values + BLOCK * padded_dim(s)); }
+
+INLINE void prefetch_scales(const float *scales) {
+    __builtin_prefetch(scales, 0, 2);
+    __builtin_prefetch(scales + LANES, 0, 2);
+}
+
+INLINE void scale_positions(float *x, const float *scales) {
+    ((vec *)x)[0] *= ((const vec *)scales)[0];
+    ((vec *)x)[1] *= ((const vec *)scales)[1];
 }
 
 INLINE vec load(const char *base, int64_t element, int kind) {
     if (kind == FLOAT32)
         return *(const vec *)(base + 4 * element);
+#ifdef __AVX512F__
+    if (kind == INT8)
+        return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(base + element))));
+#endif
+    if (kind == INT8) { /* in steps that the compiler has instructions for */
+        const short16 wide = __builtin_convertvector(*(const byte16 *)(base + element), short16);
+        return __builtin_convertvector(__builtin_convertvector(wide, ivec), vec);
+    }
     return (vec)(__builtin_convertvector(*(const half16 *)(base + 2 * element), ivec) << 16);
 }
 
 INLINE void store(char *base, int64_t element, float x, int kind) {
     if (kind == FLOAT32) {
         ((float *)base)[element] = x;
+    } else if (kind == INT8) {
+        base[element] = x == x ? (int8_t)lrintf(x) : 0; /* to nearest, ties to even */
     } else {
         uint32_t bits;
         memcpy(&bits, &x, 4);
@@ -71,9 +107,12 @@ INLINE void score(const int rows, const float *queries, const struct step *s, co
         const char *keys = keys_of(table[b], head, s, l, kind);
         /* far away in memory, and most likely what this thread reads next: ask for it now */
         const char *next = keys_of(table[b], head + 1, s, l, kind);
+        if (kind == INT8)
+            prefetch_scales(key_scales(next, s));
         vec sum[ROWS][2] = {0};
         for (int d = 0; d < s->head_dim; d++) {
-            __builtin_prefetch(next + d * BLOCK * item_size[kind], 0, 2);
+            if (kind != INT8 || d % 2 == 0) /* a line of memory has two of its rows */
+                __builtin_prefetch(next + d * BLOCK * item_size[kind], 0, 2);
             if (kind == FLOAT32)
                 __builtin_prefetch(next + d * BLOCK * item_size[kind] + 64, 0, 2);
             vec k0 = load(keys, d * BLOCK, kind), k1 = load(keys, d * BLOCK + LANES, kind);
@@ -83,8 +122,11 @@ INLINE void score(const int rows, const float *queries, const struct step *s, co
             }
         }
         for (int r = 0; r < rows; r++) {
-            *(vec *)(scores + r * stride + b * BLOCK) = sum[r][0];
-            *(vec *)(scores + r * stride + b * BLOCK + LANES) = sum[r][1];
+            float *place = scores + r * stride + b * BLOCK;
+            *(vec *)place = sum[r][0];
+            *(vec *)(place + LANES) = sum[r][1];
+            if (kind == INT8)
+                scale_positions(place, key_scales(keys, s));
         }
     }
 }
@@ -122,8 +164,10 @@ INLINE void mix(const int rows, const int width, const float *weights, int64_t s
         const char *values = values_of(table[b], head, s, l, kind);
         int stop = count - b * BLOCK < BLOCK ? count - b * BLOCK : BLOCK;
         const char *next = values_of(table[b], head + 1, s, l, kind);
+        if (kind == INT8)
+            prefetch_scales(value_scales(next, s));
         for (int j = 0; j < stop; j++) {
-            for (int w = 0; w < width; w += kind == FLOAT32 ? 1 : 2)
+            for (int w = 0; w < width; w += 4 / item_size[kind])
                 __builtin_prefetch(next + ((int64_t)j * padded + element + w * LANES) * item_size[kind], 0, 2);
             for (int w = 0; w < width; w++) {
                 vec value = load(values, (int64_t)j * padded + element + w * LANES, kind);
@@ -155,6 +199,10 @@ INLINE void attend_rows(const int rows, int row, const int32_t *chunk, int head,
     score(rows, queries, s, l, table, head, blocks, scores, stride, kind);
     for (int r = 0; r < rows; r++)
         factors[r] = normalise(scores + r * stride, chunk[2] + (row + r) / groups + 1, blocks);
+    if (kind == INT8)
+        for (int b = 0; b < blocks; b++)
+            for (int r = 0; r < rows; r++)
+                scale_positions(scores + r * stride + b * BLOCK, value_scales(values_of(table[b], head, s, l, kind), s));
     const int width = rows > ROWS / 2 ? 2 : 4; /* as many sums as there are registers for */
     int element = 0;
     for (; element + width * LANES <= padded; element += width * LANES)
@@ -181,8 +229,22 @@ INLINE void attend_kind(const int32_t *chunk, int head, const struct step *s, co
 static void attend(const int32_t *chunk, int head, const struct step *s, const struct layer *l, float *scratch) {
     if (s->kind == FLOAT32)
         attend_kind(chunk, head, s, l, scratch, FLOAT32);
-    else
+    else if (s->kind == BFLOAT16)
         attend_kind(chunk, head, s, l, scratch, BFLOAT16);
+    else
+        attend_kind(chunk, head, s, l, scratch, INT8);
+}
+
+/* The factor that makes whole numbers up to 127 of a head's elements, and the scale that undoes it: no number where one of them
+ * is not finite. */
+INLINE float factor_of(const float *x, int count, float *scale) {
+    float largest = 1e-12f, strange = 0;
+    for (int d = 0; d < count; d++) {
+        largest = fabsf(x[d]) > largest ? fabsf(x[d]) : largest;
+        strange += x[d] * 0.0f;
+    }
+    *scale = largest / 127.0f + strange;
+    return strange == 0 ? 127.0f / largest : 0.0f;
 }
 
 /* Put a chunk's new keys and values of one head into its block; a chunk lies in one block. */
@@ -194,9 +256,14 @@ static void write_block(const int32_t *chunk, int head, const struct step *s, co
         const int j = chunk[2] % BLOCK + i;
         const float *k = l->k + (chunk[0] + i) * l->k_token + head * l->k_head;
         const float *v = l->v + (chunk[0] + i) * l->v_token + head * l->v_head;
+        float to_key = 1, to_value = 1;
+        if (s->kind == INT8) {
+            to_key = factor_of(k, s->head_dim, key_scales(keys, s) + j);
+            to_value = factor_of(v, s->head_dim, value_scales(values, s) + j);
+        }
         for (int d = 0; d < s->head_dim; d++) {
-            store(keys, d * BLOCK + j, k[d], s->kind);
-            store(values, j * padded + d, v[d], s->kind);
+            store(keys, d * BLOCK + j, k[d] * to_key, s->kind);
+            store(values, j * padded + d, v[d] * to_value, s->kind);
         }
     }
 }

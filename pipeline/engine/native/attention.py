@@ -13,7 +13,7 @@ from pipeline.engine.native import needed
 
 ROWS = 8
 """Query rows that the kernel handles at once; as in attention.c."""
-KINDS = {torch.float32: 0, torch.bfloat16: 1}
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 """Types that the cache may have."""
 
 

@@ -45,7 +45,7 @@ class Float32Layer:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply contiguous float32 rows [M, K]."""
-        rows = len(x)
+        rows = _checked(x, self._layer.in_features)
         y, packed = torch.empty(rows, self._layer.out_features), torch.empty(x.numel())
         self._library.product_float32(
             byref(self._layer), x.data_ptr(), rows, y.data_ptr(), packed.data_ptr(), torch.get_num_threads()
@@ -78,7 +78,7 @@ class Int8Layer:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply contiguous float32 rows [M, K]."""
-        rows = len(x)
+        rows = _checked(x, self._layer.in_features)
         y, room = torch.empty(rows, self._layer.out_features), torch.empty(rows * (self._steps + 1))
         packed = room.data_ptr()
         self._library.product_int8(
@@ -86,6 +86,12 @@ class Int8Layer:
             torch.get_num_threads(),
         )  # fmt: skip
         return y
+
+
+def _checked(x: torch.Tensor, width: int) -> int:
+    """Return the number of rows that the kernel may read."""
+    assert x.dtype == torch.float32 and x.is_contiguous() and x.shape == (len(x), width)
+    return len(x)
 
 
 def _panels(channels: int) -> int:

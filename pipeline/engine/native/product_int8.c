@@ -1,11 +1,8 @@
 /* The product of rows with a packed int8 weight: quantise the rows, sum in whole numbers, scale back; one pass over each.
  *
- * Sums are exact, and what surrounds them is rounded one operation after the other, so the bits are those of any other way
- * to compute it. Needs AVX-512 with VNNI; there are no such functions for other processors.
+ * Sums are exact, and what surrounds them is rounded one operation after the other (it is compiled without contraction), so
+ * the bits are those of any other way to compute it. Needs AVX-512 with VNNI; there are no such functions for other processors.
  */
-/* a product and a sum are rounded apart, as torch does it */
-#pragma GCC optimize("fp-contract=off")
-
 #include "product.h"
 
 #ifdef __AVX512F__

@@ -82,7 +82,7 @@ INLINE uint32_t reach(uint32_t *keys, float *weights, int64_t count, double boun
             bins[keys[i] >> shift & mask] += weighted ? weights[i] : 1.0;
         uint32_t digit = 0;
         double before = above, sum = above;
-        for (int64_t bin = mask; bin >= 0 && sum < bound; bin--)
+        for (int64_t bin = mask; bin >= 0 && (sum < bound || sum == 0); bin--) /* one at least, however small the bound */
             if (bins[bin] > 0) {
                 digit = bin;
                 before = sum;
@@ -195,7 +195,8 @@ static int64_t choose_token(const float *logits, int64_t vocabulary, int greedy,
     return invert(z, vocabulary, most, *threshold, uniform, (double *)room.keys);
 }
 
-/* What a row's statistics are made of. `sum`: of exp(logit - most). */
+/* What rows' statistics are made of: the largest logit, the logarithm of the sum of exp(logit - largest), the entropy, the token's
+ * rank, whether all logits are finite. */
 struct measures {
     float *most, *log_sum, *entropy;
     int32_t *rank;

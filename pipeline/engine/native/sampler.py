@@ -33,7 +33,7 @@ def choose_tokens(
     """
     rules = [t.contiguous() for t in (greedy, temperature, top_p, log_min_p, top_k, uniform)]
     kinds = [torch.bool, torch.float32, torch.float32, torch.float32, torch.int64, torch.float64]
-    assert [t.dtype for t in rules] == kinds
+    assert [t.dtype for t in rules] == kinds and logits.dtype == torch.float32
     logits, (rows, vocabulary) = logits.contiguous(), logits.shape
     threads, each = torch.get_num_threads(), (vocabulary // _LANES + 2) * _LANES
     room, tokens = torch.empty(threads, 3, each), torch.empty(rows, dtype=torch.int64)
@@ -52,6 +52,7 @@ def measure_tokens(logits: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Te
         Five of [B]: the largest logit, the logarithm of the sum of exp(logit - largest), the entropy (nats), the token's rank
         (int32), whether every logit is finite (bool).
     """
+    assert (logits.dtype, tokens.dtype, tokens.shape) == (torch.float32, torch.int64, logits.shape[:1])
     logits, tokens, (rows, vocabulary) = logits.contiguous(), tokens.contiguous(), logits.shape
     found = (*torch.empty(3, rows), torch.empty(rows, dtype=torch.int32), torch.empty(rows, dtype=torch.bool))
     needed().measure_tokens(

@@ -1,4 +1,4 @@
-/* Vectors of 16 floats, and the functions on them that both kernels need. */
+/* Vectors of 16 floats, and the functions on them that several kernels need. */
 #ifndef PROMPTMILL_VECTOR_H
 #define PROMPTMILL_VECTOR_H
 
@@ -10,7 +10,8 @@
 typedef float vec __attribute__((vector_size(64), aligned(4)));
 typedef int32_t ivec __attribute__((vector_size(64), aligned(4)));
 typedef uint16_t half16 __attribute__((vector_size(32), aligned(2)));
-typedef uint8_t byte16 __attribute__((vector_size(16), aligned(1)));
+typedef int16_t short16 __attribute__((vector_size(32), aligned(2)));
+typedef int8_t byte16 __attribute__((vector_size(16), aligned(1)));
 
 INLINE vec splat(float x) { return (vec){0} + x; }
 
