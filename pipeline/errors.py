@@ -10,6 +10,7 @@
     ├── WorkerFailed                1   a shard failed in a way that a retry does not mend
     ├── Resumable                  75   stopped early; the same command goes on from there
     │   ├── StorageFull                 no space left; nothing half-written stays
+    │   ├── StoreUnavailable            an object store that does not answer, or not as it should
     │   ├── DeadlineReached             the configured deadline passed
     │   └── ClusterLost                 replicas cannot be had, or keep dying
     └── Interrupted           130/143   SIGINT or SIGTERM; the same command goes on from there
@@ -66,6 +67,10 @@ class Resumable(PromptmillError):
 
 class StorageFull(Resumable):
     """The output's storage has no space left."""
+
+
+class StoreUnavailable(Resumable):
+    """The output's object store does not answer, however often it is asked."""
 
 
 class DeadlineReached(Resumable):

@@ -14,6 +14,7 @@ class OutputConfig:
     """The output folder and its Parquet files.
 
     `rows_per_shard` input rows make one part: the unit that is committed and, after a crash, done again.
+    `allow_unsafe_store` takes an object store without put-if-absent, where two drivers may overwrite each other's files.
     """
 
     path: str = "???"
@@ -21,10 +22,11 @@ class OutputConfig:
     compression: str = "zstd"
     compression_level: int | None = 3
     include_prompt: bool = True
+    allow_unsafe_store: bool = False
 
     def __post_init__(self) -> None:
         """Check every field."""
-        require(bool(self.path.strip()), "path", self.path, "a directory")
+        require(bool(self.path.strip()), "path", self.path, "a directory or a URI")
         require(self.rows_per_shard >= 1, "rows_per_shard", self.rows_per_shard, "at least 1")
         require(self.compression in COMPRESSIONS, "compression", self.compression, "one of " + ", ".join(COMPRESSIONS))
         levels = COMPRESSIONS[self.compression]

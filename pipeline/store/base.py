@@ -15,7 +15,10 @@ from urllib.parse import unquote
 from pipeline.errors import PlanRefused
 
 # Scheme → "module:class", imported when a path asks for it: a store that nobody uses costs no import.
-STORES = {"file": "pipeline.store.local:LocalStore"}
+STORES = {
+    "file": "pipeline.store.local:LocalStore",
+    **dict.fromkeys(("s3", "gs", "az", "abfs", "abfss"), "pipeline.store.objects:ObjectStore"),
+}
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 
@@ -36,6 +39,10 @@ class Store(Protocol):
     `PlanRefused` when the store cannot be used as asked (permissions, a file where a folder should be), and the
     writing ones `StorageFull` when no space is left; then nothing half-written stays.
     """
+
+    def probe(self) -> None:
+        """Refuse, with `PlanRefused`, a store that lets a second writer replace what `put_if_absent` made."""
+        ...
 
     def put_if_absent(self, name: str, data: bytes | memoryview) -> bool:
         """Make the file if there is none of that name, durably; false when there is one already."""
@@ -86,20 +93,29 @@ def checked_name(name: str) -> str:
     return name
 
 
-def open_store(path: str) -> Store:
+def open_store(path: str, *, allow_unsafe: bool = False) -> Store:
     """Return the store at a directory or URI. Nothing is created before the first write.
+
+    Args:
+        path: A directory, or `file://`, `s3://`, `gs://` or `az://` and where in it.
+        allow_unsafe: Take an object store without put-if-absent, too.
 
     Raises:
         PlanRefused: If no store serves this kind of path.
     """
     match = _URI.fullmatch(path)
     scheme, rest = (match[1].lower(), match[2]) if match else ("file", path)
-    if match and scheme == "file":
+    local = scheme == "file"
+    if match and local:
         rest = unquote(rest.removeprefix("localhost"))
     # `file://host/…` would be another machine's disk, and a relative path has no meaning in a URI.
-    usable = rest.strip() and "\0" not in rest and (not match or rest.startswith("/"))
+    usable = rest.strip() and "\0" not in rest and (not match or not local or rest.startswith("/"))
     if scheme not in STORES or not usable:
-        raise PlanRefused(f"output.path must be a local directory in this version, got {path!r}")
+        raise PlanRefused(f"output.path={path!r}: must be a directory, or a URI that begins with {_schemes()}")
     module, _, name = STORES[scheme].partition(":")
-    make = cast(Callable[[str], Store], getattr(importlib.import_module(module), name))
-    return make(rest)
+    make = cast(Callable[..., Store], getattr(importlib.import_module(module), name))
+    return make(rest) if local else make(f"{scheme}://{rest}", allow_unsafe=allow_unsafe)
+
+
+def _schemes() -> str:
+    return ", ".join(f"{scheme}://" for scheme in STORES)

@@ -1,4 +1,7 @@
-"""A store in a local directory: a temporary file, fsync, a hard link to the final name, fsync of the directory.
+"""A store in a local directory: a file without a name, fsync, a hard link to the final name, fsync of the directory.
+
+A file without a name (`O_TMPFILE`) is gone with the process that wrote it. Where the file system has none, it has a name
+in `_job/tmp/` until it is whole.
 
 It does not know which files matter; it promises that each of them is whole, durable and written once.
 """
@@ -15,6 +18,7 @@ from typing import BinaryIO
 
 from pipeline.errors import PlanRefused, PromptmillError, StorageFull
 from pipeline.store.base import StoredFile, checked_name
+from pipeline.store.process import is_gone, me
 
 TEMPORARIES = "_job/tmp/"
 
@@ -31,6 +35,8 @@ _UNUSABLE = {
     errno.ELOOP,
 }
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+# EISDIR and ENOENT: kernels and file systems that do not know O_TMPFILE take the folder for the file.
+_ALWAYS_NAMED = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.EISDIR, errno.ENOENT, errno.EINVAL}
 
 
 class LocalStore:
@@ -44,17 +50,22 @@ class LocalStore:
         """Show the directory."""
         return f"LocalStore({str(self.root)!r})"
 
+    def probe(self) -> None:
+        """Every file system either links, or is refused at the first write; see `Store`."""
+
     def put_if_absent(self, name: str, data: bytes | memoryview) -> bool:
         """Make the file if there is none of that name; see `Store`."""
         final = self._path(name)
         with self._telling(name, memoryview(data).nbytes):
-            won = False
+            won: bool | None = False
             if not os.path.lexists(final):
-                with self._temporary(data) as temporary:
-                    self._make_folder(final.parent)
-                    won = self._link(temporary, final)
+                self._make_folder(final.parent)
+                won = self._link_nameless(data, final)
+                if won is None:
+                    with self._temporary(data) as temporary:
+                        won = self._link(temporary, final)
             _sync(final.parent)  # when another made the file, it may have been killed before it came to this
-        return won
+        return bool(won)
 
     def put(self, name: str, data: bytes | memoryview) -> None:
         """Make or replace the file; see `Store`."""
@@ -107,8 +118,8 @@ class LocalStore:
         """Remove temporaries that killed processes left behind, and return how many; see `Store`.
 
         Args:
-            older_than_seconds: Younger ones stay: another process may be writing them. Ages are taken on the file
-                system's clock, so that a machine whose clock is off removes no one's work.
+            older_than_seconds: Younger ones stay, unless the process that wrote them was of this machine and is gone.
+                Ages are taken on the file system's clock, so that a machine whose clock is off removes no one's work.
         """
         folder = self._path(TEMPORARIES.rstrip("/"))
         swept = 0
@@ -119,7 +130,7 @@ class LocalStore:
                 now = probe.stat().st_mtime
             for path in folder.iterdir():
                 with contextlib.suppress(FileNotFoundError):  # its owner, or another sweep, was quicker
-                    if now - path.stat().st_mtime > older_than_seconds:
+                    if is_gone(path.name.partition(".")[0]) or now - path.stat().st_mtime > older_than_seconds:
                         path.unlink()
                         swept += 1
         return swept
@@ -145,18 +156,46 @@ class LocalStore:
 
     @contextlib.contextmanager
     def _temporary(self, data: bytes | memoryview) -> Iterator[Path]:
-        """A durable file with `data` on the store's own file system; it is gone afterwards, whatever happens."""
-        path = self._path(f"{TEMPORARIES}{os.getpid()}-{secrets.token_hex(8)}")
+        """A durable file with `data` on the store's own file system; it is gone afterwards, whatever happens.
+
+        It has its name for as short as can be: a process killed while it has one leaves it behind, for `sweep`.
+        """
+        path = self._path(f"{TEMPORARIES}{me()}.{secrets.token_hex(8)}")
         self._make_folder(path.parent)
         try:
-            # Not tempfile: its files are readable by their owner only, and so would the committed parts be.
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            if self._link_nameless(data, path) is None:
+                # Not tempfile: its files are readable by their owner only, and so would the committed parts be.
+                handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
             yield path
         finally:
             path.unlink(missing_ok=True)
+
+    def _link_nameless(self, data: bytes | memoryview, final: Path) -> bool | None:
+        """Write a file without a name and give it its final one: whether it was free; null where that is not possible."""
+        try:
+            handle = os.open(final.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            if error.errno in _ALWAYS_NAMED:
+                return None
+            raise
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(handle)
+            try:
+                # Any folder given as `src_dir_fd` makes Python call linkat, which follows the kernel's link to the file.
+                os.link(f"/proc/self/fd/{handle}", final, src_dir_fd=handle, follow_symlinks=True)
+            except FileExistsError:
+                return os.fstat(handle).st_nlink > 0  # see `_link`
+            except OSError as error:
+                if error.errno in _NO_LINKS or error.errno in (errno.ENOENT, errno.EXDEV):
+                    return None  # no /proc, or no links: the other way says what is wrong
+                raise
+        return True
 
     def _link(self, temporary: Path, final: Path) -> bool:
         try:

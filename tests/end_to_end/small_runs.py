@@ -80,12 +80,12 @@ def write(table: pa.Table | dict[str, Any], path: Path) -> Path:
     return path
 
 
-def overrides(source: Path, output: Path, *more: str) -> list[str]:
+def overrides(source: Path | str, output: Path | str, *more: str) -> list[str]:
     """The command line of a small run, after the job's name."""
     return [f"model.path={MODEL}", f"source.path={source}", f"output.path={output}", "sampling.max_tokens=8", *more]
 
 
-def generate(source: Path, output: Path, *more: str) -> int:
+def generate(source: Path | str, output: Path | str, *more: str) -> int:
     """Run in this process, and return the exit code."""
     return main(overrides(source, output, *(more if any(m.startswith("cluster=") for m in more) else (*INLINE, *more))))
 

@@ -56,10 +56,10 @@ def test_a_file_uri_is_percent_decoded_and_a_plain_path_is_not(tmp_path: Path) -
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a b", "c%20d"]
 
 
-@pytest.mark.parametrize(
-    "path", ["s3://bucket/x", "gs://b", "hf://datasets/x", "file://server/x", "file://", "", " ", "a\0b"]
-)
+@pytest.mark.parametrize("path", ["ftp://host/x", "hf://datasets/x", "file://server/x", "file://", "", " ", "a\0b"])
 def test_any_other_path_is_refused_in_one_line(path: str) -> None:
-    with pytest.raises(PlanRefused, match=r"output\.path must be a local directory in this version, got") as caught:
+    with pytest.raises(
+        PlanRefused, match=r"output\.path=.*: must be a directory, or a URI that begins with file://, s3://"
+    ) as caught:
         open_store(path)
     assert "\n" not in str(caught.value)

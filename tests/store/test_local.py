@@ -19,6 +19,7 @@ import pytest
 from pipeline.errors import PlanRefused, StorageFull
 from pipeline.store.base import StoredFile
 from pipeline.store.local import LocalStore
+from pipeline.store.process import me
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -143,29 +144,43 @@ print([n for n in range(20) if store.put_if_absent(f"data/{{n}}", sys.argv[1].en
         assert all(store.get(f"data/{n}") == str(i).encode() * 50_000 for n in names)
 
 
-def test_killed_before_the_link_leaves_nothing_under_the_final_name(store: LocalStore) -> None:
-    kill = "os.link = lambda *a: os.kill(os.getpid(), signal.SIGKILL); store.put_if_absent('data/a', b'lost')"
-    assert run(store, kill).returncode == -signal.SIGKILL
+NAMED = "LocalStore._link_nameless = lambda *a: None\n"
+"""As on a file system that has no files without a name."""
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_killed_before_the_link_leaves_nothing_under_the_final_name(store: LocalStore, named: bool) -> None:
+    kill = "os.link = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\nstore.put_if_absent('data/a', b'lost')"
+    assert run(store, NAMED * named + kill).returncode == -signal.SIGKILL
     assert list(store.list()) == []
-    assert len(temporaries(store)) == 1
+    assert len(temporaries(store)) == named
     assert store.put_if_absent("data/a", b"again")
-    assert store.sweep(3600) == 0  # another process may be writing it
-    assert store.sweep(-1) == 1
+    assert store.sweep(3600) == named, "its process is gone"
     assert temporaries(store) == []
     assert store.get("data/a") == b"again"
 
 
-def test_killed_after_the_link_counts_as_committed(store: LocalStore) -> None:
+@pytest.mark.parametrize("named", [False, True])
+def test_killed_after_the_link_counts_as_committed(store: LocalStore, named: bool) -> None:
     kill = (
         "link = os.link\n"
-        "os.link = lambda *a: (link(*a), os.kill(os.getpid(), signal.SIGKILL))\n"
+        "os.link = lambda *a, **k: (link(*a, **k), os.kill(os.getpid(), signal.SIGKILL))\n"
         "store.put_if_absent('data/a', b'kept')"
     )
-    assert run(store, kill).returncode == -signal.SIGKILL
+    assert run(store, NAMED * named + kill).returncode == -signal.SIGKILL
     assert not store.put_if_absent("data/a", b"again")
     assert store.get("data/a") == b"kept"
-    assert store.sweep(-1) == 1
+    assert store.sweep(3600) == named
     assert store.get("data/a") == b"kept"
+
+
+def test_temporaries_of_others_stay_until_they_are_old(store: LocalStore) -> None:
+    store.put("a", b"")
+    mine, elsewhere = f"{me()}.0", "0123456789abcdef-1-1.0"
+    for name in (mine, elsewhere, "of-an-older-version"):
+        (store.root / "_job" / "tmp" / name).touch()
+    assert store.sweep(3600) == 0
+    assert store.sweep(-1) == 3
 
 
 def test_killed_in_the_middle_of_a_replacement_leaves_the_old_content(store: LocalStore) -> None:
@@ -174,37 +189,49 @@ def test_killed_in_the_middle_of_a_replacement_leaves_the_old_content(store: Loc
     assert store.get("a") == b"old"
 
 
-def test_a_link_that_nfs_applied_and_then_denied_counts_as_won(store: LocalStore, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("named", [False, True])
+def test_a_link_that_nfs_applied_and_then_denied_counts_as_won(
+    store: LocalStore, monkeypatch: Any, named: bool
+) -> None:
     link = os.link
 
-    def twice(source: Path, target: Path) -> None:
-        link(source, target)
-        link(source, target)
+    def twice(*what: Any, **how: Any) -> None:
+        link(*what, **how)
+        link(*what, **how)
 
+    if named:
+        monkeypatch.setattr(LocalStore, "_link_nameless", lambda *_: None)
     monkeypatch.setattr(os, "link", twice)
     assert store.put_if_absent("a", b"mine")
 
 
-def test_content_and_folders_are_synced_before_and_after_the_link(store: LocalStore, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("named", [False, True])
+def test_fault_30_content_and_folders_are_synced_before_and_after_the_link(
+    store: LocalStore, monkeypatch: Any, named: bool
+) -> None:
     calls: list[str] = []
     link, fsync = os.link, os.fsync
 
     def named_fsync(handle: int) -> None:
-        calls.append("fsync " + Path(f"/proc/self/fd/{handle}").readlink().name.partition("-")[0])
+        folder = Path(f"/proc/self/fd/{handle}").is_dir()
+        name = Path(f"/proc/self/fd/{handle}").readlink().name
+        calls.append(f"fsync {name.partition('-')[0] if folder else 'the file'}")
         fsync(handle)
 
-    def named_link(source: Path, target: Path) -> None:
+    def named_link(*what: Any, **how: Any) -> None:
         calls.append("link")
-        link(source, target)
+        link(*what, **how)
 
+    if named:
+        monkeypatch.setattr(LocalStore, "_link_nameless", lambda *_: None)
     monkeypatch.setattr(os, "fsync", named_fsync)
     monkeypatch.setattr(os, "link", named_link)
     store.put_if_absent("data/a", b"x")
-    file = f"fsync {os.getpid()}"
-    assert calls.index(file) < calls.index("link") < len(calls) - 1
+    assert calls.index("fsync the file") < calls.index("link") < len(calls) - 1
     assert calls[-1] == "fsync data"
-    # Each new folder is durable in the one that holds it: out in tmp_path, _job and data in out, tmp in _job.
-    assert {f"fsync {store.root.parent.name.partition('-')[0]}", "fsync out", "fsync _job"} <= set(calls)
+    # Each new folder is durable in the one that holds it: out in tmp_path, data (and _job) in out, tmp in _job.
+    folders = {f"fsync {store.root.parent.name.partition('-')[0]}", "fsync out", *(["fsync _job"] if named else [])}
+    assert folders <= set(calls)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
@@ -260,7 +287,7 @@ def test_a_file_system_without_hard_links_is_refused(store: LocalStore, monkeypa
         (errno.EXDEV, "another file"),
     ):
 
-        def refuse(*_: Any, number: int = number) -> None:
+        def refuse(*_: Any, number: int = number, **__: Any) -> None:
             raise OSError(number, os.strerror(number))
 
         monkeypatch.setattr(os, "link", refuse)
