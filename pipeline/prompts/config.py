@@ -8,6 +8,7 @@ from pipeline.types import require
 
 LONG_PROMPT = ("error", "truncate_left")
 EMPTY_PROMPT = ("error", "bos")
+CORRUPT = ("error", "skip")
 
 
 @dataclass(kw_only=True)
@@ -16,6 +17,7 @@ class SourceConfig:
 
     `path` is required: a Parquet file, a directory, a glob or a URI. A prompt is `prompt_column`, or `template`
     (Jinja over the row's columns), or `token_ids_column` (token ids already). `limit` keeps the first rows only.
+    `on_corrupt=skip` makes errors of rows whose page cannot be decoded, instead of ending the job.
     """
 
     path: str = "???"
@@ -28,6 +30,7 @@ class SourceConfig:
     limit: int | None = None
     on_long_prompt: str = "error"
     on_empty_prompt: str = "error"
+    on_corrupt: str = "error"
 
     def __post_init__(self) -> None:
         """Check every field; without any of the three prompt sources, the column `prompt` is taken."""
@@ -60,3 +63,4 @@ class SourceConfig:
             self.on_empty_prompt,
             "one of " + ", ".join(EMPTY_PROMPT),
         )
+        require(self.on_corrupt in CORRUPT, "on_corrupt", self.on_corrupt, "one of " + ", ".join(CORRUPT))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.fs
@@ -21,6 +22,13 @@ from pipeline.prompts.wording import one_line
 _READ_BUFFER = 1 << 20  # bytes buffered for each column, whatever the size of its chunk
 _BATCH_BYTES = 8 << 20  # decoded bytes to aim at
 _BATCH_ROWS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Rows that cannot be decoded."""
+
+    num_rows: int
 
 
 class FileCursor:
@@ -54,12 +62,19 @@ class FileCursor:
         self._position = 0  # row number of the first row of `_rest`, or else of what `_batches` gives next
         self._batches: Iterator[pa.RecordBatch] = iter(())
         self._rest: pa.RecordBatch | None = None
+        self._broken: dict[int, int] = {}  # row group → first row that cannot be decoded
 
-    def take(self, start: int, stop: int) -> list[pa.RecordBatch]:
+    def take(self, start: int, stop: int, *, skip: bool = False) -> list[pa.RecordBatch | Gap]:
         """Return rows `start` to `stop` (exclusive) as batches of `columns`.
 
         Going on from the last `stop`, or skipping rows, decodes each row of a row group once; going back starts the
         row group again.
+
+        Args:
+            start: The first row.
+            stop: The row after the last.
+            skip: Give gaps instead of an error: from a page that cannot be decoded to the end of its row group. Where a
+                gap begins depends on the file and the columns only, as batches begin at fixed rows.
 
         Raises:
             CorruptInput: If a page cannot be decoded; the text names the file and the row group.
@@ -67,14 +82,19 @@ class FileCursor:
         """
         if not 0 <= start <= stop <= self._starts[-1]:
             raise ValueError(f"{self._file.name}: rows {start} to {stop} of {self._starts[-1]}")
-        taken: list[pa.RecordBatch] = []
+        taken: list[pa.RecordBatch | Gap] = []
         if start == stop:
             return taken
         group = bisect.bisect_right(self._starts, start) - 1
         if group != self._group or start < self._position:
             self._enter(group)
         while self._position < stop:
-            batch = self._next()
+            batch = self._next_or_gap() if skip else self._next()
+            if isinstance(batch, Gap):
+                begin, end = max(start, self._position), min(stop, self._position + batch.num_rows)
+                taken += [Gap(end - begin)] if begin < end else []
+                self._position = end
+                continue
             begin = max(0, start - self._position)
             end = min(batch.num_rows, stop - self._position)
             if begin < end:
@@ -93,6 +113,17 @@ class FileCursor:
         self._batches = self._parquet.iter_batches(
             batch_size=self._batch_rows(group), row_groups=[group], columns=self.columns, use_threads=False
         )
+
+    def _next_or_gap(self) -> pa.RecordBatch | Gap:
+        """Return the rows at the present position, or how many there are to the end of a row group that is broken here."""
+        group = bisect.bisect_right(self._starts, self._position) - 1
+        if self._position < self._broken.get(group, self._starts[-1]):
+            try:
+                return self._next()
+            except CorruptInput:
+                self._group = group
+                self._broken[group] = self._position
+        return Gap(self._starts[group + 1] - self._position)
 
     def _next(self) -> pa.RecordBatch:
         """Return the rows at the present position: at least one."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.fs
 
 from pipeline.planning.plan import InputFile
-from pipeline.prompts.cursor import FileCursor
+from pipeline.prompts.cursor import FileCursor, Gap
 from pipeline.types import Segment
 
 
@@ -51,22 +51,40 @@ class RowReader:
             CorruptInput: If a page cannot be decoded; the text names the file and the row group.
             InputRefused: If a file is not the one that was planned.
         """
+        return self._read(segments, skip=False)[0]
+
+    def read_with_gaps(self, segments: Sequence[Segment]) -> tuple[pa.Table, list[int]]:
+        """Return the rows of the segments, and the numbers of those that cannot be decoded: these are all null.
+
+        Raises:
+            InputRefused: If a file is not the one that was planned.
+        """
+        return self._read(segments, skip=True)
+
+    def _read(self, segments: Sequence[Segment], *, skip: bool) -> tuple[pa.Table, list[int]]:
         chunks: dict[str, list[pa.Array[Any]]] = {name: [] for name in self._schema.names}
+        gaps: list[int] = []
+        at = 0
         for segment in segments:
             rows = segment.stop - segment.start
             cursor = self._open(segment.file)
-            if cursor.columns:
-                for batch in cursor.take(segment.start, segment.stop):
-                    for name in cursor.columns:
-                        chunks[name].append(batch.column(name))
+            for batch in cursor.take(segment.start, segment.stop, skip=skip) if cursor.columns else ():
+                gaps += range(at, at + batch.num_rows) if isinstance(batch, Gap) else ()
+                at += batch.num_rows
+                for name in cursor.columns:
+                    kind = self._schema.field(name).type
+                    chunks[name].append(
+                        pa.nulls(batch.num_rows, kind) if isinstance(batch, Gap) else batch.column(name)
+                    )
+            at += 0 if cursor.columns else rows
             for name in self._schema.names:
                 if name not in cursor.columns:
                     chunks[name].append(_constant(self._files[segment.file].partitions.get(name), rows))
         if not chunks:
             # Only this way does Arrow keep the number of rows of a table without columns.
-            return pa.table({"": pa.nulls(sum(s.stop - s.start for s in segments))}).select([])
+            return pa.table({"": pa.nulls(sum(s.stop - s.start for s in segments))}).select([]), gaps
         columns = [pa.chunked_array(chunks[field.name], type=field.type) for field in self._schema]
-        return pa.Table.from_arrays(columns, schema=self._schema)
+        return pa.Table.from_arrays(columns, schema=self._schema), gaps
 
     def close(self) -> None:
         """Close the file that is open, if one is; reading again opens it again."""

@@ -5,7 +5,7 @@ It does not know how rows are read, or what generates from them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -20,6 +20,12 @@ from pipeline.prompts.template import compile_template
 from pipeline.prompts.wording import brief, one_line
 from pipeline.types import ErrorCode, PromptRow, RowError, SamplingParams, Segment
 
+_NONE: Mapping[int, ErrorCode] = {}
+_EXCLUDED = {
+    ErrorCode.WORKER_CRASH: "twice a replica's process ended while it had nothing but this row in hand",
+    ErrorCode.CORRUPT_INPUT: "the row cannot be decoded: its page in the input file is damaged; see source.on_corrupt",
+    ErrorCode.TIMEOUT: "twice a replica hung while it had nothing but this row in hand; see cluster.hang_timeout",
+}
 _Text = str | None | RowError
 _Ids = Sequence[int] | RowError
 
@@ -78,12 +84,17 @@ class RowBuilder:
         """The columns that `build` needs and the output keeps, each once."""
         return list(self._columns)
 
-    def build(self, table: pa.Table, segments: Sequence[Segment]) -> list[PromptRow]:
+    def build(
+        self, table: pa.Table, segments: Sequence[Segment], *, only: tuple[int, int] | None = None,
+        excluded: Mapping[int, ErrorCode] = _NONE,
+    ) -> list[PromptRow]:  # fmt: skip
         """Return one `PromptRow` a row of the table.
 
         Args:
             table: `columns` of the rows of `segments`, in their order.
             segments: Where the rows come from, for ids of the kind `<file>:<row>`.
+            only: Rows `start` to `stop` (exclusive) of the table; null: all.
+            excluded: Rows of the table that are errors without being looked at, and why.
 
         Raises:
             InputRefused: If an id is null or not UTF-8; `check_ids` finds that before a job starts.
@@ -92,13 +103,30 @@ class RowBuilder:
         row_ids = self._row_ids(table, segments)
         if len(row_ids) != table.num_rows:
             raise ValueError(f"{table.num_rows} rows in the table, {len(row_ids)} in the segments")
-        samplings = self._samplings(table)
+        start, stop = only or (0, table.num_rows)
+        wanted = [row for row in range(start, stop) if row not in excluded]
+        if len(wanted) == table.num_rows:
+            return self._build(table, row_ids)
+        built = dict(
+            zip(
+                wanted,
+                self._build(table.take(pa.array(wanted, pa.int64())), [row_ids[row] for row in wanted]),
+                strict=True,
+            )
+        )
+        return [built.get(row) or self._excluded(row_ids[row], excluded[row]) for row in range(start, stop)]
+
+    def _excluded(self, row_id: str, code: ErrorCode) -> PromptRow:
+        return PromptRow(row_id, None, (), self._sampling, RowError(code, _EXCLUDED[code]))
+
+    def _build(self, table: pa.Table, row_ids: list[str]) -> list[PromptRow]:
+        samplings = self._samplings(table, len(row_ids))
         if self._config.token_ids_column is not None:
             column = self._config.token_ids_column
-            texts: list[_Text] = [None] * table.num_rows
+            texts: list[_Text] = [None] * len(row_ids)
             tokens = [self._checked_ids(v) for v in cells(table.column(column), column, ErrorCode.BAD_TOKEN_ID)]
         else:
-            texts = self._texts(table)
+            texts = self._texts(table, len(row_ids))
             tokens = self._tokens(
                 [t if isinstance(s, SamplingParams) else None for t, s in zip(texts, samplings, strict=True)]
             )
@@ -113,20 +141,20 @@ class RowBuilder:
             raise InputRefused(f"source.id_column: column {brief(name)} has an id that is null or not UTF-8")
         return [str(value) for value in values]
 
-    def _samplings(self, table: pa.Table) -> list[SamplingParams | RowError]:
+    def _samplings(self, table: pa.Table, rows: int) -> list[SamplingParams | RowError]:
         name = self._config.sampling_column
         if name is None:
-            return [self._sampling] * table.num_rows
+            return [self._sampling] * rows
         return [self._overrides.apply(v) for v in cells(table.column(name), name, ErrorCode.BAD_SAMPLING)]
 
-    def _texts(self, table: pa.Table) -> list[_Text]:
-        """The prompts: a text, null, or why there is none."""
+    def _texts(self, table: pa.Table, number: int) -> list[_Text]:
+        """The prompts: a text, null, or why there is none. A table without columns does not know how many rows it has."""
         if self._template is None:
             name = self._config.prompt_column or ""
             return cells(table.column(name), name, ErrorCode.NOT_UTF8)
         names = self._template.columns
         columns = [cells(table.column(name), name, ErrorCode.BAD_TEMPLATE_ROW) for name in names]
-        rows: Iterable[tuple[Any, ...]] = zip(*columns, strict=True) if columns else [()] * table.num_rows
+        rows: Iterable[tuple[Any, ...]] = zip(*columns, strict=True) if columns else [()] * number
         return [self._rendered(names, row) for row in rows]
 
     def _rendered(self, names: Sequence[str], row: Sequence[Any]) -> _Text:

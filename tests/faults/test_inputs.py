@@ -1,4 +1,4 @@
-"""Faults 1 to 6, 11, 14 and 38: inputs that are wrong, damaged, empty or hostile."""
+"""Faults 1 to 6, 11, 12, 14 and 38: inputs that are wrong, damaged, empty or hostile."""
 
 from __future__ import annotations
 
@@ -113,6 +113,41 @@ def test_fault_11_corrupt_footer(tmp_path: Path, capsys: pytest.CaptureFixture[s
     told = capsys.readouterr().err
     assert "worse.parquet" in told and len(told.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def with_a_corrupt_page(path: Path) -> Path:
+    """Twelve rows in three row groups; a page of the prompts in the second is damaged."""
+    table = pa.table({"id": [f"row-{i:02d}" for i in range(12)], "prompt": [f"The train to {i}" for i in range(12)]})
+    pq.write_table(table, path, row_group_size=4, write_page_checksum=True, use_dictionary=False, compression="none")
+    chunk = pq.read_metadata(path).row_group(1).column(1)
+    content = bytearray(path.read_bytes())
+    content[chunk.data_page_offset + chunk.total_compressed_size - 3] ^= 1
+    path.write_bytes(content)
+    return path
+
+
+def test_fault_12_a_corrupt_page_ends_the_job_and_spares_what_is_committed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = with_a_corrupt_page(tmp_path / "in.parquet")
+    assert generate(source, tmp_path / "out", "output.rows_per_shard=2", "engine.max_num_seqs=1") == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "in.parquet: row group 1" in last
+    assert all(pq.read_table(part).num_rows == 2 for part in (tmp_path / "out" / "data").glob("*.parquet"))
+
+
+@pytest.mark.parametrize("rows_per_shard", [1, 5, 12])
+@pytest.mark.parametrize("ids", [(), ("source.id_column=id",)])
+def test_fault_12_rows_of_a_corrupt_page_are_skipped(ids: tuple[str, ...], rows_per_shard: int, tmp_path: Path) -> None:
+    source = with_a_corrupt_page(tmp_path / "in.parquet")
+    options = (*ids, f"output.rows_per_shard={rows_per_shard}", "source.on_corrupt=skip")
+    assert generate(source, tmp_path / "out", *options) == 0
+    rows = read(tmp_path / "out").to_pylist()
+    names = [f"row-{i:02d}" if ids else f"in.parquet:{i}" for i in range(12)]
+    assert sorted(row["row_id"] for row in rows) == sorted(names)
+    broken = {names[i] for i in range(4, 8)}
+    assert {row["row_id"] for row in rows if row["error_code"] == "CORRUPT_INPUT"} == broken
+    assert all(row["text"] for row in rows if row["row_id"] not in broken)
 
 
 @pytest.mark.parametrize("limit", ["null", "0"])

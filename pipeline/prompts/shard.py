@@ -1,0 +1,58 @@
+"""The rows that a task is about, read and made ready: prompts, errors, and the columns that the output keeps.
+
+It does not know what is generated from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+
+from pipeline.planning.plan import InputFile
+from pipeline.prompts.config import SourceConfig
+from pipeline.prompts.listing import filesystem_for
+from pipeline.prompts.reader import RowReader
+from pipeline.prompts.rows import RowBuilder, kept_columns
+from pipeline.types import ErrorCode, PromptRow, Segment, Task
+
+
+class ShardRows:
+    """Reads the rows of any task of a plan.
+
+    Args:
+        config: Which columns, and what to do with rows that cannot be decoded.
+        builder: Makes prompts of rows.
+        files: The plan's input files.
+        schema: The source's schema.
+    """
+
+    def __init__(
+        self, config: SourceConfig, builder: RowBuilder, files: Sequence[InputFile], schema: pa.Schema
+    ) -> None:
+        """Open nothing yet."""
+        self._config, self._builder = config, builder
+        filesystem, _ = filesystem_for(config.path)
+        self._reader = RowReader(filesystem, files, builder.columns, schema)
+        self._ids = RowReader(filesystem, files, [config.id_column] if config.id_column else [], schema)
+
+    def read(self, task: Task) -> tuple[list[PromptRow], pa.Table]:
+        """Return the rows of a task, and the kept columns of its shard.
+
+        Raises:
+            CorruptInput: If a page cannot be decoded, and the configuration does not say to go on without it.
+            InputRefused: If a file is not the one that was planned.
+        """
+        segments = task.shard.segments
+        table, broken = self._decoded(segments)
+        rows = self._builder.build(table, segments, only=task.trial, excluded={**broken, **task.excluded})
+        return rows, kept_columns(table, self._config)
+
+    def _decoded(self, segments: Sequence[Segment]) -> tuple[pa.Table, Mapping[int, ErrorCode]]:
+        if self._config.on_corrupt != "skip":
+            return self._reader.read(segments), {}
+        table, gaps = self._reader.read_with_gaps(segments)
+        if gaps and self._config.id_column is not None:  # each row has its id; that column can be read by itself
+            place = table.schema.get_field_index(self._config.id_column)
+            table = table.set_column(place, table.schema.field(place), self._ids.read(segments).column(0))
+        return table, dict.fromkeys(gaps, ErrorCode.CORRUPT_INPUT)
