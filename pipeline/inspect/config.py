@@ -15,7 +15,7 @@ class InspectedOutput:
 
     def __post_init__(self) -> None:
         """Check the field."""
-        require(bool(self.path.strip()), "path", self.path, "a directory")
+        require(bool(self.path.strip()), "path", self.path, "a directory or a URI")
 
 
 @dataclass(kw_only=True)

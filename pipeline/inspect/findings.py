@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 from pipeline.prompts.wording import one_line
 
-REMAKE = "delete this file and run the same `generate` again, which makes just this part"
-REWRITE = "delete this file and run the same `generate` again, which writes it anew; the parts stay"
 AGAIN = "run the same `generate` again"
+REMAKE = f"{AGAIN}, which sets this file aside and makes just this part"
+REWRITE = f"{AGAIN}, which sets this file aside and writes it anew; the parts stay"
+MOVE = f"{AGAIN}, which sets it aside"
 LONGEST = 500
 
 

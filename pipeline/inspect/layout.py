@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import PlanRefused
-from pipeline.inspect.findings import AGAIN, REWRITE, Finding
+from pipeline.inspect.findings import AGAIN, MOVE, REWRITE, Finding
 from pipeline.inspect.wanted import Wanted
 from pipeline.output.folder import PLAN
 from pipeline.output.manifest import MANIFEST, Manifest
+from pipeline.output.mending import can_be_set_aside
 from pipeline.output.part import FOLDER, part_name
 from pipeline.planning.fingerprint import digest
 from pipeline.planning.plan import Plan
@@ -83,7 +84,8 @@ def _listing_findings(files: set[str], names: list[str], *, finished: bool) -> I
         what = f"is not there: the output is not finished, {done}"
         yield Finding(MANIFEST, what, f"{AGAIN}, which does the rest")
     for name in sorted(files.difference(names)):
-        yield Finding(name, "is not of this output, and who reads the folder reads it too", "move it elsewhere")
+        mend = MOVE if can_be_set_aside(name) else "move it elsewhere"
+        yield Finding(name, "is not of this output, and who reads the folder reads it too", mend)
 
 
 def _content(store: Store, name: str) -> bytes | None:

@@ -24,10 +24,11 @@ from pipeline.output.part import part_name
 from pipeline.planning.plan import Plan
 from pipeline.prompts.wording import brief, one_line
 from pipeline.store.base import Store
-from pipeline.types import Segment, Shard
+from pipeline.types import ErrorCode, Segment, Shard, Task
 from pipeline.worker import Job, Worker
 
 _ROWS_AT_ONCE = 1000
+_BLAMED = (ErrorCode.WORKER_CRASH, ErrorCode.TIMEOUT)
 _Key = tuple[str, int]
 
 
@@ -75,6 +76,19 @@ def choose(plan: Plan, shards: Sequence[int], count: int) -> list[tuple[int, Seg
     total = sum(plan.shard(index).rows for index in shards)
     places = sorted(random.Random(plan.plan_id).sample(range(total), min(count, total)))
     return [(shards[place // size], _row(plan.shard(shards[place // size]), place % size)) for place in places]
+
+
+def without_blamed(store: Store, plan: Plan, chosen: Sequence[tuple[int, Segment]]) -> list[tuple[int, Segment]]:
+    """Leave out rows that ended or hung a replica: they would do so here."""
+    places: dict[int, set[Segment]] = {}
+    for index in {shard for shard, _ in chosen}:
+        name = part_name(plan.plan8, index, plan.shard_count)
+        with store.open(name) as file:
+            rows = pq.read_table(file, columns=["sample_index", "error_code"])
+        samples, codes = (rows.column(name).to_pylist() for name in ("sample_index", "error_code"))
+        first = [code for sample, code in zip(samples, codes, strict=True) if sample == 0]
+        places[index] = {_row(plan.shard(index), row) for row, code in enumerate(first) if code in _BLAMED}
+    return [(shard, row) for shard, row in chosen if row not in places[shard]]
 
 
 def _row(shard: Shard, offset: int) -> Segment:
@@ -126,7 +140,7 @@ def _generate(job: Job, segments: Sequence[Segment], there: Mapping[str, Any]) -
     """Make one part of the rows, in a folder of its own; return its rows and the facts about this machine and engine."""
     threads = identity(there).get("threads")  # there where it counts
     with TemporaryDirectory(prefix="promptmill-replay-") as folder:
-        elsewhere = replace(job, output=replace(job.output, path=folder))
+        elsewhere = replace(job, output=replace(job.output, path=folder, allow_unsafe_store=False))
         try:
             worker = Worker(elsewhere, threads=threads if isinstance(threads, int) else None)
         except (RuntimeError, AssertionError) as error:
@@ -136,7 +150,8 @@ def _generate(job: Job, segments: Sequence[Segment], there: Mapping[str, Any]) -
                 f"the output was made on a {job.device} device, which is not to be had here: {error}"
             ) from error
         try:
-            report = worker.submit(Shard(0, 1, tuple(segments))).result()
+            report = worker.submit(Task(Shard(0, 1, tuple(segments)))).result()
+            assert report is not None, "only a trial has none"
             facts = {**environment(), **worker.facts}
         finally:
             worker.close()

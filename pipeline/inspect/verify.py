@@ -1,6 +1,7 @@
 """Proves an output complete and intact: its plan, its manifest, every part to its last row, and some rows generated again.
 
-It changes nothing. It does not know how a job that made an output is found again, nor how its lines are shown.
+It changes nothing; what it finds damaged it writes down for the next `generate`. It does not know how a job that made an
+output is found again, nor how its lines are shown.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from pipeline.inspect.findings import REWRITE, Finding
 from pipeline.inspect.identity import mixtures
 from pipeline.inspect.layout import Layout, read_layout
 from pipeline.inspect.parts import check_part
-from pipeline.inspect.replay import choose, replay
+from pipeline.inspect.replay import choose, replay, without_blamed
 from pipeline.inspect.wanted import Wanted
 from pipeline.output.folder import CONFIG
 from pipeline.output.manifest import MANIFEST, total
+from pipeline.output.mending import FINDINGS, write_down
 from pipeline.output.part import Counts, part_name
 from pipeline.planning.fingerprint import differences
 from pipeline.planning.plan import Plan
@@ -71,6 +73,7 @@ class _Verification:
     def __init__(self, store: Store, config: VerifyConfig, layout: Layout, tell: Callable[[str], None]) -> None:
         self._store, self._config, self._layout, self._tell = store, config, layout, tell
         self._findings = 0
+        self._damaged: dict[str, None] = {}
         self._intact: list[int] = []
         self._counts: list[Counts] = []
         self._environments: dict[int, Mapping[str, Any]] = {}
@@ -88,6 +91,7 @@ class _Verification:
             except PromptmillError as error:
                 impossible = type(error)(f"replay: not possible here: {error}")
         self._tell(self._summary())
+        self._write_down()
         if impossible is not None:
             if not self._findings:
                 raise impossible
@@ -100,6 +104,7 @@ class _Verification:
         for finding in findings:
             self._tell(str(finding))
             self._findings += 1
+            self._damaged[finding.file] = None
         return self._findings > before
 
     def _check_parts(self, wanted: Wanted) -> None:
@@ -139,9 +144,20 @@ class _Verification:
         if not self._config.replay:
             return
         job = _job(self._store, self._config.output.path, plan, restore)
-        result = replay(self._store, job, choose(plan, self._intact, self._config.replay), self._environments)
+        chosen = without_blamed(self._store, plan, choose(plan, self._intact, self._config.replay))
+        result = replay(self._store, job, chosen, self._environments)
         self._found(result.findings)
         self._tell(str(result))
+
+    def _write_down(self) -> None:
+        """Leave the list of what is damaged for `generate`."""
+        if not self._damaged:
+            return
+        try:
+            write_down(self._store, self._damaged)
+        except (PromptmillError, OSError) as error:
+            self._tell(f"note: {FINDINGS} cannot be written, so before `generate` runs again, move the files named above "
+                       f"elsewhere: {error}")  # fmt: skip
 
     def _tick(self) -> None:
         """Tell how far it is, now and then."""

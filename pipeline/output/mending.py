@@ -1,0 +1,63 @@
+"""What `verify` found damaged is written down with the output, and set aside by the next `generate`, which makes it again.
+
+It does not know how damage is found. Nothing is deleted: what is set aside lies in `_job/set_aside/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+
+from pipeline.output.folder import PLAN
+from pipeline.output.manifest import MANIFEST
+from pipeline.output.part import FOLDER, sha256_of
+from pipeline.store.base import Store, checked_name
+
+FINDINGS = "_job/findings.json"
+SET_ASIDE = "_job/set_aside/"
+
+
+def write_down(store: Store, names: Iterable[str]) -> None:
+    """Keep which files are damaged, each with its SHA-256, so that no file is set aside that is not the one looked at."""
+    files = {}
+    for name in names:
+        try:
+            files[name] = sha256_of(store, name)
+        except (OSError, ValueError):
+            continue  # it is missing, or has a name that no store gives: nothing to set aside
+    if files:
+        store.put(FINDINGS, (json.dumps({"files": files}, indent=2) + "\n").encode())
+
+
+def mend(store: Store) -> Iterator[str]:
+    """Set aside what is damaged, so that it is missing, and yield a line for each file.
+
+    Of a list that names anything but parts, plan and manifest only these are taken.
+    """
+    try:
+        listed = json.loads(store.get(FINDINGS))["files"]
+        files = {name: str(digest) for name, digest in listed.items() if can_be_set_aside(name)}
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError, AttributeError):
+        files = {}  # not a list of ours: what is damaged will be found again
+    for name, digest in files.items():
+        try:
+            data = store.get(name)
+        except FileNotFoundError:
+            continue
+        if hashlib.sha256(data).hexdigest() == digest:
+            aside = f"{SET_ASIDE}{digest[:8]}/{name}"
+            store.put(aside, data)
+            store.delete(name)
+            yield f"{name}: was found damaged by verify; it is set aside as {aside}"
+    store.delete(FINDINGS)
+
+
+def can_be_set_aside(name: str) -> bool:
+    """Whether a file has a name, and a place, that allow it."""
+    try:
+        return checked_name(name) in (PLAN, MANIFEST) or name.startswith(FOLDER)
+    except (ValueError, TypeError):
+        return False

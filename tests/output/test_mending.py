@@ -1,0 +1,72 @@
+"""What verify wrote down is set aside once, and nothing else is touched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.output.mending import FINDINGS, mend, write_down
+from pipeline.store.local import LocalStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    made = LocalStore(tmp_path)
+    made.put("data/a.parquet", b"damaged")
+    made.put("data/b.parquet", b"good")
+    return made
+
+
+def names(store: LocalStore) -> set[str]:
+    return {file.name for file in store.list()}
+
+
+def test_what_is_damaged_is_set_aside_and_nothing_is_lost(store: LocalStore) -> None:
+    write_down(store, ["data/a.parquet", "data/missing.parquet"])
+    (line,) = mend(store)
+    assert line.startswith("data/a.parquet: was found damaged by verify; it is set aside as _job/set_aside/")
+    aside = line.rpartition(" ")[2]
+    assert store.get(aside) == b"damaged"
+    assert names(store) == {"data/b.parquet", aside}
+    assert list(mend(store)) == []
+
+
+def test_a_file_that_was_made_again_meanwhile_stays(store: LocalStore) -> None:
+    write_down(store, ["data/a.parquet"])
+    store.put("data/a.parquet", b"made again")
+    assert list(mend(store)) == []
+    assert store.get("data/a.parquet") == b"made again"
+    assert FINDINGS not in names(store)
+
+
+def test_nothing_damaged_is_not_written_down(store: LocalStore) -> None:
+    write_down(store, ["data/missing.parquet"])
+    assert FINDINGS not in names(store)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"files": []}',
+        b'{"files": {"../x": "0", "_job/config.yaml": "0", "/etc/passwd": "0", "": "0"}}',
+    ],
+)
+def test_a_list_that_is_not_ours_moves_nothing(store: LocalStore, content: bytes) -> None:
+    store.put("_job/config.yaml", b"c")
+    store.put(FINDINGS, content)
+    assert list(mend(store)) == []
+    assert names(store) == {"data/a.parquet", "data/b.parquet", "_job/config.yaml"}
+
+
+def test_only_parts_plan_and_manifest_are_moved(store: LocalStore) -> None:
+    store.put("_job/config.yaml", b"c")
+    store.put("_job/plan.json", b"p")
+    write_down(store, ["_job/config.yaml", "_job/plan.json"])
+    assert len(json.loads(store.get(FINDINGS))["files"]) == 2
+    assert len(list(mend(store))) == 1
+    assert "_job/config.yaml" in names(store) and "_job/plan.json" not in names(store)
