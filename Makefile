@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test fuzz lint format bench clean
+.PHONY: help install demo test fuzz simulate chaos lint format bench clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -24,6 +24,12 @@ test: install  ## run the tests
 
 fuzz: install  ## run the tests with other random examples than last time
 	$(BIN)/python -m pytest --hypothesis-profile=new
+
+simulate: install  ## run simulated worlds in which everything fails; RUNS=1000000 of them from seed FIRST=0
+	$(BIN)/python tests/run/simulation.py $(or $(RUNS),100000) $(or $(FIRST),0)
+
+chaos: install  ## kill processes of real runs at random, and compare bytes; RUNS=100
+	$(BIN)/python tests/faults/chaos.py $(or $(RUNS),100) $(or $(FIRST),0)
 
 lint: install  ## check style, types and the floors
 	$(BIN)/ruff check

@@ -1,7 +1,5 @@
 """`python -m jobs JOB …` is `promptmill JOB …`; it knows nothing of its own."""
 
-import sys
+from jobs.cli import run
 
-from jobs.cli import main
-
-sys.exit(main())
+run()

@@ -9,7 +9,9 @@ import difflib
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
+from jobs.leave import leave
 from pipeline import __version__
 
 # To add a job: its module in this folder, with a `main(argv)`, and a line here.
@@ -33,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     code: int = importlib.import_module(f"jobs.{name}").main(rest)
     return code
+
+
+def run() -> NoReturn:
+    """The console script."""
+    leave(main())
 
 
 def page() -> str:
@@ -65,4 +72,4 @@ def _unknown(name: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

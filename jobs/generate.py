@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from jobs.launch import Job, launch
+from jobs.leave import leave
 from pipeline.run.config import GenerateConfig
 
 
@@ -51,4 +52,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

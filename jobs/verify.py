@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from jobs.launch import Job, launch
+from jobs.leave import leave
 from pipeline.inspect.config import VerifyConfig
 
 
@@ -41,4 +42,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

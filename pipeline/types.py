@@ -32,6 +32,7 @@ class ErrorCode(StrEnum):
     BAD_TEMPLATE_ROW = "BAD_TEMPLATE_ROW"
     BAD_SAMPLING = "BAD_SAMPLING"
     BAD_TOKEN_ID = "BAD_TOKEN_ID"
+    CORRUPT_INPUT = "CORRUPT_INPUT"
     NONFINITE_LOGITS = "NONFINITE_LOGITS"
     WORKER_CRASH = "WORKER_CRASH"
     TIMEOUT = "TIMEOUT"
@@ -128,6 +129,27 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
+class Task:
+    """What a replica is to do with a shard.
+
+    Attributes:
+        shard: The shard.
+        attempt: How often it was handed out by this driver, this time included.
+        trial: Rows `start` to `stop` (exclusive), counted within the shard: only they are generated, and nothing is
+            written, to see whether a replica lives through them. Null: the whole shard becomes a part.
+        excluded: Row within the shard → why: it ended or hung replicas, so it is an error without being looked at.
+        witness: Stored name of a file that the replica puts before it begins, with the number of the attempt: without it,
+            the end of the replica says nothing about this task. Null: none.
+    """
+
+    shard: Shard
+    attempt: int = 1
+    trial: tuple[int, int] | None = None
+    excluded: Mapping[int, ErrorCode] = field(default_factory=dict)
+    witness: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ShardReport:
     """What the driver learns of a finished shard; no text passes through the driver.
 
@@ -147,7 +169,11 @@ class ShardReport:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Counters of a replica since it started, for the display only."""
+    """Counters of a replica since it started.
+
+    They are for the display, except `beats`, which grows with everything that the replica gets done: one that has work
+    and does not beat hangs.
+    """
 
     completions: int = 0
     completion_tokens: int = 0
@@ -156,3 +182,4 @@ class Progress:
     engine_seconds: float = 0.0
     running: int = 0
     waiting: int = 0
+    beats: int = 0

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.engine.checkpoint import resolve
@@ -28,14 +28,17 @@ from pipeline.output.schema import output_schema
 from pipeline.output.table import build_table
 from pipeline.planning.plan import Plan
 from pipeline.prompts.config import SourceConfig
-from pipeline.prompts.listing import filesystem_for
-from pipeline.prompts.reader import RowReader
-from pipeline.prompts.rows import RowBuilder, kept_columns
+from pipeline.prompts.rows import RowBuilder
+from pipeline.prompts.shard import ShardRows
 from pipeline.store.base import open_store
-from pipeline.types import Completion, Progress, PromptRow, SamplingParams, Shard, ShardReport
+from pipeline.types import Completion, Progress, PromptRow, SamplingParams, ShardReport, Task
 
 if TYPE_CHECKING:
     from pipeline.engine.build import BuiltEngine
+
+
+CLOSE_SECONDS = 5
+"""How long a step that is under way may take when the worker is closed; what it makes is dropped."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,8 @@ class Job:
 class _OpenShard:
     """A shard in hand: its rows, and what has come back of them."""
 
-    shard: Shard
-    attempt: int
-    result: Future[ShardReport]
+    task: Task
+    result: Future[ShardReport | None]
     rows: list[PromptRow] = field(default_factory=list)
     kept: Any = None
     completions: dict[tuple[int, int], Completion] = field(default_factory=dict)
@@ -84,7 +86,7 @@ class Worker:
     def __init__(self, job: Job, *, threads: int | None = None, memory_share: float = 1.0) -> None:
         """Load the model and start the threads."""
         self._job = job
-        self._store = open_store(job.output.path)
+        self._store = open_store(job.output.path, allow_unsafe=job.output.allow_unsafe_store)
         built = _engine_builder()(
             resolve(job.model), job.model, job.engine, job.stats,
             device=job.device, threads=threads, memory_share=memory_share,
@@ -93,45 +95,46 @@ class Worker:
         self.facts = {**built.facts, "vocab_size": built.tokenizer.vocab_size}
         self._environment = identity({**environment(), **self.facts})
         self._engine = built.engine
-        files = job.plan.files
-        self._builder = RowBuilder(
-            job.source, job.sampling, built.tokenizer, built.max_model_len, files, check=check_grammar
+        builder = RowBuilder(
+            job.source, job.sampling, built.tokenizer, built.max_model_len, job.plan.files, check=check_grammar
         )
-        filesystem, _ = filesystem_for(job.source.path)
-        self._reader = RowReader(filesystem, files, self._builder.columns, job.columns)
+        self._rows = ShardRows(job.source, builder, job.plan.files, job.columns)
         self._prepared: queue.SimpleQueue[_OpenShard | None] = queue.SimpleQueue()
         self._by_request: dict[tuple[str, int], tuple[_OpenShard, int]] = {}
         self._progress = Progress()
+        self._beats = 0
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="read")
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def submit(self, shard: Shard, attempt: int = 1) -> Future[ShardReport]:
-        """Start on a shard and return at once; the future gives its report, or the error that ended it."""
-        opened = _OpenShard(shard, attempt, Future())
+    def submit(self, task: Task) -> Future[ShardReport | None]:
+        """Start on a task and return at once; the future gives the part's report, null for a trial, or what ended it."""
+        opened = _OpenShard(task, Future())
         self._reading.submit(self._prepare, opened)
         return opened.result
 
     def progress(self) -> Progress:
         """Counters since the start."""
-        return self._progress
+        return replace(self._progress, beats=self._beats)
 
     def close(self) -> None:
-        """Stop without finishing what is in hand."""
+        """Stop without finishing what is in hand; parts that are whole are committed."""
         self._closed.set()
         self._prepared.put(None)
         self._reading.shutdown(wait=False, cancel_futures=True)
-        self._writing.shutdown(wait=True, cancel_futures=True)
-        self._thread.join(timeout=30)
+        self._writing.shutdown(wait=True)
+        self._thread.join(timeout=CLOSE_SECONDS)
 
     def _prepare(self, opened: _OpenShard) -> None:
         """Read and tokenise a shard's rows."""
+        task = opened.task
         try:
-            table = self._reader.read(opened.shard.segments)
-            opened.rows = self._builder.build(table, opened.shard.segments)
-            opened.kept = kept_columns(table, self._job.source)
+            if task.witness is not None:
+                self._store.put(task.witness, str(task.attempt).encode())
+            opened.rows, opened.kept = self._rows.read(task)
+            self._beats += 1
             opened.missing = sum(len(row.requests()) for row in opened.rows)
             self._prepared.put(opened)
         except BaseException as error:  # handed to whoever waits for the shard
@@ -184,6 +187,7 @@ class Worker:
             self._writing.submit(self._finish, opened)
 
     def _account(self, completions: list[Completion], seconds: float) -> None:
+        self._beats += 1
         before = self._progress
         running, waiting = self._engine.load()
         self._progress = Progress(
@@ -195,21 +199,22 @@ class Worker:
         )  # fmt: skip
 
     def _finish(self, opened: _OpenShard) -> None:
-        """Encode and commit a part."""
+        """Encode and commit a part; what a trial generated is forgotten."""
         try:
-            opened.result.set_result(self._write(opened))
+            opened.result.set_result(self._write(opened) if opened.task.trial is None else None)
+            self._beats += 1
         except BaseException as error:
             opened.result.set_exception(error)
 
     def _write(self, opened: _OpenShard) -> ShardReport:
-        job, shard = self._job, opened.shard
+        job, shard = self._job, opened.task.shard
         schema = output_schema(
             opened.kept.schema, statistics=job.stats.columns, top_logprobs=job.stats.top_logprobs,
             prompt_logprobs=job.stats.prompt_logprobs, include_prompt=job.output.include_prompt,
         )  # fmt: skip
         table = build_table(schema, opened.rows, opened.completions, opened.kept)
         counts = count_rows(opened.rows, table)
-        metadata = part_metadata(job.plan.plan_id, shard.index, str(opened.attempt), counts, self._environment)
+        metadata = part_metadata(job.plan.plan_id, shard.index, str(opened.task.attempt), counts, self._environment)
         data = encode_part(table, job.output, metadata)
         name = part_name(job.plan.plan8, shard.index, shard.count)
         mine = commit_part(self._store, name, data, job.plan.plan_id)

@@ -66,6 +66,13 @@ class OutputFolder:
             p.index for p in found if p and (p.plan8, p.count) == (plan.plan8, plan.shard_count) and p.index < p.count
         }
 
+    def is_committed(self, plan: Plan, index: int) -> bool:
+        """Whether a shard's part is there."""
+        try:
+            return self.store.size(part_name(plan.plan8, index, plan.shard_count)) >= 0
+        except FileNotFoundError:
+            return False
+
     def finished(self, plan: Plan) -> Manifest | None:
         """Return the manifest if the output is complete, else none.
 

@@ -20,6 +20,7 @@ class ClusterConfig:
     `inline`: in this process, without Ray. `local`: on a Ray that is started for this job and stopped after it.
     `existing`: on the Ray cluster at `address`. `replicas=auto` takes as many as the processors, GPUs and memory hold;
     `cpus_per_replica=auto` shares the cores among them. With `gpus_per_replica=0` the model runs on processors.
+    A replica that has work and gets nothing done for `hang_timeout` seconds is ended, and the row that hangs it searched.
     """
 
     name: str = "local"
@@ -29,6 +30,7 @@ class ClusterConfig:
     cpus_per_replica: str = "auto"
     gpus_per_replica: float = 0.0
     start_timeout: float = 600.0
+    hang_timeout: float = 600.0
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -45,6 +47,7 @@ class ClusterConfig:
             self.gpus_per_replica >= 0, "gpus_per_replica", self.gpus_per_replica, "0 or more (fractions share a GPU)"
         )
         require(self.start_timeout > 0, "start_timeout", self.start_timeout, "a number of seconds above 0")
+        require(self.hang_timeout > 0, "hang_timeout", self.hang_timeout, "a number of seconds above 0")
         require(
             (self.name == "existing") == (self.address is not None),
             "address",

@@ -1,33 +1,36 @@
-"""Hands shards to replicas, two in flight each, and takes their reports until none is left.
+"""Hands tasks to replicas, two in flight each, and takes their reports until none is left.
 
-A replica that dies is replaced and its shards are handed out again. It does not know Ray, files, or how a run is shown.
+A replica that dies or hangs is replaced, and its tasks are done again. It does not know Ray, files, what a task is, or how
+a run is shown.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from pipeline.errors import ClusterLost, WorkerFailed
-from pipeline.run.replica import Replica, ReplicaDied, ReplicaPool
-from pipeline.types import Shard, ShardReport
+from pipeline.errors import ClusterLost
+from pipeline.run.replica import Replica, ReplicaDied, ReplicaHung, ReplicaPool
+from pipeline.run.work import Work
+from pipeline.types import ErrorCode, ShardReport, Task
 
 IN_FLIGHT = 2
 """Shards a replica has in hand, so that its batch stays full when one of them runs out of rows."""
-MAX_DEATHS = 3
-"""Replicas that may die with one shard in hand before the job gives up on it."""
+WATCH = 1.0
+"""Seconds between two looks at whether replicas get on."""
 TICK = 0.2
 """Seconds between two looks at signals, the deadline and the display."""
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class _Assignment:
-    shard: Shard
+    task: Task
     replica: Replica
+    alone: bool
 
 
 @dataclass
@@ -36,64 +39,89 @@ class Dispatcher:
 
     Attributes:
         pool: Where replicas come from.
-        on_report: Called with every report.
+        work: What there is to do.
+        on_report: Called with every report of a part.
         on_tick: Called about five times a second; may raise to stop the run.
         on_event: Called with a fact's name and details.
+        hang_timeout: Seconds without any progress after which a replica that has work counts as hung.
+        clock: Seconds that only grow.
     """
 
     pool: ReplicaPool
+    work: Work
     on_report: Callable[[ShardReport], None]
     on_tick: Callable[[], None]
     on_event: Callable[..., None]
+    hang_timeout: float = float("inf")
+    clock: Callable[[], float] = time.monotonic
     replicas: list[Replica] = field(default_factory=list)
-    _in_flight: dict[Future[ShardReport], _Assignment] = field(default_factory=dict)
-    _again: deque[Shard] = field(default_factory=deque)
-    _deaths: dict[int, int] = field(default_factory=dict)
-    _attempts: dict[int, int] = field(default_factory=dict)
+    _in_flight: dict[Future[ShardReport | None], _Assignment] = field(default_factory=dict)
+    _beats: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _watched: float = float("-inf")
 
-    def run(self, shards: Iterable[Shard]) -> None:
-        """Work through `shards`, which may be many: they are drawn one at a time.
+    def run(self) -> None:
+        """Work until nothing is left.
 
         Raises:
             PromptmillError: What a worker reported, or what `on_tick` raised.
         """
-        remaining = iter(shards)
+        while self.work.waits:  # no model is loaded to look on while others work
+            time.sleep(TICK)
+            self.work.look()
+            self.on_tick()
+        if self.work.exhausted:
+            return
         for replica in self.pool.start():
             self._welcome(replica)
-        while True:
-            self._fill(remaining)
-            if not self._in_flight and not self._again:
-                return
-            for future in self._finished():
-                self._settle(future)
-            for replica in self.pool.arrivals():
-                self._welcome(replica)
-            if not self.replicas and not self.pool.pending():
-                raise ClusterLost("no replica is left and none is starting")
-            self.on_tick()
+        while self.step():
+            pass
+
+    def step(self) -> bool:
+        """Hand out what can be, take what is finished, and return whether anything is left."""
+        self._fill()
+        if not self._in_flight and self.work.exhausted:
+            return False
+        for future in self._finished():
+            self._settle(future)
+        self._watch()
+        for replica in self.pool.arrivals():
+            self._welcome(replica)
+        if not self.replicas and not self.pool.pending():
+            raise ClusterLost("no replica is left and none is starting")
+        self.work.look()
+        self.on_tick()
+        return True
 
     def _welcome(self, replica: Replica) -> None:
         self.replicas.append(replica)
         self.on_event("replica_up", replica=replica.name)
 
-    def _fill(self, remaining: Iterator[Shard]) -> None:
-        """Give each replica its shards: everyone's first before anyone's second, so that the last ones spread out."""
-        load = {replica.name: 0 for replica in self.replicas}
-        for assignment in self._in_flight.values():
-            load[assignment.replica.name] += 1
+    def _fill(self) -> None:
+        """Give each replica its tasks: everyone's first before anyone's second, so that the last ones spread out."""
+        load = Counter(assignment.replica.name for assignment in self._in_flight.values())
+        taken = {assignment.replica.name for assignment in self._in_flight.values() if assignment.alone}
+        free = [replica for replica in self.replicas if replica.name not in taken]
+        # A task that must be alone waits for a replica to run empty; one at a time is kept from new work for that.
+        emptying = min(free, key=lambda r: load[r.name], default=None) if self.work.wants_alone and not taken else None
         for depth in range(IN_FLIGHT):
-            for replica in self.replicas:
-                if load[replica.name] > depth:
+            for replica in free:
+                if replica is emptying or load[replica.name] > depth:
                     continue
-                shard = self._again.popleft() if self._again else next(remaining, None)
-                if shard is None:
-                    return
+                task = self.work.next()
+                if task is None:
+                    break
                 load[replica.name] += 1
-                attempt = self._attempts[shard.index] = self._attempts.get(shard.index, 0) + 1
-                self.on_event("shard_started", shard=shard.index, attempt=attempt, replica=replica.name)
-                self._in_flight[replica.submit(shard, attempt)] = _Assignment(shard, replica)
+                self._hand(task, replica, alone=False)
+        for replica in free:
+            if load[replica.name] == 0 and (task := self.work.next_alone()) is not None:
+                self._hand(task, replica, alone=True)
 
-    def _finished(self) -> list[Future[ShardReport]]:
+    def _hand(self, task: Task, replica: Replica, *, alone: bool) -> None:
+        trial = {} if task.trial is None else {"trial": list(task.trial)}
+        self.on_event("shard_started", shard=task.shard.index, attempt=task.attempt, replica=replica.name, **trial)
+        self._in_flight[replica.submit(task)] = _Assignment(task, replica, alone)
+
+    def _finished(self) -> list[Future[ShardReport | None]]:
         """Wait a tick, or less when a future is settled. Reports come before deaths, which would take them along."""
         if not self._in_flight:
             time.sleep(TICK)  # `concurrent.futures.wait` does not wait for nothing
@@ -101,33 +129,50 @@ class Dispatcher:
         done, _ = concurrent.futures.wait(self._in_flight, timeout=TICK, return_when=concurrent.futures.FIRST_COMPLETED)
         return sorted(done, key=lambda future: future.exception() is not None)
 
-    def _settle(self, future: Future[ShardReport]) -> None:
+    def _settle(self, future: Future[ShardReport | None]) -> None:
         """Take one finished future: a report, a death, or an error of the job."""
-        assignment = self._in_flight.pop(future, None)
+        assignment = self._in_flight.get(future)
         if assignment is None:
             return  # its replica was buried meanwhile
         try:
             report = future.result()
         except ReplicaDied as death:
-            self._bury(assignment, str(death))
-        else:
+            self._bury(assignment.replica, death)
+            return
+        del self._in_flight[future]
+        self.work.done(assignment.task)
+        if report is not None:
             self.on_report(report)
 
-    def _bury(self, assignment: _Assignment, reason: str) -> None:
-        """Replace a dead replica and put its shards back in front of the queue."""
-        dead = assignment.replica
-        lost = [assignment.shard]
-        for future, other in list(self._in_flight.items()):
-            if other.replica is dead:
-                del self._in_flight[future]
-                lost.append(other.shard)
-        self.on_event("replica_down", replica=dead.name, reason=reason, shards=sorted(s.index for s in lost))
-        for shard in lost:
-            deaths = self._deaths[shard.index] = self._deaths.get(shard.index, 0) + 1
-            if deaths >= MAX_DEATHS:
-                raise WorkerFailed(
-                    f"shard {shard.index}: {deaths} replicas died with it in hand (last: {reason}); parts committed so far stay"
-                )
-        self._again.extendleft(sorted(lost, key=lambda s: -s.index))
+    def _watch(self) -> None:
+        """Take a replica for hung that has work and has got nothing done for too long."""
+        now = self.clock()
+        if now - self._watched < WATCH:
+            return
+        self._watched = now
+        busy = {assignment.replica.name: assignment.replica for assignment in self._in_flight.values()}
+        for name in set(self._beats).difference(busy):
+            del self._beats[name]
+        for name, replica in busy.items():
+            beats = replica.progress().beats
+            before, since = self._beats.get(name, (-1, now))
+            if beats != before:
+                self._beats[name] = beats, now
+            elif now - since > self.hang_timeout:
+                del self._beats[name]
+                self._bury(replica, ReplicaHung(f"no progress for {self.hang_timeout:g} s"))
+
+    def _bury(self, dead: Replica, death: ReplicaDied) -> None:
+        """Replace a replica, and have what it had in hand done again."""
+        lost = [future for future, assignment in self._in_flight.items() if assignment.replica is dead]
+        tasks = [self._in_flight.pop(future).task for future in lost]
+        shards = sorted(task.shard.index for task in tasks)
+        self.on_event("replica_down", replica=dead.name, reason=str(death), shards=shards, counts=death.counts)
         self.replicas.remove(dead)
+        code = ErrorCode.TIMEOUT if isinstance(death, ReplicaHung) else ErrorCode.WORKER_CRASH
+        for task in sorted(tasks, key=lambda task: -task.shard.index):
+            if death.counts:
+                self.work.died(task, code)
+            else:
+                self.work.give_back(task)
         self.pool.bury(dead)

@@ -10,19 +10,22 @@ import dataclasses
 import datetime
 import os
 import platform
+import re
+import secrets
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.errors import DeadlineReached, Interrupted, PromptmillError
+from pipeline.errors import Interrupted, PromptmillError
 from pipeline.output.card import CARD, dataset_card
 from pipeline.output.environment import environment
 from pipeline.output.events import EventLog
 from pipeline.output.folder import OutputFolder
 from pipeline.output.manifest import Manifest, assemble, put_manifest
+from pipeline.output.mending import mend
 from pipeline.output.samples import read_samples
 from pipeline.planning.plan import Plan
+from pipeline.run.claims import Claims, Pulse
 from pipeline.run.config import GenerateConfig
 from pipeline.run.dispatch import Dispatcher
 from pipeline.run.monitor import Monitor
@@ -32,8 +35,10 @@ from pipeline.run.replica import InlinePool, ReplicaPool
 from pipeline.run.signals import Stopped, signals_raise
 from pipeline.run.sizing import Demand
 from pipeline.run.summary import RunSummary, summary
+from pipeline.run.suspects import Suspects
+from pipeline.run.watch import Watch
+from pipeline.run.work import Work
 from pipeline.store.base import open_store
-from pipeline.types import ShardReport
 from pipeline.worker import Job
 
 STALE_SECONDS = 24 * 3600.0
@@ -61,7 +66,10 @@ def generate(config: GenerateConfig, *, config_yaml: str) -> Outcome:
     """
     with signals_raise() as check_signals:
         prepared = prepare(config)
-        folder = OutputFolder(open_store(config.output.path))
+        folder = OutputFolder(open_store(config.output.path, allow_unsafe=config.output.allow_unsafe_store))
+        folder.store.probe()
+        for line in mend(folder.store):
+            print(line, file=sys.stderr)
         plan = folder.claim_plan(prepared.plan)
         done = folder.finished(plan)
         if done is not None:
@@ -70,8 +78,9 @@ def generate(config: GenerateConfig, *, config_yaml: str) -> Outcome:
             return Outcome(_exit_code(config, done), done)
         folder.save_config(config_yaml)
         folder.store.sweep(STALE_SECONDS)
-        with folder.events(_driver_id()) as events:
-            return _Run(config, prepared, folder, plan, events, check_signals).run()
+        driver = _driver_id()
+        with folder.events(driver) as events:
+            return _Run(config, prepared, folder, plan, events, check_signals, Claims(folder.store, driver)).run()
 
 
 class _Run:
@@ -79,10 +88,10 @@ class _Run:
 
     def __init__(
         self, config: GenerateConfig, prepared: Prepared, folder: OutputFolder, plan: Plan, events: EventLog,
-        check_signals: Callable[[], None],
+        check_signals: Callable[[], None], claims: Claims,
     ) -> None:  # fmt: skip
         self._config, self._prepared, self._folder, self._plan, self._events = config, prepared, folder, plan, events
-        self._check_signals = check_signals
+        self._check_signals, self._claims = check_signals, claims
         committed = folder.committed(plan)
         self._missing = [i for i in range(plan.shard_count) if i not in committed]
         self._monitor = Monitor(plan, committed, config.sampling.n)
@@ -92,9 +101,8 @@ class _Run:
     def run(self) -> Outcome:
         """Do what is missing, then finish."""
         plan = self._plan
-        self._events.add(
-            "driver_start", plan_id=plan.plan_id, rows=plan.rows, shards=plan.shard_count, missing=len(self._missing)
-        )
+        self._events.add("plan", plan_id=plan.plan_id, rows=plan.rows, rows_per_shard=plan.rows_per_shard)
+        self._events.add("driver_start", plan_id=plan.plan_id, shards=plan.shard_count, missing=len(self._missing))
         try:
             with progress_view() as view:
                 self._announce(view)
@@ -120,36 +128,40 @@ class _Run:
             )
 
     def _work(self, view: ProgressView) -> None:
-        """Dispatch the missing shards."""
-        job = self._prepared.job(self._config, self._plan)
-        pool = _pool(self._config, job, Demand(len(self._missing), self._prepared.weight_bytes), view.note)
-        shown = 0.0
-
-        def tick() -> None:
-            nonlocal shown
-            self._check_signals()
-            if time.monotonic() - shown >= 0.5:
-                view.update(self._monitor.snapshot(dispatcher.replicas))
-                shown = time.monotonic()
-            if self._deadline is not None and datetime.datetime.now() >= self._deadline:
-                raise DeadlineReached(f"the deadline {self._config.deadline} has come")
-
-        dispatcher = Dispatcher(pool, self._report, tick, self._events.add)
+        """Do what is missing, together with other drivers if there are any."""
+        pulse = Pulse(self._claims)
         try:
-            dispatcher.run(self._plan.shard(i) for i in self._missing)
+            self._dispatch(Watch(view, self._monitor, self._events, self._check_signals, self._deadline))
+        finally:
+            pulse.stop()
+            self._claims.close()
+
+    def _dispatch(self, watch: Watch) -> None:
+        config, folder, plan = self._config, self._folder, self._plan
+        job = self._prepared.job(config, plan)
+        pool = _pool(config, job, Demand(len(self._missing), self._prepared.weight_bytes), watch.view.note)
+        work = Work(
+            plan, self._missing, self._claims, Suspects(folder.store),
+            is_committed=lambda index: folder.is_committed(plan, index), committed=lambda: folder.committed(plan),
+            on_event=watch.event, on_elsewhere=self._monitor.elsewhere,
+        )  # fmt: skip
+        dispatcher = Dispatcher(
+            pool, work, watch.report, lambda: watch.look(work, dispatcher.replicas), watch.event,
+            hang_timeout=config.cluster.hang_timeout,
+        )  # fmt: skip
+        try:
+            dispatcher.run()
             self._environment = pool.facts()
         finally:
-            view.update(self._monitor.snapshot(dispatcher.replicas))
+            watch.show(dispatcher.replicas)
             pool.close()
-
-    def _report(self, report: ShardReport) -> None:
-        self._monitor.report(report)
-        self._events.add("shard_committed", shard=report.shard, file=report.file, rows=report.rows,
-                         completion_tokens=report.completion_tokens, already_there=report.already_there)  # fmt: skip
 
     def _finish(self) -> Manifest:
         """Check that everything is there; write the card, then the manifest, whose existence is success."""
         store, config = self._folder.store, self._config
+        done = self._folder.finished(self._plan)  # by another driver
+        if done is not None:
+            return done
         manifest = assemble(store, self._plan, self._monitor.reports, self._monitor.timings(),
                             {**environment(), **self._environment})  # fmt: skip
         card = dataset_card(
@@ -157,7 +169,9 @@ class _Run:
             schema=self._prepared.output_schema, samples=read_samples(store, manifest.parts[0].file),
         )  # fmt: skip
         store.put(CARD, card.encode())
-        return put_manifest(store, manifest)
+        manifest = put_manifest(store, manifest)
+        self._claims.sweep()
+        return manifest
 
     def _with_progress(self, error: PromptmillError) -> PromptmillError:
         """Say what is done and how to go on, where going on is possible."""
@@ -200,7 +214,8 @@ def _exit_code(config: GenerateConfig, manifest: Manifest) -> int:
 
 def _driver_id() -> str:
     started = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
-    return f"{started}-{platform.node().replace('/', '_') or 'host'}-{os.getpid()}"
+    host = re.sub(r"[^A-Za-z0-9.-]", "_", platform.node()) or "host"
+    return f"{started}-{host}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
 def _next_time(time_of_day: str | None) -> datetime.datetime | None:

@@ -50,10 +50,15 @@ class Monitor:
     def report(self, report: ShardReport) -> None:
         """Take a finished shard."""
         self.reports[report.shard] = report
-        self._done.add(report.shard)
-        self._rows += report.rows
+        self.elsewhere(report.shard)
         self._reported += report.completions
         self._errors.update(report.errors)
+
+    def elsewhere(self, index: int) -> None:
+        """Take a shard that another driver has committed."""
+        if index not in self._done:
+            self._done.add(index)
+            self._rows += self._plan.shard(index).rows
 
     def snapshot(self, replicas: Iterable[Replica]) -> RunSnapshot:
         """Ask the replicas' counters and add everything up."""

@@ -1,42 +1,50 @@
-"""Replicas as Ray actors: the only module that imports Ray.
+"""Replicas as Ray actors.
 
 It does not know what a worker does with a shard; it carries calls there and reports back.
 """
 
 from __future__ import annotations
 
+import atexit
 import itertools
-import logging
-import math
 import os
-import secrets
-import sys
+import re
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-# Both are read when Ray is imported: no usage reports leave the machine, and no launcher's environment is made again.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-# A replica without a GPU of its own must not see one; said here, since Ray warns that its default will change.
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-
-import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
-
 from pipeline.errors import ClusterLost, PromptmillError
 from pipeline.run.config import ClusterConfig
-from pipeline.run.replica import Replica, ReplicaDied
-from pipeline.run.sizing import Demand, choose_sizing, cores
-from pipeline.types import Progress, Shard, ShardReport
+from pipeline.run.guardian import Guardian
+from pipeline.run.ray_cluster import (
+    ActorUnavailableError,
+    Head,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    connect,
+    ray,
+    reason,
+)
+from pipeline.run.replica import Replica, ReplicaDied, ReplicaLost
+from pipeline.run.sizing import Demand, choose_sizing
+from pipeline.types import Progress, ShardReport, Task
 from pipeline.worker import Job, Worker
 
-logger = logging.getLogger(__name__)
+_NODE_GONE = re.compile(
+    r"node (has )?(died|was terminated|is dead|was preempted|failed)|node.{0,80}(unreachable|drain)"
+)
 
-LOOPBACK = "127.0.0.1"
-OBJECT_STORE_BYTES = 80 * 2**20
-"""Only shards and reports pass through Ray, so its object store is as small as it may be."""
+LOOK_SECONDS = 3.0
+"""Seconds between two looks whether the cluster's head answers, and whether nodes have joined."""
+HEAD_SECONDS = 15.0
+"""Seconds of silence after which the head counts as lost: Ray itself would wait for minutes, in every call."""
+CLOSE_SECONDS = 8.0
+"""Seconds that Ray has to shut down; what it leaves after that is ended by the guardian, or with this process."""
+FAILED_STARTS = 3
+"""Replicas in a row that may die while their model is loading."""
 CALLS = 4
 """Calls that a replica takes at a time: two shards, one look at its progress, one to spare."""
 
@@ -53,10 +61,10 @@ class _Actor:
         self._worker = Worker(job, threads=threads, memory_share=memory_share)
         return {**self._worker.facts, "pid": os.getpid(), "node": ray.util.get_node_ip_address()}  # type: ignore[no-untyped-call]
 
-    def process(self, shard: Shard, attempt: int) -> ShardReport:
+    def process(self, task: Task) -> ShardReport | None:
         if self._worker is None:
             raise RuntimeError("process before ready")
-        return self._worker.submit(shard, attempt).result()
+        return self._worker.submit(task).result()
 
     def progress(self) -> Progress:
         return self._worker.progress() if self._worker is not None else Progress()
@@ -71,10 +79,10 @@ class RayReplica:
         self._progress = Progress()
         self._asked: Any = None
 
-    def submit(self, shard: Shard, attempt: int) -> Future[ShardReport]:
+    def submit(self, task: Task) -> Future[ShardReport | None]:
         """See `Replica.submit`."""
-        result: Future[ShardReport] = Future()
-        self._actor.process.remote(shard, attempt).future().add_done_callback(lambda f: _pass_on(f, result))
+        result: Future[ShardReport | None] = Future()
+        self._actor.process.remote(task).future().add_done_callback(lambda f: _pass_on(f, result))
         return result
 
     def progress(self) -> Progress:
@@ -91,7 +99,7 @@ class RayReplica:
         return self._progress
 
 
-def _pass_on(source: Any, result: Future[ShardReport]) -> None:
+def _pass_on(source: Any, result: Future[ShardReport | None]) -> None:
     """Settle `result` as `source` is settled, with Ray's exceptions turned into ours."""
     error = source.exception()
     if error is None:
@@ -104,14 +112,19 @@ def _unwrap(error: BaseException) -> BaseException:
     if isinstance(error, RayTaskError):
         cause = error.cause
         return cause if isinstance(cause, PromptmillError) else error
-    return ReplicaDied(_reason(error)) if isinstance(error, RayActorError) else error
+    if isinstance(error, RayActorError):
+        return (ReplicaLost if _is_of_the_cluster(error) else ReplicaDied)(reason(error))
+    return error
 
 
-def _reason(error: BaseException) -> str:
-    """The telling line of Ray's many."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "exit" in line.lower() or "reason" in line.lower() or "kill" in line.lower()]
-    return (telling or lines or [type(error).__name__])[-1][:200]
+def _is_of_the_cluster(error: RayActorError) -> bool:
+    """Whether an actor is gone for a reason that has nothing to do with what it did: its node, or a network."""
+    text = str(error).lower()
+    return (
+        error.preempted
+        or isinstance(error, ActorUnavailableError)
+        or ("node" in text and _NODE_GONE.search(text) is not None)
+    )
 
 
 class RayPool:
@@ -132,10 +145,16 @@ class RayPool:
         self._starting: dict[Any, tuple[str, Any]] = {}
         self._actors: dict[str, Any] = {}
         self._facts: dict[str, Any] = {}
+        self._guardian: Guardian | None = None
+        self._failed_starts = 0
+        self._looked = self._last_alive = time.monotonic()
 
     def start(self) -> list[Replica]:
         """See `ReplicaPool.start`."""
-        _connect(self._config)
+        if self._config.name == "local":
+            self._guardian = Guardian()
+        connect(self._config, self._guardian.folder if self._guardian else None)
+        self._head = Head(ray.get_runtime_context().gcs_address)
         there = ray.cluster_resources()  # type: ignore[no-untyped-call]
         cpus, gpus = int(there.get("CPU", 1)), there.get("GPU", 0.0)
         sizing = choose_sizing(self._config, self._demand, total_cpus=cpus, total_gpus=gpus)
@@ -161,14 +180,16 @@ class RayPool:
         while len(ready) < needed:
             ready += self._take(timeout=0.5)
             if time.monotonic() > deadline:
-                each = f"{self._threads} CPU and {self._config.gpus_per_replica:g} GPU"
-                have = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}  # type: ignore[no-untyped-call]
-                raise ClusterLost(
-                    f"{len(ready)} of {needed} replicas started within "
-                    f"cluster.start_timeout={self._config.start_timeout:g} s; "
-                    f"each needs {each}, and free are {have or 'none'}"
-                )
+                raise self._never_came(len(ready), needed)
         return ready
+
+    def _never_came(self, ready: int, needed: int) -> ClusterLost:
+        each = f"{self._threads} CPU and {self._config.gpus_per_replica:g} GPU"
+        have = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}  # type: ignore[no-untyped-call]
+        return ClusterLost(
+            f"{ready} of {needed} replicas started within cluster.start_timeout={self._config.start_timeout:g} s; "
+            f"each needs {each}, and free are {have or 'none'}"
+        )
 
     def _launch(self) -> None:
         name = f"replica-{next(self._numbers)}"
@@ -189,16 +210,60 @@ class RayPool:
             except RayTaskError as error:
                 raise _unwrap(error) from None
             except RayActorError as error:
-                raise ClusterLost(
-                    f"{name} died while its model was loading: {_reason(error)}; is there enough memory?"
-                ) from None
+                self._start_again(name, error)
+                continue
+            self._failed_starts = 0
             self._facts = facts
             ready.append(RayReplica(name, actor, facts))
         return ready
 
+    def _start_again(self, name: str, error: RayActorError) -> None:
+        """Start another in place of one that died while its model was loading: once may be chance, or its node's end.
+
+        Raises:
+            ClusterLost: If that happens again and again.
+        """
+        del self._actors[name]
+        self._failed_starts += 1
+        if self._failed_starts >= FAILED_STARTS:
+            raise ClusterLost(
+                f"{self._failed_starts} replicas in a row died while their model was loading: {reason(error)}; is there "
+                "enough memory?"
+            ) from None
+        self._launch()
+
     def arrivals(self) -> list[Replica]:
-        """See `ReplicaPool.arrivals`."""
-        return self._take(timeout=0)
+        """See `ReplicaPool.arrivals`.
+
+        Raises:
+            ClusterLost: If no replica has been there for `cluster.start_timeout`.
+        """
+        now = time.monotonic()
+        if now - self._looked > LOOK_SECONDS:
+            self._looked = now
+            if self._head.answers():
+                self._grow()
+            elif self._head.silent_seconds > HEAD_SECONDS:
+                raise ClusterLost(
+                    f"the head of the cluster at {self._head.address} has not answered for {HEAD_SECONDS:g} s"
+                )
+        arrived = self._take(timeout=0)
+        if arrived or len(self._actors) > len(self._starting):
+            self._last_alive = now
+        elif now - self._last_alive > self._config.start_timeout:
+            raise self._never_came(0, 1)
+        return arrived
+
+    def _grow(self) -> None:
+        """Start more replicas where nodes have joined a cluster of which all may be used."""
+        if self._config.name != "existing" or self._config.replicas != "auto":
+            return
+        there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        fit = int(there.get("CPU", 0)) // self._threads
+        if self._config.gpus_per_replica > 0:
+            fit = min(fit, int(there.get("GPU", 0.0) / self._config.gpus_per_replica))
+        for _ in range(min(fit, self._demand.shards) - len(self._actors)):
+            self._launch()
 
     def bury(self, replica: Replica) -> None:
         """See `ReplicaPool.bury`."""
@@ -215,36 +280,17 @@ class RayPool:
 
     def close(self) -> None:
         """See `ReplicaPool.close`: a Ray of our own ends with everything in it."""
-        if not ray.is_initialized():
-            return
-        for actor in self._actors.values():
-            ray.kill(actor, no_restart=True)
-        ray.shutdown()
+        # Where the head is lost, each of Ray's calls may wait for minutes: they must not hold up the end of the job.
+        closing = threading.Thread(target=self._shut_down, name="close", daemon=True)
+        closing.start()
+        closing.join(CLOSE_SECONDS)
+        if closing.is_alive():
+            atexit.unregister(ray.shutdown)
+        if self._guardian is not None:
+            self._guardian.close()
 
-
-def _logical_cpus(config: ClusterConfig) -> int:
-    """What a Ray of our own is told to have: the cores, or more when more replicas were asked for by number."""
-    asked = [value for value in (config.replicas, config.cpus_per_replica) if value != "auto"]
-    return max(cores(), math.prod(map(int, asked)))
-
-
-def _connect(config: ClusterConfig) -> None:
-    """Start Ray on loopback for this job alone, or join the cluster at `address`."""
-    quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-    logging.getLogger("ray").setLevel(logging.ERROR)  # its level is ours to set when it does not configure logging
-    try:
-        if config.name == "existing":
-            ray.init(address=config.address, namespace="promptmill", **quiet)
-        else:
-            # Ray guards a cluster with a token, which it would leave in the home directory; ours lasts as long as the job.
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-            ray.init(
-                address="local", _node_ip_address=LOOPBACK, include_dashboard=False, num_cpus=_logical_cpus(config),
-                object_store_memory=OBJECT_STORE_BYTES, **quiet,
-            )  # fmt: skip
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        if isinstance(error, ConnectionError) and config.address == "auto":
-            raise ClusterLost("cluster.address=auto: no Ray is running here; name the cluster's address") from error
-        where = config.address or "this machine"
-        raise ClusterLost(f"cluster.address={where}: Ray cannot be reached or started: {_reason(error)}") from error
-    sys.stdout.flush()
+    def _shut_down(self) -> None:
+        if ray.is_initialized():
+            for actor in self._actors.values():
+                ray.kill(actor, no_restart=True)
+            ray.shutdown()

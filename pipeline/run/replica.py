@@ -9,14 +9,30 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol
 
+from pipeline.errors import ClusterLost
 from pipeline.run.config import ClusterConfig
 from pipeline.run.sizing import Demand, choose_sizing, cores
-from pipeline.types import Progress, Shard, ShardReport
+from pipeline.types import Progress, ShardReport, Task
 from pipeline.worker import Job, Worker
 
 
 class ReplicaDied(Exception):
-    """The process of a replica is gone: its shards must be done by another."""
+    """The process of a replica is gone: its shards must be done by another.
+
+    `counts` tells whether that may be the fault of what it had in hand.
+    """
+
+    counts = True
+
+
+class ReplicaHung(ReplicaDied):
+    """A replica has work and gets nothing done; its process is ended."""
+
+
+class ReplicaLost(ReplicaDied):
+    """A replica is gone with its node, or was taken away by the cluster."""
+
+    counts = False
 
 
 class Replica(Protocol):
@@ -24,8 +40,11 @@ class Replica(Protocol):
 
     name: str
 
-    def submit(self, shard: Shard, attempt: int) -> Future[ShardReport]:
-        """Start on a shard; the future raises `ReplicaDied` when the replica's process ends before the report."""
+    def submit(self, task: Task) -> Future[ShardReport | None]:
+        """Start on a task; the future gives a part's report, or null for a trial that was lived through.
+
+        It raises `ReplicaDied` when the replica's process ends before that.
+        """
 
     def progress(self) -> Progress:
         """The counters last heard of, without waiting."""
@@ -66,9 +85,9 @@ class InlineReplica:
         """Wrap a running worker."""
         self._worker = worker
 
-    def submit(self, shard: Shard, attempt: int) -> Future[ShardReport]:
+    def submit(self, task: Task) -> Future[ShardReport | None]:
         """See `Replica.submit`."""
-        return self._worker.submit(shard, attempt)
+        return self._worker.submit(task)
 
     def progress(self) -> Progress:
         """See `Replica.progress`."""
@@ -95,8 +114,15 @@ class InlinePool:
         return []
 
     def bury(self, replica: Replica) -> None:
-        """Cannot happen: when this process dies, the driver dies with it."""
-        raise RuntimeError(f"{replica.name}: an inline replica cannot die alone")
+        """Give up: a replica that hangs in this process cannot be ended without it.
+
+        Raises:
+            ClusterLost: Always.
+        """
+        raise ClusterLost(
+            "a row hangs the model in this process, which cannot end it alone; the next start sets its shards apart, and "
+            "cluster=local replaces a replica that hangs"
+        )
 
     def pending(self) -> int:
         """See `ReplicaPool.pending`."""

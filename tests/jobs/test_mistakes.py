@@ -52,6 +52,7 @@ OUT_OF_RANGE = {
     "source.keep_columns": "[a,a]",
     "source.on_long_prompt": "skip",
     "source.on_empty_prompt": "skip",
+    "source.on_corrupt": "ignore",
     "output.path": '""',
     "output.rows_per_shard": "0",
     "output.compression": "zip",
@@ -63,6 +64,7 @@ OUT_OF_RANGE = {
     "cluster.cpus_per_replica": "0",
     "cluster.gpus_per_replica": "-1",
     "cluster.start_timeout": "0",
+    "cluster.hang_timeout": "0",
     "max_error_rate": "1.5",
     "deadline": "tomorrow",
 }
@@ -108,7 +110,7 @@ def test_wrong_type(key: Any, capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_key_that_has_a_range_is_tried() -> None:
     free = {k for k in KEYS if k.endswith("_column")} | {"model.revision", "model.tokenizer", "model.adapter"}
     free |= {"sampling.ignore_eos", "stats.prompt_logprobs", "output.include_prompt", "source.template"}
-    free |= {"engine.prefix_caching"}
+    free |= {"engine.prefix_caching", "output.allow_unsafe_store"}
     assert set(OUT_OF_RANGE) | free == set(KEYS)
 
 

@@ -152,7 +152,7 @@ def test_as_modules(module: str) -> None:
 
 def test_the_console_script_is_the_one_that_is_tested() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project["scripts"] == {"promptmill": "jobs.cli:main"}
+    assert project["scripts"] == {"promptmill": "jobs.cli:run"}
 
 
 def test_a_reader_that_closes_the_pipe_early_is_no_error() -> None:

@@ -23,12 +23,15 @@ ROOT = Path(__file__).parents[2]
         ([], "output.path is required: the output's folder"),
         (["output.path=x", "replay=-1"], "replay=-1: must be 0 (none) or a number of rows"),
         (["output.path=x", "replay=few"], "replay=few: must be a whole number"),
-        (["output.path="], "output.path='': must be a directory"),
+        (["output.path="], "output.path='': must be a directory or a URI"),
         (["output.path=x", "sampling.n=2"], "sampling.n: no such key; "),
         (["output.path=x", "output.compression=none"], "output.compression: no such key; output has path"),
         (["outputs/first"], "outputs/first: an override is written KEY=VALUE"),
         (["output.path=x"], "output.path=x: holds no output of `generate`"),
-        (["output.path=s3://bucket/x"], "output.path must be a local directory in this version"),
+        (
+            ["output.path=hf://datasets/x"],
+            "output.path='hf://datasets/x': must be a directory, or a URI that begins with file://, s3://",
+        ),
     ],
 )
 def test_what_is_refused(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

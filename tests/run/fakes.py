@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from simulated_store import SharedFiles, View, memory
+from simulation import plan_of
+
+from pipeline.run.claims import Claims
 from pipeline.run.dispatch import Dispatcher
 from pipeline.run.replica import Replica, ReplicaDied
-from pipeline.types import Progress, Segment, Shard, ShardReport
-
-
-def shards(count: int, rows: int = 4) -> list[Shard]:
-    return [Shard(i, count, (Segment(0, i * rows, (i + 1) * rows),)) for i in range(count)]
+from pipeline.run.suspects import Suspects
+from pipeline.run.work import Work
+from pipeline.types import Progress, Shard, ShardReport, Task
 
 
 def report(shard: Shard, *, errors: dict[str, int] | None = None, already_there: bool = False) -> ShardReport:
@@ -24,12 +26,15 @@ def report(shard: Shard, *, errors: dict[str, int] | None = None, already_there:
 @dataclass(eq=False)
 class FakeReplica:
     name: str
-    in_hand: list[tuple[Shard, int, Future[ShardReport]]] = field(default_factory=list)
+    in_hand: list[tuple[Task, Future[ShardReport | None]]] = field(default_factory=list)
     counters: Progress = field(default_factory=Progress)
+    store: View | None = None
 
-    def submit(self, shard: Shard, attempt: int) -> Future[ShardReport]:
-        future: Future[ShardReport] = Future()
-        self.in_hand.append((shard, attempt, future))
+    def submit(self, task: Task) -> Future[ShardReport | None]:
+        future: Future[ShardReport | None] = Future()
+        self.in_hand.append((task, future))
+        if task.witness is not None and self.store is not None:
+            self.store.put(task.witness, str(task.attempt).encode())
         return future
 
     def progress(self) -> Progress:
@@ -37,18 +42,19 @@ class FakeReplica:
 
     @property
     def holds(self) -> list[int]:
-        return [shard.index for shard, _, _ in self.in_hand]
+        return [task.shard.index for task, _ in self.in_hand]
 
     def complete(self, place: int = 0) -> None:
-        shard, _, future = self.in_hand.pop(place)
-        future.set_result(report(shard))
+        task, future = self.in_hand.pop(place)
+        self.counters = replace(self.counters, beats=self.counters.beats + 1)
+        future.set_result(None if task.trial else report(task.shard))
 
     def fail(self, error: BaseException) -> None:
-        self.in_hand.pop(0)[2].set_exception(error)
+        self.in_hand.pop(0)[1].set_exception(error)
 
-    def die(self, reason: str = "killed") -> None:
-        for _, _, future in self.in_hand:
-            future.set_exception(ReplicaDied(reason))
+    def die(self, reason: str = "killed", kind: type[ReplicaDied] = ReplicaDied) -> None:
+        for _, future in self.in_hand:
+            future.set_exception(kind(reason))
         self.in_hand.clear()
 
 
@@ -63,10 +69,11 @@ class FakePool:
     starting: list[FakeReplica] = field(default_factory=list)
     buried: list[str] = field(default_factory=list)
     made: int = 0
+    store: View | None = None
 
     def make(self) -> FakeReplica:
         self.made += 1
-        return FakeReplica(f"replica-{self.made - 1}")
+        return FakeReplica(f"replica-{self.made - 1}", store=self.store)
 
     def start(self) -> list[Replica]:
         self.alive = [self.make() for _ in range(self.size)]
@@ -100,26 +107,39 @@ class FakePool:
 
 @dataclass
 class Story:
-    """A dispatch with fakes. `tell` is called at every tick and moves the replicas."""
+    """A dispatch with fakes over a store in memory. `tell` is called at every tick and moves the replicas."""
 
     pool: FakePool
     tell: Callable[[FakePool], None]
     reports: list[int] = field(default_factory=list)
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     ticks: int = 0
+    time: float = 0.0
+    files: SharedFiles = field(default_factory=lambda: SharedFiles(lambda: 0.0))
+    hang_timeout: float = float("inf")
 
-    def run(self, count: int) -> Dispatcher:
+    def work(self, count: int, rows: int = 4) -> Work:
+        plan = plan_of(max(count, 1), rows)
+        store = self.pool.store = memory(self.files)
+        there = [] if count else [0]
+        return Work(
+            plan, [i for i in range(plan.shard_count) if i not in there], Claims(store, "me", clock=lambda: self.time),
+            Suspects(store), lambda index: False, set, self._event, lambda index: None, clock=lambda: self.time,
+        )  # fmt: skip
+
+    def run(self, count: int, rows: int = 4) -> Dispatcher:
         dispatcher = Dispatcher(
-            self.pool,
-            lambda r: self.reports.append(r.shard),
-            self._tick,
-            lambda name, **facts: self.events.append((name, facts)),
-        )
-        dispatcher.run(shards(count))
+            self.pool, self.work(count, rows), lambda r: self.reports.append(r.shard), self._tick, self._event,
+            hang_timeout=self.hang_timeout, clock=lambda: self.time,
+        )  # fmt: skip
+        dispatcher.run()
         return dispatcher
 
     def named(self, name: str) -> list[dict[str, Any]]:
         return [facts for event, facts in self.events if event == name]
+
+    def _event(self, name: str, **facts: Any) -> None:
+        self.events.append((name, facts))
 
     def _tick(self) -> None:
         self.ticks += 1

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ClusterLost, CorruptInput, DeadlineReached, WorkerFailed
 from pipeline.run import dispatch
+from pipeline.run.replica import ReplicaDied, ReplicaLost
+from pipeline.types import ErrorCode, Progress
 
 
 @pytest.fixture(autouse=True)
@@ -75,25 +77,19 @@ def test_the_last_shards_are_spread() -> None:
     assert seen[0] == [[0, 3], [1], [2]]
 
 
-def test_shards_are_drawn_as_they_are_needed() -> None:
-    drawn: list[int] = []
-    pool = FakePool(1)
-    from fakes import shards
+def test_shards_are_claimed_as_they_are_needed() -> None:
+    story = Story(FakePool(1), complete_all)
 
-    def many() -> object:
-        for shard in shards(1000):
-            drawn.append(shard.index)
-            yield shard
-
-    def stop() -> None:
+    def stop(pool: FakePool) -> None:
         raise DeadlineReached("enough")
 
+    story.tell = stop
     with pytest.raises(DeadlineReached):
-        dispatch.Dispatcher(pool, lambda r: None, stop, lambda name, **facts: None).run(many())  # type: ignore[arg-type]
-    assert drawn == [0, 1]
+        story.run(1000)
+    assert [name for name in story.files.files if "claims" in name] == ["_job/claims/00000", "_job/claims/00001"]
 
 
-def test_a_dead_replicas_shards_are_done_again_first() -> None:
+def test_a_dead_replicas_shards_are_done_again_and_each_alone() -> None:
     seen: list[list[list[int]]] = []
 
     def look(pool: FakePool) -> None:
@@ -102,23 +98,71 @@ def test_a_dead_replicas_shards_are_done_again_first() -> None:
     def kill(pool: FakePool) -> None:
         pool.alive[0].die("out of memory")
 
-    def second(pool: FakePool) -> None:
-        look(pool)
+    def one(pool: FakePool) -> None:
         pool.alive[0].complete()
 
     def looked(pool: FakePool) -> None:
         look(pool)
         complete_all(pool)
 
-    story = Story(FakePool(2, patience=9), Script(kill, nothing, second, nothing, looked))
+    story = Story(
+        FakePool(2, patience=30), Script(kill, nothing, look, one, nothing, look, one, nothing, looked, nothing, looked)
+    )
     story.run(8)
     assert seen[0] == [[1, 3]], "the survivor has its hands full"
-    assert seen[1][0] == [3, 0], "what was lost comes before what was never begun"
+    assert seen[1] == [[3]], "and gets nothing new, so that it runs empty"
+    assert seen[2] == [[0]], "then it has a suspect, and nothing else that could have been the reason"
+    assert seen[3] == [[2]]
     assert sorted(story.reports) == list(range(8))
     (death,) = story.named("replica_down")
-    assert death == {"replica": "replica-0", "reason": "out of memory", "shards": [0, 2]}
+    assert death == {"replica": "replica-0", "reason": "out of memory", "shards": [0, 2], "counts": True}
     assert {e["shard"]: e["attempt"] for e in story.named("shard_started") if e["attempt"] > 1} == {0: 2, 2: 2}
     assert story.pool.buried == ["replica-0"]
+
+
+def test_the_end_of_a_node_is_held_against_nobody() -> None:
+    seen: list[list[list[int]]] = []
+
+    def look(pool: FakePool) -> None:
+        seen.append([r.holds for r in pool.alive])
+        complete_all(pool)
+
+    story = Story(FakePool(1), Script(lambda pool: pool.alive[0].die("node died", ReplicaLost), nothing, look))
+    story.run(4)
+    assert seen[0] == [[0, 1]], "both again, together"
+    assert story.named("replica_down")[0]["counts"] is False
+    assert not any("suspects" in name for name in story.files.history)
+    assert sorted(story.reports) == list(range(4))
+
+
+def test_a_replica_that_gets_nothing_done_is_ended() -> None:
+    story = Story(FakePool(1), lambda pool: None, hang_timeout=60.0)
+
+    def tell(pool: FakePool) -> None:
+        story.time += 25
+        if story.named("replica_down"):
+            complete_all(pool)
+
+    story.tell = tell
+    story.run(2)
+    (down,) = story.named("replica_down")
+    assert (down["reason"], down["shards"]) == ("no progress for 60 s", [0, 1])
+    assert sorted(story.reports) == [0, 1]
+
+
+def test_a_replica_that_beats_is_not_ended_however_long_it_takes() -> None:
+    story = Story(FakePool(1), lambda pool: None, hang_timeout=60.0)
+
+    def tell(pool: FakePool) -> None:
+        story.time += 50
+        for replica in pool.alive:
+            replica.counters = Progress(beats=int(story.time))
+        if story.time > 1000:
+            complete_all(pool)
+
+    story.tell = tell
+    story.run(2)
+    assert story.named("replica_down") == []
 
 
 def test_a_replica_that_dies_twice_is_buried_once() -> None:
@@ -140,19 +184,28 @@ def test_a_report_beside_a_death_counts_once() -> None:
     assert story.named("replica_down")[0]["shards"] == [1], "what was reported is not done again"
 
 
-def test_three_deaths_with_one_shard_in_hand_end_the_run() -> None:
-    def deadly(pool: FakePool) -> None:
-        for replica in list(pool.alive):
-            while replica.holds and replica.holds != [3]:
-                replica.complete(0 if replica.holds[0] != 3 else 1)
-            if replica.holds:
-                replica.die("killed by signal 9")
+@pytest.mark.parametrize("deadly", [{(3, 0)}, {(3, 3)}, {(0, 1), (3, 2)}, {(5, 0), (5, 1)}])
+def test_deadly_rows_are_found_and_excluded(deadly: set[tuple[int, int]]) -> None:
+    made: dict[int, dict[int, ErrorCode]] = {}
 
-    story = Story(FakePool(2), deadly)
-    with pytest.raises(WorkerFailed, match=r"shard 3: 3 replicas died with it in hand \(last: killed by signal 9\)"):
-        story.run(6)
-    assert len(story.named("replica_down")) == 3
-    assert 3 not in story.reports
+    def live_or_die(pool: FakePool) -> None:
+        for replica in list(pool.alive):
+            for place in reversed(range(len(replica.in_hand))):
+                task = replica.in_hand[place][0]
+                start, stop = task.trial or (0, task.shard.rows)
+                rows = {(task.shard.index, row) for row in range(start, stop) if row not in task.excluded}
+                if rows & deadly:
+                    replica.die("killed by signal 11")
+                    break
+                if task.trial is None:
+                    made[task.shard.index] = dict(task.excluded)
+                replica.complete(place)
+
+    story = Story(FakePool(2), live_or_die)
+    story.run(6)
+    assert {(shard, row) for shard, rows in made.items() for row in rows} == deadly
+    assert {(e["shard"], e["row"]) for e in story.named("row_blamed")} == deadly
+    assert sorted(story.reports) == list(range(6))
 
 
 def test_deaths_with_different_shards_do_not_add_up() -> None:
@@ -239,15 +292,14 @@ def test_any_order_of_ends_and_deaths_reports_each_shard_once(
             if what == "complete":
                 replica.complete(which % len(replica.in_hand))
             elif what == "die":
-                replica.die()
+                replica.die(kind=ReplicaLost if which % 2 else ReplicaDied)
                 pool.patience = patience
 
     story = Story(FakePool(replicas), act)
     try:
         story.run(count)
     except WorkerFailed:
-        deaths = [index for death in story.named("replica_down") for index in death["shards"]]
-        assert max(map(deaths.count, deaths)) == dispatch.MAX_DEATHS
+        assert story.named("bisected")
         assert len(story.reports) == len(set(story.reports))
     else:
         assert sorted(story.reports) == list(range(count))

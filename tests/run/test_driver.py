@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def test_the_deadline_stops_the_run(
     pool = FakePool(1)
     monkeypatch.setattr(pool, "close", lambda: closed.append(True), raising=False)
     use(pool, monkeypatch)
-    monkeypatch.setattr(driver, "_next_time", lambda text: datetime.datetime(2000, 1, 1))
+    monkeypatch.setattr(driver, "_next_time", lambda text: datetime.datetime(2000, 1, 1, 6, 0))
     with pytest.raises(DeadlineReached) as raised:
         driver.generate(config, config_yaml="a: b\n")
     assert str(raised.value) == (
@@ -133,7 +134,7 @@ def test_an_unexpected_error_still_stops_the_replicas(
     closed: list[bool] = []
 
     class Broken(FakeReplica):
-        def submit(self, shard: Any, attempt: int) -> Any:
+        def submit(self, task: Any) -> Any:
             raise RuntimeError("a bug")
 
     pool = FakePool(1)
@@ -148,4 +149,5 @@ def test_an_unexpected_error_still_stops_the_replicas(
 def test_a_driver_is_named_so_that_its_log_can_be_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver.platform, "node", lambda: "a/b")
     assert "/" not in driver._driver_id()
-    assert driver._driver_id().endswith(f"-a_b-{os.getpid()}")
+    assert re.fullmatch(rf"\d{{8}}T\d{{6}}Z-a_b-{os.getpid()}-[0-9a-f]{{4}}", driver._driver_id())
+    assert len({driver._driver_id() for _ in range(20)}) > 15, "two starts within a second differ"

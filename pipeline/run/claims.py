@@ -1,0 +1,195 @@
+"""Claims: which driver works on which shard, so that several on one output share its work instead of doing it twice.
+
+A claim is a file that is put if absent; a driver that lives keeps a file of its own fresh. Ages are differences of the
+store's own clock, never of this machine's. Nothing here decides what is right: put-if-absent of the parts does, and a
+claim that is wrong costs time only. It does not know what a shard is, but its number.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from pipeline.errors import PromptmillError
+from pipeline.store.base import Store, checked_name
+from pipeline.store.process import is_gone, me
+
+CLAIMS = "_job/claims/"
+DRIVERS = "_job/drivers/"
+BEAT = 10.0
+"""Seconds between two signs of life of a driver."""
+STALE = 60.0
+"""Seconds without one after which a driver counts as dead, and its claims as free."""
+
+_log = logging.getLogger(__name__)
+
+
+class Taken(Enum):
+    """What came of a claim."""
+
+    YES = "yes"
+    FROM_THE_DEAD = "the driver that held it ended without letting go of it"
+    NO = "another driver holds it"
+
+
+@dataclass
+class _Seen:
+    """A sign of life of another driver, and since when, on this machine's clock, it is the last one."""
+
+    modified: float
+    since: float
+
+
+@dataclass
+class Claims:
+    """One driver's claims on one output.
+
+    Attributes:
+        store: The output folder.
+        driver: This driver's name; no other ever has it.
+        process: What tells its process from others; see `pipeline.store.process`.
+        clock: Seconds that only grow.
+    """
+
+    store: Store
+    driver: str
+    process: str = field(default_factory=me)
+    clock: Callable[[], float] = time.monotonic
+    held: set[int] = field(default_factory=set)
+    _seen: dict[str, _Seen] = field(default_factory=dict)
+    _processes: dict[str, str] = field(default_factory=dict)
+    _dead: set[str] = field(default_factory=set)
+    _owners: dict[int, tuple[float, str | None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a name that cannot be a file's."""
+        checked_name(DRIVERS + self.driver)
+
+    def beat(self) -> None:
+        """Give a sign of life. One that cannot be written is no reason to stop: the next one may be."""
+        try:
+            self.store.put(DRIVERS + self.driver, self.process.encode())
+        except (PromptmillError, OSError) as error:
+            _log.warning("no sign of life could be left in %s: %s", DRIVERS, error)
+
+    def take(self, index: int) -> Taken:
+        """Claim a shard."""
+        if self.store.put_if_absent(_name(index), self.driver.encode()):
+            self.held.add(index)
+            return Taken.YES
+        owner = self._owner(index)
+        if owner == self.driver:  # the PUT was applied, and its reply lost
+            self.held.add(index)
+            return Taken.YES
+        if owner is not None and self._lives(owner, look=True):
+            return Taken.NO
+        if owner is not None:
+            self.store.delete(_name(index))
+        # Two drivers that find the same dead one may both come here: one of them then works for nothing.
+        if not self.store.put_if_absent(_name(index), self.driver.encode()):
+            return Taken.NO
+        self.held.add(index)
+        return Taken.FROM_THE_DEAD if owner is not None else Taken.YES
+
+    def release(self, index: int) -> None:
+        """Let go of a shard: it is committed, or another may do it."""
+        self.held.discard(index)
+        if self._owner(index) == self.driver:
+            self.store.delete(_name(index))
+
+    def look(self) -> dict[int, str]:
+        """Return the shards that drivers other than this one hold who live, and who they are."""
+        self._look_at_drivers()
+        before, self._owners = self._owners, {}
+        for file in list(self.store.list(CLAIMS)):
+            number = file.name.removeprefix(CLAIMS)
+            if number.isdigit() and int(number) not in self.held:
+                index = int(number)
+                known = before.get(index)  # each claim is read once, not at every look
+                fresh = known is not None and known[0] == file.last_modified
+                self._owners[index] = known if known is not None and fresh else (file.last_modified, self._owner(index))
+        owners = {index: owner for index, (_, owner) in self._owners.items() if owner is not None}
+        return {index: owner for index, owner in owners.items() if owner != self.driver and self._lives(owner)}
+
+    def close(self) -> None:
+        """Let go of everything, as a driver does that stops in good order. Where that fails, it will be taken for dead."""
+        try:
+            for index in list(self.held):
+                self.release(index)
+            self.store.delete(DRIVERS + self.driver)
+        except (PromptmillError, OSError) as error:
+            _log.warning("claims are left in %s, for a minute: %s", CLAIMS, error)
+
+    def sweep(self) -> None:
+        """Remove the claims of an output that is complete, and the signs of life of drivers that are dead."""
+        for file in list(self.store.list(CLAIMS)):
+            self.store.delete(file.name)
+        self._look_at_drivers()
+        for driver in self._dead:
+            self.store.delete(DRIVERS + driver)
+
+    def _owner(self, index: int) -> str | None:
+        try:
+            return self.store.get(_name(index)).decode(errors="replace")
+        except FileNotFoundError:
+            return None
+
+    def _lives(self, driver: str, *, look: bool = False) -> bool:
+        """Whether a driver gives signs of life, as far as is known, or after another look."""
+        if look and driver not in self._dead:
+            self._look_at_drivers()
+        return driver in self._seen and driver not in self._dead
+
+    def _look_at_drivers(self) -> None:
+        """See who lives, by the store's clock, and by what changes while this driver looks: a clock may be set back."""
+        now = self.clock()
+        there = {file.name.removeprefix(DRIVERS): file.last_modified for file in self.store.list(DRIVERS)}
+        mine = there.pop(self.driver, None)
+        self._dead.intersection_update(there)
+        for driver, modified in there.items():
+            seen = self._seen.get(driver)
+            if seen is None or seen.modified != modified:
+                self._seen[driver] = seen = _Seen(modified, now)
+                self._dead.discard(driver)
+            too_old = mine is not None and mine - modified > STALE
+            if too_old or now - seen.since > STALE or self._is_gone(driver):
+                self._dead.add(driver)
+        for driver in set(self._seen).difference(there):
+            del self._seen[driver]
+
+    def _is_gone(self, driver: str) -> bool:
+        """Whether a driver's process was on this machine and is no more; read once a driver."""
+        if driver not in self._processes:
+            try:
+                self._processes[driver] = self.store.get(DRIVERS + driver).decode(errors="replace")
+            except FileNotFoundError:
+                return True
+        return is_gone(self._processes[driver])
+
+
+class Pulse:
+    """A thread that gives a driver's sign of life, whatever its main thread is busy with."""
+
+    def __init__(self, claims: Claims, every: float = BEAT) -> None:
+        """Give the first one, and start."""
+        self._claims, self._every, self._stopped = claims, every, threading.Event()
+        claims.beat()
+        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._every):
+            self._claims.beat()
+
+    def stop(self) -> None:
+        """Stop, before the driver lets go of what it holds: no sign of life comes after that."""
+        self._stopped.set()
+        self._thread.join(timeout=5)
+
+
+def _name(index: int) -> str:
+    return f"{CLAIMS}{index:05d}"

@@ -1,0 +1,115 @@
+"""Starts a Ray for a job, or joins a cluster that is there; the only module that imports Ray by its name.
+
+It does not know replicas.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import secrets
+import socket
+import sys
+import time
+from typing import Any
+
+# Both are read when Ray is imported: no usage reports leave the machine, and no launcher's environment is made again.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+# A replica without a GPU of its own must not see one; said here, since Ray warns that its default will change.
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+
+import ray as ray
+from ray.exceptions import ActorUnavailableError as ActorUnavailableError
+from ray.exceptions import RayActorError as RayActorError
+from ray.exceptions import RayError as RayError
+from ray.exceptions import RayTaskError as RayTaskError
+
+from pipeline.errors import ClusterLost
+from pipeline.run.config import ClusterConfig
+from pipeline.run.sizing import cores
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+OBJECT_STORE_BYTES = 80 * 2**20
+"""Only shards and reports pass through Ray, so its object store is as small as it may be."""
+
+
+class Head:
+    """The cluster's head, as far as a TCP connection tells whether it is there.
+
+    Args:
+        address: host:port of its service.
+    """
+
+    def __init__(self, address: str) -> None:
+        """Take it to be there."""
+        self.address = address
+        self._heard = time.monotonic()
+
+    @property
+    def silent_seconds(self) -> float:
+        """Since when it has not answered."""
+        return time.monotonic() - self._heard
+
+    def answers(self) -> bool:
+        """Ask, and wait a second at most."""
+        host, _, port = self.address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+        except OSError:
+            return False
+        self._heard = time.monotonic()
+        return True
+
+
+def _logical_cpus(config: ClusterConfig) -> int:
+    """What a Ray of our own is told to have: the cores, or more when more replicas were asked for by number."""
+    asked = [value for value in (config.replicas, config.cpus_per_replica) if value != "auto"]
+    return max(cores(), math.prod(map(int, asked)))
+
+
+def connect(config: ClusterConfig, folder: str | None) -> None:
+    """Start Ray on loopback for this job alone, with its files in `folder`, or join the cluster at `address`."""
+    quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    logging.getLogger("ray").setLevel(logging.ERROR)  # its level is ours to set when it does not configure logging
+    try:
+        if config.name == "existing":
+            ray.init(address=config.address, namespace="promptmill", **quiet)
+        else:
+            # Ray guards a cluster with a token, which it would leave in the home directory; ours lasts as long as the job.
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            ray.init(
+                address="local", _node_ip_address=LOOPBACK, include_dashboard=False, num_cpus=_logical_cpus(config),
+                object_store_memory=OBJECT_STORE_BYTES, _temp_dir=folder, **quiet,
+            )  # fmt: skip
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        if isinstance(error, ConnectionError) and config.address == "auto":
+            raise ClusterLost("cluster.address=auto: no Ray is running here; name the cluster's address") from error
+        where = config.address or "this machine"
+        raise ClusterLost(f"cluster.address={where}: Ray cannot be reached or started: {reason(error)}") from error
+    _silence()
+    sys.stdout.flush()
+
+
+def _silence() -> None:
+    """Keep pages of state of Ray's own from the terminal when a process or a node ends: `replica_down` says it in a line.
+
+    `log_to_driver=False` does not cover them, and nothing public does. Where Ray is built otherwise, they are shown.
+    """
+    worker: Any = getattr(getattr(ray, "_private", None), "worker", None)
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda data, **_: logger.debug("Ray: %s", " ".join(map(str, data.get("lines", ()))))
+
+
+def reason(error: BaseException) -> str:
+    """The telling words of Ray's many."""
+    detail = re.search(r"Worker exit detail: (.*?)(?:\s*Some common causes|$)", str(error), re.DOTALL)
+    if detail:
+        return f"its process ended: {' '.join(detail[1].split())[:200]}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "exit" in line.lower() or "reason" in line.lower() or "kill" in line.lower()]
+    return (telling or lines or [type(error).__name__])[-1][:200]

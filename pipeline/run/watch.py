@@ -1,0 +1,84 @@
+"""What a run does while its replicas work: looks at signals and the deadline, shows how it gets on, keeps and tells events.
+
+It does not know what happens between two looks.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import DeadlineReached
+from pipeline.output.events import EventLog
+from pipeline.run.monitor import Monitor
+from pipeline.run.progress import ProgressView, counted
+from pipeline.run.replica import Replica
+from pipeline.run.work import Work
+from pipeline.types import ShardReport
+
+SHOW_SECONDS = 0.5
+"""Seconds between two looks at the replicas' counters."""
+TOLD = {
+    "replica_down": "{replica} is gone: {reason}; shards {shards} are done again",
+    "shard_taken_over": "shard {shard} is taken over from a driver that is gone",
+    "bisected": "shard {shard}: replicas died with it; looking for the row, still to try: {open}",
+    "row_blamed": "shard {shard}: row {row} is the one; it becomes an error, {code}",
+}
+"""Events that are shown, too, and in what words."""
+
+
+@dataclass
+class Watch:
+    """The eyes and the mouth of a run.
+
+    Attributes:
+        view: Where it is shown.
+        monitor: Adds up what is shown.
+        events: Keeps what happened.
+        check_signals: Raises if there was a signal.
+        deadline: Local time at which the run stops; null: none.
+    """
+
+    view: ProgressView
+    monitor: Monitor
+    events: EventLog
+    check_signals: Callable[[], None]
+    deadline: datetime.datetime | None
+    _shown: float = 0.0
+    _elsewhere: int = 0
+
+    def event(self, name: str, **facts: Any) -> None:
+        """Keep an event, and tell it if something went wrong."""
+        self.events.add(name, **facts)
+        if name in TOLD:
+            self.view.note(TOLD[name].format(**facts))
+
+    def report(self, report: ShardReport) -> None:
+        """Take a committed part."""
+        self.monitor.report(report)
+        self.events.add("shard_committed", shard=report.shard, file=report.file, rows=report.rows,
+                        completion_tokens=report.completion_tokens, already_there=report.already_there)  # fmt: skip
+
+    def look(self, work: Work, replicas: Sequence[Replica]) -> None:
+        """Look at everything.
+
+        Raises:
+            Stopped: If there was a signal.
+            DeadlineReached: If it is time.
+        """
+        self.check_signals()
+        if time.monotonic() - self._shown >= SHOW_SECONDS:
+            self.show(replicas)
+        if work.elsewhere != self._elsewhere and (work.waits or not self._elsewhere):
+            self.view.note(f"another driver works on {counted(work.elsewhere, 'shard')} of this output")
+        self._elsewhere = work.elsewhere
+        if self.deadline is not None and datetime.datetime.now() >= self.deadline:
+            raise DeadlineReached(f"the deadline {self.deadline:%H:%M} has come")
+
+    def show(self, replicas: Sequence[Replica]) -> None:
+        """Show how it gets on."""
+        self.view.update(self.monitor.snapshot(replicas))
+        self._shown = time.monotonic()

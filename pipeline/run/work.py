@@ -1,0 +1,216 @@
+"""What is left to do of an output, shared with other drivers: which task is next, and what follows from what became of it.
+
+It does not know replicas, nor how a task is done.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from pipeline.planning.plan import Plan
+from pipeline.run.claims import Claims, Taken
+from pipeline.run.suspects import Suspect, Suspects, witness
+from pipeline.types import ErrorCode, Shard, Task
+
+LOSSES = 5
+"""Times that a shard may be lost with a node before one counts as a death of its replica."""
+LOOK = 2.0
+"""Seconds between two looks at what other drivers have done."""
+
+
+@dataclass
+class Work:
+    """The shards of one output that are not committed yet, as one driver sees them.
+
+    Attributes:
+        plan: What is made.
+        missing: The shards to do, in the order in which to begin them.
+        claims: This driver's.
+        suspects: The shards that replicas died with.
+        is_committed: Whether a shard's part is there.
+        committed: All shards whose parts are there.
+        on_event: Called with a fact's name and details.
+        on_elsewhere: Called with each shard that another driver has committed.
+        clock: Seconds that only grow.
+    """
+
+    plan: Plan
+    missing: Iterable[int]
+    claims: Claims
+    suspects: Suspects
+    is_committed: Callable[[int], bool]
+    committed: Callable[[], set[int]]
+    on_event: Callable[..., None]
+    on_elsewhere: Callable[[int], None]
+    clock: Callable[[], float] = time.monotonic
+    _queue: deque[int] = field(default_factory=deque)
+    _alone: deque[int] = field(default_factory=deque)
+    _in_hand: set[int] = field(default_factory=set)
+    _elsewhere: set[int] = field(default_factory=set)
+    _attempts: dict[int, int] = field(default_factory=dict)
+    _lost: dict[int, int] = field(default_factory=dict)
+    _looked: float = float("-inf")
+
+    def __post_init__(self) -> None:
+        """See what is known from earlier starts, and what others have in hand."""
+        self._queue.extend(self.missing)
+        self.suspects.load()
+        held = self.claims.look()
+        if held:
+            self._elsewhere = set(held).intersection(self._queue)
+            self._queue = deque(index for index in self._queue if index not in self._elsewhere)
+        self._looked = self.clock()
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing is left, in hand or elsewhere."""
+        return not (self._queue or self._alone or self._in_hand or self._elsewhere)
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is nothing to hand out now, but there may be."""
+        return bool(self._elsewhere) and not (self._queue or self._alone or self._in_hand)
+
+    @property
+    def elsewhere(self) -> int:
+        """Shards that other drivers work on."""
+        return len(self._elsewhere)
+
+    @property
+    def wants_alone(self) -> bool:
+        """Whether a task waits that must have a replica for itself."""
+        return bool(self._alone)
+
+    def next(self) -> Task | None:
+        """Return a task that may share its replica with others; null if there is none now."""
+        while self._queue:
+            shard = self.plan.shard(self._queue.popleft())
+            suspect = self._taken(shard)
+            if suspect is None:
+                continue
+            if suspect.alone:
+                self._alone.append(shard.index)
+                continue
+            return self._task(shard, suspect)
+        return None
+
+    def next_alone(self) -> Task | None:
+        """Return a task that must have a replica for itself; null if there is none now."""
+        if not self._alone:
+            return None
+        shard = self.plan.shard(self._alone.popleft())
+        suspect = self.suspects.get(shard)
+        self.suspects.keep(suspect)
+        # Attempts are counted by each driver, so what an earlier one left there is no witness for this one.
+        self.claims.store.delete(witness(shard.index))
+        return replace(self._task(shard, suspect), witness=witness(shard.index))
+
+    def done(self, task: Task) -> None:
+        """A task came to its end: a part is committed, or a trial passed."""
+        index = task.shard.index
+        self._in_hand.discard(index)
+        if task.trial is None:
+            self.suspects.clear(index)
+            self.claims.release(index)
+            return
+        suspect = self.suspects.get(task.shard)
+        suspect.passed()
+        self.suspects.keep(suspect)
+        self.on_event("trial_passed", shard=index, rows=list(task.trial))
+        self._again(suspect)
+
+    def died(self, task: Task, code: ErrorCode) -> None:
+        """A replica died, or hung, with a task in hand.
+
+        Raises:
+            WorkerFailed: If there is nothing left to try.
+        """
+        if not self.suspects.has_begun(task):
+            self.give_back(task)
+            return
+        self._died(task, code)
+
+    def _died(self, task: Task, code: ErrorCode) -> None:
+        suspect = self.suspects.get(task.shard)
+        blamed = len(suspect.guilty)
+        try:
+            suspect.died(code)
+        finally:
+            self.suspects.keep(suspect)
+            self._in_hand.discard(task.shard.index)
+        if len(suspect.guilty) > blamed:
+            assert task.trial is not None
+            self.on_event("row_blamed", shard=task.shard.index, row=task.trial[0], code=str(code))
+        elif suspect.open:
+            self.on_event("bisected", shard=task.shard.index, open=[list(rows) for rows in suspect.open])
+        self._again(suspect)
+
+    def give_back(self, task: Task) -> None:
+        """A task was lost for a reason that has nothing to do with its rows, such as the end of a node.
+
+        Lost so often that this is hard to believe, it is taken for a death: a row must not have nodes replaced for ever.
+        """
+        index = task.shard.index
+        lost = self._lost[index] = self._lost.get(index, 0) + 1
+        if lost % LOSSES == 0:
+            self._died(task, ErrorCode.WORKER_CRASH)
+            return
+        self._in_hand.discard(index)
+        self._again(self.suspects.get(task.shard))
+
+    def look(self) -> None:
+        """Now and then, see what other drivers have committed, and take over what the dead among them held."""
+        if not self._elsewhere or self.clock() - self._looked < LOOK:
+            return
+        # Who holds what comes first: a shard whose claim is gone is then seen as committed, if that is why.
+        held = self.claims.look()
+        there = self.committed()
+        self._looked = self.clock()
+        for index in sorted(self._elsewhere):
+            if index in there:
+                self._elsewhere.discard(index)
+                self.on_elsewhere(index)
+            elif index not in held:
+                self._elsewhere.discard(index)
+                self._queue.append(index)
+
+    def _taken(self, shard: Shard) -> Suspect | None:
+        """Claim a shard, and return what is held against it; null if it is not for this driver to do."""
+        taken = self.claims.take(shard.index)
+        if taken is Taken.NO:
+            self._elsewhere.add(shard.index)
+            return None
+        if self.is_committed(shard.index):
+            self.claims.release(shard.index)
+            self._pass_over(shard.index)
+            return None
+        suspect = self.suspects.get(shard)
+        if taken is Taken.YES and shard.index not in self._attempts:
+            self.on_event("shard_claimed", shard=shard.index)
+        elif taken is Taken.FROM_THE_DEAD:
+            self.on_event("shard_taken_over", shard=shard.index)
+            suspect.driver_ended()
+            self.suspects.keep(suspect)
+        return suspect
+
+    def _pass_over(self, index: int) -> None:
+        """Another driver has been at work since this one listed what is there: list it again, and go on after that."""
+        there = self.committed().intersection(self._queue) | {index}
+        self._queue = deque(other for other in self._queue if other not in there)
+        for other in sorted(there):
+            self.on_elsewhere(other)
+
+    def _task(self, shard: Shard, suspect: Suspect) -> Task:
+        attempt = self._attempts[shard.index] = self._attempts.get(shard.index, 0) + 1
+        self._in_hand.add(shard.index)
+        return Task(shard, attempt, suspect.trial, dict(suspect.guilty))
+
+    def _again(self, suspect: Suspect) -> None:
+        """Put a shard that this driver holds back in front."""
+        if suspect.alone:
+            self._alone.appendleft(suspect.shard)
+        else:
+            self._queue.appendleft(suspect.shard)

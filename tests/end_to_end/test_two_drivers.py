@@ -1,0 +1,92 @@
+"""Fault 27: two commands on one output share its work, and make one right output."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from small_runs import (
+    INLINE,
+    assert_same_rows,
+    events,
+    generate,
+    manifest,
+    prompts,
+    started_generate,
+    wait_until,
+    write,
+)
+
+OPTIONS = (
+    "source.id_column=id", "source.sampling_column=how", "output.rows_per_shard=10", "sampling.max_tokens=64",
+    "engine.max_num_seqs=4",
+)  # fmt: skip
+ROWS, SHARDS = 160, 16
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(prompts(ROWS), tmp_path_factory.mktemp("two") / "prompts.parquet")
+
+
+@pytest.fixture(scope="module")
+def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("reference") / "out"
+    assert generate(source, output, *OPTIONS) == 0
+    return output
+
+
+def done_by(output: Path) -> list[set[int]]:
+    """The shards that each driver committed."""
+    made = []
+    for file in sorted((output / "_job" / "events").iterdir()):
+        lines = [line for line in file.read_text().splitlines() if '"shard_committed"' in line and "true" not in line]
+        made.append({int(line.partition('"shard": ')[2].partition(",")[0]) for line in lines})
+    return made
+
+
+def drivers(output: Path) -> list[Path]:
+    return list((output / "_job" / "drivers").iterdir())
+
+
+def test_fault_27_they_share_the_work(source: Path, reference: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with (
+        started_generate(source, output, *INLINE, *OPTIONS) as one,
+        started_generate(source, output, *INLINE, *OPTIONS) as two,
+    ):
+        ends = [one.finish(), two.finish()]
+    assert [code for code, _ in ends] == [0, 0], ends
+    first, second = done_by(output)
+    assert first | second == set(range(SHARDS))
+    assert not first & second, "no shard was done twice"
+    assert min(len(first), len(second)) >= 3, "neither did next to nothing"
+    assert_same_rows(reference, output)
+    assert manifest(output)["totals"] == manifest(reference)["totals"]
+    assert not list((output / "_job" / "claims").iterdir()) and not list((output / "_job" / "drivers").iterdir())
+
+
+def test_one_that_is_killed_is_taken_over_by_the_other(source: Path, reference: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with (
+        started_generate(source, output, *INLINE, *OPTIONS) as one,
+        started_generate(source, output, *INLINE, *OPTIONS) as two,
+    ):
+        assert wait_until(lambda: (output / "_job" / "drivers").is_dir() and len(drivers(output)) == 2)
+        one.wait_for_part()
+        os.kill(one.process.pid, signal.SIGKILL)
+        code, text = two.finish()
+        one.finish()
+    assert code == 0, text
+    assert_same_rows(reference, output)
+    assert len(events(output, "driver_start")) >= 2
+
+
+def test_fault_28_another_plan_is_refused_while_one_is_at_work(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with started_generate(source, output, *INLINE, *OPTIONS) as one:
+        one.wait_for_part()
+        assert generate(source, output, *OPTIONS, "sampling.seed=9") == 2
+        assert one.finish()[0] == 0

@@ -1,0 +1,67 @@
+"""What a killed job leaves behind is ended and removed by the process that waited beside it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pipeline.run.guardian import MARK, Guardian, clean_up, marked
+
+REPOSITORY = Path(__file__).parents[2]
+SLEEPER = [sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"]
+
+
+def gone(pid: int, patience: float = 30) -> bool:
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_closing_ends_what_was_started_and_removes_the_folder() -> None:
+    guardian = Guardian()
+    assert Path(guardian.folder).is_dir()
+    with subprocess.Popen(SLEEPER) as child:  # it inherits the mark
+        Path(guardian.folder, "socket").touch()
+        guardian.close()
+        assert gone(child.pid)
+    assert not Path(guardian.folder).exists()
+    assert MARK not in os.environ
+
+
+def test_the_death_of_the_job_is_seen() -> None:
+    code = f"""
+import subprocess, sys
+from pipeline.run.guardian import Guardian
+guardian = Guardian()
+child = subprocess.Popen({SLEEPER!r}, start_new_session=True)
+print(guardian.folder, child.pid, flush=True)
+sys.stdin.read()
+"""
+    job = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdin=-1, stdout=-1, text=True)
+    assert job.stdout is not None
+    folder, child = job.stdout.readline().split()
+    job.send_signal(signal.SIGKILL)
+    job.communicate()
+    assert gone(int(child))
+    end = time.monotonic() + 30
+    while Path(folder).exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not Path(folder).exists()
+
+
+def test_others_are_left_alone(tmp_path: Path) -> None:
+    with subprocess.Popen(SLEEPER, env={**os.environ, MARK: "another"}) as other:
+        assert other.pid in marked("another")
+        clean_up("none", str(tmp_path / "folder"), grace=0.0)
+        assert other.poll() is None
+        other.kill()
