@@ -360,7 +360,9 @@ class World:
         if what == "driver" and running:
             self.kill_driver(self.rng.choice(running), orphans=self.chance(0.5))
         elif what in ("replica", "node") and alive:
-            replica = self.rng.choice(alive)
+            # Half of them where it hurts most: with a task that must tell something, or idle, about to be handed one.
+            telling = [r for r in alive if not r.in_hand or any(task.witness for task, _ in r.in_hand)]
+            replica = self.rng.choice(telling if telling and self.chance(0.5) else alive)
             if what == "replica":
                 self._note_outside([replica])
             replica.die(ReplicaDied("signal 9") if what == "replica" else ReplicaLost("node died"))
