@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 
 from pipeline.output.folder import PLAN
 from pipeline.output.manifest import MANIFEST
-from pipeline.output.part import FOLDER, sha256_of
+from pipeline.output.part import FOLDER, parse_part_name, sha256_of
+from pipeline.planning.plan import Plan
 from pipeline.store.base import Store, checked_name
 
 FINDINGS = "_job/findings.json"
@@ -30,10 +31,11 @@ def write_down(store: Store, names: Iterable[str]) -> None:
         store.put(FINDINGS, (json.dumps({"files": files}, indent=2) + "\n").encode())
 
 
-def mend(store: Store) -> Iterator[str]:
+def mend(store: Store, plan: Plan) -> Iterator[str]:
     """Set aside what is damaged, so that it is missing, and yield a line for each file.
 
-    Of a list that names anything but parts, plan and manifest only these are taken.
+    In a folder that holds another plan than `plan` nothing is touched: it will be refused. Of a list that names anything
+    but parts, plan and manifest only these are taken.
     """
     try:
         listed = json.loads(store.get(FINDINGS))["files"]
@@ -42,6 +44,8 @@ def mend(store: Store) -> Iterator[str]:
         return
     except (ValueError, KeyError, TypeError, AttributeError):
         files = {}  # not a list of ours: what is damaged will be found again
+    if not _holds(store, plan):
+        return
     for name, digest in files.items():
         try:
             data = store.get(name)
@@ -53,6 +57,15 @@ def mend(store: Store) -> Iterator[str]:
             store.delete(name)
             yield f"{name}: was found damaged by verify; it is set aside as {aside}"
     store.delete(FINDINGS)
+
+
+def _holds(store: Store, plan: Plan) -> bool:
+    """Whether a folder is this plan's, by its plan or, where that is what is damaged, by the names of its parts."""
+    try:
+        return Plan.from_json(store.get(PLAN)).plan_id == plan.plan_id
+    except (FileNotFoundError, ValueError, AttributeError):
+        parts = (parse_part_name(file.name) for file in store.list(FOLDER))
+        return all(part is None or part.plan8 == plan.plan8 for part in parts)
 
 
 def can_be_set_aside(name: str) -> bool:

@@ -68,7 +68,7 @@ def generate(config: GenerateConfig, *, config_yaml: str) -> Outcome:
         prepared = prepare(config)
         folder = OutputFolder(open_store(config.output.path, allow_unsafe=config.output.allow_unsafe_store))
         folder.store.probe()
-        for line in mend(folder.store):
+        for line in mend(folder.store, prepared.plan):
             print(line, file=sys.stderr)
         plan = folder.claim_plan(prepared.plan)
         done = folder.finished(plan)

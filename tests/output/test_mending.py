@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.output.mending import FINDINGS, mend, write_down
+from pipeline.output.part import part_name
+from pipeline.planning.plan import InputFile, make_plan
 from pipeline.store.local import LocalStore
+
+PLAN = make_plan([InputFile("a.parquet", "/a.parquet", 1, 4, "0")], {}, rows_per_shard=2)
 
 
 @pytest.fixture
@@ -25,20 +29,32 @@ def names(store: LocalStore) -> set[str]:
 
 def test_what_is_damaged_is_set_aside_and_nothing_is_lost(store: LocalStore) -> None:
     write_down(store, ["data/a.parquet", "data/missing.parquet"])
-    (line,) = mend(store)
+    (line,) = mend(store, PLAN)
     assert line.startswith("data/a.parquet: was found damaged by verify; it is set aside as _job/set_aside/")
     aside = line.rpartition(" ")[2]
     assert store.get(aside) == b"damaged"
     assert names(store) == {"data/b.parquet", aside}
-    assert list(mend(store)) == []
+    assert list(mend(store, PLAN)) == []
 
 
 def test_a_file_that_was_made_again_meanwhile_stays(store: LocalStore) -> None:
     write_down(store, ["data/a.parquet"])
     store.put("data/a.parquet", b"made again")
-    assert list(mend(store)) == []
+    assert list(mend(store, PLAN)) == []
     assert store.get("data/a.parquet") == b"made again"
     assert FINDINGS not in names(store)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_folder_of_another_plan_is_left_as_it_is(store: LocalStore, damaged: bool) -> None:
+    other = make_plan([InputFile("b.parquet", "/b.parquet", 1, 4, "0")], {"seed": 1}, rows_per_shard=2)
+    store.put("_job/plan.json", b"{" if damaged else other.to_json())
+    store.put(part_name(other.plan8, 0, 2), b"part")
+    write_down(store, ["data/a.parquet"])
+    before = names(store)
+    assert list(mend(store, PLAN)) == []
+    assert names(store) == before
+    assert len(list(mend(store, other))) == 1
 
 
 def test_nothing_damaged_is_not_written_down(store: LocalStore) -> None:
@@ -59,7 +75,7 @@ def test_nothing_damaged_is_not_written_down(store: LocalStore) -> None:
 def test_a_list_that_is_not_ours_moves_nothing(store: LocalStore, content: bytes) -> None:
     store.put("_job/config.yaml", b"c")
     store.put(FINDINGS, content)
-    assert list(mend(store)) == []
+    assert list(mend(store, PLAN)) == []
     assert names(store) == {"data/a.parquet", "data/b.parquet", "_job/config.yaml"}
 
 
@@ -68,5 +84,5 @@ def test_only_parts_plan_and_manifest_are_moved(store: LocalStore) -> None:
     store.put("_job/plan.json", b"p")
     write_down(store, ["_job/config.yaml", "_job/plan.json"])
     assert len(json.loads(store.get(FINDINGS))["files"]) == 2
-    assert len(list(mend(store))) == 1
+    assert len(list(mend(store, PLAN))) == 1
     assert "_job/config.yaml" in names(store) and "_job/plan.json" not in names(store)
