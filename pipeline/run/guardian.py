@@ -22,6 +22,8 @@ MARK = "PROMPTMILL_RAY"
 """The environment variable by which the processes of one Ray are known; they all inherit it."""
 GRACE = 3.0
 """Seconds that they have to end by themselves, as they do when Ray sees that its driver is gone."""
+LAST = 10.0
+"""Seconds for which they are ended again and again."""
 LONGEST = 40
 """Characters that the folder of temporary files may have: Ray's sockets are below it, and their paths are limited to 107."""
 
@@ -68,13 +70,15 @@ def marked(mark: str) -> list[int]:
 def clean_up(mark: str, folder: str, grace: float = GRACE) -> None:
     """Wait for the processes to end, end those that do not, and remove the folder."""
     end = time.monotonic() + grace
-    while (left := marked(mark)) and time.monotonic() < end:
+    while marked(mark) and time.monotonic() < end:
         time.sleep(0.05)
-    for process in left:
-        try:
-            os.kill(process, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    # Again and again: while the processes are looked through, one of them may start another.
+    end = time.monotonic() + LAST
+    while (left := marked(mark)) and time.monotonic() < end:
+        for process in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        time.sleep(0.05)
     shutil.rmtree(folder, ignore_errors=True)
 
 

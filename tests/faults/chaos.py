@@ -82,7 +82,8 @@ def disturbed(source: Path, output: Path, rng: random.Random, killed: Counter[st
                 time.sleep(rng.uniform(1, 13) if on_ray else rng.uniform(1, 7))
                 kill(rng.choice(drivers), rng, killed)
             codes = [run.finish()[0] for run in drivers]
-            assert all(run.left_behind() == [] for run in drivers)
+            left = [line for run in drivers for line in run.left_behind()]
+            assert left == [], f"processes are left: {left}"
         now = parts(output) if output.exists() else {}
         assert {name: now.get(name) for name in seen} == seen, "a committed part has changed"
         seen = now
