@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from pathlib import Path
 
 PREFIX = "promptmill-ray-"
 MARK = "PROMPTMILL_RAY"
-"""The environment variable by which the processes of one Ray are known; they all inherit it."""
+"""The environment variable that the processes of one Ray inherit; those that give themselves a title may overwrite it."""
 GRACE = 3.0
 """Seconds that they have to end by themselves, as they do when Ray sees that its driver is gone."""
 LAST = 10.0
@@ -53,29 +54,40 @@ class Guardian:
             self._process.wait(timeout=2 * GRACE)
 
 
-def marked(mark: str) -> list[int]:
-    """The processes that inherited a mark."""
-    wanted = f"{MARK}={mark}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-            except OSError:
-                continue  # ended since, or another user's
-    return found
+def left(mark: str, folder: str) -> list[int]:
+    """The processes of a Ray: those that inherited its mark, or write to a file in its folder, such as their log."""
+    others = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [pid for pid in others if pid != os.getpid() and (_is_marked(pid, mark) or _is_at_work_in(pid, folder))]
+
+
+def _is_marked(pid: int, mark: str) -> bool:
+    try:
+        return f"{MARK}={mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False  # ended since, or another user's
+
+
+def _is_at_work_in(pid: int, folder: str) -> bool:
+    try:
+        for opened in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                # The link's own permissions say how it is open: who only reads a log, as `tail` does, is left alone.
+                if opened.lstat().st_mode & stat.S_IWUSR and str(opened.readlink()).startswith(f"{folder}/"):
+                    return True
+    except OSError:
+        pass
+    return False
 
 
 def clean_up(mark: str, folder: str, grace: float = GRACE) -> None:
     """Wait for the processes to end, end those that do not, and remove the folder."""
     end = time.monotonic() + grace
-    while marked(mark) and time.monotonic() < end:
+    while left(mark, folder) and time.monotonic() < end:
         time.sleep(0.05)
     # Again and again: while the processes are looked through, one of them may start another.
     end = time.monotonic() + LAST
-    while (left := marked(mark)) and time.monotonic() < end:
-        for process in left:
+    while (found := left(mark, folder)) and time.monotonic() < end:
+        for process in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         time.sleep(0.05)

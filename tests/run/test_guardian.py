@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.run.guardian import MARK, Guardian, clean_up, marked
+from pipeline.run.guardian import MARK, Guardian, clean_up, left
 
 REPOSITORY = Path(__file__).parents[2]
 SLEEPER = [sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"]
@@ -61,7 +61,22 @@ sys.stdin.read()
 
 def test_others_are_left_alone(tmp_path: Path) -> None:
     with subprocess.Popen(SLEEPER, env={**os.environ, MARK: "another"}) as other:
-        assert other.pid in marked("another")
+        assert other.pid in left("another", str(tmp_path / "folder"))
         clean_up("none", str(tmp_path / "folder"), grace=0.0)
         assert other.poll() is None
         other.kill()
+
+
+def test_a_process_whose_title_hides_its_environment_is_known_by_its_log(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with (folder / "agent.log").open("w") as log:
+        agent = subprocess.Popen(SLEEPER, stdout=log, env={})
+    with (folder / "agent.log").open() as log:
+        reader = subprocess.Popen(SLEEPER, stdin=log, env={})
+    with agent, reader:
+        clean_up("none", str(folder), grace=0.0)
+        assert gone(agent.pid)
+        assert reader.poll() is None
+        reader.kill()
+    assert not folder.exists()
