@@ -72,6 +72,8 @@ MEANINGS = {
     "cluster.min_replicas": "fewer than this is no start",
     "cluster.cpus_per_replica": "a number, or auto to share the cores among the replicas",
     "cluster.gpus_per_replica": "fractions share a GPU",
+    "cluster.memory_per_replica": "memory that a cluster's node must have for a replica, such as 6GiB; auto: by the weights",
+    "cluster.ship_code": "nodes of a cluster run this installation's code, not one of their own",
     "cluster.start_timeout": "seconds to wait for the resources of the first replicas",
     "cluster.hang_timeout": "seconds without any progress after which a replica counts as hung, and is replaced",
     "max_error_rate": "exit code 3 when a larger share of the rows are errors",

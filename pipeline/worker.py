@@ -78,19 +78,22 @@ class Worker:
         job: What is made.
         threads: Processor threads of the engine; null: torch's own choice.
         memory_share: Part of the machine's free memory for this worker, when several share it.
+        work_share: Part of the plan's rows that it is likely to do.
 
     Raises:
         PromptmillError: If the model or the input cannot be used here.
     """
 
-    def __init__(self, job: Job, *, threads: int | None = None, memory_share: float = 1.0) -> None:
+    def __init__(
+        self, job: Job, *, threads: int | None = None, memory_share: float = 1.0, work_share: float = 1.0
+    ) -> None:
         """Load the model and start the threads."""
         self._job = job
         self._store = open_store(job.output.path, allow_unsafe=job.output.allow_unsafe_store)
         built = _engine_builder()(
             resolve(job.model), job.model, job.engine, job.stats,
             device=job.device, threads=threads, memory_share=memory_share,
-            expected=math.ceil(job.plan.rows * job.sampling.n * memory_share),
+            expected=math.ceil(job.plan.rows * job.sampling.n * work_share),
         )  # fmt: skip
         self.facts = {**built.facts, "vocab_size": built.tokenizer.vocab_size}
         self._environment = identity({**environment(), **self.facts})
@@ -99,6 +102,7 @@ class Worker:
             job.source, job.sampling, built.tokenizer, built.max_model_len, job.plan.files, check=check_grammar
         )
         self._rows = ShardRows(job.source, builder, job.plan.files, job.columns)
+        self._rows.look()
         self._prepared: queue.SimpleQueue[_OpenShard | None] = queue.SimpleQueue()
         self._by_request: dict[tuple[str, int], tuple[_OpenShard, int]] = {}
         self._progress = Progress()

@@ -55,6 +55,13 @@ class OutputFolder:
             )
         return stored.located(plan.files)
 
+    def holds(self, plan: Plan) -> bool:
+        """Whether this is the folder of `plan`, as seen from here."""
+        try:
+            return self._stored_plan().plan_id == plan.plan_id
+        except FileNotFoundError:
+            return False
+
     def committed(self, plan: Plan) -> set[int]:
         """Return the shards whose parts are there, by their names: no file is opened.
 

@@ -86,6 +86,15 @@ class RowReader:
         columns = [pa.chunked_array(chunks[field.name], type=field.type) for field in self._schema]
         return pa.Table.from_arrays(columns, schema=self._schema), gaps
 
+    def look(self) -> None:
+        """See that the first file can be read from here.
+
+        Raises:
+            InputRefused: If it is not there, or is not the one that was planned.
+        """
+        if self._files:
+            self._open(0)
+
     def close(self) -> None:
         """Close the file that is open, if one is; reading again opens it again."""
         if self._cursor is not None:

@@ -11,6 +11,8 @@ from pipeline.prompts.config import SourceConfig
 from pipeline.types import SamplingParams, require
 
 CLUSTERS = ("inline", "local", "existing")
+_UNITS = {"": 1, "MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?) ?(MB|GB|MiB|GiB)?", re.IGNORECASE)
 
 
 @dataclass(kw_only=True)
@@ -20,6 +22,9 @@ class ClusterConfig:
     `inline`: in this process, without Ray. `local`: on a Ray that is started for this job and stopped after it.
     `existing`: on the Ray cluster at `address`. `replicas=auto` takes as many as the processors, GPUs and memory hold;
     `cpus_per_replica=auto` shares the cores among them. With `gpus_per_replica=0` the model runs on processors.
+    `memory_per_replica` is what a node of a cluster must have free for a replica: `auto` for twice the weights and 1 GiB,
+    or an amount such as 6GiB; 0 leaves memory out of account. With `ship_code`, nodes of a cluster run this process's own
+    code, else the promptmill that is installed there.
     A replica that has work and gets nothing done for `hang_timeout` seconds is ended, and the row that hangs it searched.
     """
 
@@ -29,6 +34,8 @@ class ClusterConfig:
     min_replicas: int = 1
     cpus_per_replica: str = "auto"
     gpus_per_replica: float = 0.0
+    memory_per_replica: str = "auto"
+    ship_code: bool = True
     start_timeout: float = 600.0
     hang_timeout: float = 600.0
 
@@ -44,8 +51,13 @@ class ClusterConfig:
         )
         require(self.min_replicas >= 1, "min_replicas", self.min_replicas, "at least 1")
         require(
-            self.gpus_per_replica >= 0, "gpus_per_replica", self.gpus_per_replica, "0 or more (fractions share a GPU)"
-        )
+            self.gpus_per_replica >= 0 and (self.gpus_per_replica <= 1 or self.gpus_per_replica % 1 == 0),
+            "gpus_per_replica", self.gpus_per_replica, "0 or more, whole above 1 (fractions share a GPU)",
+        )  # fmt: skip
+        require(
+            self.memory_per_replica == "auto" or _AMOUNT.fullmatch(self.memory_per_replica) is not None,
+            "memory_per_replica", self.memory_per_replica, "auto, or an amount such as 6GiB or 6000MB",
+        )  # fmt: skip
         require(self.start_timeout > 0, "start_timeout", self.start_timeout, "a number of seconds above 0")
         require(self.hang_timeout > 0, "hang_timeout", self.hang_timeout, "a number of seconds above 0")
         require(
@@ -54,6 +66,13 @@ class ClusterConfig:
             self.address,
             "set for cluster=existing, and only there",
         )
+
+
+def bytes_of(amount: str) -> int:
+    """Bytes of an amount such as `6GiB`, `6000MB` or `0`."""
+    match = _AMOUNT.fullmatch(amount)
+    assert match is not None, amount
+    return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
 
 
 def _auto_or_count(value: str) -> bool:

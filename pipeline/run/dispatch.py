@@ -1,6 +1,7 @@
 """Hands tasks to replicas, two in flight each, and takes their reports until none is left.
 
-A replica that dies or hangs is replaced, and its tasks are done again. It does not know Ray, files, what a task is, or how
+A replica that dies or hangs is replaced, and its tasks are done again; what a slow or leaving one has is done by another,
+too. It does not know Ray, files, what a task is, or how
 a run is shown.
 """
 
@@ -12,9 +13,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from pipeline.errors import ClusterLost
+from pipeline.errors import ClusterLost, PromptmillError
 from pipeline.run.hands import Hands
-from pipeline.run.replica import Replica, ReplicaDied, ReplicaHung, ReplicaPool
+from pipeline.run.replica import Replica, ReplicaDied, ReplicaHung, ReplicaLost, ReplicaPool
+from pipeline.run.stragglers import InHand, Pace
 from pipeline.run.work import Work
 from pipeline.types import ErrorCode, ShardReport, Task
 
@@ -24,12 +26,6 @@ WATCH = 1.0
 """Seconds between two looks at whether replicas get on; more where a look takes more than a tenth of that."""
 TICK = 0.2
 """Seconds between two looks at signals, the deadline and the display."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Assignment:
-    task: Task
-    replica: Replica
 
 
 @dataclass
@@ -55,10 +51,15 @@ class Dispatcher:
     clock: Callable[[], float] = time.monotonic
     replicas: list[Replica] = field(default_factory=list)
     _hands: Hands = field(default_factory=lambda: Hands(IN_FLIGHT))
-    _in_flight: dict[Future[ShardReport | None], _Assignment] = field(default_factory=dict)
+    _in_flight: dict[Future[ShardReport | None], InHand] = field(default_factory=dict)
     _settled: queue.SimpleQueue[Future[ShardReport | None]] = field(default_factory=queue.SimpleQueue)
+    _copied: set[int] = field(default_factory=set)
+    _late: set[Future[ShardReport | None]] = field(default_factory=set)
+    _leaving: dict[str, Replica] = field(default_factory=dict)
+    _pace: Pace = field(default_factory=Pace)
     _beats: dict[str, tuple[int, float]] = field(default_factory=dict)
     _next_watch: float = float("-inf")
+    _next_copy: float = float("-inf")
 
     def run(self) -> None:
         """Work until nothing is left.
@@ -80,13 +81,14 @@ class Dispatcher:
     def step(self) -> bool:
         """Hand out what can be, take what is finished, and return whether anything is left."""
         self._fill()
-        if not self._in_flight and self.work.exhausted:
+        if len(self._in_flight) == len(self._late) and self.work.exhausted:
             return False
         for future in self._finished():
             self._settle(future)
         self._watch()
-        for replica in self.pool.arrivals():
+        for replica in self.pool.arrivals(self.work.waiting):
             self.welcome(replica)
+        self._see_off(self.pool.leaving())
         if not self.replicas and not self.pool.pending():
             raise ClusterLost("no replica is left and none is starting")
         self.work.look()
@@ -97,11 +99,12 @@ class Dispatcher:
         """Take on a replica that is ready."""
         self.replicas.append(replica)
         self._hands.add(replica)
-        self.on_event("replica_up", replica=replica.name)
+        self.on_event("replica_up", replica=replica.name, node=replica.node)
 
     def _fill(self) -> None:
         """Give each replica its tasks: everyone's first before anyone's second, so that the last ones spread out."""
         hands, work = self._hands, self.work
+        self._copy_from_leaving()
         # A task that must be alone waits for a replica to run empty; one at a time is kept from new work for that.
         emptying = hands.emptiest() if work.wants_alone and not hands.alone else None
         for depth in range(IN_FLIGHT):
@@ -109,12 +112,50 @@ class Dispatcher:
                 self._hand(task, replica, alone=False)
         while work.wants_alone and (replica := hands.first(0)) is not None and (task := work.next_alone()) is not None:
             self._hand(task, replica, alone=True)
+        self._copy_from_slow()
+
+    def _copy_from_leaving(self) -> None:
+        """What a replica has that will be taken away, another begins before anything new."""
+        for held in self._copyable() if self._leaving else ():
+            if held.replica.name in self._leaving:
+                replica = next((r for depth in range(IN_FLIGHT) if (r := self._hands.first(depth)) is not None), None)
+                if replica is None:
+                    return
+                self._copy(held, replica)
+
+    def _copy_from_slow(self) -> None:
+        """Have an idle replica do what another would take longer for; looked for now and then, as everything is looked at."""
+        now = self.clock()
+        if now < self._next_copy or self.work.waiting or self._hands.first(0) is None:
+            return
+        self._next_copy = now + WATCH
+        choices = self._copyable()
+        while (replica := self._hands.first(0)) is not None:
+            slowest = self._pace.slowest(choices, replica.name, now)
+            if slowest is None:
+                return
+            choices.remove(slowest)
+            self._copy(slowest, replica)
+
+    def _copyable(self) -> list[InHand]:
+        """What is in hand once, is wanted, and is no trial."""
+        return [
+            held
+            for future, held in self._in_flight.items()
+            if not held.alone and held.shard not in self._copied and future not in self._late
+        ]
+
+    def _copy(self, held: InHand, replica: Replica) -> None:
+        task = self.work.copy(held.task)
+        self._copied.add(held.shard)
+        self.on_event("shard_copied", shard=held.shard, replica=replica.name, of=held.replica.name)
+        self._hand(task, replica, alone=False)
 
     def _hand(self, task: Task, replica: Replica, *, alone: bool) -> None:
         trial = {} if task.trial is None else {"trial": list(task.trial)}
         self.on_event("shard_started", shard=task.shard.index, attempt=task.attempt, replica=replica.name, **trial)
         future = replica.submit(task)
-        self._in_flight[future] = _Assignment(task, replica)
+        self._in_flight[future] = InHand(task, replica, alone, self.clock())
         self._hands.take(replica, alone=alone)
         future.add_done_callback(self._settled.put)
 
@@ -130,26 +171,50 @@ class Dispatcher:
 
     def _settle(self, future: Future[ShardReport | None]) -> None:
         """Take one finished future: a report, a death, or an error of the job."""
-        assignment = self._in_flight.get(future)
-        if assignment is None:
+        held = self._in_flight.get(future)
+        if held is None:
             return  # its replica was buried meanwhile
+        late = future in self._late  # another replica has committed the shard
         try:
             report = future.result()
         except ReplicaDied as death:
-            self._bury(assignment.replica, death)
+            self._bury(held.replica, death)
             return
+        except PromptmillError:
+            if not late:
+                raise
+            report = None
         del self._in_flight[future]
-        self._hands.let_go(assignment.replica)
-        self.work.done(assignment.task)
+        self._late.discard(future)
+        if held.replica.name not in self._leaving:
+            self._hands.let_go(held.replica)
+        if report is not None:
+            self._pace.finished(held, self.clock())
+        if late:
+            return
+        self.work.done(held.task)
+        if held.shard in self._copied:
+            self._copied.discard(held.shard)
+            self._late.update(other for other, o in self._in_flight.items() if o.shard == held.shard)
         if report is not None:
             self.on_report(report)
+
+    def _see_off(self, names: set[str]) -> None:
+        """Give nothing more to replicas whose node is going to leave, and end them when nothing of theirs is wanted."""
+        for replica in [r for r in self.replicas if r.name in names and r.name not in self._leaving]:
+            self.on_event("replica_leaving", replica=replica.name)
+            self._leaving[replica.name] = replica
+            self._hands.remove(replica)
+        for replica in list(self._leaving.values()):
+            if not any(held.replica is replica for f, held in self._in_flight.items() if f not in self._late):
+                self._bury(replica, ReplicaLost("its node is leaving"))
 
     def _watch(self) -> None:
         """Take a replica for hung that has work and has got nothing done for too long."""
         now = self.clock()
         if now < self._next_watch:
             return
-        busy = {assignment.replica.name: assignment.replica for assignment in self._in_flight.values()}
+        busy = {held.replica.name: held.replica for held in self._in_flight.values()}
         for name in set(self._beats).difference(busy):
             del self._beats[name]
         for name, replica in busy.items():
@@ -165,12 +230,20 @@ class Dispatcher:
 
     def _bury(self, dead: Replica, death: ReplicaDied) -> None:
         """Replace a replica, and have what it had in hand done again."""
-        lost = [future for future, assignment in self._in_flight.items() if assignment.replica is dead]
-        tasks = [self._in_flight.pop(future).task for future in lost]
+        lost = {future: held for future, held in self._in_flight.items() if held.replica is dead}
+        for future in lost:
+            del self._in_flight[future]
+        # What another has in hand, too, needs no second thought: if it is deadly, that one will tell.
+        elsewhere = {held.shard for future, held in self._in_flight.items() if future not in self._late}
+        tasks = [h.task for f, h in lost.items() if f not in self._late and h.shard not in elsewhere]
+        self._copied.difference_update(held.shard for held in lost.values())
+        self._late.difference_update(lost)
         shards = sorted(task.shard.index for task in tasks)
         self.on_event("replica_down", replica=dead.name, reason=str(death), shards=shards, counts=death.counts)
         self.replicas.remove(dead)
-        self._hands.remove(dead)
+        if self._leaving.pop(dead.name, None) is None:
+            self._hands.remove(dead)
+        self._pace.gone(dead.name)
         code = ErrorCode.TIMEOUT if isinstance(death, ReplicaHung) else ErrorCode.WORKER_CRASH
         for task in sorted(tasks, key=lambda task: -task.shard.index):
             if death.counts:

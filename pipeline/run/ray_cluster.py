@@ -5,6 +5,7 @@ It does not know replicas.
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import math
 import os
@@ -13,6 +14,8 @@ import secrets
 import socket
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 # Both are read when Ray is imported: no usage reports leave the machine, and no launcher's environment is made again.
@@ -27,6 +30,7 @@ from ray.exceptions import RayActorError as RayActorError
 from ray.exceptions import RayError as RayError
 from ray.exceptions import RayTaskError as RayTaskError
 
+import pipeline
 from pipeline.errors import ClusterLost
 from pipeline.run.config import ClusterConfig
 from pipeline.run.sizing import cores
@@ -36,6 +40,10 @@ logger = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 OBJECT_STORE_BYTES = 80 * 2**20
 """Only shards and reports pass through Ray, so its object store is as small as it may be."""
+
+
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray for a job that was submitted to a cluster."""
 
 
 class Head:
@@ -72,13 +80,18 @@ def _logical_cpus(config: ClusterConfig) -> int:
     return max(cores(), math.prod(map(int, asked)))
 
 
-def connect(config: ClusterConfig, folder: str | None) -> None:
-    """Start Ray on loopback for this job alone, with its files in `folder`, or join the cluster at `address`."""
+def connect(config: ClusterConfig, folder: str | None, note: Callable[[str], None]) -> None:
+    """Start Ray on loopback for this job alone, with its files in `folder`, or join the cluster at `address`.
+
+    Raises:
+        ClusterLost: If that is not possible.
+    """
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     logging.getLogger("ray").setLevel(logging.ERROR)  # its level is ours to set when it does not configure logging
     try:
         if config.name == "existing":
-            ray.init(address=config.address, namespace="promptmill", **quiet)
+            ray.init(address=config.address, namespace="promptmill", runtime_env=_runtime_env(config), **quiet)
+            warn_if_open(ray.get_runtime_context().gcs_address, note)
         else:
             # Ray guards a cluster with a token, which it would leave in the home directory; ours lasts as long as the job.
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -93,6 +106,30 @@ def connect(config: ClusterConfig, folder: str | None) -> None:
         raise ClusterLost(f"cluster.address={where}: Ray cannot be reached or started: {reason(error)}") from error
     _silence()
     sys.stdout.flush()
+
+
+def _runtime_env(config: ClusterConfig) -> dict[str, Any]:
+    """Have the nodes run the code of this process; a job that was submitted has brought its own already."""
+    if not config.ship_code or JOB_CONFIG in os.environ:
+        return {}
+    return {"py_modules": [str(Path(pipeline.__file__).parent)], "excludes": ["**/__pycache__"]}
+
+
+def warn_if_open(address: str, note: Callable[[str], None]) -> None:
+    """Say it where a cluster runs what anyone sends who reaches it: it has no token, and is not on loopback."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "token" or _is_loopback(address.rpartition(":")[0].strip("[]")):
+        return
+    note(
+        f"WARNING: the Ray cluster at {address} has no token authentication: whoever reaches it can run code on it; start it "
+        "with RAY_AUTH_MODE=token (docs/security.md)"
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _silence() -> None:

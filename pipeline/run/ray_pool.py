@@ -1,130 +1,35 @@
-"""Replicas as Ray actors.
+"""Replicas on Ray: as many as were asked for or as there is room for, on every node that fits, more when nodes join.
 
-It does not know what a worker does with a shard; it carries calls there and reports back.
+It does not know what a worker does with a shard, nor who gets which.
 """
 
 from __future__ import annotations
 
 import atexit
 import itertools
-import os
-import re
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 from pipeline.errors import ClusterLost, PromptmillError
 from pipeline.run.config import ClusterConfig
 from pipeline.run.guardian import Guardian
-from pipeline.run.ray_cluster import (
-    ActorUnavailableError,
-    Head,
-    RayActorError,
-    RayError,
-    RayTaskError,
-    connect,
-    ray,
-    reason,
-)
-from pipeline.run.replica import Replica, ReplicaDied, ReplicaLost
+from pipeline.run.ray_actor import CALLS, Place, RayReplica, ReplicaActor, unwrap
+from pipeline.run.ray_cluster import Head, RayActorError, RayTaskError, connect, ray, reason
+from pipeline.run.ray_nodes import draining, nodes, this_node
+from pipeline.run.replica import Replica
 from pipeline.run.sizing import Demand, choose_sizing
-from pipeline.types import Progress, ShardReport, Task
-from pipeline.worker import Job, Worker
-
-_NODE_GONE = re.compile(
-    r"node (has )?(died|was terminated|is dead|was preempted|failed)|node.{0,80}(unreachable|drain)"
-)
+from pipeline.worker import Job
 
 LOOK_SECONDS = 3.0
-"""Seconds between two looks whether the cluster's head answers, and whether nodes have joined."""
+"""Seconds between two looks whether the cluster's head answers, and which nodes have joined or are leaving."""
 HEAD_SECONDS = 15.0
 """Seconds of silence after which the head counts as lost: Ray itself would wait for minutes, in every call."""
 CLOSE_SECONDS = 8.0
 """Seconds that Ray has to shut down; what it leaves after that is ended by the guardian, or with this process."""
 FAILED_STARTS = 3
 """Replicas in a row that may die while their model is loading."""
-CALLS = 4
-"""Calls that a replica takes at a time: two shards, one look at its progress, one to spare."""
-
-
-class _Actor:
-    """The worker in an actor's process. The model is loaded by `ready`, so that its errors come back as they are."""
-
-    def __init__(self, job: Job, threads: int, memory_share: float) -> None:
-        self._arguments = job, threads, memory_share
-        self._worker: Worker | None = None
-
-    def ready(self) -> dict[str, Any]:
-        job, threads, memory_share = self._arguments
-        self._worker = Worker(job, threads=threads, memory_share=memory_share)
-        return {**self._worker.facts, "pid": os.getpid(), "node": ray.util.get_node_ip_address()}  # type: ignore[no-untyped-call]
-
-    def process(self, task: Task) -> ShardReport | None:
-        if self._worker is None:
-            raise RuntimeError("process before ready")
-        return self._worker.submit(task).result()
-
-    def progress(self) -> Progress:
-        return self._worker.progress() if self._worker is not None else Progress()
-
-
-class RayReplica:
-    """An actor, as dispatch sees it."""
-
-    def __init__(self, name: str, actor: Any, facts: dict[str, Any]) -> None:
-        """Wrap an actor that is ready."""
-        self.name, self._actor, self.facts = name, actor, facts
-        self._progress = Progress()
-        self._asked: Any = None
-
-    def submit(self, task: Task) -> Future[ShardReport | None]:
-        """See `Replica.submit`."""
-        result: Future[ShardReport | None] = Future()
-        self._actor.process.remote(task).future().add_done_callback(lambda f: _pass_on(f, result))
-        return result
-
-    def progress(self) -> Progress:
-        """See `Replica.progress`: the last answer, and another question on its way."""
-        if self._asked is not None:
-            done, _ = ray.wait([self._asked], timeout=0)
-            if not done:
-                return self._progress
-            try:
-                self._progress = ray.get(self._asked)
-            except RayError:
-                return self._progress  # dead or dying: dispatch hears of it through its shards
-        self._asked = self._actor.progress.remote()
-        return self._progress
-
-
-def _pass_on(source: Any, result: Future[ShardReport | None]) -> None:
-    """Settle `result` as `source` is settled, with Ray's exceptions turned into ours."""
-    error = source.exception()
-    if error is None:
-        result.set_result(source.result())
-    else:
-        result.set_exception(_unwrap(error))
-
-
-def _unwrap(error: BaseException) -> BaseException:
-    if isinstance(error, RayTaskError):
-        cause = error.cause
-        return cause if isinstance(cause, PromptmillError) else error
-    if isinstance(error, RayActorError):
-        return (ReplicaLost if _is_of_the_cluster(error) else ReplicaDied)(reason(error))
-    return error
-
-
-def _is_of_the_cluster(error: RayActorError) -> bool:
-    """Whether an actor is gone for a reason that has nothing to do with what it did: its node, or a network."""
-    text = str(error).lower()
-    return (
-        error.preempted
-        or isinstance(error, ActorUnavailableError)
-        or ("node" in text and _NODE_GONE.search(text) is not None)
-    )
 
 
 class RayPool:
@@ -140,62 +45,113 @@ class RayPool:
     def __init__(self, job: Job, config: ClusterConfig, demand: Demand, note: Callable[[str], None]) -> None:
         """Remember what to start; `start` starts it."""
         self._job, self._config, self._demand, self._note = job, config, demand, note
-        self._wanted = self._threads = 0
         self._numbers = itertools.count()
         self._starting: dict[Any, tuple[str, Any]] = {}
         self._actors: dict[str, Any] = {}
+        self._on_node: dict[str, str] = {}
         self._facts: dict[str, Any] = {}
         self._guardian: Guardian | None = None
-        self._failed_starts = 0
+        self._failed_starts = self._refused = self._most = 0
+        self._leaving: set[str] = set()
         self._looked = self._last_alive = time.monotonic()
 
     def start(self) -> list[Replica]:
         """See `ReplicaPool.start`."""
-        if self._config.name == "local":
+        config = self._config
+        if config.name == "local":
             self._guardian = Guardian()
-        connect(self._config, self._guardian.folder if self._guardian else None)
+        connect(config, self._guardian.folder if self._guardian else None, self._note)
         self._head = Head(ray.get_runtime_context().gcs_address)
-        there = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        cpus, gpus = int(there.get("CPU", 1)), there.get("GPU", 0.0)
-        sizing = choose_sizing(self._config, self._demand, total_cpus=cpus, total_gpus=gpus)
-        self._wanted, self._threads = sizing.replicas, sizing.threads
-        self._note(f"starting {sizing}")
-        job = ray.put(self._job)
+        there = nodes()
+        self._sizing = sizing = choose_sizing(config, self._demand, [node.size for node in there])
+        self._note(f"starting {sizing}" + (f", on {len(there)} nodes" if len(there) > 1 else ""))
         threads = {
-            "OMP_NUM_THREADS": str(self._threads),
+            "OMP_NUM_THREADS": str(sizing.threads),
             "OMP_WAIT_POLICY": "PASSIVE",
             "GOMP_SPINCOUNT": "10000",
             "TOKENIZERS_PARALLELISM": "true",
         }
-        self._remote = ray.remote(_Actor).options(
-            num_cpus=self._threads, num_gpus=self._config.gpus_per_replica, max_concurrency=CALLS, max_restarts=0,
-            runtime_env={"env_vars": threads},
+        self._remote = ray.remote(ReplicaActor).options(
+            num_cpus=sizing.threads, num_gpus=sizing.gpus, memory=sizing.memory or None, max_concurrency=CALLS,
+            max_restarts=0, runtime_env={"env_vars": threads},
         )  # fmt: skip
-        self._job_ref = job
-        for _ in range(self._wanted):
+        self._job_ref = ray.put(self._job)
+        self._place = Place(sizing, this_node(), config.name == "existing")
+        for _ in range(sizing.replicas):
             self._launch()
-        needed = min(self._config.min_replicas, self._wanted)
+        needed = min(config.min_replicas, sizing.replicas)
         ready: list[Replica] = []
-        deadline = time.monotonic() + self._config.start_timeout
+        deadline = time.monotonic() + config.start_timeout
         while len(ready) < needed:
             ready += self._take(timeout=0.5)
             if time.monotonic() > deadline:
                 raise self._never_came(len(ready), needed)
         return ready
 
-    def _never_came(self, ready: int, needed: int) -> ClusterLost:
-        each = f"{self._threads} CPU and {self._config.gpus_per_replica:g} GPU"
-        have = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}  # type: ignore[no-untyped-call]
-        return ClusterLost(
-            f"{ready} of {needed} replicas started within cluster.start_timeout={self._config.start_timeout:g} s; "
-            f"each needs {each}, and free are {have or 'none'}"
-        )
+    def arrivals(self, waiting: int) -> list[Replica]:
+        """See `ReplicaPool.arrivals`.
+
+        Raises:
+            ClusterLost: If no replica has been there for `cluster.start_timeout`, or the head is gone.
+        """
+        now = time.monotonic()
+        if now - self._looked > LOOK_SECONDS:
+            self._looked = now
+            if self._head.answers():
+                self._look_at_nodes(waiting)
+            elif self._head.silent_seconds > HEAD_SECONDS:
+                raise ClusterLost(
+                    f"the head of the cluster at {self._head.address} has not answered for {HEAD_SECONDS:g} s"
+                )
+        arrived = self._take(timeout=0)
+        if arrived or self._ready:
+            self._last_alive = now
+        elif now - self._last_alive > self._config.start_timeout:
+            raise self._never_came(0, 1)
+        return arrived
+
+    def leaving(self) -> set[str]:
+        """See `ReplicaPool.leaving`."""
+        return self._leaving
+
+    def bury(self, replica: Replica) -> None:
+        """See `ReplicaPool.bury`."""
+        self._end(replica.name)
+        self._launch()
+
+    def pending(self) -> int:
+        """See `ReplicaPool.pending`."""
+        return len(self._starting)
+
+    def facts(self) -> dict[str, Any]:
+        """See `ReplicaPool.facts`."""
+        of_one = ("pid", "node", "node_id")
+        return {k: v for k, v in self._facts.items() if k not in of_one} | {"replicas": self._most}
+
+    def close(self) -> None:
+        """See `ReplicaPool.close`: a Ray of our own ends with everything in it."""
+        # Where the head is lost, each of Ray's calls may wait for minutes: they must not hold up the end of the job.
+        closing = threading.Thread(target=self._shut_down, name="close", daemon=True)
+        closing.start()
+        closing.join(CLOSE_SECONDS)
+        if closing.is_alive():
+            atexit.unregister(ray.shutdown)
+        if self._guardian is not None:
+            self._guardian.close()
+
+    @property
+    def _ready(self) -> int:
+        return len(self._actors) - len(self._starting)
 
     def _launch(self) -> None:
         name = f"replica-{next(self._numbers)}"
-        actor: Any = self._remote.remote(self._job_ref, self._threads, 1.0 / self._wanted)
+        actor: Any = self._remote.remote(self._job_ref, self._place)
         self._actors[name] = actor
         self._starting[actor.ready.remote()] = name, actor
+
+    def _end(self, name: str) -> None:
+        self._on_node.pop(name, None)
+        ray.kill(self._actors.pop(name), no_restart=True)
 
     def _take(self, timeout: float) -> list[Replica]:
         """Replicas whose model is loaded by now."""
@@ -208,14 +164,28 @@ class RayPool:
             try:
                 facts = ray.get(reference)
             except RayTaskError as error:
-                raise _unwrap(error) from None
+                self._go_without(name, unwrap(error))
+                continue
             except RayActorError as error:
                 self._start_again(name, error)
                 continue
             self._failed_starts = 0
             self._facts = facts
+            self._on_node[name] = facts["node_id"]
             ready.append(RayReplica(name, actor, facts))
+        self._most = max(self._most, self._ready)
         return ready
+
+    def _go_without(self, name: str, error: BaseException) -> None:
+        """A replica cannot be where it was put. While others work, that is told, and the job goes on without it.
+
+        Its actor stays: so it keeps its place, and no other is put there.
+        """
+        del self._actors[name]
+        if not self._ready or not isinstance(error, PromptmillError):
+            raise error from None
+        self._refused += 1
+        self._note(f"{name} cannot start, and others go on without it: {error}")
 
     def _start_again(self, name: str, error: RayActorError) -> None:
         """Start another in place of one that died while its model was loading: once may be chance, or its node's end.
@@ -232,62 +202,38 @@ class RayPool:
             ) from None
         self._launch()
 
-    def arrivals(self) -> list[Replica]:
-        """See `ReplicaPool.arrivals`.
+    def _look_at_nodes(self, waiting: int) -> None:
+        """See which nodes are leaving; with `auto`, have as many replicas as there is room and work for, and some waiting.
 
-        Raises:
-            ClusterLost: If no replica has been there for `cluster.start_timeout`.
+        Those that wait for room are what an autoscaler sees of the demand: half as many again as there is room for.
         """
-        now = time.monotonic()
-        if now - self._looked > LOOK_SECONDS:
-            self._looked = now
-            if self._head.answers():
-                self._grow()
-            elif self._head.silent_seconds > HEAD_SECONDS:
-                raise ClusterLost(
-                    f"the head of the cluster at {self._head.address} has not answered for {HEAD_SECONDS:g} s"
-                )
-        arrived = self._take(timeout=0)
-        if arrived or len(self._actors) > len(self._starting):
-            self._last_alive = now
-        elif now - self._last_alive > self._config.start_timeout:
-            raise self._never_came(0, 1)
-        return arrived
-
-    def _grow(self) -> None:
-        """Start more replicas where nodes have joined a cluster of which all may be used."""
-        if self._config.name != "existing" or self._config.replicas != "auto":
+        if self._config.name != "existing":
             return
-        there = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        fit = int(there.get("CPU", 0)) // self._threads
-        if self._config.gpus_per_replica > 0:
-            fit = min(fit, int(there.get("GPU", 0.0) / self._config.gpus_per_replica))
-        for _ in range(min(fit, self._demand.shards) - len(self._actors)):
+        gone = draining()
+        self._leaving = {name for name, node in self._on_node.items() if node in gone}
+        if self._config.replicas != "auto":
+            return
+        room = max(1, sum(self._sizing.fit(node.size) for node in nodes()) - self._refused)
+        wanted = min(room + max(1, room // 2), self._ready + waiting)
+        for _ in range(wanted - len(self._actors)):
             self._launch()
+        for reference, (name, _) in list(reversed(self._starting.items()))[: max(0, len(self._actors) - wanted)]:
+            del self._starting[reference]
+            self._end(name)
 
-    def bury(self, replica: Replica) -> None:
-        """See `ReplicaPool.bury`."""
-        ray.kill(self._actors.pop(replica.name), no_restart=True)
-        self._launch()
-
-    def pending(self) -> int:
-        """See `ReplicaPool.pending`."""
-        return len(self._starting)
-
-    def facts(self) -> dict[str, Any]:
-        """See `ReplicaPool.facts`."""
-        return {k: v for k, v in self._facts.items() if k not in ("pid", "node")} | {"replicas": self._wanted}
-
-    def close(self) -> None:
-        """See `ReplicaPool.close`: a Ray of our own ends with everything in it."""
-        # Where the head is lost, each of Ray's calls may wait for minutes: they must not hold up the end of the job.
-        closing = threading.Thread(target=self._shut_down, name="close", daemon=True)
-        closing.start()
-        closing.join(CLOSE_SECONDS)
-        if closing.is_alive():
-            atexit.unregister(ray.shutdown)
-        if self._guardian is not None:
-            self._guardian.close()
+    def _never_came(self, ready: int, needed: int) -> ClusterLost:
+        sizing = self._sizing
+        each = [f"{sizing.threads} CPU", f"{sizing.gpus:g} GPU"]
+        free = ray.available_resources()  # type: ignore[no-untyped-call]
+        have = [f"{free.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU")]
+        if sizing.memory:
+            each.append(f"{sizing.memory / 2**30:.1f} GiB")
+            have.append(f"{free.get('memory', 0) / 2**30:.1f} GiB")
+        return ClusterLost(
+            f"{ready} of {needed} replicas started within cluster.start_timeout={self._config.start_timeout:g} s; "
+            f"each needs {', '.join(each)} on one node, and free on all nodes together are {', '.join(have)}; lower "
+            "cluster.cpus_per_replica or cluster.memory_per_replica, or wait until nodes are free"
+        )
 
     def _shut_down(self) -> None:
         if ray.is_initialized():

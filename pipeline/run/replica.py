@@ -5,13 +5,14 @@ It does not know Ray; `ray_pool` has the replicas that live elsewhere.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol
 
 from pipeline.errors import ClusterLost
 from pipeline.run.config import ClusterConfig
-from pipeline.run.sizing import Demand, choose_sizing, cores
+from pipeline.run.sizing import Demand, Node, choose_sizing, cores
 from pipeline.types import Progress, ShardReport, Task
 from pipeline.worker import Job, Worker
 
@@ -36,9 +37,10 @@ class ReplicaLost(ReplicaDied):
 
 
 class Replica(Protocol):
-    """A worker, wherever it is."""
+    """A worker, wherever it is: its own name, and that of its node."""
 
     name: str
+    node: str
 
     def submit(self, task: Task) -> Future[ShardReport | None]:
         """Start on a task; the future gives a part's report, or null for a trial that was lived through.
@@ -60,8 +62,15 @@ class ReplicaPool(Protocol):
             ClusterLost: If too few become ready in time.
         """
 
-    def arrivals(self) -> list[Replica]:
-        """Replicas that became ready since the last call, without waiting."""
+    def arrivals(self, waiting: int) -> list[Replica]:
+        """Replicas that became ready since the last call, without waiting.
+
+        Args:
+            waiting: Shards that nobody has in hand: for no more than these is it worth to start further replicas.
+        """
+
+    def leaving(self) -> set[str]:
+        """The names of replicas that will be taken away soon, with their node."""
 
     def bury(self, replica: Replica) -> None:
         """Take note of a dead replica and start another in its place."""
@@ -83,7 +92,7 @@ class InlineReplica:
 
     def __init__(self, worker: Worker) -> None:
         """Wrap a running worker."""
-        self._worker = worker
+        self._worker, self.node = worker, platform.node()
 
     def submit(self, task: Task) -> Future[ShardReport | None]:
         """See `Replica.submit`."""
@@ -100,7 +109,7 @@ class InlinePool:
     def __init__(self, job: Job, config: ClusterConfig, note: Callable[[str], None]) -> None:
         """Take what the worker needs, and how to tell what is going on."""
         self._job, self._note = job, note
-        self._sizing = choose_sizing(config, Demand(1, 0), total_cpus=cores())
+        self._sizing = choose_sizing(config, Demand(1, 0), [Node(cores())])
         self._worker: Worker | None = None
 
     def start(self) -> list[Replica]:
@@ -109,9 +118,13 @@ class InlinePool:
         self._worker = Worker(self._job, threads=self._sizing.threads)
         return [InlineReplica(self._worker)]
 
-    def arrivals(self) -> list[Replica]:
+    def arrivals(self, waiting: int) -> list[Replica]:
         """None: there is only the one."""
         return []
+
+    def leaving(self) -> set[str]:
+        """None: if this machine goes, so does the job."""
+        return set()
 
     def bury(self, replica: Replica) -> None:
         """Give up: a replica that hangs in this process cannot be ended without it.

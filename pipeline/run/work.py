@@ -83,6 +83,11 @@ class Work:
         return len(self._elsewhere)
 
     @property
+    def waiting(self) -> int:
+        """Shards that can be handed out."""
+        return len(self._queue) + len(self._alone)
+
+    @property
     def wants_alone(self) -> bool:
         """Whether a task waits that must have a replica for itself."""
         return bool(self._alone)
@@ -110,6 +115,11 @@ class Work:
         # Attempts are counted by each driver, so what an earlier one left there is no witness for this one.
         self.claims.store.delete(witness(shard.index))
         return replace(self._task(shard, suspect), witness=witness(shard.index))
+
+    def copy(self, task: Task) -> Task:
+        """Return a task that another replica has in hand, to be done a second time."""
+        attempt = self._attempts[task.shard.index] = self._attempts.get(task.shard.index, 0) + 1
+        return replace(task, attempt=attempt)
 
     def done(self, task: Task) -> None:
         """A task came to its end: a part is committed, or a trial passed."""

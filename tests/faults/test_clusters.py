@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,34 +65,66 @@ def children(parent: int) -> list[int]:
     return found
 
 
-def test_fault_23_a_raylet_is_killed(cluster: Any, source: Path, reference: Path, tmp_path: Path) -> None:
+def test_fault_23_and_24_a_raylet_is_killed_and_another_joins(
+    cluster: Any, source: Path, reference: Path, tmp_path: Path
+) -> None:
     first = cluster.add_node(num_cpus=1)
-    cluster.add_node(num_cpus=1)
-    output = tmp_path / "out"
-    options = ("cluster=existing", f"cluster.address={cluster.address}", "cluster.replicas=2", *OPTIONS)
-    with started_generate(source, output, *options) as run:
-        assert wait_until(lambda: (output / "_job" / "events").is_dir() and len(events(output, "replica_up")) == 2)
-        run.wait_for_part()
-        kill_node(first)
-        code, text = run.finish()
-    assert code == 0, text
-    (down,) = events(output, "replica_down")
-    assert down["counts"] is False, down
-    assert not (output / "_job" / "suspects").exists(), "the end of a node is held against no row"
-    assert_same_rows(reference, output)
-
-
-def test_fault_24_a_node_joins(cluster: Any, source: Path, reference: Path, tmp_path: Path) -> None:
     cluster.add_node(num_cpus=1)
     output = tmp_path / "out"
     options = ("cluster=existing", f"cluster.address={cluster.address}", *OPTIONS)
     with started_generate(source, output, *options) as run:
+        assert wait_until(lambda: (output / "_job" / "events").is_dir() and len(events(output, "replica_up")) == 2)
         run.wait_for_part()
+        kill_node(first)
+        assert wait_until(lambda: len(events(output, "replica_down")) == 1)
         cluster.add_node(num_cpus=1)
         code, text = run.finish()
     assert code == 0, text
-    assert len(events(output, "replica_up")) == 2
+    (down,) = events(output, "replica_down")
+    assert down["counts"] is False, down
+    assert len(down["shards"]) <= 2, "what it had in flight"
+    assert not (output / "_job" / "suspects").exists(), "the end of a node is held against no row"
+    assert len(events(output, "replica_up")) == 3
+    came = [replica["replica"] for replica in events(output, "replica_up")]
+    assert {shard["replica"] for shard in events(output, "shard_started")} == set(came)
     assert_same_rows(reference, output)
+
+
+def test_a_node_that_is_drained_finishes_nothing_that_is_not_done_elsewhere(
+    cluster: Any, source: Path, reference: Path, tmp_path: Path
+) -> None:
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    output = tmp_path / "out"
+    options = ("cluster=existing", f"cluster.address={cluster.address}", *OPTIONS)
+    with started_generate(source, output, *options) as run:
+        assert wait_until(lambda: (output / "_job" / "events").is_dir() and len(events(output, "replica_up")) == 2)
+        run.wait_for_part()
+        announce_the_end_of(nodes[0], cluster)
+        code, text = run.finish()
+    assert code == 0, text
+    (leaving,) = events(output, "replica_leaving")
+    (down,) = events(output, "replica_down")
+    assert (down["replica"], down["counts"], down["shards"]) == (leaving["replica"], False, [])
+    late = [
+        s for s in events(output, "shard_started") if s["replica"] == leaving["replica"] and s["time"] > leaving["time"]
+    ]
+    assert late == []
+    assert_same_rows(reference, output)
+
+
+def announce_the_end_of(node: Any, cluster: Any) -> None:
+    """Tell the cluster what a cloud's notice of preemption makes known: that a node has a minute left."""
+    script = """
+import sys, time
+from ray._raylet import GcsClient
+from ray.core.generated import autoscaler_pb2
+client = GcsClient(address=sys.argv[1])
+print(client.drain_node(sys.argv[2], autoscaler_pb2.DRAIN_NODE_REASON_PREEMPTION, "preempted", int((time.time() + 60) * 1000)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, cluster.address, node.node_id], check=True, capture_output=True, text=True
+    )
+    assert "True" in done.stdout, done
 
 
 @pytest.mark.slow
@@ -116,4 +150,7 @@ def test_fault_37_resources_that_never_come(cluster: Any, source: Path, tmp_path
     with started_generate(source, tmp_path / "out", *options, "cluster.start_timeout=3") as run:
         code, text = run.finish()
     assert code == 75, text
-    assert "0 of 1 replicas started within cluster.start_timeout=3 s; each needs 64 CPU and 0 GPU, and free are" in text
+    assert (
+        "0 of 1 replicas started within cluster.start_timeout=3 s; each needs 64 CPU, 0 GPU, 1.0 GiB on one node"
+        in text
+    )

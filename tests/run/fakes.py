@@ -29,6 +29,7 @@ class FakeReplica:
     in_hand: list[tuple[Task, Future[ShardReport | None]]] = field(default_factory=list)
     counters: Progress = field(default_factory=Progress)
     store: View | None = None
+    node: str = "here"
 
     def submit(self, task: Task) -> Future[ShardReport | None]:
         future: Future[ShardReport | None] = Future()
@@ -68,6 +69,7 @@ class FakePool:
     alive: list[FakeReplica] = field(default_factory=list)
     starting: list[FakeReplica] = field(default_factory=list)
     buried: list[str] = field(default_factory=list)
+    left: set[str] = field(default_factory=set)
     made: int = 0
     store: View | None = None
 
@@ -79,7 +81,10 @@ class FakePool:
         self.alive = [self.make() for _ in range(self.size)]
         return list(self.alive)
 
-    def arrivals(self) -> list[Replica]:
+    def leaving(self) -> set[str]:
+        return self.left
+
+    def arrivals(self, waiting: int) -> list[Replica]:
         if not self.starting:
             return []
         if self.patience > 0:

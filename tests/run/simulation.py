@@ -71,6 +71,7 @@ class SimReplica:
     in_hand: list[tuple[Task, Future[ShardReport | None]]] = field(default_factory=list)
     alive: bool = True
     beats: int = 0
+    node: str = "somewhere"
 
     def submit(self, task: Task) -> Future[ShardReport | None]:
         future: Future[ShardReport | None] = Future()
@@ -155,7 +156,13 @@ class SimPool:
     def start(self) -> list[Replica]:
         return [self._new() for _ in range(self.wanted)]
 
-    def arrivals(self) -> list[Replica]:
+    def leaving(self) -> set[str]:
+        """Now and then one of two is about to go."""
+        if len(self.replicas) > 1 and self.world.chance(self.world.faults / 4):
+            return {self.world.rng.choice(self.replicas).name}
+        return set()
+
+    def arrivals(self, waiting: int) -> list[Replica]:
         if self.starting and self.world.chance(0.5):
             self.starting -= 1
             return [self._new()]

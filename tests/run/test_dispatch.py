@@ -312,3 +312,121 @@ def test_any_order_of_ends_and_deaths_reports_each_shard_once(
         assert len(story.reports) == len(set(story.reports))
     else:
         assert sorted(story.reports) == list(range(count))
+
+
+def slow_start(story: Story) -> Script:
+    """Two replicas with two shards each, of which one is through with its own after a second, and the other is not."""
+
+    def quick(pool: FakePool) -> None:
+        story.time += 1
+        pool.alive[0].complete()
+        pool.alive[0].complete()
+
+    def late(pool: FakePool) -> None:
+        story.time += 1.5  # more than twice as long
+
+    return Script(quick, late)
+
+
+def test_the_last_shards_of_a_slow_replica_are_done_by_another_too() -> None:
+    story = Story(FakePool(2), lambda pool: None)
+    start = slow_start(story)
+    seen: list[list[list[int]]] = []
+
+    def tell(pool: FakePool) -> None:
+        if story.ticks <= 2:
+            start(pool)
+            return
+        story.time += 1
+        seen.append([r.holds for r in pool.alive])
+        if pool.alive[0].in_hand:
+            pool.alive[0].complete()
+
+    story.tell = tell
+    dispatcher = story.run(4)
+    assert [[1], [1, 3]] in seen, "both have it in hand"
+    assert sorted(story.reports) == [0, 1, 2, 3], "each is reported once"
+    assert [(e["shard"], e["replica"], e["of"]) for e in story.named("shard_copied")] == [
+        (1, "replica-0", "replica-1"), (3, "replica-0", "replica-1")
+    ]  # fmt: skip
+    assert [t.attempt for t, _ in dispatcher.replicas[1].in_hand] == [1, 1], "the slow one is not waited for"  # type: ignore[attr-defined]
+
+
+def test_what_comes_late_of_a_shard_that_another_has_done_is_passed_over() -> None:
+    story = Story(FakePool(2), lambda pool: None)
+    start = slow_start(story)
+
+    def tell(pool: FakePool) -> None:
+        if story.ticks <= 2:
+            start(pool)
+            return
+        quick, slow = pool.alive
+        if 1 in quick.holds and 1 in slow.holds:
+            quick.complete(quick.holds.index(1))
+        elif 1 in slow.holds:
+            slow.fail(CorruptInput("too late to matter"))
+        elif slow.in_hand:
+            slow.complete()  # shard 3, of which the copy is the late one now
+
+    story.tell = tell
+    story.run(4)
+    assert sorted(story.reports) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_death_of_one_of_two_that_have_a_shard_is_held_against_nothing(first: int) -> None:
+    story = Story(FakePool(2, barren=True), lambda pool: None)
+    start = slow_start(story)
+
+    def tell(pool: FakePool) -> None:
+        if story.ticks <= 2:
+            start(pool)
+        elif story.ticks == 3:
+            pool.alive[first].die("killed")
+        else:
+            complete_all(pool)
+
+    story.tell = tell
+    story.run(4)
+    assert sorted(story.reports) == [0, 1, 2, 3]
+    assert not [name for name in story.files.files if "suspects" in name]
+
+
+def test_a_replica_that_will_be_taken_away_gets_nothing_more_and_another_does_what_it_has() -> None:
+    story = Story(FakePool(2), lambda pool: None)
+    seen: list[list[list[int]]] = []
+
+    def tell(pool: FakePool) -> None:
+        seen.append([r.holds for r in pool.alive])
+        if story.ticks == 1:
+            pool.left = {"replica-1"}
+        elif story.ticks < 9:
+            while pool.alive[0].in_hand:
+                pool.alive[0].complete()
+        else:
+            complete_all(pool)
+
+    story.tell = tell
+    story.run(8)
+    assert seen[0] == [[0, 2], [1, 3]]
+    assert [1, 3] in [holds[0] for holds in seen], "before anything new"
+    assert sorted(story.reports) == list(range(8))
+    assert [e["replica"] for e in story.named("replica_leaving")] == ["replica-1"]
+    (down,) = story.named("replica_down")
+    assert (down["counts"], down["shards"]) == (False, [])
+    assert story.pool.buried == ["replica-1"], "as soon as nothing of it is wanted"
+
+
+def test_the_only_replica_finishes_what_it_has_before_it_goes() -> None:
+    story = Story(FakePool(1), lambda pool: None)
+
+    def tell(pool: FakePool) -> None:
+        if story.ticks == 1:
+            pool.left = {"replica-0"}
+        elif story.ticks > 3:
+            complete_all(pool)
+
+    story.tell = tell
+    story.run(4)
+    assert sorted(story.reports) == [0, 1, 2, 3]
+    assert [e["replica"] for e in story.named("replica_up")] == ["replica-0", "replica-1"]

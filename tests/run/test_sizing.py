@@ -4,10 +4,12 @@ import os
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.run import sizing
-from pipeline.run.config import ClusterConfig
-from pipeline.run.sizing import Demand, Sizing, choose_sizing, cores
+from pipeline.run.config import ClusterConfig, bytes_of
+from pipeline.run.sizing import CORES_A_REPLICA, Demand, Node, Sizing, choose_sizing, cores
 
 GIB = 2**30
 
@@ -18,7 +20,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sized(*, shards: int = 1000, weights: int = GIB, cpus: int = 16, gpus: float = 0, **config: Any) -> tuple[int, int]:
-    found = choose_sizing(ClusterConfig(**config), Demand(shards, weights), total_cpus=cpus, total_gpus=gpus)
+    found = choose_sizing(ClusterConfig(**config), Demand(shards, weights), [Node(cpus, gpus)])
     assert isinstance(found, Sizing)
     return found.replicas, found.threads
 
@@ -41,7 +43,66 @@ def test_auto_takes_no_more_than_memory_holds() -> None:
 
 
 def test_this_machines_memory_says_nothing_about_a_cluster() -> None:
-    assert sized(cpus=64, weights=10 * GIB, name="existing", address="auto") == (8, 8)
+    assert sized(cpus=64, weights=100 * GIB, name="existing", address="auto") == (8, 8)
+
+
+def on(nodes: list[Node], *, shards: int = 1000, weights: int = GIB, **config: Any) -> Sizing:
+    return choose_sizing(ClusterConfig(name="existing", address="auto", **config), Demand(shards, weights), nodes)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "wanted"),
+    [
+        ([1, 1], (2, 1)), ([4, 4], (2, 4)), ([6, 6, 6], (3, 6)), ([12], (2, 6)), ([0, 8, 16], (3, 8)), ([66], (8, 8)),
+        ([2, 64], (8, 8)), ([2] * 40 + [64], (72, 2)), ([0], (1, 1)), ([], (1, 1)),
+    ],
+)  # fmt: skip
+def test_on_a_cluster_a_replica_fits_a_node(cpus: list[int], wanted: tuple[int, int]) -> None:
+    found = on([Node(count) for count in cpus])
+    assert (found.replicas, found.threads) == wanted
+
+
+def test_on_a_cluster_memory_counts_node_by_node() -> None:
+    found = on([Node(16, memory=5 * GIB), Node(16, memory=100 * GIB)], weights=2 * GIB)
+    assert (found.replicas, found.threads, found.memory) == (3, 8, 5 * GIB)
+    assert on([Node(16, memory=4 * GIB)], weights=2 * GIB, memory_per_replica="2GiB").replicas == 2
+    assert on([Node(16, memory=1)], memory_per_replica="0").replicas == 2
+
+
+def test_on_a_cluster_gpus_and_shares_of_gpus() -> None:
+    nodes = [Node(32, gpus=4), Node(8, gpus=1), Node(64)]
+    assert (on(nodes, gpus_per_replica=1).replicas, on(nodes, gpus_per_replica=1).threads) == (5, 8)
+    assert on(nodes, gpus_per_replica=0.4).replicas == 10, "a share lies on one GPU"
+    assert on(nodes, gpus_per_replica=2, cpus_per_replica="16").replicas == 2
+
+
+def test_on_a_cluster_a_number_is_given_as_many_threads_as_there_is_room_for() -> None:
+    nodes = [Node(8), Node(8)]
+    assert [on(nodes, replicas=str(n)).threads for n in (1, 2, 3, 4, 5, 16, 17)] == [8, 8, 4, 4, 2, 1, 1]
+
+
+@given(
+    nodes=st.lists(st.builds(Node, st.integers(0, 100), st.integers(0, 8), st.integers(0, 64).map(lambda n: n * GIB))),
+    shards=st.integers(0, 300), weights=st.integers(0, 20 * GIB), gpus=st.sampled_from([0, 0.25, 0.5, 1, 2]),
+)  # fmt: skip
+def test_what_auto_takes_there_is_room_for(nodes: list[Node], shards: int, weights: int, gpus: float) -> None:
+    found = on(nodes, shards=shards, weights=weights, gpus_per_replica=gpus)
+    room = sum(found.fit(node) for node in nodes)
+    assert 1 <= found.threads <= CORES_A_REPLICA
+    assert found.replicas == max(1, min(room, shards))
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("6GiB", 6 * GIB), ("1.5 GB", 1.5e9), ("512MiB", 2**29), ("0", 0), ("7gb", 7e9)]
+)
+def test_amounts_of_memory(text: str, wanted: float) -> None:
+    assert bytes_of(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["", "six", "-1GB", "6TB", "6 G", "auto "])
+def test_what_is_no_amount_of_memory(text: str) -> None:
+    with pytest.raises(ValueError, match="memory_per_replica"):
+        ClusterConfig(memory_per_replica=text)
 
 
 def test_auto_where_memory_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,136 @@
+"""A replica as a Ray actor: the worker in the actor's process, and what dispatch sees of it.
+
+It does not know how many there are, or where they are started.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import PromptmillError
+from pipeline.run.ray_cluster import ActorUnavailableError, RayActorError, RayError, RayTaskError, ray, reason
+from pipeline.run.ray_nodes import nodes, this_node
+from pipeline.run.reach import check_reach
+from pipeline.run.replica import ReplicaDied, ReplicaLost
+from pipeline.run.sizing import Sizing
+from pipeline.types import Progress, ShardReport, Task
+from pipeline.worker import Job, Worker
+
+CALLS = 4
+"""Calls that a replica takes at a time: two shards, one look at its progress, one to spare."""
+_NODE_GONE = re.compile(
+    r"node (has )?(died|was terminated|is dead|was preempted|failed)|node.{0,80}(unreachable|drain)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a replica is told of where it is.
+
+    Attributes:
+        sizing: How many replicas there are, and what each takes of its node.
+        home: The id of the driver's node.
+        many: Whether there are other nodes, so that errors name theirs.
+    """
+
+    sizing: Sizing
+    home: str
+    many: bool
+
+
+class ReplicaActor:
+    """The worker in an actor's process. The model is loaded by `ready`, so that its errors come back as they are."""
+
+    def __init__(self, job: Job, place: Place) -> None:
+        """Remember what to do."""
+        self._job, self._place = job, place
+        self._worker: Worker | None = None
+
+    def ready(self) -> dict[str, Any]:
+        """Load the model, and return the facts about this replica."""
+        here = next(node for node in nodes(with_draining=True) if node.id == this_node())
+        sizing = self._place.sizing
+        together = max(1, min(sizing.fit(here.size), sizing.replicas))  # that share this node
+        share = min(sizing.gpus, 1.0) if sizing.gpus > 0 else 1 / together
+        try:
+            if here.id != self._place.home:
+                check_reach(self._job)
+            self._worker = Worker(self._job, threads=sizing.threads, memory_share=share, work_share=1 / sizing.replicas)
+        except PromptmillError as error:
+            if not self._place.many:
+                raise
+            raise type(error)(f"on node {here.name}: {error}") from error
+        return {**self._worker.facts, "pid": os.getpid(), "node": here.name, "node_id": here.id}
+
+    def process(self, task: Task) -> ShardReport | None:
+        """Do a task, and wait for it."""
+        if self._worker is None:
+            raise RuntimeError("process before ready")
+        return self._worker.submit(task).result()
+
+    def progress(self) -> Progress:
+        """The counters of the worker."""
+        return self._worker.progress() if self._worker is not None else Progress()
+
+
+class RayReplica:
+    """An actor, as dispatch sees it."""
+
+    def __init__(self, name: str, actor: Any, facts: dict[str, Any]) -> None:
+        """Wrap an actor that is ready."""
+        self.name, self._actor, self.facts = name, actor, facts
+        self.node: str = facts["node"]
+        self._progress = Progress()
+        self._asked: Any = None
+
+    def submit(self, task: Task) -> Future[ShardReport | None]:
+        """See `Replica.submit`."""
+        result: Future[ShardReport | None] = Future()
+        self._actor.process.remote(task).future().add_done_callback(lambda f: _pass_on(f, result))
+        return result
+
+    def progress(self) -> Progress:
+        """See `Replica.progress`: the last answer, and another question on its way."""
+        if self._asked is not None:
+            done, _ = ray.wait([self._asked], timeout=0)
+            if not done:
+                return self._progress
+            try:
+                self._progress = ray.get(self._asked)
+            except RayError:
+                return self._progress  # dead or dying: dispatch hears of it through its shards
+        self._asked = self._actor.progress.remote()
+        return self._progress
+
+
+def unwrap(error: BaseException) -> BaseException:
+    """Turn what Ray raises for an actor into what it means."""
+    if isinstance(error, RayTaskError):
+        cause = error.cause
+        return cause if isinstance(cause, PromptmillError) else error
+    if isinstance(error, RayActorError):
+        return (ReplicaLost if _is_of_the_cluster(error) else ReplicaDied)(reason(error))
+    return error
+
+
+def _pass_on(source: Any, result: Future[ShardReport | None]) -> None:
+    """Settle `result` as `source` is settled, with Ray's exceptions turned into ours."""
+    error = source.exception()
+    if error is None:
+        result.set_result(source.result())
+    else:
+        result.set_exception(unwrap(error))
+
+
+def _is_of_the_cluster(error: RayActorError) -> bool:
+    """Whether an actor is gone for a reason that has nothing to do with what it did: its node, or a network."""
+    text = str(error).lower()
+    return (
+        error.preempted
+        or isinstance(error, ActorUnavailableError)
+        or ("node" in text and _NODE_GONE.search(text) is not None)
+    )

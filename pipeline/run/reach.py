@@ -1,0 +1,35 @@
+"""What a replica's node must see as the driver sees it: the output's folder, and the model's bytes.
+
+A path means something else on every node that does not share it. Without this look, a node's parts would lie on its own
+disk, and another model of the same name would be taken for the planned one. It does not know Ray.
+"""
+
+from __future__ import annotations
+
+from pipeline.engine.checkpoint import resolve
+from pipeline.errors import ModelRefused, PlanRefused
+from pipeline.output.folder import OutputFolder
+from pipeline.store.base import open_store
+from pipeline.worker import Job
+
+
+def check_reach(job: Job) -> None:
+    """Look at output and model from here.
+
+    Raises:
+        PlanRefused: If the output's folder does not hold the plan.
+        ModelRefused: If the model is not there, or is not the one that was planned with.
+    """
+    path = job.output.path
+    if not OutputFolder(open_store(path, allow_unsafe=job.output.allow_unsafe_store)).holds(job.plan):
+        raise PlanRefused(
+            f"output.path={path}: does not hold the plan that the driver put there; nodes need a folder that they share, or "
+            "an object store"
+        )
+    planned = job.plan.fingerprint["model"]["content"]
+    found = resolve(job.model).content()
+    if found != planned:
+        different = min(name for name in planned.keys() | found.keys() if planned.get(name) != found.get(name))
+        raise ModelRefused(
+            f"model.path={job.model.path}: {different} is not what the driver has; give every node the same"
+        )
