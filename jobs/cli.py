@@ -18,6 +18,7 @@ from pipeline import __version__
 JOBS = {
     "generate": "prompts in Parquet → generations and per-token statistics in Parquet",
     "verify": "proves an output complete and intact; replays rows and compares their bits",
+    "submit": "hands a job to a Ray cluster and follows it",
 }
 
 

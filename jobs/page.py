@@ -26,11 +26,12 @@ VALUES = r"""
 
 
 def job_page(
-    job: str, summary: str, schema: type, examples: Sequence[tuple[str, str]], exit_codes: Sequence[int]
-) -> str:
+    job: str, summary: str, schema: type, examples: Sequence[tuple[str, str]], exit_codes: Sequence[int],
+    usage: Sequence[str] = ("[KEY=VALUE | GROUP=PRESET ...]",),
+) -> str:  # fmt: skip
     """Return the page that `promptmill JOB --help` prints."""
     lines = [f"promptmill {job}: {summary}", "", "Usage"]
-    lines += [f"  promptmill {job} [KEY=VALUE | GROUP=PRESET ...]", ""]
+    lines += [*(f"  promptmill {job} {words}" for words in usage), ""]
     lines += list(_table([(flag, text) for flag, text in FLAGS]))
     if of_groups := list(_presets(job)):
         lines += ["", "Presets (GROUP=PRESET, * is the default)", *of_groups]

@@ -85,6 +85,13 @@ MEANINGS_OF = {
         "output.path": "the folder of the output",
         "replay": "rows that are generated again on this machine and compared bit for bit",
     },
+    "submit": {
+        "job": "the job to run there; all keys that are not named here are its own",
+        "submission_id": "the submission's name, such as nightly-${now:%Y-%m-%d}: submitted twice, it runs once",
+        "address": "the cluster's job server, such as http://head:8265; null: Ray's own variables, or this machine",
+        "python": "the interpreter on the cluster's head that has what promptmill needs",
+        "wait": "show what the job prints until it ends, and end with its exit code; --no-wait is wait=false",
+    },
 }
 """What a key means in one job, where that is not what it means in `generate`."""
 

@@ -13,10 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from jobs.keys import keys
 from pipeline.errors import ConfigurationError
 from pipeline.inspect.config import VerifyConfig
-from pipeline.run.config import GenerateConfig
+from pipeline.run.config import GenerateConfig, SubmitConfig
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-SCHEMAS: dict[str, type] = {"generate": GenerateConfig, "verify": VerifyConfig}
+SCHEMAS: dict[str, type] = {"generate": GenerateConfig, "verify": VerifyConfig, "submit": SubmitConfig}
 
 
 def register() -> None:

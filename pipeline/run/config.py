@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import secrets
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.output.config import OutputConfig
@@ -102,3 +104,27 @@ class GenerateConfig:
         require(0 <= self.max_error_rate <= 1, "max_error_rate", self.max_error_rate, "from 0 to 1")
         time_of_day = self.deadline is None or re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d", self.deadline)
         require(bool(time_of_day), "deadline", self.deadline, "null or a local time of day such as 06:00")
+
+
+@dataclass(kw_only=True)
+class SubmitConfig:
+    """What `submit` itself can be told; everything else on its command line is the submitted job's.
+
+    `submission_id` names the submission: submitted twice, it runs once. Null makes a name from the time. `address` is that of
+    the cluster's job server, such as http://head:8265; null is what Ray's environment variables say, or this machine.
+    """
+
+    job: str = "generate"
+    submission_id: str | None = None
+    address: str | None = None
+    wait: bool = True
+    python: str = "python"
+
+    def __post_init__(self) -> None:
+        """Check every field, and settle on an id."""
+        given = self.submission_id
+        self.id = given if given is not None else f"promptmill-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+        require(
+            re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.id) is not None, "submission_id", given,
+            "up to 100 letters, digits, dots, dashes and underscores, such as nightly-2026-11-22",
+        )  # fmt: skip

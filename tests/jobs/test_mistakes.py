@@ -62,6 +62,7 @@ OUT_OF_RANGE = {
     "cluster.replicas": "some",
     "cluster.min_replicas": "0",
     "cluster.cpus_per_replica": "0",
+    "cluster.memory_per_replica": "six",
     "cluster.gpus_per_replica": "-1",
     "cluster.start_timeout": "0",
     "cluster.hang_timeout": "0",
@@ -110,7 +111,7 @@ def test_wrong_type(key: Any, capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_key_that_has_a_range_is_tried() -> None:
     free = {k for k in KEYS if k.endswith("_column")} | {"model.revision", "model.tokenizer", "model.adapter"}
     free |= {"sampling.ignore_eos", "stats.prompt_logprobs", "output.include_prompt", "source.template"}
-    free |= {"engine.prefix_caching", "output.allow_unsafe_store"}
+    free |= {"engine.prefix_caching", "output.allow_unsafe_store", "cluster.ship_code"}
     assert set(OUT_OF_RANGE) | free == set(KEYS)
 
 

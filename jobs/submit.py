@@ -1,0 +1,130 @@
+"""`promptmill submit`: hands a job to a Ray cluster, follows it, and ends with its exit code.
+
+It does not know how a cluster is spoken to.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+from jobs.arguments import parse
+from jobs.launch import Job, configure_logging, show, tell
+from jobs.leave import leave
+from jobs.page import job_page
+from pipeline.errors import ConfigurationError, Interrupted, PromptmillError
+from pipeline.run.config import SubmitConfig
+
+VERBS = ("status", "stop")
+OWN = ("job", "submission_id", "address", "wait", "python")
+
+USAGE = ("[--no-wait] [KEY=VALUE | GROUP=PRESET ...]", "status submission_id=NAME", "stop submission_id=NAME")
+
+JOB = Job(
+    name="submit",
+    summary="hands a job to a Ray cluster and follows it",
+    schema=SubmitConfig,
+    run=lambda config, yaml: 0,
+    examples=(
+        (
+            "tonight's job: submitted twice, it runs once",
+            "promptmill submit submission_id=nightly-2026-11-22 address=http://head:8265 "
+            "source.path=s3://bucket/prompts output.path=s3://bucket/2026-11-22",
+        ),
+        ("without waiting for its end", "promptmill submit --no-wait submission_id=first experiment=demo"),
+        ("how it stands", "promptmill submit status submission_id=first"),
+        ("stop it, resumable", "promptmill submit stop submission_id=first"),
+    ),
+    exit_codes=(0, 1, 2, 3, 4, 75, 130),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job with a command line, or the process's own, and return the exit code."""
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except PromptmillError as error:
+        return tell(error)
+    except KeyboardInterrupt:
+        return tell(Interrupted("stopped by SIGINT"))
+
+
+def _run(argv: list[str]) -> int:
+    no_wait = "--no-wait" in argv
+    arguments = parse([word for word in argv if word != "--no-wait"])
+    if arguments.help:
+        return show(job_page(JOB.name, JOB.summary, JOB.schema, JOB.examples, JOB.exit_codes, USAGE) + "\n")
+    overrides = list(arguments.overrides)
+    verb = overrides.pop(0) if overrides[:1] and overrides[0] in VERBS else None
+    own = [line for line in overrides if line.partition("=")[0] in OWN]
+    rest = [line for line in overrides if line not in own]
+
+    from jobs.bundle import bundle, command  # late: Hydra is not needed for the help page
+    from jobs.compose import compose_runs
+    from jobs.schema import SCHEMAS
+
+    (composed,) = compose_runs("submit", SubmitConfig, replace(parse(own), show_config=arguments.show_config))
+    if arguments.show_config:
+        return show(composed.yaml)
+    config = composed.config
+    assert config is not None
+    if verb is not None:
+        return _ask(verb, config, rest)
+    if config.job not in SCHEMAS or config.job == "submit":
+        raise ConfigurationError(f"job={config.job}: must be one of {', '.join(j for j in SCHEMAS if j != 'submit')}")
+    line = command(config.job, config.python, replace(arguments, overrides=tuple(rest)))
+    configure_logging()
+    from pipeline.run.signals import signals_raise
+    from pipeline.run.submission import Handed, JobServer
+
+    with signals_raise():
+        server = JobServer(config.address)
+        with bundle(arguments.config_dir) as folder:
+            handed = server.submit(config.id, line, folder)
+        _say(f"{config.id}: {handed.value}")
+        if handed is Handed.DONE:
+            return 0
+        if no_wait or not config.wait:
+            return 0
+        try:
+            state = server.follow(config.id, lambda text: print(text, end="", flush=True))
+        except KeyboardInterrupt:
+            _say(f"{config.id} goes on without being followed; stop it with: promptmill submit stop {_where(config)}")
+            raise
+    if state.exit_code != 0:
+        _say(f"{config.id}: {state.status}, exit code {state.exit_code}: {_last_line(state.message)}")
+    return state.exit_code or 0
+
+
+def _ask(verb: str, config: SubmitConfig, rest: Sequence[str]) -> int:
+    """`status` and `stop`."""
+    if config.submission_id is None:
+        raise ConfigurationError(f"submit {verb}: which? give submission_id=…")
+    if rest:
+        raise ConfigurationError(f"submit {verb}: takes only submission_id and address, not {rest[0]}")
+    from pipeline.run.signals import signals_raise
+    from pipeline.run.submission import JobServer
+
+    with signals_raise():
+        server = JobServer(config.address)
+        state = server.known(config.id) if verb == "status" else server.stop(config.id)
+    code = "" if state.exit_code is None else f", exit code {state.exit_code}"
+    print(f"{config.id}: {state.status}{code}")
+    return 0
+
+
+def _say(text: str) -> None:
+    print("promptmill:", text, file=sys.stderr, flush=True)
+
+
+def _last_line(message: str) -> str:
+    return next((line.strip() for line in reversed(message.splitlines()) if line.strip()), "no message")
+
+
+def _where(config: SubmitConfig) -> str:
+    return f"submission_id={config.id}" + (f" address={config.address}" if config.address else "")
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,235 @@
+"""A job on a Ray cluster, by Ray's Jobs API: handed over once, whoever does it how often, followed to its end, stopped.
+
+It does not know what the job does: a command line, and a folder with the code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ClusterLost, ConfigurationError
+from pipeline.run.ray_cluster import RayError, reason
+
+LOST_SECONDS = 60.0
+"""Seconds without an answer after which the cluster's job server counts as lost."""
+LOOK_SECONDS = 1.0
+"""Seconds between two looks at whether a job has ended."""
+CHATTY = ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
+"""Loggers of Ray's client, which set their level themselves."""
+STOPPED = 143
+"""Exit code of a job that was stopped: Ray sends it SIGTERM."""
+
+
+class Handed(Enum):
+    """What became of a submission."""
+
+    NEW = "submitted"
+    AGAIN = "submitted again: it had ended without success"
+    RUNNING = "is there already, and is followed"
+    DONE = "is through already; nothing is started"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How a submitted job stands.
+
+    Attributes:
+        status: Ray's word: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
+        command: Its command line.
+        message: What Ray says of it.
+        exit_code: Of the job; null while it has not ended.
+    """
+
+    status: str
+    command: str
+    message: str
+    exit_code: int | None
+
+
+class JobServer:
+    """The job server of a cluster.
+
+    Args:
+        address: Where it is, such as http://head:8265; null: what Ray's environment variables say, or this machine.
+
+    Raises:
+        ClusterLost: If it does not answer.
+        ConfigurationError: If the address cannot be one, Ray's job client is not installed, or the cluster wants a token.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        """Connect."""
+        self._shown = address or "this machine"
+        self._seen = 0  # characters of a log that are an earlier try's
+        from ray.job_submission import JobSubmissionClient  # late: it brings in a web client
+
+        for name in CHATTY:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            with _asking(f"address={self._shown}"):
+                self._client: Any = JobSubmissionClient(address)
+        except ConnectionError as error:
+            raise ClusterLost(
+                f"address={self._shown}: no Ray job server answers there; it is at port 8265 of a cluster's head, unless its "
+                "dashboard is off"
+            ) from error
+
+    def submit(self, submission_id: str, command: str, folder: Path) -> Handed:
+        """Have the cluster run a command in a folder, unless it has, or does so already under this id.
+
+        A job of this id that ended without success is submitted again, as it goes on where it was.
+
+        Raises:
+            ConfigurationError: If the id belongs to another command.
+        """
+        before = self.state(submission_id)
+        if before is not None:
+            if before.command != command:
+                raise ConfigurationError(f"submission_id={submission_id}: belongs to another command: {before.command}")
+            if before.status == "SUCCEEDED":
+                return Handed.DONE
+            if before.exit_code is None:
+                return Handed.RUNNING
+            self._forget(submission_id)
+        try:
+            with _asking("submit"):
+                self._client.submit_job(
+                    entrypoint=command, submission_id=submission_id, runtime_env={"working_dir": str(folder)}
+                )
+        except ConfigurationError as error:
+            if "already exists" not in str(error.__cause__):
+                raise
+            return Handed.RUNNING  # another was quicker
+        return Handed.NEW if before is None else Handed.AGAIN
+
+    def state(self, submission_id: str) -> State | None:
+        """How a job stands; null if there is none of this id."""
+        try:
+            with _asking(f"submission_id={submission_id}"):
+                info = self._client.get_job_info(submission_id)
+        except ConfigurationError as error:
+            if "does not exist" in str(error.__cause__):
+                return None
+            raise
+        status = str(info.status)
+        return State(status, info.entrypoint, info.message or "", _exit_code(status, info.driver_exit_code))
+
+    def follow(self, submission_id: str, show: Callable[[str], None]) -> State:
+        """Show what a job prints until it ends; an interruption of the network shorter than a minute is passed over.
+
+        Raises:
+            ClusterLost: If the job server is gone, or the job is.
+        """
+        shown = _Shown(show, self._seen)
+        heard = time.monotonic()
+        while True:
+            try:
+                asyncio.run(self._show(submission_id, shown))
+                state = self.state(submission_id)
+                if state is None:
+                    raise ClusterLost(f"{submission_id} is no longer known to the cluster at {self._shown}")
+                if state.exit_code is not None:
+                    return state
+                heard = time.monotonic()
+            except (OSError, RuntimeError, ConfigurationError, RayError) as error:  # aiohttp's errors among them
+                if time.monotonic() - heard > LOST_SECONDS:
+                    raise ClusterLost(
+                        f"the job server at {self._shown} has not answered for {LOST_SECONDS:g} s ({reason(error)}); the job "
+                        "may be running still: submit it again with the same submission_id to follow it"
+                    ) from error
+            time.sleep(LOOK_SECONDS)
+
+    def stop(self, submission_id: str) -> State:
+        """Stop a job, and wait until it has ended.
+
+        Raises:
+            ConfigurationError: If there is none of this id.
+        """
+        state = self.known(submission_id)
+        if state.exit_code is None:
+            self._client.stop_job(submission_id)
+        while state.exit_code is None:
+            time.sleep(LOOK_SECONDS)
+            state = self.known(submission_id)
+        return state
+
+    def known(self, submission_id: str) -> State:
+        """How a job stands.
+
+        Raises:
+            ConfigurationError: If there is none of this id.
+        """
+        state = self.state(submission_id)
+        if state is None:
+            raise ConfigurationError(f"submission_id={submission_id}: the cluster at {self._shown} knows no such job")
+        return state
+
+    async def _show(self, submission_id: str, shown: _Shown) -> None:
+        shown.begin()
+        async for text in self._client.tail_job_logs(submission_id):
+            shown.take(text)
+
+    def _forget(self, submission_id: str) -> None:
+        """Make place for another try. Where another did so first, and has submitted it by now, Ray refuses that."""
+        try:
+            with _asking("delete"):
+                self._seen = len(self._client.get_job_logs(submission_id))
+                self._client.delete_job(submission_id)
+        except ConfigurationError as error:
+            logging.getLogger(__name__).debug("%s is not forgotten: %s", submission_id, reason(error))
+
+
+class _Shown:
+    """Prints a log that is sent from its beginning again after each interruption."""
+
+    def __init__(self, show: Callable[[str], None], seen: int) -> None:
+        self._show, self._before, self._now = show, seen, 0
+
+    def begin(self) -> None:
+        self._before, self._now = max(self._before, self._now), 0
+
+    def take(self, text: str) -> None:
+        new = text[max(0, self._before - self._now) :]
+        self._now += len(text)
+        if new:
+            self._show(new)
+
+
+def _exit_code(status: str, of_the_driver: int | None) -> int | None:
+    """The exit code of an ended job; one that a signal ended has the shell's for that."""
+    if status in ("PENDING", "RUNNING"):
+        return None
+    if status == "STOPPED":
+        return STOPPED
+    if of_the_driver is None:
+        return 0 if status == "SUCCEEDED" else 1
+    return of_the_driver if of_the_driver >= 0 else 128 - of_the_driver
+
+
+@contextlib.contextmanager
+def _asking(what: str) -> Iterator[None]:
+    """Turn what Ray's client raises when it is refused into one line."""
+    try:
+        yield
+    except ConnectionError:
+        raise
+    except (RuntimeError, ValueError, RayError) as error:
+        text = " ".join(str(error).split())
+        if "ray[default]" in text:
+            raise ConfigurationError(
+                "submit needs Ray's job client: pip install -c constraints.txt -e '.[cluster]'"
+            ) from error
+        if "authenti" in text.lower():
+            raise ConfigurationError(
+                f"{what}: the cluster wants its token, and not another: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+                "RAY_AUTH_TOKEN_PATH"
+            ) from error
+        raise ConfigurationError(f"{what}: {text[:300]}") from error

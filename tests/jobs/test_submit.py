@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.arguments import Arguments
+from jobs.bundle import bundle, command
+from jobs.cli import main
+from pipeline.errors import ConfigurationError
+
+
+def words(*overrides: str, job: str = "generate", **arguments: object) -> list[str]:
+    return shlex.split(command(job, "python3", Arguments(overrides, **arguments)))  # type: ignore[arg-type]
+
+
+def test_a_job_runs_on_the_cluster_that_it_is_submitted_to() -> None:
+    found = words("source.path=/in", "output.path=s3://bucket/out")
+    assert found == [
+        "exec",
+        "python3",
+        "-m",
+        "jobs.generate",
+        "source.path=/in",
+        "output.path=s3://bucket/out",
+        "cluster=existing",
+    ]
+    assert words("source.path=/in", "output.path=/out", "cluster=local")[-1] == "cluster=local"
+    assert words("output.path=/out", job="verify")[3:] == ["jobs.verify", "output.path=/out"]
+
+
+def test_relative_paths_are_taken_from_here(empty_folder: Path, tmp_path: Path) -> None:
+    found = words("source.path=in.parquet", "output.path=out/${now:%Y}", "model.path=openai-community/gpt2")
+    assert f'source.path="{empty_folder}/in.parquet"' in found
+    assert f'output.path="{empty_folder}/out/${{now:%Y}}"' in found, "interpolations are resolved over there"
+    assert not any(word.startswith("model.path=") and str(empty_folder) in word for word in found), "a hub id"
+
+
+def test_presets_of_ones_own_go_along(tmp_path: Path) -> None:
+    presets = tmp_path / "mine"
+    (presets / "sampling").mkdir(parents=True)
+    (presets / "sampling" / "calm.yaml").write_text("temperature: 0.1\n")
+    options = ("sampling=calm", "source.path=/in", "output.path=/out")
+    assert words(*options, config_dir=str(presets))[4:7] == ["--config-dir", "presets", "sampling=calm"]
+    with bundle(str(presets)) as folder:
+        assert (folder / "presets" / "sampling" / "calm.yaml").is_file()
+
+
+def test_what_is_sent_runs_by_itself() -> None:
+    code = "import conf, jobs.cli, pipeline.worker; print(*(m.__file__ for m in (conf, jobs.cli, pipeline.worker)))"
+    with bundle(None) as folder:
+        assert not list(folder.rglob("*.pyc"))
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True,
+            env={"PYTHONPATH": str(folder)},
+        )  # fmt: skip
+        assert done.stdout.count(str(folder)) == 3
+    assert not folder.exists()
+
+
+def test_a_multirun_is_not_one_submission() -> None:
+    with pytest.raises(ConfigurationError, match="submit each run by itself"):
+        command("generate", "python", Arguments(("source.path=/in", "output.path=/out"), multirun=True))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("submission_id=a/b source.path=/in output.path=/out", "submission_id='a/b': must be up to 100 letters"),
+        ("job=report", "job=report: must be one of generate, verify"),
+        ("job=submit", "must be one of generate, verify"),
+        ("source.path=/in output.path=/out sampling.topk=3", "did you mean sampling.top_k?"),
+        ("output.path=/out", "source.path"),
+        ("wait=perhaps source.path=/in output.path=/out", "wait"),
+        ("status", "give submission_id="),
+        ("stop", "give submission_id="),
+        ("status submission_id=a source.path=/in", "takes only submission_id and address"),
+        ("--wait-not source.path=/in", "--help shows what there is"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_sent(line: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["submit", *line.split()]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert words in err
