@@ -39,7 +39,7 @@ class Guardian:
         mark = secrets.token_hex(16)
         os.environ[MARK] = mark
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__, mark, self.folder], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            [sys.executable, "-I", "-S", __file__, mark, self.folder, str(os.getpid())], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, start_new_session=True, env={"PATH": os.environ.get("PATH", "")},
         )  # fmt: skip
 
@@ -54,10 +54,13 @@ class Guardian:
             self._process.wait(timeout=2 * GRACE)
 
 
-def left(mark: str, folder: str) -> list[int]:
-    """The processes of a Ray: those that inherited its mark, or write to a file in its folder, such as their log."""
-    others = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    return [pid for pid in others if pid != os.getpid() and (_is_marked(pid, mark) or _is_at_work_in(pid, folder))]
+def left(mark: str, folder: str, job: int) -> list[int]:
+    """The processes of a Ray: those that inherited its mark, or write to a file in its folder, such as their log.
+
+    So does the job itself, which is left alone.
+    """
+    others = {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()} - {os.getpid(), job}
+    return [pid for pid in others if _is_marked(pid, mark) or _is_at_work_in(pid, folder)]
 
 
 def _is_marked(pid: int, mark: str) -> bool:
@@ -79,14 +82,14 @@ def _is_at_work_in(pid: int, folder: str) -> bool:
     return False
 
 
-def clean_up(mark: str, folder: str, grace: float = GRACE) -> None:
+def clean_up(mark: str, folder: str, job: int, grace: float = GRACE) -> None:
     """Wait for the processes to end, end those that do not, and remove the folder."""
     end = time.monotonic() + grace
-    while left(mark, folder) and time.monotonic() < end:
+    while left(mark, folder, job) and time.monotonic() < end:
         time.sleep(0.05)
     # Again and again: while the processes are looked through, one of them may start another.
     end = time.monotonic() + LAST
-    while (found := left(mark, folder)) and time.monotonic() < end:
+    while (found := left(mark, folder, job)) and time.monotonic() < end:
         for process in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
@@ -96,10 +99,10 @@ def clean_up(mark: str, folder: str, grace: float = GRACE) -> None:
 
 def main() -> None:
     """Wait until the pipe closes, then clean up. Signals of a terminal do not come here: it is a session of its own."""
-    mark, folder = sys.argv[1:]
+    mark, folder, job = sys.argv[1:]
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     orderly = sys.stdin.buffer.read()
-    clean_up(mark, folder, 0.2 if orderly else GRACE)
+    clean_up(mark, folder, int(job), 0.2 if orderly else GRACE)
 
 
 if __name__ == "__main__":

@@ -43,16 +43,21 @@ class Prepared:
     output_schema: Any
 
     def job(self, config: GenerateConfig, plan: Plan) -> Job:
-        """The job for the workers, under the plan that the output folder holds."""
+        """The job for the workers, under the plan that the output folder holds; its paths mean the same in any folder."""
+        model = replace(config.model, dtype=_dtype(config, self.checkpoint))
+        for key in ("path", "tokenizer", "adapter"):
+            value = getattr(model, key)
+            if value is not None and Path(value).expanduser().is_dir():
+                setattr(model, key, _absolute(value))
         return Job(
             plan,
             self.source.schema,
-            replace(config.model, dtype=_dtype(config, self.checkpoint)),
+            model,
             config.engine,
             config.sampling,
             config.stats,
-            config.source,
-            config.output,
+            replace(config.source, path=_absolute(config.source.path)),
+            replace(config.output, path=_absolute(config.output.path)),
             "cuda" if config.cluster.gpus_per_replica > 0 else "cpu",
         )
 
@@ -150,6 +155,11 @@ def _check_apart(source: str, output: str) -> None:
         raise PlanRefused(
             f"output.path={output}: is inside source.path, so its parts would be read as prompts the next time; choose another"
         )
+
+
+def _absolute(path: str) -> str:
+    """A local path from the root of the file system; a URI as it is."""
+    return path if "://" in path else str(Path(path).expanduser().absolute())
 
 
 def _place(path: str) -> PurePath:

@@ -5,6 +5,7 @@ It does not know replicas.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import math
@@ -89,16 +90,18 @@ def connect(config: ClusterConfig, folder: str | None, note: Callable[[str], Non
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     logging.getLogger("ray").setLevel(logging.ERROR)  # its level is ours to set when it does not configure logging
     try:
-        if config.name == "existing":
-            ray.init(address=config.address, namespace="promptmill", runtime_env=_runtime_env(config), **quiet)
-            warn_if_open(ray.get_runtime_context().gcs_address, note)
-        else:
-            # Ray guards a cluster with a token, which it would leave in the home directory; ours lasts as long as the job.
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-            ray.init(
-                address="local", _node_ip_address=LOOPBACK, include_dashboard=False, num_cpus=_logical_cpus(config),
-                object_store_memory=OBJECT_STORE_BYTES, _temp_dir=folder, **quiet,
-            )  # fmt: skip
+        # Ray has workers look for modules in the driver's current folder first, where another `pipeline` may lie.
+        with contextlib.chdir("/"):
+            if config.name == "existing":
+                ray.init(address=config.address, namespace="promptmill", runtime_env=_runtime_env(config), **quiet)
+                warn_if_open(ray.get_runtime_context().gcs_address, note)
+            else:
+                # Ray guards a cluster with a token, which it would leave in the home directory; ours lasts as long as the job.
+                os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+                ray.init(
+                    address="local", _node_ip_address=LOOPBACK, include_dashboard=False, num_cpus=_logical_cpus(config),
+                    object_store_memory=OBJECT_STORE_BYTES, _temp_dir=folder, **quiet,
+                )  # fmt: skip
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         if isinstance(error, ConnectionError) and config.address == "auto":
             raise ClusterLost("cluster.address=auto: no Ray is running here; name the cluster's address") from error

@@ -95,7 +95,9 @@ def disturbed(source: Path, output: Path, rng: random.Random, killed: Counter[st
 
 def kill(run: Started, rng: random.Random, killed: Counter[str]) -> None:
     """End one process of a run, if it is still there."""
-    name = rng.choice(["", "ray::_Actor", "ray::_Actor", "raylet/raylet"] if run.family("raylet/raylet") else [""])
+    name = rng.choice(
+        ["", "ray::ReplicaActor", "ray::ReplicaActor", "raylet/raylet"] if run.family("raylet/raylet") else [""]
+    )
     victims = run.family(name) if name else [run.process.pid] * (run.process.poll() is None)
     if victims:
         with contextlib.suppress(ProcessLookupError):

@@ -125,10 +125,14 @@ def _kill_a_replica(run: Started) -> bool:
 
     def ready() -> bool:
         there = (run.output / "_job" / "events").is_dir()
-        return there and len(events(run.output, "replica_up")) > seen - (seen > 0) and bool(run.family("ray::_Actor"))
+        return (
+            there
+            and len(events(run.output, "replica_up")) > seen - (seen > 0)
+            and bool(run.family("ray::ReplicaActor"))
+        )
 
     if not wait_until(ready):
         return False
-    os.kill(run.family("ray::_Actor")[0], signal.SIGKILL)
+    os.kill(run.family("ray::ReplicaActor")[0], signal.SIGKILL)
     down = len(events(run.output, "replica_down"))
     return wait_until(lambda: len(events(run.output, "replica_down")) > down or bool(events(run.output, "driver_stop")))

@@ -148,7 +148,7 @@ def test_fault_21_sigkill_to_a_run_on_ray(source: Path, reference: Path, tmp_pat
     options = (*RAY, "cluster.replicas=2", *LONG, *SLOW)
     with started_generate(source, output, *options) as run:
         run.wait_for_part()
-        kinds = ("ray::_Actor", "raylet/raylet", "gcs_server")
+        kinds = ("ray::ReplicaActor", "raylet/raylet", "gcs_server")
         assert all(run.family(kind) for kind in kinds), "what must not stay can be seen"
         run.process.kill()
         # Agents of Ray's own, which hold nothing, may give up on their lost head only a minute later.
@@ -168,7 +168,7 @@ def test_fault_22_sigkill_to_a_replica(source: Path, reference: Path, tmp_path: 
     output = tmp_path / "out"
     with started_generate(source, output, *RAY, "cluster.replicas=2", *LONG, *SLOW) as run:
         run.wait_for_part()
-        replicas = run.family("ray::_Actor")
+        replicas = run.family("ray::ReplicaActor")
         assert len(replicas) == 2
         os.kill(replicas[0], signal.SIGKILL)
         code, text = run.finish()

@@ -30,7 +30,8 @@ def gone(pid: int, patience: float = 30) -> bool:
 def test_closing_ends_what_was_started_and_removes_the_folder() -> None:
     guardian = Guardian()
     assert Path(guardian.folder).is_dir()
-    with subprocess.Popen(SLEEPER) as child:  # it inherits the mark
+    # This process writes to the folder, too, as a driver's part of Ray does.
+    with Path(guardian.folder, "driver.log").open("w"), subprocess.Popen(SLEEPER) as child:  # it inherits the mark
         Path(guardian.folder, "socket").touch()
         guardian.close()
         assert gone(child.pid)
@@ -61,8 +62,8 @@ sys.stdin.read()
 
 def test_others_are_left_alone(tmp_path: Path) -> None:
     with subprocess.Popen(SLEEPER, env={**os.environ, MARK: "another"}) as other:
-        assert other.pid in left("another", str(tmp_path / "folder"))
-        clean_up("none", str(tmp_path / "folder"), grace=0.0)
+        assert other.pid in left("another", str(tmp_path / "folder"), 0)
+        clean_up("none", str(tmp_path / "folder"), 0, grace=0.0)
         assert other.poll() is None
         other.kill()
 
@@ -75,7 +76,7 @@ def test_a_process_whose_title_hides_its_environment_is_known_by_its_log(tmp_pat
     with (folder / "agent.log").open() as log:
         reader = subprocess.Popen(SLEEPER, stdin=log, env={})
     with agent, reader:
-        clean_up("none", str(folder), grace=0.0)
+        clean_up("none", str(folder), 0, grace=0.0)
         assert gone(agent.pid)
         assert reader.poll() is None
         reader.kill()
