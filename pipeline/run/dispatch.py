@@ -6,14 +6,14 @@ a run is shown.
 
 from __future__ import annotations
 
-import concurrent.futures
+import queue
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from pipeline.errors import ClusterLost
+from pipeline.run.hands import Hands
 from pipeline.run.replica import Replica, ReplicaDied, ReplicaHung, ReplicaPool
 from pipeline.run.work import Work
 from pipeline.types import ErrorCode, ShardReport, Task
@@ -21,7 +21,7 @@ from pipeline.types import ErrorCode, ShardReport, Task
 IN_FLIGHT = 2
 """Shards a replica has in hand, so that its batch stays full when one of them runs out of rows."""
 WATCH = 1.0
-"""Seconds between two looks at whether replicas get on."""
+"""Seconds between two looks at whether replicas get on; more where a look takes more than a tenth of that."""
 TICK = 0.2
 """Seconds between two looks at signals, the deadline and the display."""
 
@@ -30,7 +30,6 @@ TICK = 0.2
 class _Assignment:
     task: Task
     replica: Replica
-    alone: bool
 
 
 @dataclass
@@ -55,9 +54,11 @@ class Dispatcher:
     hang_timeout: float = float("inf")
     clock: Callable[[], float] = time.monotonic
     replicas: list[Replica] = field(default_factory=list)
+    _hands: Hands = field(default_factory=lambda: Hands(IN_FLIGHT))
     _in_flight: dict[Future[ShardReport | None], _Assignment] = field(default_factory=dict)
+    _settled: queue.SimpleQueue[Future[ShardReport | None]] = field(default_factory=queue.SimpleQueue)
     _beats: dict[str, tuple[int, float]] = field(default_factory=dict)
-    _watched: float = float("-inf")
+    _next_watch: float = float("-inf")
 
     def run(self) -> None:
         """Work until nothing is left.
@@ -72,7 +73,7 @@ class Dispatcher:
         if self.work.exhausted:
             return
         for replica in self.pool.start():
-            self._welcome(replica)
+            self.welcome(replica)
         while self.step():
             pass
 
@@ -85,49 +86,47 @@ class Dispatcher:
             self._settle(future)
         self._watch()
         for replica in self.pool.arrivals():
-            self._welcome(replica)
+            self.welcome(replica)
         if not self.replicas and not self.pool.pending():
             raise ClusterLost("no replica is left and none is starting")
         self.work.look()
         self.on_tick()
         return True
 
-    def _welcome(self, replica: Replica) -> None:
+    def welcome(self, replica: Replica) -> None:
+        """Take on a replica that is ready."""
         self.replicas.append(replica)
+        self._hands.add(replica)
         self.on_event("replica_up", replica=replica.name)
 
     def _fill(self) -> None:
         """Give each replica its tasks: everyone's first before anyone's second, so that the last ones spread out."""
-        load = Counter(assignment.replica.name for assignment in self._in_flight.values())
-        taken = {assignment.replica.name for assignment in self._in_flight.values() if assignment.alone}
-        free = [replica for replica in self.replicas if replica.name not in taken]
+        hands, work = self._hands, self.work
         # A task that must be alone waits for a replica to run empty; one at a time is kept from new work for that.
-        emptying = min(free, key=lambda r: load[r.name], default=None) if self.work.wants_alone and not taken else None
+        emptying = hands.emptiest() if work.wants_alone and not hands.alone else None
         for depth in range(IN_FLIGHT):
-            for replica in free:
-                if replica is emptying or load[replica.name] > depth:
-                    continue
-                task = self.work.next()
-                if task is None:
-                    break
-                load[replica.name] += 1
+            while (replica := hands.first(depth, but=emptying)) is not None and (task := work.next()) is not None:
                 self._hand(task, replica, alone=False)
-        for replica in free:
-            if load[replica.name] == 0 and (task := self.work.next_alone()) is not None:
-                self._hand(task, replica, alone=True)
+        while work.wants_alone and (replica := hands.first(0)) is not None and (task := work.next_alone()) is not None:
+            self._hand(task, replica, alone=True)
 
     def _hand(self, task: Task, replica: Replica, *, alone: bool) -> None:
         trial = {} if task.trial is None else {"trial": list(task.trial)}
         self.on_event("shard_started", shard=task.shard.index, attempt=task.attempt, replica=replica.name, **trial)
-        self._in_flight[replica.submit(task)] = _Assignment(task, replica, alone)
+        future = replica.submit(task)
+        self._in_flight[future] = _Assignment(task, replica)
+        self._hands.take(replica, alone=alone)
+        future.add_done_callback(self._settled.put)
 
     def _finished(self) -> list[Future[ShardReport | None]]:
         """Wait a tick, or less when a future is settled. Reports come before deaths, which would take them along."""
-        if not self._in_flight:
-            time.sleep(TICK)  # `concurrent.futures.wait` does not wait for nothing
-            return []
-        done, _ = concurrent.futures.wait(self._in_flight, timeout=TICK, return_when=concurrent.futures.FIRST_COMPLETED)
-        return sorted(done, key=lambda future: future.exception() is not None)
+        done: list[Future[ShardReport | None]] = []
+        try:
+            done.append(self._settled.get(timeout=TICK))
+            while True:
+                done.append(self._settled.get_nowait())
+        except queue.Empty:
+            return sorted(done, key=lambda future: future.exception() is not None)
 
     def _settle(self, future: Future[ShardReport | None]) -> None:
         """Take one finished future: a report, a death, or an error of the job."""
@@ -140,6 +139,7 @@ class Dispatcher:
             self._bury(assignment.replica, death)
             return
         del self._in_flight[future]
+        self._hands.let_go(assignment.replica)
         self.work.done(assignment.task)
         if report is not None:
             self.on_report(report)
@@ -147,9 +147,8 @@ class Dispatcher:
     def _watch(self) -> None:
         """Take a replica for hung that has work and has got nothing done for too long."""
         now = self.clock()
-        if now - self._watched < WATCH:
+        if now < self._next_watch:
             return
-        self._watched = now
         busy = {assignment.replica.name: assignment.replica for assignment in self._in_flight.values()}
         for name in set(self._beats).difference(busy):
             del self._beats[name]
@@ -161,6 +160,8 @@ class Dispatcher:
             elif now - since > self.hang_timeout:
                 del self._beats[name]
                 self._bury(replica, ReplicaHung(f"no progress for {self.hang_timeout:g} s"))
+        # Every replica that is busy is asked: where that takes long, it is done more rarely.
+        self._next_watch = now + max(WATCH, 10 * (self.clock() - now))
 
     def _bury(self, dead: Replica, death: ReplicaDied) -> None:
         """Replace a replica, and have what it had in hand done again."""
@@ -169,6 +170,7 @@ class Dispatcher:
         shards = sorted(task.shard.index for task in tasks)
         self.on_event("replica_down", replica=dead.name, reason=str(death), shards=shards, counts=death.counts)
         self.replicas.remove(dead)
+        self._hands.remove(dead)
         code = ErrorCode.TIMEOUT if isinstance(death, ReplicaHung) else ErrorCode.WORKER_CRASH
         for task in sorted(tasks, key=lambda task: -task.shard.index):
             if death.counts:

@@ -18,7 +18,9 @@ from pipeline.types import ErrorCode, Shard, Task
 LOSSES = 5
 """Times that a shard may be lost with a node before one counts as a death of its replica."""
 LOOK = 2.0
-"""Seconds between two looks at what other drivers have done."""
+"""Seconds between two looks at what other drivers have done; more where a look takes more than a tenth of that."""
+LISTED = 200
+"""Parts that a store lists in the time in which it tells of one whether it is there."""
 
 
 @dataclass
@@ -52,7 +54,8 @@ class Work:
     _elsewhere: set[int] = field(default_factory=set)
     _attempts: dict[int, int] = field(default_factory=dict)
     _lost: dict[int, int] = field(default_factory=dict)
-    _looked: float = float("-inf")
+    _next_look: float = float("-inf")
+    _next_list: float = float("-inf")
 
     def __post_init__(self) -> None:
         """See what is known from earlier starts, and what others have in hand."""
@@ -62,7 +65,7 @@ class Work:
         if held:
             self._elsewhere = set(held).intersection(self._queue)
             self._queue = deque(index for index in self._queue if index not in self._elsewhere)
-        self._looked = self.clock()
+        self._next_look = self.clock() + LOOK
 
     @property
     def exhausted(self) -> bool:
@@ -115,6 +118,8 @@ class Work:
         if task.trial is None:
             self.suspects.clear(index)
             self.claims.release(index)
+            self._attempts.pop(index, None)
+            self._lost.pop(index, None)
             return
         suspect = self.suspects.get(task.shard)
         suspect.passed()
@@ -163,19 +168,25 @@ class Work:
 
     def look(self) -> None:
         """Now and then, see what other drivers have committed, and take over what the dead among them held."""
-        if not self._elsewhere or self.clock() - self._looked < LOOK:
+        begin = self.clock()
+        if not self._elsewhere or begin < self._next_look:
             return
         # Who holds what comes first: a shard whose claim is gone is then seen as committed, if that is why.
-        held = self.claims.look()
-        there = self.committed()
-        self._looked = self.clock()
-        for index in sorted(self._elsewhere):
+        let_go = sorted(self._elsewhere.difference(self.claims.look()))
+        few = len(let_go) * LISTED < self.plan.shard_count
+        there = {index for index in let_go if self.is_committed(index)} if few else self.committed()
+        self._elsewhere.difference_update(let_go)
+        for index in let_go:
             if index in there:
-                self._elsewhere.discard(index)
                 self.on_elsewhere(index)
-            elif index not in held:
-                self._elsewhere.discard(index)
+            else:
                 self._queue.append(index)
+        self._next_look = self._paced(begin)
+
+    def _paced(self, begin: float) -> float:
+        """When to do again what was begun at `begin` and is done now, so that it stays below a tenth of the time."""
+        now = self.clock()
+        return now + max(LOOK, 10 * (now - begin))
 
     def _taken(self, shard: Shard) -> Suspect | None:
         """Claim a shard, and return what is held against it; null if it is not for this driver to do."""
@@ -198,10 +209,15 @@ class Work:
 
     def _pass_over(self, index: int) -> None:
         """Another driver has been at work since this one listed what is there: list it again, and go on after that."""
+        begin = self.clock()
+        if begin < self._next_list:
+            self.on_elsewhere(index)
+            return
         there = self.committed().intersection(self._queue) | {index}
         self._queue = deque(other for other in self._queue if other not in there)
         for other in sorted(there):
             self.on_elsewhere(other)
+        self._next_list = self._paced(begin)
 
     def _task(self, shard: Shard, suspect: Suspect) -> Task:
         attempt = self._attempts[shard.index] = self._attempts.get(shard.index, 0) + 1

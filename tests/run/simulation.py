@@ -251,7 +251,7 @@ class SimDriver:
             clock=self.world.clock,
         )
         for replica in self.pool.start():
-            self.dispatcher.replicas.append(replica)
+            self.dispatcher.welcome(replica)
 
     def _report(self, report: ShardReport) -> None:
         self.reports[report.shard] = report

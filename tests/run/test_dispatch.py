@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import time
+from itertools import pairwise
+
 import pytest
 from fakes import FakePool, FakeReplica, Story
 from hypothesis import given, settings
@@ -234,12 +237,18 @@ def test_nobody_left_and_nobody_coming() -> None:
 
 
 def test_waits_for_a_successor_without_spinning(monkeypatch: pytest.MonkeyPatch) -> None:
-    slept: list[float] = []
-    monkeypatch.setattr(dispatch.time, "sleep", slept.append)
-    story = Story(FakePool(1, patience=4), Script(lambda pool: pool.alive[0].die(), *[nothing] * 6))
+    monkeypatch.setattr(dispatch, "TICK", 0.02)
+    nobody: list[float] = []
+
+    def look(pool: FakePool) -> None:
+        if not pool.alive:
+            nobody.append(time.monotonic())
+
+    story = Story(FakePool(1, patience=4), Script(lambda pool: pool.alive[0].die(), *[look] * 6))
     story.run(3)
     assert sorted(story.reports) == [0, 1, 2]
-    assert len(slept) == 4, "one tick at every look while nothing is in flight"
+    assert len(nobody) == 4
+    assert all(after - before >= 0.02 for before, after in pairwise(nobody)), "one tick between two looks"
 
 
 def test_those_that_arrive_late_join() -> None:

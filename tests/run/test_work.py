@@ -10,7 +10,7 @@ from simulation import plan_of
 
 from pipeline.run.claims import STALE, Claims
 from pipeline.run.suspects import Suspects
-from pipeline.run.work import LOOK, LOSSES, Work
+from pipeline.run.work import LISTED, LOOK, LOSSES, Work
 from pipeline.types import ErrorCode, Task
 
 PLAN = plan_of(6, 4)
@@ -193,3 +193,65 @@ def test_a_replica_that_was_dead_before_it_began_is_no_evidence() -> None:
     a.died(alive, ErrorCode.WORKER_CRASH)
     searched = begin(a)
     assert searched is not None and searched.trial == (0, 0)
+
+
+def test_where_there_are_many_parts_few_that_were_let_go_are_asked_for_one_by_one() -> None:
+    plan, files, now = plan_of(4 * LISTED, 1), SharedFiles(lambda: 0.0), [0.0]
+    committed, asked, there = set[int](), list[int](), list[int]()
+
+    def is_committed(index: int) -> bool:
+        asked.append(index)
+        return index in committed
+
+    def listing() -> set[int]:
+        raise AssertionError("all parts are listed")
+
+    def driver(name: str, missing: range) -> Work:
+        claims = Claims(memory(files), name, process="x-1-1", clock=lambda: now[0])
+        claims.beat()
+        return Work(
+            plan, missing, claims, Suspects(memory(files)), is_committed, listing,
+            lambda *_, **__: None, there.append, clock=lambda: now[0],
+        )  # fmt: skip
+
+    a = driver("a", range(5))
+    tasks = [take(a) for _ in range(5)]
+    b = driver("b", range(5))
+    assert b.waits
+    asked.clear()
+    for task in tasks[:2]:
+        committed.add(task.shard.index)
+        a.done(task)
+    a.claims.release(2)  # without a part
+    now[0] += LOOK
+    b.look()
+    assert (asked, there) == ([0, 1, 2], [0, 1])
+    assert take(b).shard.index == 2 and b.elsewhere == 2
+    for task in tasks[3:]:
+        committed.add(task.shard.index)
+    a.claims.close()
+    now[0] += LOOK
+    b.look()
+    assert sorted(there) == [0, 1, 3, 4]
+
+
+def test_what_takes_long_is_looked_at_rarely() -> None:
+    table = Table()
+    a = table.driver("a")
+    tasks = [take(a) for _ in range(6)]
+    b = table.driver("b")
+    listing = b.committed
+
+    def slow() -> set[int]:
+        table.time += 7.0
+        return listing()
+
+    b.committed = slow
+    looks = []
+    for task in tasks:
+        table.commit(a, task)
+        before = table.time
+        table.time += 10.0
+        b.look()
+        looks.append(table.time - before > 10.0)
+    assert looks == [True, *[False] * 5], "a look of seven seconds, and seventy without one"
