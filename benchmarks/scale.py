@@ -151,7 +151,9 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=1_000, help="input files")
     parser.add_argument("--committed", type=int, default=0, help="shards that are there at the start")
     parser.add_argument("--stop-after", type=int, help="stop when so many tasks are finished")
-    parser.add_argument("--latency-ms", type=float, default=0.0, help="what each of the driver's store calls takes more")
+    parser.add_argument(
+        "--latency-ms", type=float, default=0.0, help="what each of the driver's store calls takes more"
+    )
     parser.add_argument("--folder", help="commit real files, in a folder of its own below this one")
     options = parser.parse_args()
     if options.shards is None:
