@@ -27,7 +27,7 @@ from unittest import mock
 import pyarrow as pa
 
 from benchmarks.machine import describe
-from benchmarks.virtual import Metered, Meter, Parts, PartStore, VirtualPool
+from benchmarks.virtual import Meter, Metered, Parts, PartStore, VirtualPool
 from pipeline.errors import DeadlineReached
 from pipeline.output.config import OutputConfig
 from pipeline.planning.plan import InputFile, Plan, make_plan
@@ -46,8 +46,8 @@ class MadeUp:
     """In place of what `prepare` finds out about a model and an input."""
 
     plan: Plan
+    output_schema: pa.Schema
     weight_bytes: int = 0
-    output_schema: Any = pa.schema([("prompt", pa.string()), ("text", pa.string())])
 
     def job(self, *_: object) -> None:
         """Nothing: the replicas are made up, too."""
@@ -105,7 +105,7 @@ def measure(options: argparse.Namespace, folder: str | None = None) -> dict[str,
 
     with contextlib.ExitStack() as stack:
         for owner, name, other in (
-            (driver, "prepare", lambda config: MadeUp(plan)), (driver, "_pool", lambda *_: pool),
+            (driver, "prepare", lambda config: MadeUp(plan, parts.schema)), (driver, "_pool", lambda *_: pool),
             (driver, "open_store", lambda *_, **__: Metered(store, meter)), (driver._Run, "_finish", finishing),
         ):  # fmt: skip
             stack.enter_context(mock.patch.object(owner, name, other))

@@ -42,6 +42,7 @@ class Parts:
         self.rows = plan.shard(0).rows
         assert plan.rows == self.rows * plan.shard_count, "every shard has as many rows"
         table = pa.table({"prompt": ["a prompt"], "text": ["a text"]})
+        self.schema = table.schema
         counts = Counts(self.rows, self.rows, self.rows, TOKENS * self.rows)
         metadata = part_metadata(plan.plan_id, 7_777_777, "1", counts)
         data = encode_part(table, OutputConfig(path="x", compression="none"), metadata)

@@ -49,11 +49,11 @@ class Reports(Mapping[int, ShardReport]):
         """Return a shard's report."""
         if index not in self:
             raise KeyError(index)
-        _, *counts, sha256 = _RECORD.unpack_from(self._records, index * _RECORD.size)
-        name = part_name(self._plan8, index, self._shards)
+        _, rows, completions, prompts, generated, sha256 = _RECORD.unpack_from(self._records, index * _RECORD.size)
         return ShardReport(
-            index, name, *counts, self._errors.get(index, {}), sha256.hex(), already_there=index in self._already_there
-        )
+            index, part_name(self._plan8, index, self._shards), rows, completions, prompts, generated,
+            self._errors.get(index, {}), sha256.hex(), already_there=index in self._already_there,
+        )  # fmt: skip
 
     def __contains__(self, index: object) -> bool:
         """Whether there is a report of a shard."""
