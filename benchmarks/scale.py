@@ -127,9 +127,11 @@ def _figures(
         "made": made,
         "seconds": round(end.wall - start.wall, 3),
         "first_task_seconds": round(first.wall - start.wall, 3),
+        "first_task_cpu_seconds": round(first.cpu - start.cpu, 3),
         "driver_ms_a_shard": round(1e3 * (end.cpu - start.cpu) / max(made, 1), 4),
         "dispatch_ms_a_shard": round(1e3 * (last.cpu - first.cpu) / max(made, 1), 4),
         "finish_seconds": round(end.wall - last.wall, 3),
+        "finish_cpu_ms_a_shard": round(1e3 * (end.cpu - last.cpu) / options.shards, 4),
         "shards_a_second": round(made / (last.wall - first.wall), 1),
         "made_up_ms_a_shard": round(1e3 * meter.cpu / max(made, 1), 4),
         "start_mb": round(start.memory / 1e6), "dispatch_peak_mb": round(last.peak / 1e6),
@@ -183,8 +185,8 @@ def _alone(*arguments: object) -> dict[str, Any]:
 def table(lines: list[dict[str, Any]]) -> str:
     """The figures as Markdown."""
     columns = (
-        "shards", "replicas", "committed", "first_task_seconds", "dispatch_ms_a_shard", "driver_ms_a_shard",
-        "made_up_ms_a_shard", "finish_seconds", "seconds", "peak_mb", "bytes_a_shard",
+        "shards", "replicas", "committed", "first_task_seconds", "dispatch_ms_a_shard", "finish_cpu_ms_a_shard",
+        "driver_ms_a_shard", "made_up_ms_a_shard", "seconds", "peak_mb", "bytes_a_shard",
     )  # fmt: skip
     rows = [[f"{line[column]:,}" for column in columns] for line in lines]
     heads = [column.replace("_", " ") for column in columns]
