@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import math
 import os
 import resource
 import subprocess
@@ -121,6 +122,7 @@ def _figures(
 ) -> dict[str, Any]:
     start, first, end = marks["start"], marks["first"], marks["end"]
     last = marks.get("last", end)
+    each = 1e3 / made if made else math.nan
     calls = {kind: number for kind, number in sorted(meter.calls.items()) if number > 1}
     return {
         "shards": options.shards, "replicas": options.replicas, "files": options.files, "committed": options.committed,
@@ -128,12 +130,12 @@ def _figures(
         "seconds": round(end.wall - start.wall, 3),
         "first_task_seconds": round(first.wall - start.wall, 3),
         "first_task_cpu_seconds": round(first.cpu - start.cpu, 3),
-        "driver_ms_a_shard": round(1e3 * (end.cpu - start.cpu) / max(made, 1), 4),
-        "dispatch_ms_a_shard": round(1e3 * (last.cpu - first.cpu) / max(made, 1), 4),
+        "driver_ms_a_shard": _rounded(each * (end.cpu - start.cpu)),
+        "dispatch_ms_a_shard": _rounded(each * (last.cpu - first.cpu)),
         "finish_seconds": round(end.wall - last.wall, 3),
         "finish_cpu_ms_a_shard": round(1e3 * (end.cpu - last.cpu) / options.shards, 4),
         "shards_a_second": round(made / (last.wall - first.wall), 1),
-        "made_up_ms_a_shard": round(1e3 * meter.cpu / max(made, 1), 4),
+        "made_up_ms_a_shard": _rounded(each * meter.cpu),
         "start_mb": round(start.memory / 1e6), "dispatch_peak_mb": round(last.peak / 1e6),
         "peak_mb": round(end.peak / 1e6),
         "bytes_a_shard": round((end.peak - start.memory) / options.shards),
@@ -143,6 +145,11 @@ def _figures(
             for kind, prefix in (("events", "_job/events/"), ("manifest", "_job/manifest"), ("plan", "_job/plan"))
         },
     }  # fmt: skip
+
+
+def _rounded(value: float) -> float | None:
+    """Four places; null for what has no value, since no shard was made."""
+    return None if math.isnan(value) else round(value, 4)
 
 
 def main() -> None:
@@ -188,7 +195,7 @@ def table(lines: list[dict[str, Any]]) -> str:
         "shards", "replicas", "committed", "first_task_seconds", "dispatch_ms_a_shard", "finish_cpu_ms_a_shard",
         "driver_ms_a_shard", "made_up_ms_a_shard", "seconds", "peak_mb", "bytes_a_shard",
     )  # fmt: skip
-    rows = [[f"{line[column]:,}" for column in columns] for line in lines]
+    rows = [["" if line[column] is None else f"{line[column]:,}" for column in columns] for line in lines]
     heads = [column.replace("_", " ") for column in columns]
     return "\n".join("| " + " | ".join(row) + " |" for row in [heads, ["--:"] * len(columns), *rows])
 
