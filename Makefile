@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test fuzz simulate chaos lint format bench clean
+.PHONY: help install demo test fuzz simulate chaos lint format bench scale clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -43,6 +43,9 @@ format: install  ## rewrite the code in the project's style
 
 bench: install  ## measure, and print one table; BENCH="--help" lists its options
 	$(BIN)/python -m benchmarks.run $(BENCH)
+
+scale: install  ## measure the driver with up to a million made-up shards; SCALE="--help" lists its options
+	$(BIN)/python -m benchmarks.scale $(SCALE)
 
 clean:  ## remove the environment, caches and builds; outputs stay
 	rm -rf $(VENV) pipeline/engine/native/_native*.so build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

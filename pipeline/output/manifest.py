@@ -6,6 +6,8 @@ It does not know how the parts were made, nor what their columns are.
 from __future__ import annotations
 
 import collections
+import io
+import itertools
 import json
 import logging
 import math
@@ -16,12 +18,16 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.errors import PlanRefused, WorkerFailed
-from pipeline.output.part import FOLDER, Counts, part_name, read_report, sha256_of
+from pipeline.output.part import FOLDER, Counts, parse_part_name, part_name, read_report, sha256_of
 from pipeline.planning.plan import Plan
 from pipeline.store.base import Store
 from pipeline.types import ShardReport
 
 MANIFEST = "_job/manifest.json"
+BATCH = 1000
+"""Parts whose facts are gathered together: what is known of a million of them is too much to hold at once."""
+SHOWN = 5
+"""Names in a message."""
 
 _log = logging.getLogger(__name__)
 
@@ -47,8 +53,19 @@ class Manifest:
     environment: Mapping[str, Any]
 
     def to_json(self) -> bytes:
-        """The file's bytes."""
-        return (json.dumps(asdict(self), indent=2, allow_nan=False) + "\n").encode()
+        """The file's bytes. Each part has a line: there may be a million, and `json` indents them by the value."""
+        head = {
+            "plan_id": self.plan_id, "promptmill_version": self.promptmill_version, "totals": asdict(self.totals),
+            "timings": self.timings,
+        }  # fmt: skip
+        file = io.BytesIO()
+        file.write(_indented(head).removesuffix("\n}").encode() + b',\n  "parts": [')
+        for number, part in enumerate(self.parts):
+            line = json.dumps({"file": part.file, "rows": part.rows, "sha256": part.sha256})
+            file.write(f"{',' if number else ''}\n    {line}".encode())
+        environment = _indented(self.environment).replace("\n", "\n  ")
+        file.write(f'\n  ],\n  "environment": {environment}\n}}\n'.encode())
+        return file.getvalue()
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
@@ -58,12 +75,21 @@ class Manifest:
             ValueError: If they are not a manifest.
         """
         try:
-            body = json.loads(data)
+            body = json.loads(data, object_hook=_part_or_mapping)
             body["totals"] = Counts(**body["totals"])
-            body["parts"] = tuple(Part(**part) for part in body["parts"])
+            body["parts"] = tuple(part if isinstance(part, Part) else Part(**part) for part in body["parts"])
             return cls(**body)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a manifest: {error!r}") from error
+
+
+def _indented(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2, allow_nan=False)
+
+
+def _part_or_mapping(value: dict[str, Any]) -> Part | dict[str, Any]:
+    """Turn a part into its small form as soon as it is read: a million mappings would take several times as much."""
+    return Part(**value) if value.keys() == {"file", "rows", "sha256"} else value
 
 
 def read_manifest(store: Store) -> Manifest | None:
@@ -111,22 +137,30 @@ def assemble(
         WorkerFailed: If parts are missing, cannot be read, or do not hold the rows that were planned.
         PlanRefused: If a part belongs to another plan.
     """
-    names = [part_name(plan.plan8, index, plan.shard_count) for index in range(plan.shard_count)]
-    _check_listing(store, names)
-    # What a shard that was there already has in its file is not what this driver's attempt would have put there.
-    known = {index: report for index, report in reports.items() if not report.already_there}
-    unknown = [index for index in range(plan.shard_count) if index not in known]
+    _check_listing(store, plan)
+    parts, totals = list[Part](), Counts()
     with ThreadPoolExecutor(max_workers=8, thread_name_prefix="finish") as pool:
-        read = dict(zip(unknown, pool.map(lambda index: _read(store, plan, names[index]), unknown), strict=True))
-    parts, counts = [], []
-    for index, name in enumerate(names):
-        count, sha256 = read[index] if index in read else _reported(known[index])
-        if count.rows != plan.shard(index).rows:
-            raise WorkerFailed(f"{name} holds {count.rows} input rows; {plan.shard(index).rows} were planned")
-        parts.append(Part(name, count.rows, sha256))
-        counts.append(count)
+        for start in range(0, plan.shard_count, BATCH):
+            batch = range(start, min(start + BATCH, plan.shard_count))
+            # What a shard that was there already has in its file is not what this driver's attempt would have put there.
+            found = {
+                index: _reported(report)
+                for index in batch
+                if (report := reports.get(index)) is not None and not report.already_there
+            }
+            unknown = [index for index in batch if index not in found]
+            found.update(zip(unknown, pool.map(lambda index: _read(store, plan, index), unknown), strict=True))
+            parts += [_part(plan, index, *found[index]) for index in batch]
+            totals = total([totals, *(counts for counts, _ in found.values())])
     finite = {key: value if math.isfinite(value) else None for key, value in timings.items()}
-    return Manifest(plan.plan_id, __version__, total(counts), finite, tuple(parts), dict(environment))
+    return Manifest(plan.plan_id, __version__, totals, finite, tuple(parts), dict(environment))
+
+
+def _part(plan: Plan, index: int, counts: Counts, sha256: str) -> Part:
+    name, planned = part_name(plan.plan8, index, plan.shard_count), plan.shard_rows(index)
+    if counts.rows != planned:
+        raise WorkerFailed(f"{name} holds {counts.rows} input rows; {planned} were planned")
+    return Part(name, planned, sha256)
 
 
 def put_manifest(store: Store, manifest: Manifest) -> Manifest:
@@ -144,24 +178,32 @@ def put_manifest(store: Store, manifest: Manifest) -> Manifest:
     return manifest
 
 
-def _check_listing(store: Store, names: list[str]) -> None:
-    present = {file.name for file in store.list(FOLDER)}
-    missing = [name for name in names if name not in present]
-    if missing:
+def _check_listing(store: Store, plan: Plan) -> None:
+    present, foreign = bytearray(plan.shard_count), list[str]()
+    for file in store.list(FOLDER):
+        found = parse_part_name(file.name)
+        if found and (found.plan8, found.count) == (plan.plan8, plan.shard_count) and found.index < found.count:
+            present[found.index] = True
+        else:
+            foreign.append(file.name)
+    if missing := present.count(0):
+        first = (index for index, there in enumerate(present) if not there)
+        names = [part_name(plan.plan8, index, plan.shard_count) for index in itertools.islice(first, SHOWN)]
         raise WorkerFailed(
-            f"{len(missing)} of {len(names)} parts are missing: {_some(missing)}; run the same command again"
+            f"{missing} of {plan.shard_count} parts are missing: {_some(names, missing)}; run the same command again"
         )
-    foreign = sorted(present.difference(names))
     if foreign:
-        _log.warning("%s holds %d files that are not of this output: %s", FOLDER, len(foreign), _some(foreign))
+        shown = _some(sorted(foreign), len(foreign))
+        _log.warning("%s holds %d files that are not of this output: %s", FOLDER, len(foreign), shown)
 
 
-def _some(names: list[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _some(names: list[str], number: int) -> str:
+    more = f" and {number - SHOWN} more" if number > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
-def _read(store: Store, plan: Plan, name: str) -> tuple[Counts, str]:
+def _read(store: Store, plan: Plan, index: int) -> tuple[Counts, str]:
+    name = part_name(plan.plan8, index, plan.shard_count)
     try:
         info = read_report(store, name)
     except (ValueError, FileNotFoundError) as error:

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -53,21 +54,28 @@ class Claims:
         driver: This driver's name; no other ever has it.
         process: What tells its process from others; see `pipeline.store.process`.
         clock: Seconds that only grow.
+        threads: How many let go of shards while this driver goes on; 0: it waits for the store itself.
     """
 
     store: Store
     driver: str
     process: str = field(default_factory=me)
     clock: Callable[[], float] = time.monotonic
+    threads: int = 0
     held: set[int] = field(default_factory=set)
     _seen: dict[str, _Seen] = field(default_factory=dict)
     _processes: dict[str, str] = field(default_factory=dict)
     _dead: set[str] = field(default_factory=set)
     _owners: dict[int, tuple[float, str | None]] = field(default_factory=dict)
+    _pool: ThreadPoolExecutor | None = None
+    _closing: bool = False
+    _failed: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a name that cannot be a file's."""
         checked_name(DRIVERS + self.driver)
+        if self.threads:
+            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="release")
 
     def beat(self) -> None:
         """Give a sign of life. One that cannot be written is no reason to stop: the next one may be."""
@@ -98,8 +106,10 @@ class Claims:
     def release(self, index: int) -> None:
         """Let go of a shard: it is committed, or another may do it."""
         self.held.discard(index)
-        if self._owner(index) == self.driver:
-            self.store.delete(_name(index))
+        if self._pool is None:
+            self._let_go(index)
+        else:
+            self._pool.submit(self._try_to_let_go, index)
 
     def look(self) -> dict[int, str]:
         """Return the shards that drivers other than this one hold who live, and who they are."""
@@ -117,9 +127,12 @@ class Claims:
 
     def close(self) -> None:
         """Let go of everything, as a driver does that stops in good order. Where that fails, it will be taken for dead."""
+        self._closing, self._failed = True, False
         try:
             for index in list(self.held):
                 self.release(index)
+            if self._pool is not None:
+                self._pool.shutdown()
             self.store.delete(DRIVERS + self.driver)
         except (PromptmillError, OSError) as error:
             _log.warning("claims are left in %s, for a minute: %s", CLAIMS, error)
@@ -131,6 +144,21 @@ class Claims:
         self._look_at_drivers()
         for driver in self._dead:
             self.store.delete(DRIVERS + driver)
+
+    def _let_go(self, index: int) -> None:
+        if self._owner(index) == self.driver:
+            self.store.delete(_name(index))
+
+    def _try_to_let_go(self, index: int) -> None:
+        """Let go of a shard in a thread. At the end, a store that cannot be reached is not asked for every shard."""
+        if self._closing and self._failed:
+            return
+        try:
+            self._let_go(index)
+        except (PromptmillError, OSError) as error:
+            self._failed = True
+            self.held.add(index)  # to be let go of at the end
+            _log.warning("the claim %s could not be removed: %s", _name(index), error)
 
     def _owner(self, index: int) -> str | None:
         try:

@@ -43,6 +43,8 @@ from pipeline.worker import Job
 
 STALE_SECONDS = 24 * 3600.0
 """Age at which a temporary file belongs to nobody: no part takes that long to write."""
+RELEASES = 16
+"""Claims that are let go of at a time: each takes a store two answers, for which dispatch does not wait."""
 TOO_MANY_ERRORS = 3
 
 
@@ -80,7 +82,8 @@ def generate(config: GenerateConfig, *, config_yaml: str) -> Outcome:
         folder.store.sweep(STALE_SECONDS)
         driver = _driver_id()
         with folder.events(driver) as events:
-            return _Run(config, prepared, folder, plan, events, check_signals, Claims(folder.store, driver)).run()
+            claims = Claims(folder.store, driver, threads=RELEASES)
+            return _Run(config, prepared, folder, plan, events, check_signals, claims).run()
 
 
 class _Run:

@@ -39,8 +39,9 @@ class Guardian:
         mark = secrets.token_hex(16)
         os.environ[MARK] = mark
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__, mark, self.folder, str(os.getpid())], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, start_new_session=True, env={"PATH": os.environ.get("PATH", "")},
+            [sys.executable, "-I", "-S", __file__, mark, self.folder, str(os.getpid())],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            env={"PATH": os.environ.get("PATH", "")},
         )  # fmt: skip
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pipeline.planning.plan import Plan
 from pipeline.run.progress import RunSnapshot
 from pipeline.run.replica import Replica
+from pipeline.run.reports import Reports
 from pipeline.types import Progress, ShardReport
 
 WINDOW = 10.0
@@ -32,33 +33,35 @@ class Monitor:
     ) -> None:
         """Start the clock."""
         self._plan, self._samples, self._clock = plan, samples_per_row, clock
-        self._done = set(committed)
-        self._rows_before = sum(plan.shard(i).rows for i in self._done)
-        self._rows = self._rows_before
+        self._done = bytearray(plan.shard_count)
+        self._shards_done = self._rows = 0
+        for index in committed:
+            self.elsewhere(index)
         self._reported = 0
         self._errors: Counter[str] = Counter()
         self._latest: dict[str, Progress] = {}
         self._recent: deque[tuple[float, int]] = deque()
         self._started = clock()
-        self.reports: dict[int, ShardReport] = {}
+        self.reports = Reports(plan)
 
     @property
     def shards_done(self) -> int:
         """Committed parts."""
-        return len(self._done)
+        return self._shards_done
 
     def report(self, report: ShardReport) -> None:
         """Take a finished shard."""
-        self.reports[report.shard] = report
+        self.reports.add(report)
         self.elsewhere(report.shard)
         self._reported += report.completions
         self._errors.update(report.errors)
 
     def elsewhere(self, index: int) -> None:
         """Take a shard that another driver has committed."""
-        if index not in self._done:
-            self._done.add(index)
-            self._rows += self._plan.shard(index).rows
+        if not self._done[index]:
+            self._done[index] = True
+            self._shards_done += 1
+            self._rows += self._plan.shard_rows(index)
 
     def snapshot(self, replicas: Iterable[Replica]) -> RunSnapshot:
         """Ask the replicas' counters and add everything up."""
@@ -75,7 +78,7 @@ class Monitor:
         return RunSnapshot(
             rows_done=min(self._rows + in_hand, self._plan.rows), rows_total=self._plan.rows,
             completion_tokens=tokens, tokens_per_second=made / seconds if made and seconds > 0 else None,
-            errors=sum(self._errors.values()), replicas=len(alive), shards_done=len(self._done),
+            errors=sum(self._errors.values()), replicas=len(alive), shards_done=self._shards_done,
             shards_total=self._plan.shard_count, elapsed_seconds=now - self._started,
             running=sum(self._latest[r.name].running for r in alive),
         )  # fmt: skip

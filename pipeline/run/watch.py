@@ -20,7 +20,7 @@ from pipeline.run.work import Work
 from pipeline.types import ShardReport
 
 SHOW_SECONDS = 0.5
-"""Seconds between two looks at the replicas' counters."""
+"""Seconds between two looks at the replicas' counters; more where a look takes more than a tenth of that."""
 TOLD = {
     "replica_down": "{replica} is gone: {reason}; shards {shards} are done again",
     "shard_taken_over": "shard {shard} is taken over from a driver that is gone",
@@ -47,20 +47,23 @@ class Watch:
     events: EventLog
     check_signals: Callable[[], None]
     deadline: datetime.datetime | None
-    _shown: float = 0.0
+    _next_show: float = 0.0
     _elsewhere: int = 0
 
     def event(self, name: str, **facts: Any) -> None:
         """Keep an event, and tell it if something went wrong."""
-        self.events.add(name, **facts)
+        ordinary = name == "shard_claimed" or (name == "shard_started" and facts["attempt"] == 1)
+        (self.events.add_frequent if ordinary else self.events.add)(name, **facts)
         if name in TOLD:
             self.view.note(TOLD[name].format(**facts))
 
     def report(self, report: ShardReport) -> None:
         """Take a committed part."""
         self.monitor.report(report)
-        self.events.add("shard_committed", shard=report.shard, file=report.file, rows=report.rows,
-                        completion_tokens=report.completion_tokens, already_there=report.already_there)  # fmt: skip
+        self.events.add_frequent(
+            "shard_committed", sums=("rows", "completion_tokens"), shard=report.shard, file=report.file, rows=report.rows,
+            completion_tokens=report.completion_tokens, already_there=report.already_there,
+        )  # fmt: skip
 
     def look(self, work: Work, replicas: Sequence[Replica]) -> None:
         """Look at everything.
@@ -70,7 +73,7 @@ class Watch:
             DeadlineReached: If it is time.
         """
         self.check_signals()
-        if time.monotonic() - self._shown >= SHOW_SECONDS:
+        if time.monotonic() >= self._next_show:
             self.show(replicas)
         if work.elsewhere != self._elsewhere and (work.waits or not self._elsewhere):
             self.view.note(f"another driver works on {counted(work.elsewhere, 'shard')} of this output")
@@ -80,5 +83,7 @@ class Watch:
 
     def show(self, replicas: Sequence[Replica]) -> None:
         """Show how it gets on."""
+        begin = time.monotonic()
         self.view.update(self.monitor.snapshot(replicas))
-        self._shown = time.monotonic()
+        end = time.monotonic()
+        self._next_show = end + max(SHOW_SECONDS, 10 * (end - begin))

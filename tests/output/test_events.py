@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import StorageFull
+from pipeline.output import events
 from pipeline.output.events import EventLog
 from pipeline.store.local import LocalStore
 
@@ -92,3 +93,39 @@ def test_many_threads(store: LocalStore) -> None:
 def test_a_closed_log_without_events_makes_no_file(store: LocalStore) -> None:
     EventLog(store, NAME).close()
     assert list(store.list()) == []
+
+
+def test_in_a_large_file_frequent_events_are_counted_and_all_others_kept(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "DETAIL_BYTES", 1000)
+    clock = Clock()
+    with EventLog(store, NAME, clock=clock) as log:
+        for number in range(1000):
+            clock.now += 0.5
+            log.add_frequent("done", shard=number, sums=("rows",), rows=7)
+            if number % 100 == 50:
+                log.add("fault", shard=number)
+    written = lines(store)
+    kept, summaries = ([line for line in written if line["event"] == name] for name in ("done", "summary"))
+    assert [line["shard"] for line in kept] == list(range(len(kept)))
+    assert 5 < len(kept) < 20, "as many as have room"
+    assert len(kept) + sum(line["done"] for line in summaries) == 1000
+    assert sum(line["rows"] for line in (*kept, *summaries)) == 7000
+    assert [line["seconds"] for line in summaries[:-1]] == [60.0] * 8
+    assert [line["shard"] for line in written if line["event"] == "fault"] == list(range(50, 1000, 100))
+    assert "sums" not in kept[0]
+
+
+def test_what_is_sent_does_not_grow_with_the_square_of_the_events(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "BYTES_A_SECOND", 100)
+    clock, sent = Clock(), list[int]()
+    monkeypatch.setattr(store, "put", lambda name, data: sent.append(len(data)))
+    log = EventLog(store, NAME, clock=clock)
+    for number in range(2000):
+        log.add("e", number=number)
+        clock.now += 10.0
+    assert sum(sent) < 1.1 * 100 * clock.now < sum(64 * number for number in range(2000)) / 10
+    assert sent[-1] > 100_000

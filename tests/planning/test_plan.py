@@ -26,6 +26,7 @@ def planned(*rows: int, per_shard: int = 10, limit: int | None = None) -> Plan:
 def test_shards_take_every_row_once_and_in_order(rows: list[int], per_shard: int, limit: int | None) -> None:
     plan = planned(*rows, per_shard=per_shard, limit=limit)
     shards = [plan.shard(i) for i in range(plan.shard_count)]
+    assert [plan.shard_rows(i) for i in range(plan.shard_count)] == [shard.rows for shard in shards]
     taken = [(s.file, row) for shard in shards for s in shard.segments for row in range(s.start, s.stop)]
     all_rows = [(file, row) for file, count in enumerate(rows) for row in range(count)]
     assert taken == all_rows[: len(all_rows) if limit is None else limit]

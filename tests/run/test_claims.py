@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import pytest
-from simulated_store import SharedFiles, View, memory
+from simulated_store import SharedFiles, View, memory, unavailable
 
 from pipeline.run.claims import STALE, Claims, Pulse, Taken
 from pipeline.store.process import me
@@ -130,6 +131,56 @@ def test_stopping_lets_go_of_everything(files: SharedFiles, times: Times) -> Non
     a.take(1)
     a.close()
     assert files.files == {}
+
+
+def test_with_threads_a_driver_does_not_wait_until_a_shard_is_let_go_of(files: SharedFiles) -> None:
+    answers, store = threading.Event(), memory(files)
+    claims = Claims(store, "a", threads=2)
+    store.before = lambda kind, name: kind == "put_if_absent" or answers.wait(10) or pytest.fail("no answer")
+    for index in range(5):
+        claims.take(index)
+        claims.release(index)
+    claims.take(5)
+    assert len(files.files) == 6 and claims.held == {5}
+    answers.set()
+    claims.close()
+    assert files.files == {}
+
+
+def test_what_could_not_be_let_go_of_is_let_go_of_at_the_end(files: SharedFiles) -> None:
+    store, fails = memory(files), threading.Event()
+    claims = Claims(store, "a", threads=1)
+
+    def once(kind: str, name: str) -> None:
+        if kind == "delete" and not fails.is_set():
+            fails.set()
+            raise unavailable(kind, name)
+
+    store.before = once
+    claims.take(0)
+    claims.release(0)
+    assert fails.wait(10)
+    claims.take(1)
+    claims.release(1)
+    claims._pool.submit(int).result()  # type: ignore[union-attr]  # one thread: what was begun before is done
+    assert list(files.files) == ["_job/claims/00000"]
+    claims.close()
+    assert files.files == {}
+
+
+def test_at_the_end_a_store_that_cannot_be_reached_is_not_asked_for_every_shard(files: SharedFiles) -> None:
+    store, asked = memory(files), list[str]()
+    claims = Claims(store, "a", threads=2)
+    for index in range(100):
+        claims.take(index)
+
+    def gone(kind: str, name: str) -> None:
+        asked.append(name)
+        raise unavailable(kind, name)
+
+    store.before = gone
+    claims.close()
+    assert len(asked) <= 3, "one a thread, and the driver's own file"
 
 
 def test_what_was_taken_over_is_not_let_go_of(files: SharedFiles, times: Times) -> None:

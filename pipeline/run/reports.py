@@ -1,0 +1,68 @@
+"""The reports of a run's parts, in 65 bytes each: a driver keeps them until the manifest is made.
+
+It does not know what is done with them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+
+from pipeline.output.part import part_name
+from pipeline.planning.plan import Plan
+from pipeline.types import ShardReport
+
+_RECORD = struct.Struct("<?4q32s")
+"""Whether there is one; rows, completions, prompt tokens, completion tokens; SHA-256."""
+
+
+class Reports(Mapping[int, ShardReport]):
+    """Shard → report, for the shards of one plan.
+
+    What is rare is kept apart: errors, and that a part was there already.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        """Start without any."""
+        self._plan8, self._shards = plan.plan8, plan.shard_count
+        self._records = bytearray(self._shards * _RECORD.size)
+        self._errors: dict[int, dict[str, int]] = {}
+        self._already_there: set[int] = set()
+        self._number = 0
+
+    def add(self, report: ShardReport) -> None:
+        """Keep a report, in place of an earlier one of the same shard."""
+        index = report.shard
+        self._number += index not in self
+        _RECORD.pack_into(
+            self._records, index * _RECORD.size, True, report.rows, report.completions, report.prompt_tokens,
+            report.completion_tokens, bytes.fromhex(report.sha256),
+        )  # fmt: skip
+        self._errors.pop(index, None)
+        if report.errors:
+            self._errors[index] = dict(report.errors)
+        self._already_there.discard(index)
+        if report.already_there:
+            self._already_there.add(index)
+
+    def __getitem__(self, index: int) -> ShardReport:
+        """Return a shard's report."""
+        if index not in self:
+            raise KeyError(index)
+        _, rows, completions, prompts, generated, sha256 = _RECORD.unpack_from(self._records, index * _RECORD.size)
+        return ShardReport(
+            index, part_name(self._plan8, index, self._shards), rows, completions, prompts, generated,
+            self._errors.get(index, {}), sha256.hex(), already_there=index in self._already_there,
+        )  # fmt: skip
+
+    def __contains__(self, index: object) -> bool:
+        """Whether there is a report of a shard."""
+        return isinstance(index, int) and 0 <= index < self._shards and bool(self._records[index * _RECORD.size])
+
+    def __iter__(self) -> Iterator[int]:
+        """The shards of which there are reports, in order."""
+        return (index for index in range(self._shards) if index in self)
+
+    def __len__(self) -> int:
+        """Number of reports."""
+        return self._number

@@ -1,0 +1,39 @@
+"""Reports, packed and unpacked: a mapping as any other."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from simulation import plan_of
+
+from pipeline.output.part import part_name
+from pipeline.run.reports import Reports
+from pipeline.types import ShardReport
+
+PLAN = plan_of(7, 4)
+COUNT = st.integers(0, 2**63 - 1)
+REPORTS = st.lists(
+    st.builds(
+        lambda shard, counts, errors, sha256, already_there: ShardReport(
+            shard, part_name(PLAN.plan8, shard, 7), *counts, errors, sha256.hex(), already_there=already_there
+        ),
+        st.integers(0, 6),
+        st.tuples(COUNT, COUNT, COUNT, COUNT),
+        st.dictionaries(st.sampled_from(["NULL_PROMPT", "TIMEOUT"]), st.integers(1, 9)),
+        st.binary(min_size=32, max_size=32),
+        st.booleans(),
+    ),
+    max_size=20,
+)
+
+
+@given(reports=REPORTS)
+def test_gives_back_what_was_added_last(reports: list[ShardReport]) -> None:
+    kept, oracle = Reports(PLAN), dict[int, ShardReport]()
+    for report in reports:
+        kept.add(report)
+        oracle[report.shard] = report
+    assert dict(kept) == oracle and len(kept) == len(oracle) and list(kept) == sorted(oracle)
+    for index in (-1, 0, 3, 7, 10**9):
+        assert kept.get(index) == oracle.get(index)
+        assert (index in kept) == (index in oracle)
