@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.errors import DeadlineReached
 from pipeline.output.events import EventLog
+from pipeline.run.metrics import Metrics
 from pipeline.run.monitor import Monitor
 from pipeline.run.progress import ProgressView, counted
 from pipeline.run.replica import Replica
@@ -40,6 +41,7 @@ class Watch:
         events: Keeps what happened.
         check_signals: Raises if there was a signal.
         deadline: Local time at which the run stops; null: none.
+        metrics: Publishes how it gets on; null: nobody.
     """
 
     view: ProgressView
@@ -47,18 +49,23 @@ class Watch:
     events: EventLog
     check_signals: Callable[[], None]
     deadline: datetime.datetime | None
+    metrics: Metrics | None = None
     _shown: float = 0.0
     _elsewhere: int = 0
 
     def event(self, name: str, **facts: Any) -> None:
         """Keep an event, and tell it if something went wrong."""
         self.events.add(name, **facts)
+        if self.metrics is not None:
+            self.metrics.event(name, facts)
         if name in TOLD:
             self.view.note(TOLD[name].format(**facts))
 
     def report(self, report: ShardReport) -> None:
         """Take a committed part."""
         self.monitor.report(report)
+        if self.metrics is not None:
+            self.metrics.report(report)
         self.events.add("shard_committed", shard=report.shard, file=report.file, rows=report.rows,
                         completion_tokens=report.completion_tokens, already_there=report.already_there)  # fmt: skip
 
@@ -80,5 +87,14 @@ class Watch:
 
     def show(self, replicas: Sequence[Replica]) -> None:
         """Show how it gets on."""
-        self.view.update(self.monitor.snapshot(replicas))
+        snapshot = self.monitor.snapshot(replicas)
+        self.view.update(snapshot)
+        if self.metrics is not None:
+            self.metrics.publish(snapshot, self.monitor.latest, [replica.name for replica in replicas])
         self._shown = time.monotonic()
+
+    def end(self, replicas: Sequence[Replica], reason: str) -> None:
+        """Show where it ended, and publish why."""
+        self.show(replicas)
+        if self.metrics is not None:
+            self.metrics.stop(reason)
