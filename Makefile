@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test fuzz simulate chaos lint format bench scale clean
+.PHONY: help install demo test fuzz simulate chaos metrics-test lint format bench scale clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(STAMP)  ## make .venv with everything in it
 $(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard pipeline/engine/native/*.[ch])
@@ -30,6 +30,9 @@ simulate: install  ## run simulated worlds in which everything fails; RUNS=10000
 
 chaos: install  ## kill processes of real runs at random, and compare bytes; RUNS=100
 	$(BIN)/python tests/faults/chaos.py $(or $(RUNS),100) $(or $(FIRST),0)
+
+metrics-test: install  ## run Prometheus beside real jobs; needs prometheus and promtool on PATH, and ray[default]
+	$(BIN)/python docker/monitoring/check.py
 
 lint: install  ## check style, types and the floors
 	$(BIN)/ruff check

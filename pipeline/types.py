@@ -168,11 +168,20 @@ class ShardReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """Counters of a replica since it started.
+class Room:
+    """What an engine may hold, and how much of its KV cache is in use; no blocks where its cache has none."""
 
-    They are for the display, except `beats`, which grows with everything that the replica gets done: one that has work
-    and does not beat hangs.
+    max_num_seqs: int = 0
+    kv_blocks_used: int = 0
+    kv_blocks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Counters of a replica since it started, and what its engine holds now.
+
+    They are for the display and the metrics, except `beats`, which grows with everything that the replica gets done: one
+    that has work and does not beat hangs.
     """
 
     completions: int = 0
@@ -183,3 +192,5 @@ class Progress:
     running: int = 0
     waiting: int = 0
     beats: int = 0
+    steps: int = 0
+    room: Room = field(default_factory=Room)

@@ -199,7 +199,7 @@ class Worker:
             before.completion_tokens + sum(len(c.token_ids) for c in completions),
             before.prompt_tokens + sum(len(c.request.prompt_token_ids) for c in completions),
             before.errors + sum(c.error is not None for c in completions),
-            before.engine_seconds + seconds, running, waiting,
+            before.engine_seconds + seconds, running, waiting, steps=before.steps + 1, room=self._engine.room,
         )  # fmt: skip
 
     def _finish(self, opened: _OpenShard) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from pipeline.types import Completion, Request
+from pipeline.types import Completion, Request, Room
 
 
 class Engine(Protocol):
@@ -28,3 +28,7 @@ class Engine(Protocol):
 
     def load(self) -> tuple[int, int]:
         """Return (running, waiting): sequences that hold a place in the batch, and requests that wait for one."""
+
+    @property
+    def room(self) -> Room:
+        """How many sequences may run at once, and how much of the KV cache is in use. Asked for after every step."""

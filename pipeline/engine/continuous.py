@@ -24,7 +24,7 @@ from pipeline.engine.stats import Distribution, compute
 from pipeline.engine.stopping import StopWatch
 from pipeline.engine.structured import Grammars
 from pipeline.engine.tokenizer import Tokenizer
-from pipeline.types import Completion, ErrorCode, FinishReason, Request, RowError
+from pipeline.types import Completion, ErrorCode, FinishReason, Request, Room, RowError
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +59,9 @@ class ContinuousEngine:
         share = prefix_caching and not stats.prompt_logprobs
         loaded = runner.loaded
         few = runner.slots if loaded.device.type != "cpu" else FEW * max(1, torch.get_num_threads() // CORES_OF_FEW)
+        self._pool = BlockPool(runner.blocks)
         self._scheduler = Scheduler(
-            runner.slots, max_num_batched_tokens, BlockPool(runner.blocks), share=share, few=few, expected=expected
+            runner.slots, max_num_batched_tokens, self._pool, share=share, few=few, expected=expected
         )
         self._grammars = Grammars(tokenizer, loaded.vocab_size, loaded.eos_token_ids, torch.get_num_threads())
         self._state = SlotState(
@@ -83,6 +84,11 @@ class ContinuousEngine:
     def load(self) -> tuple[int, int]:
         """Return (running, waiting)."""
         return len(self._scheduler.running), self._scheduler.waiting
+
+    @property
+    def room(self) -> Room:
+        """The slots and the blocks; see `Engine.room`."""
+        return Room(self._scheduler.most, self._pool.blocks - self._pool.available, self._pool.blocks)
 
     def step(self) -> list[Completion]:
         """Advance every running sequence; see `Engine.step`.

@@ -83,6 +83,11 @@ class Scheduler:
         """Sequences without a slot."""
         return len(self._waiting)
 
+    @property
+    def most(self) -> int:
+        """Sequences that may run at once: the slots, or fewer once memory was out."""
+        return self._most
+
     def add(self, sequences: Iterable[Sequence]) -> None:
         """Queue sequences, the longest first, behind those of earlier calls.
 

@@ -21,7 +21,7 @@ from pipeline.engine.stats import Distribution, compute
 from pipeline.engine.stopping import StopWatch
 from pipeline.engine.structured import Grammars
 from pipeline.engine.tokenizer import Tokenizer
-from pipeline.types import Completion, FinishReason, Request
+from pipeline.types import Completion, FinishReason, Request, Room
 
 
 class StaticEngine:
@@ -52,6 +52,11 @@ class StaticEngine:
     def load(self) -> tuple[int, int]:
         """Return (0, waiting): between steps nothing runs."""
         return 0, len(self._waiting)
+
+    @property
+    def room(self) -> Room:
+        """The size of a batch; the cache grows with it and has no blocks."""
+        return Room(self._batch_size)
 
     @torch.inference_mode()
     def step(self) -> list[Completion]:

@@ -28,6 +28,7 @@ from pipeline.planning.plan import Plan
 from pipeline.run.claims import Claims, Pulse
 from pipeline.run.config import GenerateConfig
 from pipeline.run.dispatch import Dispatcher
+from pipeline.run.metrics import FINISHED, Metrics
 from pipeline.run.monitor import Monitor
 from pipeline.run.prepare import Prepared, prepare
 from pipeline.run.progress import ProgressView, counted, progress_view
@@ -143,6 +144,8 @@ class _Run:
         config, folder, plan = self._config, self._folder, self._plan
         job = self._prepared.job(config, plan)
         pool = _pool(config, job, Demand(len(self._missing), self._prepared.weight_bytes), watch.view.note)
+        if config.cluster.name != "inline":
+            watch.metrics = _metrics(plan, self._claims.driver, self._deadline, pool)
         work = Work(
             plan, self._missing, self._claims, Suspects(folder.store),
             is_committed=lambda index: folder.is_committed(plan, index), committed=lambda: folder.committed(plan),
@@ -152,11 +155,15 @@ class _Run:
             pool, work, watch.report, lambda: watch.look(work, dispatcher.replicas), watch.event,
             hang_timeout=config.cluster.hang_timeout,
         )  # fmt: skip
+        reason = FINISHED
         try:
             dispatcher.run()
             self._environment = pool.facts()
+        except BaseException as error:
+            reason = type(error).__name__
+            raise
         finally:
-            watch.show(dispatcher.replicas)
+            watch.end(dispatcher.replicas, reason)
             pool.close()
 
     def _finish(self) -> Manifest:
@@ -202,6 +209,13 @@ def _pool(config: GenerateConfig, job: Job, demand: Demand, note: Callable[[str]
     from pipeline.run.ray_pool import RayPool
 
     return RayPool(job, config.cluster, demand, note)
+
+
+def _metrics(plan: Plan, driver: str, deadline: datetime.datetime | None, pool: ReplicaPool) -> Metrics:
+    """The metrics of a run on Ray, which keeps the endpoint for them."""
+    from pipeline.run.ray_meter import RayMeter
+
+    return Metrics(RayMeter(), plan=plan.plan8, driver=driver, deadline=deadline, starting=pool.pending)
 
 
 def _shown(model: str) -> str:

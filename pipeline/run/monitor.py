@@ -26,6 +26,10 @@ class Monitor:
         plan: What is made.
         committed: Shards that were there at the start.
         samples_per_row: To turn completions into rows for the display.
+
+    Attributes:
+        latest: The last counters of every replica that there was, dead ones too.
+        reports: What was reported of each shard.
     """
 
     def __init__(
@@ -39,7 +43,7 @@ class Monitor:
             self.elsewhere(index)
         self._reported = 0
         self._errors: Counter[str] = Counter()
-        self._latest: dict[str, Progress] = {}
+        self.latest: dict[str, Progress] = {}
         self._recent: deque[tuple[float, int]] = deque()
         self._started = clock()
         self.reports = Reports(plan)
@@ -67,30 +71,30 @@ class Monitor:
         """Ask the replicas' counters and add everything up."""
         alive = list(replicas)
         for replica in alive:
-            self._latest[replica.name] = replica.progress()
+            self.latest[replica.name] = replica.progress()
         now, tokens = self._clock(), self.completion_tokens
         self._recent.append((now, tokens))
         while now - self._recent[0][0] > WINDOW:
             self._recent.popleft()
         seconds, made = now - self._recent[0][0], tokens - self._recent[0][1]
         # rows that are finished but not committed yet, so that a long shard is seen to move
-        in_hand = max(0, sum(p.completions for p in self._latest.values()) - self._reported) // self._samples
+        in_hand = max(0, sum(p.completions for p in self.latest.values()) - self._reported) // self._samples
         return RunSnapshot(
             rows_done=min(self._rows + in_hand, self._plan.rows), rows_total=self._plan.rows,
             completion_tokens=tokens, tokens_per_second=made / seconds if made and seconds > 0 else None,
             errors=sum(self._errors.values()), replicas=len(alive), shards_done=self._shards_done,
             shards_total=self._plan.shard_count, elapsed_seconds=now - self._started,
-            running=sum(self._latest[r.name].running for r in alive),
+            running=sum(self.latest[r.name].running for r in alive),
         )  # fmt: skip
 
     @property
     def completion_tokens(self) -> int:
         """Tokens generated since the start, by dead replicas too."""
-        return sum(p.completion_tokens for p in self._latest.values())
+        return sum(p.completion_tokens for p in self.latest.values())
 
     def timings(self) -> dict[str, float]:
         """The manifest's timings, of this start: seconds, and generated tokens per second of the engines."""
-        engine = sum(p.engine_seconds for p in self._latest.values())
+        engine = sum(p.engine_seconds for p in self.latest.values())
         wall = self._clock() - self._started
         return {
             "wall_seconds": wall,

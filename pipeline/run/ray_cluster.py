@@ -1,4 +1,4 @@
-"""Starts a Ray for a job, or joins a cluster that is there; the only module that imports Ray by its name.
+"""Starts a Ray for a job, or joins a cluster that is there; it hands Ray on to the others that speak to it.
 
 It does not know replicas.
 """
@@ -12,8 +12,10 @@ import math
 import os
 import re
 import secrets
+import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -88,6 +90,7 @@ def connect(config: ClusterConfig, folder: str | None, note: Callable[[str], Non
         ClusterLost: If that is not possible.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     logging.getLogger("ray").setLevel(logging.ERROR)  # its level is ours to set when it does not configure logging
     try:
         # Ray has workers look for modules in the driver's current folder first, where another `pipeline` may lie.
@@ -107,6 +110,9 @@ def connect(config: ClusterConfig, folder: str | None, note: Callable[[str], Non
             raise ClusterLost("cluster.address=auto: no Ray is running here; name the cluster's address") from error
         where = config.address or "this machine"
         raise ClusterLost(f"cluster.address={where}: Ray cannot be reached or started: {reason(error)}") from error
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():  # Ray puts its own in their place, and ends with code 15
+            signal.signal(number, handler)
     _silence()
     sys.stdout.flush()
 

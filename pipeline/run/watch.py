@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.errors import DeadlineReached
 from pipeline.output.events import EventLog
+from pipeline.run.metrics import Metrics
 from pipeline.run.monitor import Monitor
 from pipeline.run.progress import ProgressView, counted
 from pipeline.run.replica import Replica
@@ -40,6 +41,7 @@ class Watch:
         events: Keeps what happened.
         check_signals: Raises if there was a signal.
         deadline: Local time at which the run stops; null: none.
+        metrics: Publishes how it gets on; null: nobody.
     """
 
     view: ProgressView
@@ -47,6 +49,7 @@ class Watch:
     events: EventLog
     check_signals: Callable[[], None]
     deadline: datetime.datetime | None
+    metrics: Metrics | None = None
     _next_show: float = 0.0
     _elsewhere: int = 0
 
@@ -54,12 +57,16 @@ class Watch:
         """Keep an event, and tell it if something went wrong."""
         ordinary = name == "shard_claimed" or (name == "shard_started" and facts["attempt"] == 1)
         (self.events.add_frequent if ordinary else self.events.add)(name, **facts)
+        if self.metrics is not None:
+            self.metrics.event(name, facts)
         if name in TOLD:
             self.view.note(TOLD[name].format(**facts))
 
     def report(self, report: ShardReport) -> None:
         """Take a committed part."""
         self.monitor.report(report)
+        if self.metrics is not None:
+            self.metrics.report(report)
         self.events.add_frequent(
             "shard_committed", sums=("rows", "completion_tokens"), shard=report.shard, file=report.file, rows=report.rows,
             completion_tokens=report.completion_tokens, already_there=report.already_there,
@@ -84,6 +91,15 @@ class Watch:
     def show(self, replicas: Sequence[Replica]) -> None:
         """Show how it gets on."""
         begin = time.monotonic()
-        self.view.update(self.monitor.snapshot(replicas))
+        snapshot = self.monitor.snapshot(replicas)
+        self.view.update(snapshot)
+        if self.metrics is not None:
+            self.metrics.publish(snapshot, self.monitor.latest, [replica.name for replica in replicas])
         end = time.monotonic()
         self._next_show = end + max(SHOW_SECONDS, 10 * (end - begin))
+
+    def end(self, replicas: Sequence[Replica], reason: str) -> None:
+        """Show where it ended, and publish why."""
+        self.show(replicas)
+        if self.metrics is not None:
+            self.metrics.stop(reason)

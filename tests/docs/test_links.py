@@ -13,6 +13,8 @@ NAMES = [
     "CHANGELOG.md",
     "examples/README.md",
     "benchmarks/RESULTS.md",
+    "docs/faults.md",
+    "docs/operations.md",
 ]
 
 

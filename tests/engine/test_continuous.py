@@ -130,6 +130,20 @@ def test_load_counts_running_and_waiting(tiny: MakeTiny) -> None:
     assert engine.load() == (2, 3)
 
 
+def test_room_is_what_the_running_ones_may_need(tiny: MakeTiny) -> None:
+    engine = tiny().engine(2)
+    assert (engine.room.max_num_seqs, engine.room.kv_blocks_used) == (2, 0)
+    engine.add([request(str(i), [i + 1] * 60, max_tokens=3 + 9 * i, ignore_eos=True) for i in range(3)])
+    assert engine.room.kv_blocks_used == 0, "a waiting one has none"
+    used = []
+    while any(engine.load()):
+        engine.step()
+        used.append(engine.room.kv_blocks_used)
+    # 60 + 21 and 60 + 12 positions are three blocks of 32 each, 60 + 3 two. The longest run first, then the last two together.
+    assert list(dict.fromkeys(used)) == [6, 3, 5, 0]
+    assert engine.room.kv_blocks >= 6
+
+
 BAD = 7
 """The token whose embedding is not finite in the spoilt model."""
 

@@ -91,6 +91,7 @@ def test_fault_8_memory_that_is_out_changes_no_bit(
         done = drain(engine, POOL)
     assert {n: bits(c) for n, c in done.items()} == undisturbed[share]
     assert engine.load() == (0, 0)
+    assert engine.room.kv_blocks_used == 0
     assert engine._scheduler._pool.available == engine._runner.blocks
     if place == "run" and slots > 2:
         assert failures
@@ -147,6 +148,7 @@ def test_fault_8_what_ended_in_the_same_step_is_not_lost(tiny: MakeTiny, monkeyp
     engine.add(rows)
     assert names(engine.step()) == ["0", "1"]
     assert engine.load() == (0, 2)
+    assert engine.room.max_num_seqs == 1, "half of the two that ran"
     assert names(engine.step() + engine.step()) == ["2", "3"]
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 from tiny_models import CONTEXT, FAMILIES, Tiny, drain, random_prompts, request
 
+from pipeline.types import Room
+
 MakeTiny = Callable[..., Tiny]
 
 
@@ -30,6 +32,7 @@ def test_a_batch_is_done_in_one_step(tiny: MakeTiny) -> None:
     assert engine.load() == (0, 4)
     assert {c.request.row_id for c in engine.step()} == {"0", "1", "2"}
     assert engine.load() == (0, 1)
+    assert engine.room == Room(3), "its cache has no blocks"
     assert [c.request.row_id for c in engine.step()] == ["3"]
 
 

@@ -129,16 +129,24 @@ def test_fault_21_sigkill_to_an_inline_run(source: Path, reference: Path, tmp_pa
 
 
 @pytest.mark.ray
-def test_fault_20_ctrl_c_to_a_run_on_ray(source: Path, reference: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_fault_20_a_signal_to_a_run_on_ray(
+    number: signal.Signals, source: Path, reference: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "out"
     with started_generate(source, output, *RAY, "cluster.replicas=2", *LONG, *SLOW) as run:
         run.wait_for_part()
-        os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does: to whatever is in the foreground
+        if number is signal.SIGINT:  # as a terminal sends it: to whatever is in the foreground
+            os.killpg(run.process.pid, number)
+        else:
+            run.process.send_signal(number)
         code, text = run.finish()
         assert run.left_behind() == []
-    assert code == 130, text
-    assert text.splitlines()[-1].startswith("promptmill: stopped by SIGINT; ")
+    assert code == 128 + number, text
+    assert text.splitlines()[-1].startswith(f"promptmill: stopped by {number.name}; ")
     assert all(" INFO " in line for line in text.splitlines()[:-1]), f"nothing of Ray's own: {text}"
+    (stop,) = events(output, "driver_stop")
+    assert stop["exit_code"] == 128 + number
     assert_resumes(source, output, reference)
 
 
