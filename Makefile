@@ -4,16 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test fuzz simulate chaos lint format bench clean
+.PHONY: help install demo test fuzz simulate chaos image-test lint format bench clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 install: $(STAMP)  ## make .venv with everything in it
 $(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard pipeline/engine/native/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,data]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,data,cluster]'
 	touch $@
 
 demo: install  ## generate with the embedded model and prompts
@@ -30,6 +30,9 @@ simulate: install  ## run simulated worlds in which everything fails; RUNS=10000
 
 chaos: install  ## kill processes of real runs at random, and compare bytes; RUNS=100
 	$(BIN)/python tests/faults/chaos.py $(or $(RUNS),100) $(or $(FIRST),0)
+
+image-test:  ## build the image with buildah on the base image BASE=, and run the demo in it; docker/README.md
+	docker/image_test.sh $(BASE)
 
 lint: install  ## check style, types and the floors
 	$(BIN)/ruff check
