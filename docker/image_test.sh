@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the image with buildah, without a container engine, and checks it: runs the demo in it as its own user on a
-# read-only root, and two nodes of a cluster with a token. Needs root, buildah and unshare.
+# read-only root, and two nodes of a cluster with a token. Needs root, buildah, unshare and ip.
 #
 #   docker/image_test.sh BASE      BASE: an image that buildah finds, or pulls; docker/README.md says how to make one
 #
@@ -40,9 +40,10 @@ build() {
         --build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || true)" ${arguments[@]+"${arguments[@]}"} . >/dev/null
 }
 
-# A shell in the image as its user, on a read-only root: only /tmp, /cache, /outputs and /dev/shm can be written.
+# A command in the image as its user, on a read-only root and without a network: only /tmp, /cache, /outputs and
+# /dev/shm can be written.
 inside() {
-    unshare --mount --pid --fork --kill-child docker/read_only_root.sh "$root" "$work" "$@"
+    unshare --mount --net --pid --fork --kill-child docker/read_only_root.sh "$root" "$work" "$@"
 }
 
 echo "building on $base"
@@ -55,10 +56,11 @@ mkdir "$work/outputs" "$work/cache"
 chown 10001:10001 "$work/outputs" "$work/cache"
 
 echo "what the image is, in buildah run"
+# shellcheck disable=SC2016  # the image's shell expands it
 buildah run "$container" -- bash -euc '
     test "$(id -u)" = 10001
-    for tool in cc gcc c++ g++ clang ld as make pip; do
-        if command -v "$tool" | grep -v "^/usr/local/bin/pip$"; then echo "$tool is in the image" >&2; exit 1; fi
+    for tool in cc gcc c++ g++ clang ld as make /opt/promptmill/bin/pip; do
+        if command -v "$tool"; then echo "is in the image" >&2; exit 1; fi
     done
     test "$(bash -lc "command -v promptmill")" = /opt/promptmill/bin/promptmill
     promptmill generate experiment=demo output.path=/outputs/demo --cfg job >/dev/null
@@ -68,6 +70,7 @@ buildah inspect --type image --format '{{.Docker.Config.User}} {{.Docker.Config.
 
 echo "the demo, on a Ray of its own"
 SECONDS=0
+# shellcheck disable=SC2016
 inside bash -euc '
     if touch /opt/promptmill/x /home/promptmill/x /etc/x 2>/dev/null; then echo "the root can be written" >&2; exit 1; fi
     promptmill generate experiment=demo output.path=/outputs/demo

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Runs a command in an image's files as its user, in a mount namespace of its own where the root is read-only.
+# Runs a command in an image's files as its user, in namespaces of its own: the root is read-only, the network loopback.
 #   read_only_root.sh ROOT WORK COMMAND…      WORK has the folders outputs and cache
 set -euo pipefail
 root=$1 work=$2
 shift 2
+ip link set lo up
 mount --make-rprivate /
 mount --bind "$root" "$root"
 mount -o remount,ro,bind "$root"

@@ -40,7 +40,9 @@ def pods() -> Iterator[tuple[str, Object]]:
     for name, job in ray_jobs():
         cluster = job["rayClusterSpec"]
         head = cluster["headGroupSpec"]["template"]
-        autoscaler = {key: cluster["autoscalerOptions"][key] for key in ("resources", "securityContext", "volumeMounts")}
+        autoscaler = {
+            key: cluster["autoscalerOptions"][key] for key in ("resources", "securityContext", "volumeMounts")
+        }
         containers = [*head["spec"]["containers"], {"name": "autoscaler", "image": "put/by-kuberay:1", **autoscaler}]
         yield f"{name}:submitter", job["submitterPodTemplate"]
         yield f"{name}:head", {**head, "spec": {**head["spec"], "containers": containers}}

@@ -53,12 +53,20 @@ def named(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 class TestSchemas:
     def test_compose_is_of_the_compose_specification(self) -> None:
         command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
-        done = subprocess.run([*command, DOCKER / "compose.yaml"], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            [*command, DOCKER / "compose.yaml"], capture_output=True, text=True, timeout=60, check=False
+        )
         assert done.returncode == 0, done.stdout
 
     def test_kubernetes_objects_are_of_kubernetes_schemas(self) -> None:
         found = [value for value in OBJECTS.values() if not value["apiVersion"].startswith("ray.io/")]
-        assert {value["kind"] for value in found} >= {"CronJob", "Role", "RoleBinding", "ServiceAccount", "NetworkPolicy"}
+        assert {value["kind"] for value in found} >= {
+            "CronJob",
+            "Role",
+            "RoleBinding",
+            "ServiceAccount",
+            "NetworkPolicy",
+        }
         for value in found:
             kubernetes_validate.validate(value, KUBERNETES, strict=True)
 

@@ -13,6 +13,10 @@ NAMES = [
     "CHANGELOG.md",
     "examples/README.md",
     "benchmarks/RESULTS.md",
+    "docker/README.md",
+    "docs/faults.md",
+    "docs/nightly.md",
+    "docs/security.md",
 ]
 
 
