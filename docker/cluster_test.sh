@@ -41,13 +41,20 @@ done
 
 # What a pod's preStop hook runs ends a job's driver, which says so and leaves what it has committed.
 "${submit[@]}" --submission-id=stopped --no-wait -- promptmill generate experiment=demo cluster=existing \
-    sampling.max_tokens=120 sampling.n=20 output.path=/outputs/stopped >/dev/null
+    cluster.cpus_per_replica=1 sampling.max_tokens=120 sampling.n=20 output.path=/outputs/stopped >/dev/null
 for _ in {1..60}; do
     if ls /outputs/stopped/data/*.parquet >/dev/null 2>&1; then break; fi
     sleep 0.5
 done
 SECONDS=0
 stop-jobs
-ray job logs --address=http://127.0.0.1:18265 stopped | grep 'stopped by SIGTERM'
-[[ $SECONDS -le 20 ]]
+ray job status --address=http://127.0.0.1:18265 stopped 2>&1 | tail -2
+[[ $SECONDS -le 20 ]] || { echo "stop-jobs took $SECONDS s" >&2; exit 1; }
+for _ in {1..20}; do
+    ray job logs --address=http://127.0.0.1:18265 stopped >/tmp/stopped.log 2>&1
+    if grep 'stopped by SIGTERM' /tmp/stopped.log; then break; fi
+    sleep 0.5
+done
+grep -q 'stopped by SIGTERM' /tmp/stopped.log || { cat /tmp/stopped.log; exit 1; }
+test ! -e /outputs/stopped/_job/manifest.json
 ray stop --grace-period=5 >/dev/null 2>&1 || true

@@ -10,8 +10,10 @@ import math
 import os
 import re
 import secrets
+import signal
 import socket
 import sys
+import threading
 import time
 from typing import Any
 
@@ -75,6 +77,7 @@ def _logical_cpus(config: ClusterConfig) -> int:
 def connect(config: ClusterConfig, folder: str | None) -> None:
     """Start Ray on loopback for this job alone, with its files in `folder`, or join the cluster at `address`."""
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     logging.getLogger("ray").setLevel(logging.ERROR)  # its level is ours to set when it does not configure logging
     try:
         if config.name == "existing":
@@ -91,6 +94,8 @@ def connect(config: ClusterConfig, folder: str | None) -> None:
             raise ClusterLost("cluster.address=auto: no Ray is running here; name the cluster's address") from error
         where = config.address or "this machine"
         raise ClusterLost(f"cluster.address={where}: Ray cannot be reached or started: {reason(error)}") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts a handler of its own, which exits with 15
     _silence()
     sys.stdout.flush()
 

@@ -142,6 +142,21 @@ def test_fault_20_ctrl_c_to_a_run_on_ray(source: Path, reference: Path, tmp_path
     assert_resumes(source, output, reference)
 
 
+@pytest.mark.slow  # tests/run/test_ray_cluster.py has what it rests on
+@pytest.mark.ray
+def test_fault_20_sigterm_to_a_run_on_ray(source: Path, reference: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with started_generate(source, output, *RAY, *LONG, *SLOW) as run:
+        run.wait_for_part()
+        run.process.terminate()  # to the job alone, as a service manager does
+        code, text = run.finish()
+        assert run.left_behind() == []
+    assert code == 143, text
+    assert text.splitlines()[-1].startswith("promptmill: stopped by SIGTERM; ")
+    assert all(" INFO " in line for line in text.splitlines()[:-1]), f"nothing of Ray's own: {text}"
+    assert_resumes(source, output, reference)
+
+
 @pytest.mark.ray
 def test_fault_21_sigkill_to_a_run_on_ray(source: Path, reference: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
