@@ -48,7 +48,6 @@ for _ in {1..60}; do
 done
 SECONDS=0
 stop-jobs
-ray job status --address=http://127.0.0.1:18265 stopped 2>&1 | tail -2
 [[ $SECONDS -le 20 ]] || { echo "stop-jobs took $SECONDS s" >&2; exit 1; }
 for _ in {1..20}; do
     ray job logs --address=http://127.0.0.1:18265 stopped >/tmp/stopped.log 2>&1
