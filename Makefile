@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test fuzz simulate chaos metrics-test lint format bench scale clean
+.PHONY: help install demo test fuzz simulate chaos image-test metrics-test lint format bench scale clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -13,7 +13,7 @@ help:  ## show this list
 install: $(STAMP)  ## make .venv with everything in it
 $(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard pipeline/engine/native/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,data]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,data,cluster]'
 	touch $@
 
 demo: install  ## generate with the embedded model and prompts
@@ -33,6 +33,9 @@ chaos: install  ## kill processes of real runs at random, and compare bytes; RUN
 
 metrics-test: install  ## run Prometheus beside real jobs; needs prometheus and promtool on PATH, and ray[default]
 	$(BIN)/python docker/monitoring/check.py
+
+image-test:  ## build the image with buildah on the base image BASE=, and run the demo in it; docker/README.md
+	docker/image_test.sh $(BASE)
 
 lint: install  ## check style, types and the floors
 	$(BIN)/ruff check

@@ -13,8 +13,12 @@ NAMES = [
     "CHANGELOG.md",
     "examples/README.md",
     "benchmarks/RESULTS.md",
+    "docker/README.md",
     "docs/faults.md",
+    "docs/nightly.md",
     "docs/operations.md",
+    "docs/scale.md",
+    "docs/security.md",
 ]
 
 
