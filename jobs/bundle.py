@@ -61,6 +61,9 @@ def command(job: str, python: str, arguments: Arguments) -> str:
     Raises:
         PromptmillError: If anything in the configuration is wrong.
     """
+    if job not in schemas.SCHEMAS or job == "submit":
+        others = ", ".join(name for name in schemas.SCHEMAS if name != "submit")
+        raise ConfigurationError(f"job={job}: must be one of {others}")
     schema = schemas.SCHEMAS[job]
     overrides = list(arguments.overrides)
     if "cluster" in sections(schema) and not any(re.match(r"cluster(\.name)?=", line) for line in overrides):

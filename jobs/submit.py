@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from jobs.arguments import parse
+from jobs.arguments import Arguments, parse
 from jobs.launch import Job, configure_logging, show, tell
 from jobs.leave import leave
 from jobs.page import job_page
@@ -50,65 +50,94 @@ def main(argv: Sequence[str] | None = None) -> int:
         return tell(Interrupted("stopped by SIGINT"))
 
 
-def _run(argv: list[str]) -> int:
-    no_wait = "--no-wait" in argv
-    arguments = parse([word for word in argv if word != "--no-wait"])
-    if arguments.help:
-        return show(job_page(JOB.name, JOB.summary, JOB.schema, JOB.examples, JOB.exit_codes, USAGE) + "\n")
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a command line asks for.
+
+    Attributes:
+        verb: `status` or `stop`; null: submit.
+        config: `submit`'s own configuration.
+        yaml: It as text.
+        line: The command line that the cluster is to run; empty for a verb.
+        presets: The folder with presets of one's own, or null.
+        wait: Whether to follow the job.
+    """
+
+    verb: str | None
+    config: SubmitConfig
+    yaml: str
+    line: str
+    presets: str | None
+    wait: bool
+
+
+def read(arguments: Arguments, *, no_wait: bool = False) -> Request:
+    """Tell `submit`'s own keys from the job's, and check both.
+
+    Raises:
+        PromptmillError: If anything in either is wrong.
+    """
+    from jobs.bundle import command  # late: Hydra is not needed for the help page
+    from jobs.compose import compose_runs
+
     overrides = list(arguments.overrides)
     verb = overrides.pop(0) if overrides[:1] and overrides[0] in VERBS else None
     own = [line for line in overrides if line.partition("=")[0] in OWN]
-    rest = [line for line in overrides if line not in own]
-
-    from jobs.bundle import bundle, command  # late: Hydra is not needed for the help page
-    from jobs.compose import compose_runs
-    from jobs.schema import SCHEMAS
-
-    (composed,) = compose_runs("submit", SubmitConfig, replace(parse(own), show_config=arguments.show_config))
-    if arguments.show_config:
-        return show(composed.yaml)
-    config = composed.config
+    rest = tuple(line for line in overrides if line not in own)
+    (composed,) = compose_runs("submit", SubmitConfig, Arguments(tuple(own)))
+    config, line = composed.config, ""
     assert config is not None
-    if verb is not None:
-        return _ask(verb, config, rest)
-    if config.job not in SCHEMAS or config.job == "submit":
-        raise ConfigurationError(f"job={config.job}: must be one of {', '.join(j for j in SCHEMAS if j != 'submit')}")
-    line = command(config.job, config.python, replace(arguments, overrides=tuple(rest)))
+    if verb is None:
+        line = command(config.job, config.python, replace(arguments, overrides=rest))
+    elif config.submission_id is None:
+        raise ConfigurationError(f"submit {verb}: which? give submission_id=…")
+    elif rest:
+        raise ConfigurationError(f"submit {verb}: takes only submission_id and address, not {rest[0]}")
+    return Request(verb, config, composed.yaml, line, arguments.config_dir, config.wait and not no_wait)
+
+
+def _run(argv: list[str]) -> int:
+    arguments = parse([word for word in argv if word != "--no-wait"])
+    if arguments.help:
+        return show(job_page(JOB.name, JOB.summary, JOB.schema, JOB.examples, JOB.exit_codes, USAGE) + "\n")
+    request = read(arguments, no_wait="--no-wait" in argv)
+    if arguments.show_config:
+        return show(f"{request.yaml}# {request.line}\n")
     configure_logging()
     from pipeline.run.signals import signals_raise
-    from pipeline.run.submission import Handed, JobServer
 
     with signals_raise():
-        server = JobServer(config.address)
-        with bundle(arguments.config_dir) as folder:
-            handed = server.submit(config.id, line, folder)
-        _say(f"{config.id}: {handed.value}")
-        if handed is Handed.DONE:
-            return 0
-        if no_wait or not config.wait:
-            return 0
-        try:
-            state = server.follow(config.id, lambda text: print(text, end="", flush=True))
-        except KeyboardInterrupt:
-            _say(f"{config.id} goes on without being followed; stop it with: promptmill submit stop {_where(config)}")
-            raise
+        return _ask(request) if request.verb is not None else _submit(request)
+
+
+def _submit(request: Request) -> int:
+    from jobs.bundle import bundle
+    from pipeline.run.submission import Handed, JobServer
+
+    config = request.config
+    server = JobServer(config.address)
+    with bundle(request.presets) as folder:
+        handed = server.submit(config.id, request.line, folder)
+    _say(f"{config.id}: {handed.value}")
+    if handed is Handed.DONE or not request.wait:
+        return 0
+    try:
+        state = server.follow(config.id, lambda text: print(text, end="", flush=True))
+    except KeyboardInterrupt:
+        _say(f"{config.id} goes on without being followed; stop it with: promptmill submit stop {_where(config)}")
+        raise
     if state.exit_code != 0:
         _say(f"{config.id}: {state.status}, exit code {state.exit_code}: {_last_line(state.message)}")
     return state.exit_code or 0
 
 
-def _ask(verb: str, config: SubmitConfig, rest: Sequence[str]) -> int:
+def _ask(request: Request) -> int:
     """`status` and `stop`."""
-    if config.submission_id is None:
-        raise ConfigurationError(f"submit {verb}: which? give submission_id=…")
-    if rest:
-        raise ConfigurationError(f"submit {verb}: takes only submission_id and address, not {rest[0]}")
-    from pipeline.run.signals import signals_raise
     from pipeline.run.submission import JobServer
 
-    with signals_raise():
-        server = JobServer(config.address)
-        state = server.known(config.id) if verb == "status" else server.stop(config.id)
+    config = request.config
+    server = JobServer(config.address)
+    state = server.known(config.id) if request.verb == "status" else server.stop(config.id)
     code = "" if state.exit_code is None else f", exit code {state.exit_code}"
     print(f"{config.id}: {state.status}{code}")
     return 0

@@ -102,7 +102,6 @@ class Worker:
             job.source, job.sampling, built.tokenizer, built.max_model_len, job.plan.files, check=check_grammar
         )
         self._rows = ShardRows(job.source, builder, job.plan.files, job.columns)
-        self._rows.look()
         self._prepared: queue.SimpleQueue[_OpenShard | None] = queue.SimpleQueue()
         self._by_request: dict[tuple[str, int], tuple[_OpenShard, int]] = {}
         self._progress = Progress()

@@ -36,14 +36,6 @@ class ShardRows:
         self._reader = RowReader(filesystem, files, builder.columns, schema)
         self._ids = RowReader(filesystem, files, [config.id_column] if config.id_column else [], schema)
 
-    def look(self) -> None:
-        """See that the input can be read from here.
-
-        Raises:
-            InputRefused: If its first file is not there, or is not the one that was planned.
-        """
-        self._reader.look()
-
     def read(self, task: Task) -> tuple[list[PromptRow], pa.Table]:
         """Return the rows of a task, and the kept columns of its shard.
 

@@ -1,4 +1,4 @@
-"""What a replica's node must see as the driver sees it: the output's folder, and the model's bytes.
+"""What a replica's node must see as the driver sees it: the output's folder, the input, and the model's bytes.
 
 A path means something else on every node that does not share it. Without this look, a node's parts would lie on its own
 disk, and another model of the same name would be taken for the planned one. It does not know Ray.
@@ -9,15 +9,18 @@ from __future__ import annotations
 from pipeline.engine.checkpoint import resolve
 from pipeline.errors import ModelRefused, PlanRefused
 from pipeline.output.folder import OutputFolder
+from pipeline.prompts.listing import filesystem_for
+from pipeline.prompts.reader import RowReader
 from pipeline.store.base import open_store
 from pipeline.worker import Job
 
 
 def check_reach(job: Job) -> None:
-    """Look at output and model from here.
+    """Look at output, input and model from here.
 
     Raises:
         PlanRefused: If the output's folder does not hold the plan.
+        InputRefused: If the first input file is not there, or is not the one that was planned.
         ModelRefused: If the model is not there, or is not the one that was planned with.
     """
     path = job.output.path
@@ -26,6 +29,8 @@ def check_reach(job: Job) -> None:
             f"output.path={path}: does not hold the plan that the driver put there; nodes need a folder that they share, or "
             "an object store"
         )
+    filesystem, _ = filesystem_for(job.source.path)
+    RowReader(filesystem, job.plan.files, [], job.columns).look()
     planned = job.plan.fingerprint["model"]["content"]
     found = resolve(job.model).content()
     if found != planned:

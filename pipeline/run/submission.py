@@ -100,10 +100,7 @@ class JobServer:
                 return Handed.RUNNING
             self._forget(submission_id)
         try:
-            with _asking("submit"):
-                self._client.submit_job(
-                    entrypoint=command, submission_id=submission_id, runtime_env={"working_dir": str(folder)}
-                )
+            self._submit(submission_id, command, folder)
         except ConfigurationError as error:
             if "already exists" not in str(error.__cause__):
                 raise
@@ -171,6 +168,21 @@ class JobServer:
         if state is None:
             raise ConfigurationError(f"submission_id={submission_id}: the cluster at {self._shown} knows no such job")
         return state
+
+    def _submit(self, submission_id: str, command: str, folder: Path) -> None:
+        """Submit; a cluster that has just been started may have nobody yet who takes a job."""
+        end = time.monotonic() + LOST_SECONDS
+        while True:
+            try:
+                with _asking("submit"):
+                    self._client.submit_job(
+                        entrypoint=command, submission_id=submission_id, runtime_env={"working_dir": str(folder)}
+                    )
+                return
+            except ConfigurationError as error:
+                if "try again later" not in str(error.__cause__) or time.monotonic() > end:
+                    raise
+            time.sleep(LOOK_SECONDS)
 
     async def _show(self, submission_id: str, shown: _Shown) -> None:
         shown.begin()

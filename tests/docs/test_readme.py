@@ -15,6 +15,7 @@ from jobs.keys import keys, sections
 from jobs.page import presets
 from jobs.reference import EXIT_CODES
 from jobs.schema import SCHEMAS
+from jobs.submit import read
 from pipeline.output.schema import COLUMNS
 from pipeline.run.config import GenerateConfig
 from pipeline.types import ErrorCode
@@ -27,6 +28,8 @@ PATHS = ["source.path=in.parquet", "output.path=out"]
 
 
 def composed(words: list[str], job: str = "generate") -> list[object]:
+    if job == "submit":
+        return [read(parse(words))]
     return [run.config for run in compose_runs(job, SCHEMAS[job], parse(words))]
 
 

@@ -31,6 +31,7 @@ class FakeClient:
     logs: ClassVar[list[list[str | Exception]]] = []
     calls: ClassVar[list[str]] = []
     ends: ClassVar[list[Info]] = []
+    busy: ClassVar[list[str]] = []
     fault: ClassVar[Exception | None] = None
     log: str = field(default="")
 
@@ -46,6 +47,8 @@ class FakeClient:
     def submit_job(self, *, entrypoint: str, submission_id: str, runtime_env: dict[str, Any]) -> str:
         assert list(runtime_env) == ["working_dir"], "no variables go along, and so no secrets"
         self.calls.append(f"submit {submission_id}")
+        if self.busy:
+            raise RuntimeError(self.busy.pop())
         if submission_id in self.jobs:
             raise RuntimeError(f"{'x' * 1000} Job with submission_id {submission_id} already exists.")
         self.jobs[submission_id] = Info("PENDING", entrypoint)
@@ -77,7 +80,7 @@ class FakeClient:
 def client(monkeypatch: pytest.MonkeyPatch) -> type[FakeClient]:
     monkeypatch.setattr("ray.job_submission.JobSubmissionClient", FakeClient)
     monkeypatch.setattr(submission, "LOOK_SECONDS", 0.0)
-    for name, empty in (("jobs", {}), ("logs", []), ("calls", []), ("ends", []), ("fault", None)):
+    for name, empty in (("jobs", {}), ("logs", []), ("calls", []), ("ends", []), ("busy", []), ("fault", None)):
         monkeypatch.setattr(FakeClient, name, empty)
     return FakeClient
 
@@ -89,6 +92,17 @@ def test_a_new_one_is_submitted_and_one_that_runs_or_is_through_is_not(client: t
     client.jobs["night"] = Info("SUCCEEDED", "run me", driver_exit_code=0)
     assert server.submit("night", "run me", Path()) is Handed.DONE
     assert client.calls == ["submit night"]
+
+
+def test_a_cluster_that_is_not_ready_yet_is_asked_again(
+    client: type[FakeClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.busy += ["status code 500: No available agent to submit job, please try again later."] * 2
+    assert JobServer(None).submit("night", "run me", Path()) is Handed.NEW
+    assert client.calls == ["submit night"] * 3
+    client.busy += ["status code 500: something else"]
+    with pytest.raises(ConfigurationError, match="something else"):
+        JobServer(None).submit("day", "run me", Path())
 
 
 def test_one_that_failed_is_submitted_again_and_its_old_log_is_not_shown(client: type[FakeClient]) -> None:

@@ -1,0 +1,69 @@
+"""What a node must see; the same path with other things behind it stands in for another machine."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.engine.config import ModelConfig
+from pipeline.errors import InputRefused, ModelRefused, PlanRefused
+from pipeline.output.config import OutputConfig
+from pipeline.output.folder import OutputFolder
+from pipeline.prompts.config import SourceConfig
+from pipeline.run.config import GenerateConfig
+from pipeline.run.prepare import prepare
+from pipeline.run.reach import check_reach
+from pipeline.store.base import open_store
+from pipeline.worker import Job
+
+MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    """A job that the driver has planned, in its own current folder."""
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(pa.table({"prompt": ["a", "b"]}), "in.parquet")
+    shutil.copytree(MODEL, "model")
+    config = GenerateConfig(
+        source=SourceConfig(path="in.parquet"), output=OutputConfig(path="out"), model=ModelConfig(path="model")
+    )
+    prepared = prepare(config)
+    made = prepared.job(config, OutputFolder(open_store("out")).claim_plan(prepared.plan))
+    monkeypatch.chdir("/")
+    return made
+
+
+def test_all_is_seen_from_another_folder(job: Job) -> None:
+    check_reach(job)
+
+
+def test_an_output_folder_that_is_not_shared(job: Job) -> None:
+    shutil.rmtree(job.output.path)
+    with pytest.raises(PlanRefused, match=r"output\.path=.*/out: does not hold the plan .* a folder that they share"):
+        check_reach(job)
+
+
+def test_a_model_that_is_missing_or_another(job: Job) -> None:
+    weights = Path(job.model.path) / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ModelRefused, match=r"model/model\.safetensors is not what the driver has"):
+        check_reach(job)
+    shutil.rmtree(job.model.path)
+    with pytest.raises(ModelRefused, match=r"model\.path=.*there is no such directory"):
+        check_reach(job)
+
+
+def test_an_input_that_is_missing_or_another(job: Job) -> None:
+    pq.write_table(pa.table({"prompt": ["c", "d"]}), job.plan.files[0].path)
+    with pytest.raises(InputRefused, match=r"in\.parquet"):
+        check_reach(job)
+    Path(job.plan.files[0].path).unlink()
+    with pytest.raises(InputRefused, match=r"in\.parquet"):
+        check_reach(job)
