@@ -254,7 +254,7 @@ class VirtualPool:
         """None."""
         return set()
 
-    def arrivals(self, waiting: int) -> list[Replica]:
+    def arrivals(self, unfinished: int) -> list[Replica]:
         """Finish one task; no replica arrives.
 
         Raises:

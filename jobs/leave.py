@@ -11,7 +11,7 @@ import sys
 import threading
 from typing import NoReturn
 
-GIVEN_UP = ("close", "write", "read", "engine")
+GIVEN_UP = ("close", "write", "read", "engine", "release")
 """What the threads' names begin with that may still wait, for a storage or a cluster that is gone."""
 
 

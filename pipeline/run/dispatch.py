@@ -86,10 +86,11 @@ class Dispatcher:
         for future in self._finished():
             self._settle(future)
         self._watch()
-        for replica in self.pool.arrivals(self.work.waiting):
+        unfinished = self.work.waiting + len(self._in_flight) - len(self._late)
+        for replica in self.pool.arrivals(unfinished):
             self.welcome(replica)
         self._see_off(self.pool.leaving())
-        if not self.replicas and not self.pool.pending():
+        if not self.replicas and not self.pool.pending() and unfinished:
             raise ClusterLost("no replica is left and none is starting")
         self.work.look()
         self.on_tick()
@@ -230,6 +231,8 @@ class Dispatcher:
 
     def _bury(self, dead: Replica, death: ReplicaDied) -> None:
         """Replace a replica, and have what it had in hand done again."""
+        if dead.name in self._leaving and not isinstance(death, ReplicaHung | ReplicaLost):
+            death = ReplicaLost(str(death))  # a node that goes ends its processes before it is known to be gone
         lost = {future: held for future, held in self._in_flight.items() if held.replica is dead}
         for future in lost:
             del self._in_flight[future]

@@ -163,8 +163,10 @@ class _Run:
             reason = type(error).__name__
             raise
         finally:
-            watch.end(dispatcher.replicas, reason)
-            pool.close()
+            try:
+                watch.end(dispatcher.replicas, reason)
+            finally:
+                pool.close()
 
     def _finish(self) -> Manifest:
         """Check that everything is there; write the card, then the manifest, whose existence is success."""

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import PromptmillError
-from pipeline.run.ray_cluster import ActorUnavailableError, RayActorError, RayError, RayTaskError, ray, reason
+from pipeline.run.ray_cluster import (
+    ActorUnavailableError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    ray,
+    reason,
+)
 from pipeline.run.ray_nodes import nodes, this_node
 from pipeline.run.reach import check_reach
 from pipeline.run.replica import ReplicaDied, ReplicaLost
@@ -33,11 +43,13 @@ class Place:
 
     Attributes:
         sizing: How many replicas there are, and what each takes of its node.
+        most: Replicas that there may be at all; null: as many as there is room for, also on nodes that come later.
         home: The id of the driver's node.
         many: Whether there are other nodes, so that errors name theirs.
     """
 
     sizing: Sizing
+    most: int | None
     home: str
     many: bool
 
@@ -54,7 +66,8 @@ class ReplicaActor:
         """Load the model, and return the facts about this replica."""
         here = next(node for node in nodes(with_draining=True) if node.id == this_node())
         sizing = self._place.sizing
-        together = max(1, min(sizing.fit(here.size), sizing.replicas))  # that share this node
+        room, most = sizing.fit(here.size), self._place.most
+        together = max(1, room if most is None else min(room, most))  # that share this node
         share = min(sizing.gpus, 1.0) if sizing.gpus > 0 else 1 / together
         try:
             if here.id != self._place.home:
@@ -114,7 +127,10 @@ def unwrap(error: BaseException) -> BaseException:
         return cause if isinstance(cause, PromptmillError) else error
     if isinstance(error, RayActorError):
         return (ReplicaLost if _is_of_the_cluster(error) else ReplicaDied)(reason(error))
-    return error
+    if isinstance(error, NodeDiedError | LocalRayletDiedError | OutOfMemoryError):
+        # Ray's memory monitor ends the largest process of a node that runs full, whoever filled it.
+        return ReplicaLost(reason(error))
+    return ReplicaDied(reason(error)) if isinstance(error, RayError) else error
 
 
 def _pass_on(source: Any, result: Future[ShardReport | None]) -> None:

@@ -29,9 +29,13 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
 
 import ray as ray
 from ray.exceptions import ActorUnavailableError as ActorUnavailableError
+from ray.exceptions import LocalRayletDiedError as LocalRayletDiedError
+from ray.exceptions import NodeDiedError as NodeDiedError
+from ray.exceptions import OutOfMemoryError as OutOfMemoryError
 from ray.exceptions import RayActorError as RayActorError
 from ray.exceptions import RayError as RayError
 from ray.exceptions import RayTaskError as RayTaskError
+from ray.exceptions import RuntimeEnvSetupError as RuntimeEnvSetupError
 
 import pipeline
 from pipeline.errors import ClusterLost

@@ -16,9 +16,9 @@ from pipeline.errors import ClusterLost, PromptmillError
 from pipeline.run.config import ClusterConfig
 from pipeline.run.guardian import Guardian
 from pipeline.run.ray_actor import CALLS, Place, RayReplica, ReplicaActor, unwrap
-from pipeline.run.ray_cluster import Head, RayActorError, RayTaskError, connect, ray, reason
+from pipeline.run.ray_cluster import Head, RayError, RayTaskError, RuntimeEnvSetupError, connect, ray, reason
 from pipeline.run.ray_nodes import draining, nodes, this_node
-from pipeline.run.replica import Replica
+from pipeline.run.replica import Replica, ReplicaLost
 from pipeline.run.sizing import Demand, choose_sizing
 from pipeline.worker import Job
 
@@ -49,10 +49,13 @@ class RayPool:
         self._starting: dict[Any, tuple[str, Any]] = {}
         self._actors: dict[str, Any] = {}
         self._on_node: dict[str, str] = {}
+        self._parked: list[Any] = []
+        self._refusal: BaseException | None = None
         self._facts: dict[str, Any] = {}
         self._guardian: Guardian | None = None
         self._failed_starts = self._refused = self._most = 0
         self._leaving: set[str] = set()
+        self._hopeless: set[str] = set()
         self._looked = self._last_alive = time.monotonic()
 
     def start(self) -> list[Replica]:
@@ -76,7 +79,8 @@ class RayPool:
             max_restarts=0, runtime_env={"env_vars": threads},
         )  # fmt: skip
         self._job_ref = ray.put(self._job)
-        self._place = Place(sizing, this_node(), config.name == "existing")
+        grows = config.name == "existing" and config.replicas == "auto"
+        self._place = Place(sizing, None if grows else sizing.replicas, this_node(), config.name == "existing")
         for _ in range(sizing.replicas):
             self._launch()
         needed = min(config.min_replicas, sizing.replicas)
@@ -84,27 +88,29 @@ class RayPool:
         deadline = time.monotonic() + config.start_timeout
         while len(ready) < needed:
             ready += self._take(timeout=0.5)
+            if self._refusal is not None and len(ready) + len(self._starting) < needed:
+                raise self._refusal
             if time.monotonic() > deadline:
                 raise self._never_came(len(ready), needed)
         return ready
 
-    def arrivals(self, waiting: int) -> list[Replica]:
+    def arrivals(self, unfinished: int) -> list[Replica]:
         """See `ReplicaPool.arrivals`.
 
         Raises:
             ClusterLost: If no replica has been there for `cluster.start_timeout`, or the head is gone.
         """
         now = time.monotonic()
-        if now - self._looked > LOOK_SECONDS:
+        if now - self._looked > LOOK_SECONDS or (unfinished and not self._actors):
             self._looked = now
             if self._head.answers():
-                self._look_at_nodes(waiting)
+                self._look_at_nodes(unfinished)
             elif self._head.silent_seconds > HEAD_SECONDS:
                 raise ClusterLost(
                     f"the head of the cluster at {self._head.address} has not answered for {HEAD_SECONDS:g} s"
                 )
         arrived = self._take(timeout=0)
-        if arrived or self._ready:
+        if arrived or self._ready or not unfinished:
             self._last_alive = now
         elif now - self._last_alive > self._config.start_timeout:
             raise self._never_came(0, 1)
@@ -159,50 +165,60 @@ class RayPool:
             return []
         done, _ = ray.wait(list(self._starting), num_returns=len(self._starting), timeout=timeout)
         ready: list[Replica] = []
+        refused: list[tuple[str, Any, BaseException]] = []
         for reference in done:
             name, actor = self._starting.pop(reference)
             try:
                 facts = ray.get(reference)
             except RayTaskError as error:
-                self._go_without(name, unwrap(error))
+                del self._actors[name]
+                refused.append((name, actor, unwrap(error)))
                 continue
-            except RayActorError as error:
+            except RayError as error:
                 self._start_again(name, error)
                 continue
             self._failed_starts = 0
             self._facts = facts
             self._on_node[name] = facts["node_id"]
             ready.append(RayReplica(name, actor, facts))
+        for name, actor, refusal in refused:  # judged when all who answered are known: others may be ready
+            self._go_without(name, actor, refusal)
         self._most = max(self._most, self._ready)
         return ready
 
-    def _go_without(self, name: str, error: BaseException) -> None:
+    def _go_without(self, name: str, actor: Any, error: BaseException) -> None:
         """A replica cannot be where it was put. While others work, that is told, and the job goes on without it.
 
-        Its actor stays: so it keeps its place, and no other is put there.
+        Its actor is kept: so it holds its place, and no other is put there.
         """
-        del self._actors[name]
         if not self._ready or not isinstance(error, PromptmillError):
             raise error from None
+        self._parked.append(actor)
+        self._refusal = error
         self._refused += 1
         self._note(f"{name} cannot start, and others go on without it: {error}")
 
-    def _start_again(self, name: str, error: RayActorError) -> None:
+    def _start_again(self, name: str, error: RayError) -> None:
         """Start another in place of one that died while its model was loading: once may be chance, or its node's end.
 
         Raises:
-            ClusterLost: If that happens again and again.
+            ClusterLost: If that happens again and again, and no other replica works.
         """
         del self._actors[name]
-        self._failed_starts += 1
-        if self._failed_starts >= FAILED_STARTS:
-            raise ClusterLost(
-                f"{self._failed_starts} replicas in a row died while their model was loading: {reason(error)}; is there "
-                "enough memory?"
-            ) from None
-        self._launch()
+        if isinstance(error, RuntimeEnvSetupError):
+            raise ClusterLost(f"a node cannot take the code that is sent to it: {reason(error)}") from None
+        self._failed_starts += not isinstance(unwrap(error), ReplicaLost)
+        if self._failed_starts < FAILED_STARTS:
+            self._launch()
+            return
+        died = f"{self._failed_starts} replicas in a row died while their model was loading"
+        text = f"{died}: {reason(error)}; is there enough memory?"
+        if not self._ready:
+            raise ClusterLost(text) from None
+        self._hopeless = {node.id for node in nodes()}
+        self._note(f"{text} The others go on")
 
-    def _look_at_nodes(self, waiting: int) -> None:
+    def _look_at_nodes(self, unfinished: int) -> None:
         """See which nodes are leaving; with `auto`, have as many replicas as there is room and work for, and some waiting.
 
         Those that wait for room are what an autoscaler sees of the demand: half as many again as there is room for.
@@ -213,11 +229,17 @@ class RayPool:
         self._leaving = {name for name, node in self._on_node.items() if node in gone}
         if self._config.replicas != "auto":
             return
-        room = max(1, sum(self._sizing.fit(node.size) for node in nodes()) - self._refused)
-        wanted = min(room + max(1, room // 2), self._ready + waiting)
-        for _ in range(wanted - len(self._actors)):
+        there = nodes()
+        if self._failed_starts >= FAILED_STARTS:
+            if self._ready and self._hopeless.issuperset(node.id for node in there):
+                return  # more would die of what the last ones died of
+            self._failed_starts = 0
+        room = max(1, sum(self._sizing.fit(node.size) for node in there) - self._refused)
+        wanted = min(room + max(1, room // 2), unfinished)
+        staying = len(self._actors) - len(self._leaving)
+        for _ in range(wanted - staying):
             self._launch()
-        for reference, (name, _) in list(reversed(self._starting.items()))[: max(0, len(self._actors) - wanted)]:
+        for reference, (name, _) in list(reversed(self._starting.items()))[: max(0, staying - wanted)]:
             del self._starting[reference]
             self._end(name)
 
@@ -237,6 +259,6 @@ class RayPool:
 
     def _shut_down(self) -> None:
         if ray.is_initialized():
-            for actor in self._actors.values():
+            for actor in (*self._actors.values(), *self._parked):
                 ray.kill(actor, no_restart=True)
             ray.shutdown()

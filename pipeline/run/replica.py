@@ -62,11 +62,11 @@ class ReplicaPool(Protocol):
             ClusterLost: If too few become ready in time.
         """
 
-    def arrivals(self, waiting: int) -> list[Replica]:
+    def arrivals(self, unfinished: int) -> list[Replica]:
         """Replicas that became ready since the last call, without waiting.
 
         Args:
-            waiting: Shards that nobody has in hand: for no more than these is it worth to start further replicas.
+            unfinished: Shards that are in hand or wait to be handed out: more replicas than that would have nothing to do.
         """
 
     def leaving(self) -> set[str]:
@@ -118,7 +118,7 @@ class InlinePool:
         self._worker = Worker(self._job, threads=self._sizing.threads)
         return [InlineReplica(self._worker)]
 
-    def arrivals(self, waiting: int) -> list[Replica]:
+    def arrivals(self, unfinished: int) -> list[Replica]:
         """None: there is only the one."""
         return []
 

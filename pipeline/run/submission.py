@@ -73,14 +73,8 @@ class JobServer:
 
         for name in CHATTY:
             logging.getLogger(name).setLevel(logging.ERROR)
-        try:
-            with _asking(f"address={self._shown}"):
-                self._client: Any = JobSubmissionClient(address)
-        except ConnectionError as error:
-            raise ClusterLost(
-                f"address={self._shown}: no Ray job server answers there; it is at port 8265 of a cluster's head, unless its "
-                "dashboard is off"
-            ) from error
+        with _asking(f"address={self._shown}"):
+            self._client: Any = JobSubmissionClient(address)
 
     def submit(self, submission_id: str, command: str, folder: Path) -> Handed:
         """Have the cluster run a command in a folder, unless it has, or does so already under this id.
@@ -104,7 +98,13 @@ class JobServer:
         except ConfigurationError as error:
             if "already exists" not in str(error.__cause__):
                 raise
-            return Handed.RUNNING  # another was quicker
+            now = self.known(submission_id)  # another was quicker
+            if now.exit_code is None:
+                return Handed.RUNNING
+            raise ConfigurationError(
+                f"submission_id={submission_id}: the cluster does not let go of its last try, which ended with exit code "
+                f"{now.exit_code}; take another submission_id"
+            ) from error
         return Handed.NEW if before is None else Handed.AGAIN
 
     def state(self, submission_id: str) -> State | None:
@@ -126,22 +126,26 @@ class JobServer:
             ClusterLost: If the job server is gone, or the job is.
         """
         shown = _Shown(show, self._seen)
-        heard = time.monotonic()
+        failing: tuple[float, int] | None = None  # since when, and how much was shown then
         while True:
             try:
                 asyncio.run(self._show(submission_id, shown))
                 state = self.state(submission_id)
-                if state is None:
-                    raise ClusterLost(f"{submission_id} is no longer known to the cluster at {self._shown}")
-                if state.exit_code is not None:
-                    return state
-                heard = time.monotonic()
-            except (OSError, RuntimeError, ConfigurationError, RayError) as error:  # aiohttp's errors among them
-                if time.monotonic() - heard > LOST_SECONDS:
+            except (ClusterLost, ConfigurationError) as error:
+                now = time.monotonic()
+                if failing is None or shown.total > failing[1]:
+                    failing = now, shown.total
+                if now - failing[0] >= LOST_SECONDS:
                     raise ClusterLost(
                         f"the job server at {self._shown} has not answered for {LOST_SECONDS:g} s ({reason(error)}); the job "
                         "may be running still: submit it again with the same submission_id to follow it"
                     ) from error
+            else:
+                failing = None
+                if state is None:
+                    raise ClusterLost(f"{submission_id} is no longer known to the cluster at {self._shown}")
+                if state.exit_code is not None:
+                    return state
             time.sleep(LOOK_SECONDS)
 
     def stop(self, submission_id: str) -> State:
@@ -152,7 +156,8 @@ class JobServer:
         """
         state = self.known(submission_id)
         if state.exit_code is None:
-            self._client.stop_job(submission_id)
+            with _asking("stop"):
+                self._client.stop_job(submission_id)
         while state.exit_code is None:
             time.sleep(LOOK_SECONDS)
             state = self.known(submission_id)
@@ -186,14 +191,21 @@ class JobServer:
 
     async def _show(self, submission_id: str, shown: _Shown) -> None:
         shown.begin()
-        async for text in self._client.tail_job_logs(submission_id):
-            shown.take(text)
+        try:
+            async for text in self._client.tail_job_logs(submission_id):
+                shown.take(text)
+        except Exception as error:  # the web client's have no base in common but this
+            raise ClusterLost(f"its log is interrupted: {reason(error)}") from error
 
     def _forget(self, submission_id: str) -> None:
         """Make place for another try. Where another did so first, and has submitted it by now, Ray refuses that."""
         try:
-            with _asking("delete"):
+            with _asking("log"):
                 self._seen = len(self._client.get_job_logs(submission_id))
+        except ConfigurationError as error:
+            logging.getLogger(__name__).debug("the old log of %s cannot be read: %s", submission_id, reason(error))
+        try:
+            with _asking("delete"):
                 self._client.delete_job(submission_id)
         except ConfigurationError as error:
             logging.getLogger(__name__).debug("%s is not forgotten: %s", submission_id, reason(error))
@@ -204,6 +216,10 @@ class _Shown:
 
     def __init__(self, show: Callable[[str], None], seen: int) -> None:
         self._show, self._before, self._now = show, seen, 0
+
+    @property
+    def total(self) -> int:
+        return max(self._before, self._now)
 
     def begin(self) -> None:
         self._before, self._now = max(self._before, self._now), 0
@@ -231,8 +247,11 @@ def _asking(what: str) -> Iterator[None]:
     """Turn what Ray's client raises when it is refused into one line."""
     try:
         yield
-    except ConnectionError:
-        raise
+    except OSError as error:
+        raise ClusterLost(
+            f"{what}: Ray's job server does not answer ({reason(error)}); it is at port 8265 of a cluster's head, unless its "
+            "dashboard is off"
+        ) from error
     except (RuntimeError, ValueError, RayError) as error:
         text = " ".join(str(error).split())
         if "ray[default]" in text:

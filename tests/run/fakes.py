@@ -84,7 +84,7 @@ class FakePool:
     def leaving(self) -> set[str]:
         return self.left
 
-    def arrivals(self, waiting: int) -> list[Replica]:
+    def arrivals(self, unfinished: int) -> list[Replica]:
         if not self.starting:
             return []
         if self.patience > 0:

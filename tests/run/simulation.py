@@ -162,7 +162,7 @@ class SimPool:
             return {self.world.rng.choice(self.replicas).name}
         return set()
 
-    def arrivals(self, waiting: int) -> list[Replica]:
+    def arrivals(self, unfinished: int) -> list[Replica]:
         if self.starting and self.world.chance(0.5):
             self.starting -= 1
             return [self._new()]

@@ -430,3 +430,22 @@ def test_the_only_replica_finishes_what_it_has_before_it_goes() -> None:
     story.run(4)
     assert sorted(story.reports) == [0, 1, 2, 3]
     assert [e["replica"] for e in story.named("replica_up")] == ["replica-0", "replica-1"]
+
+
+def test_a_death_on_a_node_that_leaves_is_held_against_nothing() -> None:
+    """Its processes may be ended before Ray takes the node for dead."""
+    story = Story(FakePool(1), lambda pool: None)
+
+    def tell(pool: FakePool) -> None:
+        if story.ticks == 1:
+            pool.left = {"replica-0"}
+        elif story.ticks == 3:
+            pool.alive[0].die("connection error")
+        elif story.ticks > 3:
+            complete_all(pool)
+
+    story.tell = tell
+    story.run(4)
+    assert sorted(story.reports) == [0, 1, 2, 3]
+    (down,) = story.named("replica_down")
+    assert (down["counts"], down["shards"]) == (False, [0, 1])

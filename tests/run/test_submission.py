@@ -65,6 +65,8 @@ class FakeClient:
         return True
 
     def get_job_logs(self, name: str) -> str:
+        if self.jobs[name].message == "its node is gone":
+            raise RuntimeError("status code 500")
         return "the first try\n"
 
     async def tail_job_logs(self, name: str) -> AsyncIterator[str]:
@@ -115,19 +117,30 @@ def test_one_that_failed_is_submitted_again_and_its_old_log_is_not_shown(client:
     assert (client.calls, shown) == (["delete night", "submit night"], ["the second\n"])
 
 
+def test_one_whose_log_is_gone_is_submitted_again_all_the_same(client: type[FakeClient]) -> None:
+    client.jobs["night"] = Info("FAILED", "run me", "its node is gone", 1)
+    assert JobServer(None).submit("night", "run me", Path()) is Handed.AGAIN
+
+
 def test_an_id_is_one_commands(client: type[FakeClient]) -> None:
     client.jobs["night"] = Info("SUCCEEDED", "another")
     with pytest.raises(ConfigurationError, match="night: belongs to another command: another"):
         JobServer(None).submit("night", "run me", Path())
 
 
+@pytest.mark.parametrize("ended", [False, True])
 def test_of_two_that_submit_at_once_the_second_follows_the_first(
-    client: type[FakeClient], monkeypatch: pytest.MonkeyPatch
+    client: type[FakeClient], monkeypatch: pytest.MonkeyPatch, ended: bool
 ) -> None:
-    client.jobs["night"] = Info("RUNNING", "run me")
+    client.jobs["night"] = Info("FAILED" if ended else "RUNNING", "run me", driver_exit_code=75 if ended else None)
     server = JobServer(None)
-    monkeypatch.setattr(server, "state", lambda name: None)  # as it was a moment ago
-    assert server.submit("night", "run me", Path()) is Handed.RUNNING
+    later = [None, server.state("night")]  # what the first look finds, and the second
+    monkeypatch.setattr(server, "state", lambda name: later.pop(0))
+    if ended:
+        with pytest.raises(ConfigurationError, match="ended with exit code 75; take another submission_id"):
+            server.submit("night", "run me", Path())
+    else:
+        assert server.submit("night", "run me", Path()) is Handed.RUNNING
 
 
 @pytest.mark.parametrize(
@@ -153,11 +166,22 @@ def test_a_log_goes_on_where_the_network_was_lost(client: type[FakeClient]) -> N
 
 
 def test_a_server_that_stays_away_is_lost(client: type[FakeClient], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submission, "LOST_SECONDS", -1.0)
+    monkeypatch.setattr(submission, "LOST_SECONDS", 0.0)
     client.jobs["night"] = Info("RUNNING", "run me")
     client.logs += [[OSError("reset")]]
     with pytest.raises(ClusterLost, match="submit it again with the same submission_id to follow it"):
         JobServer("http://head:1").follow("night", print)
+
+
+def test_a_network_that_fails_after_a_long_time_is_forgiven(
+    client: type[FakeClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10**6, 50))
+    monkeypatch.setattr(submission.time, "monotonic", lambda: float(next(clock)))
+    client.jobs["night"] = Info("RUNNING", "run me")
+    client.logs += [["one\n", Exception("server disconnected")], ["one\n", "two\n", Exception("502")], ["one\ntwo\n"]]
+    client.ends += [Info("SUCCEEDED", "run me", driver_exit_code=0)]
+    assert JobServer(None).follow("night", print).exit_code == 0
 
 
 def test_stopping_waits_for_the_end_and_leaves_what_has_ended(client: type[FakeClient]) -> None:
@@ -172,7 +196,7 @@ def test_stopping_waits_for_the_end_and_leaves_what_has_ended(client: type[FakeC
 @pytest.mark.parametrize(
     ("fault", "kind", "words"),
     [
-        (ConnectionError("refused"), ClusterLost, "no Ray job server answers there"),
+        (ConnectionError("refused"), ClusterLost, "job server does not answer"),
         (RuntimeError("require the ray[default] installation"), ConfigurationError, "pip install"),
         (RuntimeError("Authentication required"), ConfigurationError, "RAY_AUTH_TOKEN_PATH"),
         (ValueError("unexpected address"), ConfigurationError, "address=head:1: unexpected address"),
