@@ -78,6 +78,7 @@ def test_a_wheel_has_the_library_and_the_platforms_tag(project: Path, tmp_path: 
         assert "gomp" not in needed and "iomp" not in needed
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_build_replaces_an_old_library_and_leaves_nothing_else(project: Path) -> None:
     one = project / min(LIBRARIES)

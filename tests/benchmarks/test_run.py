@@ -65,6 +65,7 @@ def test_the_default_is_what_has_targets() -> None:
     assert chosen.size == "gpt2-large"
 
 
+@pytest.mark.slow
 def test_a_tiny_model_from_the_command_to_the_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,6 +88,7 @@ def test_a_tiny_model_from_the_command_to_the_table(
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("| uniform |")] == rows
 
 
+@pytest.mark.slow
 def test_the_profile_of_a_tiny_model() -> None:
     done = run(
         "--size", "tiny", "--measure", "uniform", "--only", "promptmill", "--precision", "int8", "--requests", "2",

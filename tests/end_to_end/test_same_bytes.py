@@ -101,7 +101,7 @@ def test_another_seed_is_another_output(source: Path, reference: Path, tmp_path:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_replicas(replicas: int, source: Path, reference: Path, tmp_path: Path) -> None:
     options = (*RAY, f"cluster.replicas={replicas}", "output.rows_per_shard=4", *SAMPLED)
     with started_generate(source, tmp_path / "out", *options) as run:

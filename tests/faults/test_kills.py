@@ -129,7 +129,7 @@ def test_fault_21_sigkill_to_an_inline_run(source: Path, reference: Path, tmp_pa
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_fault_20_a_signal_to_a_run_on_ray(
     number: signal.Signals, source: Path, reference: Path, tmp_path: Path
 ) -> None:

@@ -90,7 +90,7 @@ class TestBytes:
         assert all(line.endswith(REMAKE) for line in found.findings)
 
     @given(place=st.floats(0, 1, exclude_max=True), by=st.integers(1, 255), part=st.integers(0, SHARDS - 1))
-    @settings(max_examples=60)
+    @settings(max_examples=30)
     def test_any_byte_changes(
         self, place: float, by: int, part: int, original: Output, tmp_path_factory: pytest.TempPathFactory
     ) -> None:
