@@ -113,7 +113,12 @@ def connect(config: ClusterConfig, folder: str | None, note: Callable[[str], Non
         if isinstance(error, ConnectionError) and config.address == "auto":
             raise ClusterLost("cluster.address=auto: no Ray is running here; name the cluster's address") from error
         where = config.address or "this machine"
-        raise ClusterLost(f"cluster.address={where}: Ray cannot be reached or started: {reason(error)}") from error
+        hint = "" if config.name == "local" or _has_token() else (
+            "; if the cluster has a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+        )  # fmt: skip
+        raise ClusterLost(
+            f"cluster.address={where}: Ray cannot be reached or started: {reason(error)}{hint}"
+        ) from error
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():  # Ray puts its own in their place, and ends with code 15
             signal.signal(number, handler)
@@ -130,12 +135,17 @@ def _runtime_env(config: ClusterConfig) -> dict[str, Any]:
 
 def warn_if_open(address: str, note: Callable[[str], None]) -> None:
     """Say it where a cluster runs what anyone sends who reaches it: it has no token, and is not on loopback."""
-    if os.environ.get("RAY_AUTH_MODE", "").lower() == "token" or _is_loopback(address.rpartition(":")[0].strip("[]")):
+    if _has_token() or _is_loopback(address.rpartition(":")[0].strip("[]")):
         return
     note(
         f"WARNING: the Ray cluster at {address} has no token authentication: whoever reaches it can run code on it; start it "
         "with RAY_AUTH_MODE=token (docs/security.md)"
     )
+
+
+def _has_token() -> bool:
+    """Whether this process speaks to Ray with a token."""
+    return os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
 
 
 def _is_loopback(host: str) -> bool:

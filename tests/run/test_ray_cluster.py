@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.errors import ClusterLost
 from pipeline.run import ray_cluster
 from pipeline.run.config import ClusterConfig
 
@@ -62,3 +63,15 @@ def test_sigterm_still_is_the_jobs_after_ray_took_it(monkeypatch: pytest.MonkeyP
         assert signal.getsignal(signal.SIGTERM) is ours
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("mode", ["disabled", "token"])
+def test_a_cluster_that_turns_us_away_may_want_a_token(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: Any) -> None:
+        raise RuntimeError("Failed to connect to Ray cluster")
+
+    monkeypatch.setattr(ray_cluster.ray, "init", init)
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    with pytest.raises(ClusterLost, match="cannot be reached") as error:
+        ray_cluster.connect(ClusterConfig(name="existing", address="head:6379"), None, print)
+    assert ("if the cluster has a token, set RAY_AUTH_MODE=token" in str(error.value)) == (mode == "disabled")
