@@ -68,6 +68,7 @@ def test_fault_27_they_share_the_work(source: Path, reference: Path, tmp_path: P
     assert not list((output / "_job" / "claims").iterdir()) and not list((output / "_job" / "drivers").iterdir())
 
 
+@pytest.mark.slow  # the simulation and `make chaos` have it too
 def test_one_that_is_killed_is_taken_over_by_the_other(source: Path, reference: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     with (

@@ -79,6 +79,7 @@ def test_fault_10_a_row_that_hangs_its_replica(tmp_path: Path) -> None:
     assert_only(output, source, {"row-00": "TIMEOUT"}, tmp_path)
 
 
+@pytest.mark.slow
 def test_fault_10_inline_it_stops_and_sets_the_shard_apart(tmp_path: Path) -> None:
     source, output = write(prompts(HANG=0), tmp_path / "in.parquet"), tmp_path / "out"
     with started_deadly(source, output, *INLINE, "cluster.hang_timeout=1") as run:
