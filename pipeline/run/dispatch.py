@@ -125,7 +125,7 @@ class Dispatcher:
                 self._copy(held, replica)
 
     def _copy_from_slow(self) -> None:
-        """Have an idle replica do what another would take longer for; looked for now and then, as everything is looked at."""
+        """Have an idle replica do what another would take longer for. All in hand is compared for that, so once a second."""
         now = self.clock()
         if now < self._next_copy or self.work.waiting or self._hands.first(0) is None:
             return

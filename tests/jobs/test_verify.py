@@ -62,11 +62,26 @@ def test_a_signal_ends_it_with_its_code(tmp_path: Path) -> None:
     os.mkfifo(job / "manifest.json")
     command = [sys.executable, "-m", "jobs.verify", f"output.path={tmp_path / 'out'}"]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
-        pipe = opened_when_read(job / "manifest.json")
-        process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=60)
-        os.close(pipe)
+        try:
+            pipe = opened_when_read(job / "manifest.json")
+            wait_until_asleep(process.pid)  # a signal just before the system call would not interrupt it
+            process.send_signal(signal.SIGTERM)
+            _, told = process.communicate(timeout=60)
+            os.close(pipe)
+        finally:
+            process.kill()
     assert (process.returncode, told) == (143, "promptmill: stopped by SIGTERM\n")
+
+
+def wait_until_asleep(pid: int) -> None:
+    """Wait until a process has been found asleep some times in a row."""
+    asleep = 0
+    for _ in range(1200):
+        asleep = asleep + 1 if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S" else 0
+        if asleep == 5:
+            return
+        time.sleep(0.05)
+    raise AssertionError("it does not wait for the pipe")
 
 
 def opened_when_read(path: Path) -> int:
