@@ -1,0 +1,24 @@
+"""The engine's kernels for a GPU, written in Triton, which the CUDA builds of torch bring along.
+
+Nothing in it is imported where there is no GPU. It does not know sequences or schedules: see the modules beside it.
+"""
+
+from __future__ import annotations
+
+import functools
+from importlib.util import find_spec
+
+import torch
+
+DEVICES = frozenset({"cuda"})
+"""Kinds of device that the kernels run on. Tests add `cpu`, where Triton's interpreter runs them."""
+
+
+def serves(device: torch.device) -> bool:
+    """Whether the kernels can run on a device."""
+    return device.type in DEVICES and _installed()
+
+
+@functools.cache
+def _installed() -> bool:
+    return find_spec("triton") is not None
