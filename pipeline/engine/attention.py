@@ -1,14 +1,14 @@
 """Attention over the KV cache, in arithmetic that depends on each sequence alone.
 
 Registered with transformers as an attention implementation; the step's layout arrives through the models' keyword
-arguments. Two ways compute it: the compiled kernel (`native`), else torch's own operations (`plain_attention`). It does not
-know sampling, scheduling, or any particular model.
+arguments, and knows how to attend: by the compiled kernel (`native`), else by torch's own operations (`plain_attention`). It
+does not know sampling, scheduling, or any particular model.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -25,48 +25,87 @@ IMPLEMENTATION = "promptmill_slots"
 _UNSERVED = ("sliding_window", "softcap", "s_aux", "position_bias")
 
 
+class StepLayout(Protocol):
+    """Where each of a step's tokens belongs, and a way to attend there. Padding may follow the real tokens."""
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        """Write the step's keys and values into a layer of the cache, then attend.
+
+        Args:
+            layer: Its number.
+            query: [T, H, D].
+            key: [T, H_kv, D].
+            value: Likewise.
+            scale: Factor on the scores.
+
+        Returns:
+            [T, H, D] in the type of `query`; rows that are padding hold something finite.
+        """
+
+
 @dataclass(frozen=True, slots=True)
-class StepLayout:
-    """Where each of a step's tokens belongs. Padding may follow the real tokens.
+class NativeLayout:
+    """A step for the compiled kernel."""
+
+    cache: KVCache
+    step: NativeStep
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        """Attend; see `StepLayout`."""
+        q, k, v = (x.float() if x.stride(-1) == 1 else x.float().contiguous() for x in (query, key, value))
+        return self.step.attend(q, k, v, self.cache.keys[layer], self.cache.values[layer], scale).to(query.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class TorchLayout:
+    """A step for torch's own operations.
 
     Attributes:
         cache: The KV cache.
-        tokens: Number of real tokens.
         spots: Runs of tokens of one sequence at successive positions of one block: one for each decoding sequence and chunk.
         tables: [R, W] int32: the block numbers of the sequences that `spots` speak of.
-        native: The step as the compiled kernel wants it; null: torch computes it.
-        places: [tokens] flat places in the cache, block · BLOCK + offset, for torch.
+        places: [tokens] flat places of the real tokens in the cache, block · BLOCK + offset.
     """
 
     cache: KVCache
-    tokens: int
     spots: list[Spot]
     tables: torch.Tensor
-    native: NativeStep | None
-    places: torch.Tensor | None
+    places: torch.Tensor
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        """Attend; see `StepLayout`."""
+        keys, values, tokens = self.cache.keys[layer], self.cache.values[layer], len(self.places)
+        plain_attention.write(keys, values, self.places, key[:tokens], value[:tokens])
+        grouped = (query * scale).reshape(len(query), key.shape[1], -1, query.shape[-1])
+        return plain_attention.attend(grouped, keys, values, self.spots, self.tables).view(query.shape)
 
 
 def step_layout(
-    cache: KVCache, tokens: int, spots: list[Spot], tables: torch.Tensor, *, decodes: int = 0, compiled: bool
+    cache: KVCache, spots: list[Spot], tables: torch.Tensor, *, decodes: int = 0, compiled: bool
 ) -> StepLayout:
     """Describe a step.
 
     Args:
         cache: The KV cache.
-        tokens: Number of real tokens.
-        spots: See `StepLayout`.
+        spots: Runs of tokens; see `TorchLayout`.
         tables: [R, W] int32 on the CPU.
         decodes: How many of the first spots decode: no block that they write is shared.
         compiled: Whether the compiled kernel computes it.
     """
     if compiled:
         chunks = torch.tensor(spots, dtype=torch.int32)
-        step = NativeStep(chunks, tables, cache.keys[0].shape[1], cache.head_dim, cache.dtype, decodes)
-        return StepLayout(cache, tokens, spots, tables, step, None)
+        kv_heads = cache.keys[0].shape[1]
+        return NativeLayout(cache, NativeStep(chunks, tables, kv_heads, cache.head_dim, cache.dtype, decodes))
     rows = torch.tensor([row for _, length, _, row in spots for _ in range(length)])
     positions = torch.tensor([p for _, length, start, _ in spots for p in range(start, start + length)])
     places = tables[rows, positions // BLOCK] * BLOCK + positions % BLOCK
-    return StepLayout(cache, tokens, spots, tables.to(cache.device), None, places.to(cache.device))
+    return TorchLayout(cache, spots, tables.to(cache.device), places.to(cache.device))
 
 
 def slot_attention(
@@ -104,17 +143,8 @@ def slot_attention(
             f"{type(module).__name__}: attention with {unserved[0]} is not served; only full attention is"
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    keys, values = (side[module.layer_idx] for side in (layout.cache.keys, layout.cache.values))  # type: ignore[index]
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, heads, D]
-    if layout.native is not None:
-        q, k, v = (x.float() if x.stride(-1) == 1 else x.float().contiguous() for x in (q, k, v))
-        return layout.native.attend(q, k, v, keys, values, scale)[None].to(query.dtype), None
-    tokens, kv_heads = k.shape[:2]
-    assert layout.places is not None
-    plain_attention.write(keys, values, layout.places, k[: layout.tokens], v[: layout.tokens])
-    grouped = (q * scale).reshape(tokens, kv_heads, -1, q.shape[-1])
-    out = plain_attention.attend(grouped, keys, values, layout.spots, layout.tables)
-    return out.view(1, tokens, q.shape[1], -1), None
+    return layout.attend(module.layer_idx, q, k, v, scale)[None], None  # type: ignore[arg-type]
 
 
 def choose(

@@ -68,9 +68,7 @@ class ModelRunner:
             elif chunk.last:
                 wanted.append(first + chunk.length - 1)
                 ends[slot] = len(wanted) - 1
-        layout = step_layout(
-            self.cache, len(slots), spots, self._tables(step), decodes=len(step.decodes), compiled=self._compiled
-        )
+        layout = step_layout(self.cache, spots, self._tables(step), decodes=len(step.decodes), compiled=self._compiled)
         slot_ids, position_ids = torch.tensor(slots, device=device), torch.tensor(positions, device=device)
         pad = max(MIN_ROWS, len(slots) if self._any_shape else _padded(len(slots))) - len(slots)
         ids = torch.cat([tokens[slot_ids, position_ids], slot_ids.new_zeros(pad)])

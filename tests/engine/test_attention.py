@@ -51,9 +51,9 @@ class Spy(nn.Module):
         return self.table[name, position].split(self.counts)  # type: ignore[no-untyped-call,no-any-return]
 
     def run(self, position_ids: torch.Tensor, layout: StepLayout, **_: Any) -> Any:
-        assert position_ids[0, : layout.tokens].tolist() == [position for _, position in self.places]
+        assert position_ids[0, : len(self.places)].tolist() == [position for _, position in self.places]
         drawn = [self.draw(*place) for place in self.places]
-        pad = position_ids.shape[1] - layout.tokens
+        pad = position_ids.shape[1] - len(self.places)
         # heads before tokens, as transformers has them, and in no order of memory that suits
         parts = [torch.stack(part, 1)[None] for part in zip(*drawn, strict=True)]
         q, k, v = (F.pad(part, (0, 0, 0, pad), value=torch.nan) for part in parts)
