@@ -26,7 +26,7 @@ MODEL = "norms, rest of the model"
 PHASES = ("linears", OUTPUT, "attention", "activations", MODEL, BOOKKEEPING, "sampling", "statistics")
 SEAMS = {
     "pipeline.engine.rowwise:RowwiseActivation.forward": "activations",
-    "pipeline.engine.continuous:ContinuousEngine._advance": "sampling",
+    "pipeline.engine.eager:choose": "sampling",
 }
 """What is timed as it stands; the others need to be looked into, see `Seams`."""
 LINEAR = "pipeline.engine.linear:PackedLinear.forward"

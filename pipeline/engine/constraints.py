@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from pipeline.engine.bad_words import BadWords, spellings
@@ -19,6 +20,7 @@ from pipeline.engine.sequence import Sequence
 from pipeline.engine.stopping import StopWatch
 from pipeline.engine.structured import Grammars
 from pipeline.engine.tokenizer import Tokenizer
+from pipeline.engine.upload import upload
 from pipeline.types import ErrorCode, FinishReason, RowError
 
 End = tuple[FinishReason, RowError | None]
@@ -37,13 +39,13 @@ class _Rules:
     bias: tuple[torch.Tensor, torch.Tensor] | None
     penalised: bool
 
-    def forbidden(self, generated: Seq[int]) -> Iterator[torch.Tensor]:
+    def forbidden(self, sequence: Sequence) -> Iterator[torch.Tensor]:
         """Tokens that may not come next, the grammar aside."""
-        if self.watch.forbids_end(len(generated)):
+        if self.watch.forbids_end(sequence.asked):
             yield self.ends
         if self.words is not None:
             yield self.always
-            yield torch.tensor(self.words.after(generated), dtype=torch.long, device=self.always.device)
+            yield upload(self.words.after(sequence.generated), np.int64, self.always.device)
 
 
 class Constraints:
@@ -75,7 +77,7 @@ class Constraints:
         penalties = [sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty]
         penalised = penalties != [1, 0, 0]
         if penalised:
-            self._penalties[slot] = torch.tensor(penalties)
+            self._penalties[slot] = upload(penalties, np.float32, self._device)
             self._count(slot, sequence.request.prompt_token_ids)
         words = self._bad_words(tuple(sampling.bad_words)) if sampling.bad_words else None
         bias = {token: value for token, value in sampling.logit_bias.items() if token < self._vocab_size}
@@ -85,7 +87,7 @@ class Constraints:
         self._rules[slot] = _Rules(
             watch, self._ids(t for t in sorted(watch.end_ids) if t < self._vocab_size), words,
             self._ids(words.always if words else ()),
-            (self._ids(bias), torch.tensor(list(bias.values()), device=self._device)) if bias else None, penalised,
+            (self._ids(bias), upload(list(bias.values()), np.float32, self._device)) if bias else None, penalised,
         )  # fmt: skip
 
     def record(self, slots: torch.Tensor, chosen: torch.Tensor) -> None:
@@ -105,7 +107,7 @@ class Constraints:
             is chosen for these must not be used.
         """
         ruled = [(row, s, rules) for row, s in enumerate(sequences) if (rules := self._rules[s.slot]) is not None]
-        forbidden = [(row, t) for row, s, rules in ruled for t in rules.forbidden(s.generated) if len(t)]
+        forbidden = [(row, t) for row, s, rules in ruled for t in rules.forbidden(s) if len(t)]
         matched = [(row, s.slot, rules.watch) for row, s, rules in ruled if rules.watch.grammar is not None]
         biased = [(row, rules.bias) for row, _, rules in ruled if rules.bias is not None]
         penalised = [row for row, _, rules in ruled if rules.penalised]
@@ -120,9 +122,9 @@ class Constraints:
             values = torch.cat([values for _, (_, values) in biased])
             changed[_places([(row, ids) for row, (ids, _) in biased])] += values
         if penalised and self._counts is not None and self._in_prompt is not None:
-            slots = torch.tensor([sequences[row].slot for row in penalised], device=self._device)
-            changed[penalised] = penalise(
-                changed[penalised], self._counts[slots], self._in_prompt[slots], *self._penalties[slots].unbind(1)
+            slots, rows = self._ids(sequences[row].slot for row in penalised), self._ids(penalised)
+            changed[rows] = penalise(
+                changed[rows], self._counts[slots], self._in_prompt[slots], *self._penalties[slots].unbind(1)
             )
         ends = {row: self._end(sequences[row].slot) for row in self._emptied(changed, forbidden, matched)}
         for row in ends:
@@ -143,7 +145,7 @@ class Constraints:
         """Mask in place what a grammar does not permit. End tokens may come where its text may end."""
         watches = {slot: watch for _, slot, watch in matched}  # a lone sequence stands in two rows
         masks = self._grammars.masks([watch.grammar for watch in watches.values() if watch.grammar is not None])
-        permitted = dict(zip(watches, torch.from_numpy(masks).to(self._device), strict=True))
+        permitted = dict(zip(watches, upload(masks, np.bool_, self._device), strict=True))
         for slot, watch in watches.items():
             rules = self._rules[slot]
             if rules is not None and watch.grammar is not None and watch.grammar.accepting:
@@ -171,7 +173,7 @@ class Constraints:
     def _count(self, slot: int, prompt: Seq[int]) -> None:
         """Start counting in a slot."""
         if self._counts is None or self._in_prompt is None:
-            shape = (self._slots, self._vocab_size)
+            shape = (self._slots + 1, self._vocab_size)  # the last row is nobody's, see `SlotState`
             self._counts = torch.zeros(shape, dtype=torch.float32, device=self._device)
             self._in_prompt = torch.zeros(shape, dtype=torch.bool, device=self._device)
         self._counts[slot] = 0
@@ -179,11 +181,11 @@ class Constraints:
         self._in_prompt[slot, self._ids(prompt)] = True
 
     def _ids(self, tokens: Iterable[int]) -> torch.Tensor:
-        return torch.tensor(list(tokens), dtype=torch.long, device=self._device)
+        return upload(list(tokens), np.int64, self._device)
 
 
 def _places(rows: Seq[tuple[int, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of a step, each with some token ids, as the index of all these places."""
     tokens = torch.cat([ids for _, ids in rows])
-    counts = torch.tensor([len(ids) for _, ids in rows], device=tokens.device)
-    return torch.tensor([row for row, _ in rows], device=tokens.device).repeat_interleave(counts), tokens
+    places = [row for row, ids in rows for _ in range(len(ids))]
+    return upload(places, np.int64, tokens.device), tokens

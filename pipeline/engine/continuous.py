@@ -1,26 +1,29 @@
-"""The continuous engine: schedule → run → sample → finish, over a batch that is refilled the moment a slot is free.
+"""The continuous engine: schedule → launch → wait → finish, over a batch that is refilled the moment a slot is free.
 
-It does not know shards, files or where requests come from.
+On a GPU the host is one step behind: it looks at what a step gave while the next one is being computed. It does not know
+shards, files or where requests come from.
 """
 
 from __future__ import annotations
 
 import logging
+import time
+from collections import deque
 from collections.abc import Sequence as Seq
 from types import MappingProxyType
 
 import torch
 
-from pipeline.engine import native
 from pipeline.engine.block_pool import BlockPool
 from pipeline.engine.config import StatsConfig
+from pipeline.engine.eager import EagerStepper
+from pipeline.engine.flight import Flight, Stepper
 from pipeline.engine.memory import out_of_memory
+from pipeline.engine.record import Record
 from pipeline.engine.runner import ModelRunner
-from pipeline.engine.sampler import sample
-from pipeline.engine.scheduler import FEW, Scheduler, Step
+from pipeline.engine.scheduler import FEW, Scheduler
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.slots import SlotState
-from pipeline.engine.stats import Distribution, compute
 from pipeline.engine.stopping import StopWatch
 from pipeline.engine.structured import Grammars
 from pipeline.engine.tokenizer import Tokenizer
@@ -47,11 +50,16 @@ class ContinuousEngine:
         max_num_batched_tokens: Bound on a step's tokens.
         prefix_caching: Compute once what prompts that begin alike share.
         expected: Requests that there will be, about; null: those that were added at any time are all.
+        ahead: Launch a step before the results of the one before it are known. A sequence that ends by what it chose is
+            then computed once more, for nothing.
+
+    Attributes:
+        waited: Seconds that the host has waited for the device.
     """
 
     def __init__(
         self, runner: ModelRunner, tokenizer: Tokenizer, stats: StatsConfig, max_num_batched_tokens: int,
-        *, prefix_caching: bool = True, expected: int | None = None,
+        *, prefix_caching: bool = True, expected: int | None = None, ahead: bool = False,
     ) -> None:  # fmt: skip
         """Start empty."""
         self._runner, self._tokenizer = runner, tokenizer
@@ -67,14 +75,12 @@ class ContinuousEngine:
         self._state = SlotState(
             runner.slots, runner.max_len, loaded.vocab_size, loaded.device, tokenizer, self._grammars
         )
-        # the log-probability is always computed: the cumulative one is its sum
-        self._statistics = [
-            *dict.fromkeys(["logprob", *stats.columns]),
-            *(["top_logprobs"] if stats.top_logprobs else []),
-        ]
-        self._top, self._prompt_logprobs = stats.top_logprobs, stats.prompt_logprobs
+        self._stepper: Stepper = EagerStepper(runner, self._state, stats)
+        self._record = Record(runner.slots, runner.max_len)
+        self._behind = 1 if ahead else 0
+        self._flights: deque[Flight] = deque()
         self._watches: dict[int, StopWatch] = {}
-        self._prompt_values: dict[int, list[torch.Tensor]] = {}
+        self.waited = 0.0
 
     def add(self, requests: Seq[Request]) -> None:
         """Queue requests; see `Engine.add`."""
@@ -102,49 +108,54 @@ class ContinuousEngine:
             if not out_of_memory(error) or not self._scheduler.lower():
                 raise
             logger.warning("out of memory: going on with fewer sequences at once (%s)", str(error).partition("\n")[0])
+            self._flights.clear()
             self._watches.clear()
-            self._prompt_values.clear()
+            self._record.clear()
         return done
 
     @torch.inference_mode()
     def _step(self, done: list[Completion]) -> None:
         admitted, step = self._scheduler.schedule()
-        for sequence in admitted:
-            watch = StopWatch(
-                sequence.request, sequence.max_new, self._runner.loaded.eos_token_ids, self._tokenizer,
-                self._grammars.start(sequence.request.sampling),
-            )  # fmt: skip
-            self._watches[sequence.slot] = watch
-            self._state.admit(sequence, watch)
-        if not step.decodes and not step.chunks:
-            return
-        with_prompt = frozenset(c.sequence.slot for c in step.chunks) if self._prompt_logprobs else frozenset[int]()
-        logits = self._runner.run(step, self._state.tokens, prompt_logits=with_prompt)
-        if with_prompt:
-            logits = self._take_prompt_logprobs(step, logits)
-        if step.choosing:
-            self._advance(step.choosing, logits, done)
+        self._stepper.admit([(sequence, self._watch(sequence)) for sequence in admitted])
+        behind = 0  # without a step to compute meanwhile, there is nothing to wait for but the results
+        if step.decodes or step.chunks:
+            flight = self._stepper.launch(step)
+            for sequence in flight.sequences:
+                sequence.in_flight += 1
+            self._flights.append(flight)
+            behind = self._behind
+        while len(self._flights) > behind:
+            self._land(self._flights.popleft(), done)
 
-    def _advance(self, sequences: list[Sequence], logits: torch.Tensor, done: list[Completion]) -> None:
-        """Choose a token for each sequence from its row of logits [B, V]; those that end are finished and go to `done`."""
-        rows = len(sequences)
-        if twice := rows == 1 and not native.serves(logits):
-            logits = logits.expand(2, -1)  # torch reduces a lone row with several threads, with other rounding
-        sequences_or_twice = sequences * 2 if twice else sequences
-        constrained, ends = self._state.constrain(logits, sequences_or_twice)
-        chosen = sample(constrained, self._state.sampling_rows(sequences_or_twice))
-        distribution = Distribution(logits, chosen, self._top)
-        values = compute(self._statistics, distribution)
-        finite = distribution.measures.finite
-        self._state.record(sequences, chosen[:rows], {name: value[:rows] for name, value in values.items()})
-        for row, (sequence, token, good) in enumerate(
-            zip(sequences, chosen[:rows].tolist(), finite[:rows].tolist(), strict=True)
-        ):
-            if not good or row in ends:
-                reason, error = ends[row] if good else (FinishReason.ERROR, NONFINITE)
+    def _watch(self, sequence: Sequence) -> StopWatch:
+        """Follow a sequence that was admitted."""
+        sampling = sequence.request.sampling
+        watch = StopWatch(
+            sequence.request, sequence.max_new, self._runner.loaded.eos_token_ids, self._tokenizer,
+            self._grammars.start(sampling),
+        )  # fmt: skip
+        self._watches[sequence.slot] = watch
+        sequence.needs_last = watch.grammar is not None or bool(sampling.bad_words)
+        return watch
+
+    def _land(self, flight: Flight, done: list[Completion]) -> None:
+        """Take a step's results; those that end are finished and go to `done`."""
+        since = time.perf_counter()
+        outcome = flight.wait()
+        self.waited += time.perf_counter() - since
+        self._record.add_prompt(outcome.prompt_logprobs)
+        # one that ended a step ago has no slot any more
+        rows = [row for row, sequence in enumerate(flight.sequences) if sequence.slot >= 0]
+        self._record.add([flight.sequences[row] for row in rows], rows, outcome.values)
+        for row in rows:
+            sequence = flight.sequences[row]
+            sequence.in_flight -= 1
+            good = outcome.finite[row]
+            if not good or row in flight.ends:
+                reason, error = flight.ends[row] if good else (FinishReason.ERROR, NONFINITE)
                 done.append(self._finish(sequence, reason, None, error))
                 continue
-            sequence.generated.append(token)
+            sequence.generated.append(outcome.tokens[row])
             ended = self._watches[sequence.slot].check(sequence.generated)
             if ended is not None:
                 done.append(self._finish(sequence, *ended))
@@ -153,34 +164,15 @@ class ContinuousEngine:
         self, sequence: Sequence, reason: FinishReason, stopped_by: str | None, error: RowError | None = None
     ) -> Completion:
         """Make the completion, then give the slot back: a sequence whose completion finds no memory is still running."""
-        slot, request = sequence.slot, sequence.request
-        watch, prompt_values = self._watches.pop(slot), self._prompt_values.pop(slot, None)
+        request, watch = sequence.request, self._watches.pop(sequence.slot)
         if reason is FinishReason.ERROR:
-            self._scheduler.release(sequence)
-            return Completion(request, finish_reason=reason, error=error)
-        statistics = {name: value.numpy() for name, value in self._state.statistics(sequence).items()}
-        completion = Completion(
-            request, tuple(sequence.generated), watch.text(sequence.generated, reason), reason, stopped_by,
-            MappingProxyType(statistics),
-            None if prompt_values is None else torch.cat(prompt_values).numpy(),
-        )  # fmt: skip
+            completion = Completion(request, finish_reason=reason, error=error)
+        else:
+            statistics, prompt_values = self._record.of(sequence)
+            completion = Completion(
+                request, tuple(sequence.generated), watch.text(sequence.generated, reason), reason, stopped_by,
+                MappingProxyType(statistics), prompt_values,
+            )  # fmt: skip
+        self._record.forget(sequence)
         self._scheduler.release(sequence)
         return completion
-
-    def _take_prompt_logprobs(self, step: Step, logits: torch.Tensor) -> torch.Tensor:
-        """Keep the log-probabilities of the chunks' prompt tokens and return the rows that choose tokens.
-
-        Row i of a chunk predicts the prompt token after position i; the first token of a text has none (NaN).
-        """
-        chooses, row = list(range(len(step.decodes))), len(step.decodes)
-        for chunk in step.chunks:
-            prompt = chunk.sequence.request.prompt_token_ids
-            predicted = prompt[chunk.start + 1 : chunk.start + chunk.length + 1]
-            kept = self._prompt_values.setdefault(chunk.sequence.slot, [torch.full((1,), torch.nan)])
-            block = torch.log_softmax(logits[row : row + chunk.length], -1)
-            targets = torch.tensor(predicted, device=logits.device)
-            kept.append(block[: len(predicted)].gather(-1, targets[:, None])[:, 0].cpu())
-            row += chunk.length
-            if chunk.last:
-                chooses.append(row - 1)
-        return logits[chooses]

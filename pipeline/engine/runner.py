@@ -55,7 +55,7 @@ class ModelRunner:
         """
         device = self.loaded.device
         slots = [s.slot for s in step.decodes]
-        positions = [s.prompt_len + len(s.generated) - 1 for s in step.decodes]
+        positions = [s.position for s in step.decodes]
         spots: list[Spot] = [(i, 1, position, i) for i, position in enumerate(positions)]
         wanted, ends = list(range(len(slots))), {}
         for chunk in step.chunks:

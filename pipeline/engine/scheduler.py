@@ -64,14 +64,15 @@ class Scheduler:
         share: Whether prompts that begin alike share blocks.
         few: Sequences below which a step costs nearly the same with fewer of them.
         expected: Sequences that there will be, about; null: those that were added at any time are all.
+        max_chunks: Bound on the chunks of a step; null: any number.
     """
 
     def __init__(
         self, slots: int, max_batched_tokens: int, pool: BlockPool, *, share: bool = True, few: int = FEW,
-        expected: int | None = None,
+        expected: int | None = None, max_chunks: int | None = None,
     ) -> None:  # fmt: skip
         """Start with every slot free."""
-        self._few, self._to_come = few, expected or 0
+        self._few, self._to_come, self._max_chunks = few, expected or 0, max_chunks
         self._free = list(range(slots))  # a heap
         self._waiting: deque[Sequence] = deque()
         self._max_batched_tokens, self._pool, self._share = max_batched_tokens, pool, share
@@ -113,7 +114,7 @@ class Scheduler:
             sequence.slot = heapq.heappop(self._free)
             self.running[sequence.slot] = sequence
             admitted.append(sequence)
-        decodes = [self.running[slot] for slot in sorted(self.running) if self.running[slot].decoding]
+        decodes = [self.running[slot] for slot in sorted(self.running) if self.running[slot].steppable]
         step = Step(decodes, [], [])
         budget = self._max_batched_tokens - len(decodes)
         leaders: dict[tuple[int, ...], Sequence] = {}
@@ -197,7 +198,7 @@ class Scheduler:
                 step.twins.append(Twin(sequence, leaders[prompt]))
                 sequence.prefilled += length
                 break
-            if step.chunks and length > budget:
+            if step.chunks and (length > budget or len(step.chunks) == self._max_chunks):
                 break
             if last:
                 leaders[prompt] = sequence

@@ -23,6 +23,8 @@ class Sequence:
         digests: Of the prompt's blocks that others may share; empty where nothing is shared.
         prefilled: Prompt tokens whose keys and values are in the cache.
         generated: Generated ids so far.
+        in_flight: Tokens that are being computed and not known yet, after those.
+        needs_last: Whether what may come next depends on the last token, so that it has to be known first.
     """
 
     request: Request
@@ -32,6 +34,8 @@ class Sequence:
     digests: tuple[bytes, ...] = ()
     prefilled: int = 0
     generated: list[int] = field(default_factory=list)
+    in_flight: int = 0
+    needs_last: bool = False
 
     @property
     def prompt_len(self) -> int:
@@ -42,6 +46,21 @@ class Sequence:
     def decoding(self) -> bool:
         """Whether the whole prompt is in the cache, so that each step gives one token."""
         return self.prefilled == self.prompt_len
+
+    @property
+    def asked(self) -> int:
+        """Tokens that have been generated or are being computed."""
+        return len(self.generated) + self.in_flight
+
+    @property
+    def position(self) -> int:
+        """Where the last token stands, whose keys and values the next step of decoding computes."""
+        return self.prompt_len + self.asked - 1
+
+    @property
+    def steppable(self) -> bool:
+        """Whether the next step can ask for a token of it: it decodes, wants more, and what it needs for that is known."""
+        return self.decoding and self.asked < self.max_new and not (self.needs_last and self.in_flight)
 
     @property
     def blocks_needed(self) -> int:
@@ -59,4 +78,4 @@ class Sequence:
 
     def restart(self) -> None:
         """Forget all progress; the same request gives the same bits again."""
-        self.slot, self.blocks, self.prefilled, self.generated = -1, [], 0, []
+        self.slot, self.blocks, self.prefilled, self.generated, self.in_flight = -1, [], 0, [], 0

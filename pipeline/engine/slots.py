@@ -1,6 +1,7 @@
-"""The state of every slot as tensors: ids, noise, sampling parameters and statistics, so that a step has no loop over rows.
+"""The state of every slot as tensors: ids, noise and sampling parameters, so that a step has no loop over rows.
 
-It does not know the model, or when a sequence starts and ends.
+There is one row more than slots: what stands in a step of fixed shape without being a sequence has that one. It does not
+know the model, or when a sequence starts and ends.
 """
 
 from __future__ import annotations
@@ -8,23 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence as Seq
 
+import numpy as np
 import torch
 
 from pipeline.engine.constraints import Constraints, End
 from pipeline.engine.noise import uniforms
 from pipeline.engine.sampler import SamplingRows
 from pipeline.engine.sequence import Sequence
-from pipeline.engine.stats import Values
 from pipeline.engine.stopping import StopWatch
 from pipeline.engine.structured import Grammars
 from pipeline.engine.tokenizer import Tokenizer
+from pipeline.engine.upload import upload
 
 COLDEST = 1e-30
 """Temperatures below are greedy: logits divided by them would leave float32's range."""
 
 
 class SlotState:
-    """Tensors with a row a slot.
+    """Tensors with a row a slot, and a last one that is nobody's.
 
     Args:
         slots: Number of slots.
@@ -33,69 +35,85 @@ class SlotState:
         device: Where the tensors are.
         tokenizer: For bad words.
         grammars: For structured output.
+
+    Attributes:
+        tokens: [slots + 1, max_len + 1] ids of every sequence, prompt and generated; of the last column nothing is read.
     """
 
     def __init__(
         self, slots: int, max_len: int, vocab_size: int, device: torch.device, tokenizer: Tokenizer, grammars: Grammars
     ) -> None:
         """Make the rows."""
-        self._shape, self._vocab_size, self._device = (slots, max_len), vocab_size, device
-        self.tokens = torch.zeros(slots, max_len, dtype=torch.long, device=device)
-        self._noise = torch.zeros(slots, max_len, dtype=torch.float64, device=device)
-        self._parameters = torch.zeros(slots, 5, dtype=torch.float32, device=device)
+        self.slots, self._max_len, self._vocab_size, self._device = slots, max_len, vocab_size, device
+        self.tokens = torch.zeros(slots + 1, max_len + 1, dtype=torch.long, device=device)
+        self._noise = torch.zeros(slots + 1, max_len, dtype=torch.float64, device=device)
+        nobody = upload([1, 1, vocab_size, 1, -math.inf], np.float32, device)
+        self._parameters = nobody.repeat(slots + 1, 1)
         self._constraints = Constraints(slots, vocab_size, device, tokenizer, grammars)
-        self._values: dict[str, torch.Tensor] = {}
         self._sampling = [False] * slots
         self._truncating = [False] * slots
 
-    def admit(self, sequence: Sequence, watch: StopWatch) -> None:
-        """Fill a slot's rows for a sequence."""
-        request, slot = sequence.request, sequence.slot
-        sampling, prompt = request.sampling, torch.tensor(request.prompt_token_ids, device=self._device)
-        self.tokens[slot, : len(prompt)] = prompt
-        greedy = sampling.temperature < COLDEST
-        off = sampling.top_k == 0 or sampling.top_k >= self._vocab_size
-        self._parameters[slot] = torch.tensor([
-            greedy, 1.0 if greedy else sampling.temperature, self._vocab_size if off else sampling.top_k, sampling.top_p,
-            math.log(sampling.min_p) if sampling.min_p > 0 else -math.inf,
-        ])  # fmt: skip
-        self._sampling[slot] = not greedy
-        self._truncating[slot] = not greedy and (not off or sampling.top_p < 1 or sampling.min_p > 0)
-        if not greedy:
-            noise = uniforms(sampling.seed, request.row_id, request.sample_index, sequence.max_new)
-            self._noise[slot, : sequence.max_new] = torch.from_numpy(noise)
-        self._constraints.admit(sequence, watch)
+    def admit(self, admitted: Seq[tuple[Sequence, StopWatch]]) -> None:
+        """Fill the rows of the slots that sequences were given."""
+        if not admitted:
+            return
+        longest = max(s.prompt_len for s, _ in admitted)
+        tokens = np.zeros((len(admitted), longest), np.int64)
+        noise = np.zeros((len(admitted), max(s.max_new for s, _ in admitted)))
+        parameters = []
+        for row, (sequence, watch) in enumerate(admitted):
+            request, slot = sequence.request, sequence.slot
+            sampling = request.sampling
+            tokens[row, : sequence.prompt_len] = request.prompt_token_ids
+            greedy = sampling.temperature < COLDEST
+            off = sampling.top_k == 0 or sampling.top_k >= self._vocab_size
+            parameters.append([
+                greedy, 1.0 if greedy else sampling.temperature, self._vocab_size if off else sampling.top_k,
+                sampling.top_p, math.log(sampling.min_p) if sampling.min_p > 0 else -math.inf,
+            ])  # fmt: skip
+            self._sampling[slot] = not greedy
+            self._truncating[slot] = not greedy and (not off or sampling.top_p < 1 or sampling.min_p > 0)
+            if not greedy:
+                noise[row, : sequence.max_new] = uniforms(
+                    sampling.seed, request.row_id, request.sample_index, sequence.max_new
+                )
+            self._constraints.admit(sequence, watch)
+        slots = upload([s.slot for s, _ in admitted], np.int64, self._device)
+        self.tokens[slots, :longest] = upload(tokens, np.int64, self._device)
+        self._parameters[slots] = upload(parameters, np.float32, self._device)
+        if any(self._sampling[s.slot] for s, _ in admitted):
+            self._noise[slots, : noise.shape[1]] = upload(noise, np.float64, self._device)
 
     def constrain(self, logits: torch.Tensor, sequences: Seq[Sequence]) -> tuple[torch.Tensor, dict[int, End]]:
         """Masks, biases and penalties of the rows that have any; see `Constraints.apply`."""
         return self._constraints.apply(logits, sequences)
 
-    def sampling_rows(self, sequences: Seq[Sequence]) -> SamplingRows:
-        """The sampling parameters of a step's rows and their noise at each one's position."""
-        slots = torch.tensor([s.slot for s in sequences], device=self._device)
-        positions = torch.tensor([len(s.generated) for s in sequences], device=self._device)
+    def rules(self, sequences: Seq[Sequence]) -> tuple[bool, bool]:
+        """Return (whether any row truncates its distribution, whether all are greedy)."""
+        slots = [s.slot for s in sequences]
+        return any(self._truncating[slot] for slot in slots), not any(self._sampling[slot] for slot in slots)
+
+    def sampling_rows(
+        self, slots: torch.Tensor, positions: torch.Tensor, *, truncates: bool, all_greedy: bool
+    ) -> SamplingRows:
+        """The sampling parameters of a step's rows and their noise.
+
+        Args:
+            slots: [B].
+            positions: [B] how many tokens each has generated.
+            truncates: See `rules`.
+            all_greedy: Likewise.
+        """
         greedy, temperature, top_k, top_p, log_min_p = self._parameters[slots].unbind(1)
         return SamplingRows(
             greedy.bool(), temperature, top_k.long(), top_p, log_min_p, self._noise[slots, positions],
-            truncates=any(self._truncating[s.slot] for s in sequences),
-            all_greedy=not any(self._sampling[s.slot] for s in sequences),
+            truncates=truncates, all_greedy=all_greedy,
         )  # fmt: skip
 
-    def record(self, sequences: Seq[Sequence], chosen: torch.Tensor, values: Values) -> None:
-        """Keep the chosen tokens [B] and their statistics; the sequences' `generated` is not touched."""
-        slots = torch.tensor([s.slot for s in sequences], device=self._device)
-        positions = torch.tensor([len(s.generated) for s in sequences], device=self._device)
-        prompts = torch.tensor([s.prompt_len for s in sequences], device=self._device)
-        room = (positions + prompts < self._shape[1]).nonzero()[:, 0]  # the last token of a full slot is not fed back
-        self.tokens[slots[room], (positions + prompts)[room]] = chosen[room]
-        self._constraints.record(slots, chosen)
-        for name, value in values.items():
-            if name not in self._values:
-                shape = (*self._shape, *value.shape[1:])
-                self._values[name] = torch.zeros(shape, dtype=value.dtype, device=self._device)
-            self._values[name][slots, positions] = value
+    def record(self, slots: torch.Tensor, columns: torch.Tensor, chosen: torch.Tensor) -> None:
+        """Keep the chosen tokens [B] at the columns [B] of their slots: prompt and generated so far. All within the device."""
+        self.tokens[slots, columns] = chosen
 
-    def statistics(self, sequence: Sequence) -> Values:
-        """The recorded statistics of a sequence's generated tokens, copied to the CPU."""
-        count = len(sequence.generated)
-        return {name: value[sequence.slot, :count].cpu().clone() for name, value in self._values.items()}
+    def count(self, slots: torch.Tensor, chosen: torch.Tensor) -> None:
+        """Count the chosen tokens [B] of slots [B], where penalties need that."""
+        self._constraints.record(slots, chosen)

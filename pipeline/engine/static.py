@@ -13,11 +13,11 @@ import torch
 
 from pipeline.engine.config import StatsConfig
 from pipeline.engine.continuous import NONFINITE
+from pipeline.engine.eager import choose
 from pipeline.engine.model import LoadedModel
-from pipeline.engine.sampler import sample
+from pipeline.engine.record import Record
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.slots import SlotState
-from pipeline.engine.stats import Distribution, compute
 from pipeline.engine.stopping import StopWatch
 from pipeline.engine.structured import Grammars
 from pipeline.engine.tokenizer import Tokenizer
@@ -43,7 +43,6 @@ class StaticEngine:
         self._batch_size, self._max_len = batch_size, max_len
         self._grammars = Grammars(tokenizer, loaded.vocab_size, loaded.eos_token_ids, torch.get_num_threads())
         self._waiting: deque[Request] = deque()
-        self._names = [*dict.fromkeys(["logprob", *stats.columns]), *(["top_logprobs"] if stats.top_logprobs else [])]
 
     def add(self, requests: Seq[Request]) -> None:
         """Queue requests; see `Engine.add`."""
@@ -75,8 +74,8 @@ class StaticEngine:
             StopWatch(s.request, s.max_new, eos, self._tokenizer, self._grammars.start(s.request.sampling))
             for s in sequences
         ]
-        for sequence, watch in zip(sequences, watches, strict=True):
-            state.admit(sequence, watch)
+        state.admit(list(zip(sequences, watches, strict=True)))
+        record = Record(len(batch), limit)
         width = max(s.prompt_len for s in sequences)
         ids = torch.zeros(len(batch), width, dtype=torch.long, device=device)
         mask = torch.zeros_like(ids)
@@ -84,7 +83,6 @@ class StaticEngine:
             ids[row, width - sequence.prompt_len :] = state.tokens[row, : sequence.prompt_len]
             mask[row, width - sequence.prompt_len :] = 1
         cache, live, done = None, list(sequences), list[Completion]()
-        prompt_values: list[torch.Tensor] = []
         while live:
             # a row that has ended runs on; its positions must not run out of the model's
             positions = (mask.cumsum(-1) - 1).clamp_(0, limit - 1)[:, -ids.shape[1] :]
@@ -92,27 +90,22 @@ class StaticEngine:
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             )
             if cache is None and self._stats.prompt_logprobs:
-                prompt_values = self._prompt_logprobs(out.logits, sequences)
+                record.add_prompt(list(zip(sequences, self._prompt_logprobs(out.logits, sequences), strict=True)))
             cache = out.past_key_values
-            done += self._advance(state, out.logits[:, -1].float(), live, sequences, watches, prompt_values)
+            done += self._advance(state, record, out.logits[:, -1].float(), live, watches)
             # finished rows go on with their last token; nobody reads what they give
             ids = torch.tensor([[s.generated[-1] if s.generated else 0] for s in sequences], device=device)
             mask = torch.cat([mask, mask.new_ones(len(batch), 1)], 1)
         return done
 
     def _advance(
-        self, state: SlotState, logits: torch.Tensor, live: list[Sequence], sequences: list[Sequence],
-        watches: list[StopWatch], prompt_values: list[torch.Tensor],
-    ) -> list[Completion]:  # fmt: skip
+        self, state: SlotState, record: Record, logits: torch.Tensor, live: list[Sequence], watches: list[StopWatch]
+    ) -> list[Completion]:
         """Choose a token for each live row; remove from `live` what ends, and return it."""
-        rows = logits[[s.slot for s in live]]
-        constrained, ends = state.constrain(rows, live)
-        chosen = sample(constrained, state.sampling_rows(live))
-        distribution = Distribution(rows, chosen, self._stats.top_logprobs)
-        state.record(live, chosen, compute(self._names, distribution))
-        done = []
-        finite = distribution.measures.finite.tolist()
-        for row, (sequence, token, good) in enumerate(zip(list(live), chosen.tolist(), finite, strict=True)):
+        flight = choose(state, self._stats, live, logits[[s.slot for s in live]])
+        outcome, ends, done = flight.wait(), flight.ends, []
+        record.add(live, range(len(live)), outcome.values)
+        for row, (sequence, token, good) in enumerate(zip(list(live), outcome.tokens, outcome.finite, strict=True)):
             watch = watches[sequence.slot]
             if good and row not in ends:
                 sequence.generated.append(token)
@@ -129,17 +122,16 @@ class StaticEngine:
                 continue
             done.append(Completion(
                 sequence.request, tuple(sequence.generated), watch.text(sequence.generated, reason), reason, stopped_by,
-                {name: value.numpy() for name, value in state.statistics(sequence).items()},
-                prompt_values[sequence.slot].numpy() if prompt_values else None,
+                *record.of(sequence),
             ))  # fmt: skip
         return done
 
     @staticmethod
     def _prompt_logprobs(logits: torch.Tensor, sequences: list[Sequence]) -> list[torch.Tensor]:
-        """Log-probabilities of each prompt's tokens, NaN for the first."""
+        """Log-probabilities of each prompt's tokens but the first."""
         values = []
         for row, sequence in enumerate(sequences):
             block = torch.log_softmax(logits[row, -sequence.prompt_len :].float(), -1)[:-1]
             targets = torch.tensor(sequence.request.prompt_token_ids[1:], dtype=torch.long, device=logits.device)
-            values.append(torch.cat([torch.full((1,), torch.nan), block.gather(-1, targets[:, None])[:, 0].cpu()]))
+            values.append(block.gather(-1, targets[:, None])[:, 0].cpu())
         return values

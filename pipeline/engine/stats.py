@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 
 from pipeline.engine import native
+from pipeline.engine.config import StatsConfig
 from pipeline.engine.native.sampler import measure_tokens
 
 
@@ -118,6 +119,11 @@ def top_logprobs(d: Distribution) -> Values:
     """The `top` most likely tokens, int32 [B, k], and their log-probabilities, float32 [B, k], in falling order."""
     values, ids = d.logits.topk(d.top)
     return {"top_token_ids": ids.int(), "top_token_logprobs": d.log_probability(values)}
+
+
+def wanted(stats: StatsConfig) -> list[str]:
+    """The statistics to compute for what was chosen: the log-probability always, as the cumulative one is its sum."""
+    return [*dict.fromkeys(["logprob", *stats.columns]), *(["top_logprobs"] if stats.top_logprobs else [])]
 
 
 def compute(names: Sequence[str], distribution: Distribution) -> Values:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiny_models import Tiny, bits, drain, random_prompts, request
 
 from pipeline.engine.continuous import ContinuousEngine
-from pipeline.engine.slots import SlotState
+from pipeline.engine.record import Record
 from pipeline.engine.stopping import StopWatch
 from pipeline.types import Completion
 
@@ -61,18 +61,20 @@ def undisturbed(tiny: MakeTiny) -> dict[bool, dict[tuple[str, int], dict[str, An
 
 
 # Where a step can be interrupted: when a sequence begins, in the model, in choosing tokens, in the midst of finishing some.
-PLACES = ["admit", "cache.copy", "run", "constrain", "record", "statistics", "text"]
+PLACES = ["admit", "cache.copy", "run", "constrain", "record", "of", "text"]
 
 
 @settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 2**32), place=st.sampled_from(PLACES), after=st.booleans(), share=st.booleans(),
-    slots=st.sampled_from([2, 5, 16]), blocks=st.sampled_from([None, 9]),
+    slots=st.sampled_from([2, 5, 16]), blocks=st.sampled_from([None, 9]), ahead=st.booleans(),
 )  # fmt: skip
 def test_fault_8_memory_that_is_out_changes_no_bit(
-    tiny: MakeTiny, undisturbed: Any, seed: int, place: str, after: bool, share: bool, slots: int, blocks: int | None
-) -> None:
-    engine, draw = tiny().engine(slots, tokens=64, share=share, blocks=blocks), random.Random(seed)
+    tiny: MakeTiny, undisturbed: Any, seed: int, place: str, after: bool, share: bool, slots: int, blocks: int | None,
+    ahead: bool,
+) -> None:  # fmt: skip
+    engine = tiny().engine(slots, tokens=64, share=share, blocks=blocks, ahead=ahead)
+    draw = random.Random(seed)
     failures = 0
 
     def fails() -> bool:
@@ -82,7 +84,7 @@ def test_fault_8_memory_that_is_out_changes_no_bit(
         return out
 
     owner: Any = {
-        "admit": engine._state, "constrain": engine._state, "record": engine._state, "statistics": engine._state,
+        "admit": engine._state, "constrain": engine._state, "record": engine._state, "of": engine._record,
         "run": engine._runner, "cache.copy": engine._runner.cache, "text": StopWatch,
     }[place]  # fmt: skip
     name = place.rpartition(".")[2]
@@ -134,16 +136,16 @@ def test_fault_8_other_errors_are_raised_at_once(tiny: MakeTiny) -> None:
 def test_fault_8_what_ended_in_the_same_step_is_not_lost(tiny: MakeTiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four end together; the memory for the third one's completion is not there."""
     engine, calls = tiny().engine(4), 0
-    copied = SlotState.statistics
+    copied = Record.of
 
-    def statistics(*arguments: Any) -> Any:
+    def of(*arguments: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise MemoryError
         return copied(*arguments)
 
-    monkeypatch.setattr(SlotState, "statistics", statistics)
+    monkeypatch.setattr(Record, "of", of)
     rows = [request(str(i), [5, 6, i], max_tokens=1) for i in range(4)]
     engine.add(rows)
     assert names(engine.step()) == ["0", "1"]

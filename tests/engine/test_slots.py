@@ -8,6 +8,8 @@ import torch
 from tiny_models import END, byte_tokenizer, request
 
 from pipeline.engine.noise import uniforms
+from pipeline.engine.record import Record
+from pipeline.engine.sampler import SamplingRows, sample
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.slots import SlotState
 from pipeline.engine.stopping import StopWatch
@@ -25,7 +27,7 @@ def admitted(state: SlotState, slot: int, prompt: list[int], name: str = "a", **
     one = request(name, prompt, **{"max_tokens": 10, **rules})
     sequence = Sequence(one, min(one.sampling.max_tokens, MAX_LEN - len(prompt)), slot=slot)
     grammar = GRAMMARS.start(one.sampling)
-    state.admit(sequence, StopWatch(one, sequence.max_new, frozenset({END}), TOKENIZER, grammar))
+    state.admit([(sequence, StopWatch(one, sequence.max_new, frozenset({END}), TOKENIZER, grammar))])
     return sequence
 
 
@@ -34,9 +36,16 @@ def new_state(slots: int = 3) -> SlotState:
 
 
 def record(state: SlotState, sequences: list[Sequence], tokens: list[int]) -> None:
-    state.record(sequences, torch.tensor(tokens), {"v": torch.tensor(tokens).float()})
+    slots, columns = torch.tensor([[s.slot, s.prompt_len + s.asked] for s in sequences]).unbind(1)
+    state.record(slots, columns, torch.tensor(tokens))
     for sequence, token in zip(sequences, tokens, strict=True):
         sequence.generated.append(token)
+
+
+def sampling_rows(state: SlotState, sequences: list[Sequence]) -> SamplingRows:
+    slots, positions = torch.tensor([[s.slot, s.asked] for s in sequences]).unbind(1)
+    truncates, all_greedy = state.rules(sequences)
+    return state.sampling_rows(slots, positions, truncates=truncates, all_greedy=all_greedy)
 
 
 def test_parameters_and_noise_of_a_step() -> None:
@@ -44,17 +53,37 @@ def test_parameters_and_noise_of_a_step() -> None:
     a = admitted(state, 2, [5, 6], "a", temperature=0.7, top_k=9, top_p=0.8, min_p=0.1, seed=3)
     b = admitted(state, 0, [7], "b")
     record(state, [a, b], [1, 2])
-    rows = state.sampling_rows([b, a])
+    rows = sampling_rows(state, [b, a])
     assert rows.greedy.tolist() == [True, False] and not rows.all_greedy and rows.truncates
     assert rows.temperature.tolist() == torch.tensor([1.0, 0.7]).tolist()
     assert rows.top_k.tolist() == [VOCAB, 9] and rows.top_p.tolist() == torch.tensor([1.0, 0.8]).tolist()
     assert rows.log_min_p.tolist() == torch.tensor([-torch.inf, 0.1]).log().nan_to_num(-torch.inf).tolist()
     assert rows.uniform[1].item() == uniforms(3, "a", 0, 2)[1]
-    alone = state.sampling_rows([b])
+    alone = sampling_rows(state, [b])
     assert alone.all_greedy and not alone.truncates
 
 
-def test_tokens_and_statistics_are_kept_by_position() -> None:
+def test_the_row_that_is_nobodys_can_be_sampled_from() -> None:
+    state = new_state()
+    a = admitted(state, 2, [5, 6], temperature=0.7)
+    rows = state.sampling_rows(
+        torch.tensor([a.slot, state.slots]), torch.tensor([0, 0]), truncates=False, all_greedy=False
+    )
+    assert sample(torch.randn(2, VOCAB, generator=torch.Generator().manual_seed(0)), rows).shape == (2,)
+    assert rows.greedy.tolist() == [False, True] and rows.temperature.tolist()[1] == 1
+
+
+def test_several_are_admitted_at_once() -> None:
+    state, together = new_state(), new_state()
+    rules: list[dict[str, Any]] = [{"temperature": 0.7, "top_k": 3}, {}, {"temperature": 2.0, "max_tokens": 3}]
+    ones = [admitted(state, slot, [5 + slot] * (slot + 1), str(slot), **rules[slot]) for slot in range(3)]
+    together.admit([(s, StopWatch(s.request, s.max_new, frozenset({END}), TOKENIZER, None)) for s in ones])
+    assert torch.equal(state.tokens, together.tokens)
+    assert torch.equal(state._parameters, together._parameters)
+    assert torch.equal(state._noise, together._noise)
+
+
+def test_tokens_are_kept_by_position() -> None:
     state = new_state()
     a, b = admitted(state, 2, [5, 6]), admitted(state, 0, [7])
     record(state, [a, b], [10, 11])
@@ -62,12 +91,27 @@ def test_tokens_and_statistics_are_kept_by_position() -> None:
     record(state, [b, a], [13, 14])
     assert state.tokens[2, :4].tolist() == [5, 6, 10, 14]
     assert state.tokens[0, :4].tolist() == [7, 11, 12, 13]
-    assert state.statistics(b)["v"].tolist() == [11, 12, 13]
-    kept = state.statistics(a)["v"]
+
+
+def test_statistics_are_kept_by_position() -> None:
+    record, state = Record(3, MAX_LEN), new_state()
+    a, b = admitted(state, 2, [5, 6]), admitted(state, 0, [7])
+
+    def add(sequences: list[Sequence], values: list[int]) -> None:
+        """What a step of other sequences, too, gave."""
+        record.add(sequences, range(1, len(values) + 1), {"v": torch.tensor([-1, *values, -1]).float()})
+        for sequence in sequences:
+            sequence.generated.append(0)
+
+    add([a, b], [10, 11])
+    add([b], [12])
+    add([b, a], [13, 14])
+    kept, prompt = record.of(a)
+    assert record.of(b)[0]["v"].tolist() == [11, 12, 13] and prompt is None
     c = admitted(state, 2, [8])
-    record(state, [c], [15])
-    assert kept.tolist() == [10, 14]  # a copy
-    assert state.statistics(c)["v"].tolist() == [15]
+    add([c], [15])
+    assert kept["v"].tolist() == [10, 14]  # a copy
+    assert record.of(c)[0]["v"].tolist() == [15]
 
 
 def test_a_full_slot_is_not_written_past_its_end() -> None:
@@ -77,6 +121,6 @@ def test_a_full_slot_is_not_written_past_its_end() -> None:
     before = state.tokens[1].clone()
     record(state, [a], [9])
     record(state, [a], [9])
-    assert state.tokens[0].tolist() == [*[1] * (MAX_LEN - 2), 9, 9]
+    assert state.tokens[0, :MAX_LEN].tolist() == [*[1] * (MAX_LEN - 2), 9, 9]
     assert torch.equal(state.tokens[1], before)
     assert b.slot == 1

@@ -144,10 +144,10 @@ class Tiny:
 
     def engine(
         self, slots: int = 4, *, max_len: int = CONTEXT, tokens: int = 256, quantization: str = "none",
-        kv: str = "auto", blocks: int | None = None, share: bool = True, **stats: Any,
+        kv: str = "auto", blocks: int | None = None, share: bool = True, ahead: bool = False, **stats: Any,
     ) -> ContinuousEngine:  # fmt: skip
         runner = ModelRunner(self.loaded(quantization, kv=kv), slots, max_len, blocks)
-        return ContinuousEngine(runner, self.tokenizer, StatsConfig(**stats), tokens, prefix_caching=share)
+        return ContinuousEngine(runner, self.tokenizer, StatsConfig(**stats), tokens, prefix_caching=share, ahead=ahead)
 
     def static(self, batch: int = 4, *, max_len: int = CONTEXT, **stats: Any) -> StaticEngine:
         return StaticEngine(self.loaded(plain=True), self.tokenizer, StatsConfig(**stats), batch, max_len)

@@ -1,0 +1,115 @@
+"""A step computed at once, with tensors of whatever shape it has: the way on processors, and without kernels for a GPU.
+
+It does not know when a sequence starts and ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+import torch
+
+from pipeline.engine import native
+from pipeline.engine.config import StatsConfig
+from pipeline.engine.flight import Flight, Outcome
+from pipeline.engine.runner import ModelRunner
+from pipeline.engine.sampler import sample
+from pipeline.engine.scheduler import Step
+from pipeline.engine.sequence import Sequence
+from pipeline.engine.slots import SlotState
+from pipeline.engine.stats import Distribution, compute, wanted
+from pipeline.engine.stopping import StopWatch
+
+
+class EagerStepper:
+    """Computes a step while it is launched.
+
+    Args:
+        runner: The model with its cache.
+        state: What the slots hold.
+        stats: Which statistics to compute.
+    """
+
+    def __init__(self, runner: ModelRunner, state: SlotState, stats: StatsConfig) -> None:
+        """Keep the parts."""
+        self._runner, self._state, self._stats = runner, state, stats
+
+    def admit(self, admitted: Seq[tuple[Sequence, StopWatch]]) -> None:
+        """Take up sequences; see `Stepper.admit`."""
+        self._state.admit(admitted)
+
+    def launch(self, step: Step) -> Flight:
+        """Compute a step; see `Stepper.launch`."""
+        prompts = self._stats.prompt_logprobs
+        with_prompt = frozenset(c.sequence.slot for c in step.chunks) if prompts else frozenset[int]()
+        logits = self._runner.run(step, self._state.tokens, prompt_logits=with_prompt)
+        read = prompt_logprobs(step, logits) if prompts else []
+        if with_prompt:
+            logits = logits[choosing_rows(step)]
+        if not step.choosing:
+            return Flight([], {}, lambda: Outcome(prompt_logprobs=read))
+        return choose(self._state, self._stats, step.choosing, logits, read)
+
+
+def choose(
+    state: SlotState, stats: StatsConfig, sequences: list[Sequence], logits: torch.Tensor,
+    read: Seq[tuple[Sequence, torch.Tensor]] = (),
+) -> Flight:  # fmt: skip
+    """Choose a token for each sequence from its row of logits, and measure it.
+
+    Args:
+        state: What the slots hold; the tokens go there.
+        stats: Which statistics to compute.
+        sequences: Whose tokens.
+        logits: Float32 [B, V], as the model gives them.
+        read: Log-probabilities of prompt tokens that the step has given, too.
+    """
+    rows = len(sequences)
+    if twice := rows == 1 and not native.serves(logits):
+        logits = logits.expand(2, -1)  # torch reduces a lone row with several threads, with other rounding
+    sequences_or_twice = sequences * 2 if twice else sequences
+    constrained, ends = state.constrain(logits, sequences_or_twice)
+    truncates, all_greedy = state.rules(sequences)
+    slots, positions, columns = (
+        torch.tensor(numbers, device=logits.device)
+        for numbers in zip(*[(s.slot, s.asked, s.prompt_len + s.asked) for s in sequences_or_twice], strict=True)
+    )
+    chosen = sample(constrained, state.sampling_rows(slots, positions, truncates=truncates, all_greedy=all_greedy))
+    distribution = Distribution(logits, chosen, stats.top_logprobs)
+    values = compute(wanted(stats), distribution)
+    state.record(slots[:rows], columns[:rows], chosen[:rows])
+    state.count(slots[:rows], chosen[:rows])
+    outcome = Outcome(
+        chosen[:rows].tolist(), distribution.measures.finite[:rows].tolist(),
+        {name: value[:rows].cpu() for name, value in values.items()}, list(read),
+    )  # fmt: skip
+    return Flight(sequences, ends, lambda: outcome)
+
+
+def choosing_rows(step: Step) -> list[int]:
+    """The rows that choose tokens, of a step's logits at every position of its prompts."""
+    chooses, row = list(range(len(step.decodes))), len(step.decodes)
+    for chunk in step.chunks:
+        row += chunk.length
+        if chunk.last:
+            chooses.append(row - 1)
+    return chooses
+
+
+def prompt_logprobs(step: Step, logits: torch.Tensor) -> list[tuple[Sequence, torch.Tensor]]:
+    """Log-probabilities of the chunks' prompt tokens.
+
+    Row i of a chunk predicts the prompt token after position i; the first token of a text has none.
+
+    Args:
+        step: The step.
+        logits: Float32 [decodes + tokens of chunks, V].
+    """
+    found, row = [], len(step.decodes)
+    for chunk in step.chunks:
+        predicted = chunk.sequence.request.prompt_token_ids[chunk.start + 1 : chunk.start + chunk.length + 1]
+        block = torch.log_softmax(logits[row : row + chunk.length], -1)[: len(predicted)]
+        targets = torch.tensor(predicted, dtype=torch.long, device=logits.device)
+        found.append((chunk.sequence, block.gather(-1, targets[:, None])[:, 0].cpu()))
+        row += chunk.length
+    return found

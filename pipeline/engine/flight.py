@@ -1,0 +1,61 @@
+"""A step between its launch and its results: what the engine hands to a device, and what comes back.
+
+It does not know how a step is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from pipeline.engine.constraints import End
+from pipeline.engine.scheduler import Step
+from pipeline.engine.sequence import Sequence
+from pipeline.engine.stats import Values
+from pipeline.engine.stopping import StopWatch
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a step gave, in the host's memory.
+
+    Attributes:
+        tokens: The token that each of B sequences chose.
+        finite: Whether its logits were finite.
+        values: Its statistics; for each column [B, …].
+        prompt_logprobs: Log-probabilities of prompt tokens, in order, with the sequences that they belong to.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    finite: list[bool] = field(default_factory=list)
+    values: Values = field(default_factory=dict)
+    prompt_logprobs: list[tuple[Sequence, torch.Tensor]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A step that was launched.
+
+    Attributes:
+        sequences: Those that choose a token in it.
+        ends: How rows of them end that no token may go on with.
+        wait: Waits until the device has computed it, and gives the outcome.
+    """
+
+    sequences: list[Sequence]
+    ends: dict[int, End]
+    wait: Callable[[], Outcome]
+
+
+class Stepper(Protocol):
+    """Computes steps, in the order in which they are launched."""
+
+    def admit(self, admitted: Seq[tuple[Sequence, StopWatch]]) -> None:
+        """Take up sequences that were given a slot."""
+
+    def launch(self, step: Step) -> Flight:
+        """Start a step that has work."""

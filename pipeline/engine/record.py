@@ -1,0 +1,70 @@
+"""The statistics of running sequences in the host's memory, until their completions are made.
+
+It does not know the device, or what the numbers mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.engine.sequence import Sequence
+from pipeline.engine.stats import Values
+
+Array = NDArray[Any]
+
+
+class Record:
+    """For each column of the statistics an array with a row a slot.
+
+    Args:
+        slots: Number of slots.
+        max_len: Tokens that a sequence generates at most.
+    """
+
+    def __init__(self, slots: int, max_len: int) -> None:
+        """Start empty."""
+        self._shape = slots, max_len
+        self._values: dict[str, Array] = {}
+        self._prompt: dict[int, list[torch.Tensor]] = {}
+
+    def add(self, sequences: Seq[Sequence], rows: Seq[int], values: Values) -> None:
+        """Keep a step's statistics at the position of each sequence's next token, which is not in `generated` yet.
+
+        Args:
+            sequences: Some of the step's.
+            rows: Where they stand in it.
+            values: Of the step's B sequences, [B, …] each.
+        """
+        if not rows:
+            return
+        slots, positions = (np.array(n) for n in zip(*[(s.slot, len(s.generated)) for s in sequences], strict=True))
+        for name, value in values.items():
+            found = value.numpy()
+            if name not in self._values:
+                self._values[name] = np.zeros((*self._shape, *found.shape[1:]), found.dtype)
+            self._values[name][slots, positions] = found[rows]
+
+    def add_prompt(self, logprobs: Seq[tuple[Sequence, torch.Tensor]]) -> None:
+        """Keep log-probabilities of prompt tokens, in order; the first token of a text has none (NaN)."""
+        for sequence, found in logprobs:
+            self._prompt.setdefault(sequence.slot, [torch.full((1,), torch.nan)]).append(found)
+
+    def of(self, sequence: Sequence) -> tuple[dict[str, Array], Array | None]:
+        """Copies of the statistics of a sequence's generated tokens, and of its prompt's log-probabilities if there are any."""
+        slot, count = sequence.slot, len(sequence.generated)
+        prompt = self._prompt.get(slot)
+        statistics = {name: value[slot, :count].copy() for name, value in self._values.items()}
+        return statistics, None if prompt is None else torch.cat(prompt).numpy()
+
+    def forget(self, sequence: Sequence) -> None:
+        """Forget what a slot's next sequence does not write over."""
+        self._prompt.pop(sequence.slot, None)
+
+    def clear(self) -> None:
+        """Forget all sequences."""
+        self._prompt.clear()
