@@ -1,8 +1,8 @@
 """Attention over the KV cache, in arithmetic that depends on each sequence alone.
 
 Registered with transformers as an attention implementation; the step's layout arrives through the models' keyword
-arguments, and knows how to attend: by the compiled kernel (`native`), else by torch's own operations (`plain_attention`). It
-does not know sampling, scheduling, or any particular model.
+arguments, and knows how to attend: by a GPU's kernels (`gpu`), by the compiled kernel (`native`), else by torch's own
+operations (`plain_attention`). It does not know sampling, scheduling, or any particular model.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
-from pipeline.engine import native, plain_attention
+from pipeline.engine import gpu, native, plain_attention
 from pipeline.engine.block_pool import BLOCK
+from pipeline.engine.gpu.attention import DeviceStep, kernels_are_right
 from pipeline.engine.kv_cache import KVCache, key_scales, side_shapes, value_scales
 from pipeline.engine.native.attention import KINDS, NativeStep
 from pipeline.engine.plain_attention import Spot
 from pipeline.errors import ModelRefused
 
 IMPLEMENTATION = "promptmill_slots"
+TRITON = "triton"
+"""The way of attention that steps of fixed shape need."""
 _UNSERVED = ("sliding_window", "softcap", "s_aux", "position_bias")
 
 
@@ -84,6 +87,20 @@ class TorchLayout:
         plain_attention.write(keys, values, self.places, key[:tokens], value[:tokens])
         grouped = (query * scale).reshape(len(query), key.shape[1], -1, query.shape[-1])
         return plain_attention.attend(grouped, keys, values, self.spots, self.tables).view(query.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceLayout:
+    """A step of fixed shape for a GPU's kernels."""
+
+    cache: KVCache
+    step: DeviceStep
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        """Attend; see `StepLayout`."""
+        return self.step.attend(query, key, value, self.cache.keys[layer], self.cache.values[layer], scale)
 
 
 def step_layout(
@@ -150,11 +167,15 @@ def slot_attention(
 def choose(
     heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device
 ) -> tuple[str, bool]:
-    """Return (the way that computes attention here: `native-…` or `torch`, whether it keeps a row's bits in every batch).
+    """Return (the way that computes attention here, whether it keeps a row's bits in every batch).
+
+    The ways are `triton` on a GPU, `native-…` on a processor, and `torch`.
 
     A pure function of the machine and the installation: nothing is timed, so replicas on equal machines agree.
     """
     groups = heads // kv_heads
+    if gpu.serves(device) and kernels_are_right(heads, kv_heads, head_dim, dtype, kv_dtype, device):
+        return TRITON, True
     if device.type == "cpu" and kv_dtype in KINDS and _native_is_right(groups, head_dim, kv_dtype):
         return f"native-{native.level()}", True
     return "torch", plain_attention.batching_keeps_bits(groups, kv_heads, head_dim, dtype, device)

@@ -14,10 +14,13 @@ from types import MappingProxyType
 
 import torch
 
+from pipeline.engine.attention import TRITON
 from pipeline.engine.block_pool import BlockPool
 from pipeline.engine.config import StatsConfig
 from pipeline.engine.eager import EagerStepper
 from pipeline.engine.flight import Flight, Stepper
+from pipeline.engine.gpu.shapes import TOKENS_A_CHUNK
+from pipeline.engine.gpu.stepper import GraphStepper
 from pipeline.engine.memory import out_of_memory
 from pipeline.engine.record import Record
 from pipeline.engine.runner import ModelRunner
@@ -50,8 +53,8 @@ class ContinuousEngine:
         max_num_batched_tokens: Bound on a step's tokens.
         prefix_caching: Compute once what prompts that begin alike share.
         expected: Requests that there will be, about; null: those that were added at any time are all.
-        ahead: Launch a step before the results of the one before it are known. A sequence that ends by what it chose is
-            then computed once more, for nothing.
+        ahead: Launch a step before the results of the one before it are known, as is always done with a GPU's kernels. A
+            sequence that ends by what it chose is then computed once more, for nothing.
 
     Attributes:
         waited: Seconds that the host has waited for the device.
@@ -68,16 +71,18 @@ class ContinuousEngine:
         loaded = runner.loaded
         few = runner.slots if loaded.device.type != "cpu" else FEW * max(1, torch.get_num_threads() // CORES_OF_FEW)
         self._pool = BlockPool(runner.blocks)
+        graphs = loaded.attention == TRITON
         self._scheduler = Scheduler(
-            runner.slots, max_num_batched_tokens, self._pool, share=share, few=few, expected=expected
-        )
+            runner.slots, max_num_batched_tokens, self._pool, share=share, few=few, expected=expected,
+            max_chunks=max_num_batched_tokens // TOKENS_A_CHUNK if graphs else None,
+        )  # fmt: skip
         self._grammars = Grammars(tokenizer, loaded.vocab_size, loaded.eos_token_ids, torch.get_num_threads())
         self._state = SlotState(
             runner.slots, runner.max_len, loaded.vocab_size, loaded.device, tokenizer, self._grammars
         )
-        self._stepper: Stepper = EagerStepper(runner, self._state, stats)
+        self._stepper: Stepper = (GraphStepper if graphs else EagerStepper)(runner, self._state, stats)
         self._record = Record(runner.slots, runner.max_len)
-        self._behind = 1 if ahead else 0
+        self._behind = 1 if graphs or ahead else 0
         self._flights: deque[Flight] = deque()
         self._watches: dict[int, StopWatch] = {}
         self.waited = 0.0

@@ -15,7 +15,7 @@ from torch import nn
 from transformers.activations import ACT2CLS, NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
-from pipeline.engine.linear import KERNELS, PackedLinear, candidates, choose_kernel
+from pipeline.engine.linear import AS_IT_IS, KERNELS, PackedLinear, candidates, choose_kernel
 from pipeline.engine.mapped import forget, mapped_ranges
 from pipeline.engine.rowwise import RotaryTable, RowwiseActivation
 
@@ -28,19 +28,22 @@ _ACTIVATIONS: tuple[Any, ...] = tuple(
 _LEAVES = (nn.Linear, Conv1D)
 
 
-def exchange(model: nn.Module, max_len: int, *, int8: bool = False) -> tuple[dict[str, int], bool]:
+def exchange(
+    model: nn.Module, max_len: int, *, int8: bool = False, deterministic: bool = True
+) -> tuple[dict[str, int], bool]:
     """Exchange modules in place, one at a time, so that the peak is the weights plus one layer.
 
     Args:
         model: A transformers causal language model in evaluation mode.
         max_len: Positions that a rotary table must hold.
         int8: Quantise the linears dynamically.
+        deterministic: Give a row the same bits in every batch; see `candidates`.
 
     Returns:
         (number of linears for each kernel's name, whether every product with a weight keeps rows apart).
     """
     reference = next(p for p in model.parameters() if p.is_floating_point())
-    linears = _Linears(model, reference, int8=int8)
+    linears = _Linears(model, reference, int8=int8, deterministic=deterministic)
     # Places, not modules: a list of modules would keep every original weight until the end.
     for parent, attribute in [
         (m, a) for m in model.modules() if not isinstance(m, _LEAVES) for a, _ in m.named_children()
@@ -63,7 +66,7 @@ def exchange(model: nn.Module, max_len: int, *, int8: bool = False) -> tuple[dic
         logger.warning(
             "%s: %s is no linear layer's weight: it stays as it is%s", type(model).__name__, other, precision
         )
-    return dict(linears.kernels), linears.exact and other is None
+    return dict(linears.kernels), linears.exact and deterministic and other is None
 
 
 class _Linears:
@@ -74,11 +77,18 @@ class _Linears:
         exact: Whether every kernel so far keeps rows apart.
     """
 
-    def __init__(self, model: nn.Module, reference: torch.Tensor, *, int8: bool) -> None:
+    def __init__(self, model: nn.Module, reference: torch.Tensor, *, int8: bool, deterministic: bool) -> None:
         """Note which weights several modules use, and where weight files are mapped."""
         self.kernels: Counter[str] = Counter()
         self.exact = True
-        self._names = candidates(reference.dtype, reference.device, int8=int8)
+        embeddings = getattr(model, "get_output_embeddings", None)
+        self._output = embeddings() if embeddings is not None else None
+        self._names = {
+            output: candidates(
+                reference.dtype, reference.device, int8=int8, output=output, deterministic=deterministic
+            )
+            for output in (False, True)
+        }
         self._chosen: dict[object, tuple[str, bool]] = {}
         self._ranges = mapped_ranges()
         self._users = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
@@ -89,14 +99,14 @@ class _Linears:
         if isinstance(layer, Conv1D):
             weight = weight.t()
         bias = None if layer.bias is None else layer.bias.detach().clone()
-        key = tuple(weight.shape), weight.dtype, bias is None
+        names = self._names[layer is self._output]
+        key = tuple(weight.shape), weight.dtype, bias is None, names[0]
         if key not in self._chosen:
-            self._chosen[key] = choose_kernel(weight, bias, self._names)
+            self._chosen[key] = choose_kernel(weight, bias, names)
         name, exact = self._chosen[key]
         self.kernels[name] += 1
         self.exact &= exact
-        if name == "fixed-rows":
-            # the only kernel that keeps the weight as it is, which is the file's
+        if name in AS_IT_IS:  # which is the file's
             weight = weight.clone(memory_format=torch.contiguous_format)
         packed = PackedLinear(KERNELS[name](weight, bias), weight.shape[1], weight.shape[0])
         if (

@@ -12,10 +12,13 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from pipeline.engine.block_pool import BLOCK
+from pipeline.engine.upload import upload
 
 _POPULATE_WRITE = 23
 """`MADV_POPULATE_WRITE` of Linux 5.14, which Python has no name for."""
@@ -83,20 +86,24 @@ class KVCache:
         self.blocks, self.head_dim, self.dtype, self.device = blocks, head_dim, dtype, device
         self._maps: list[mmap.mmap] = []
         key, value = side_shapes(kv_heads, head_dim, dtype)
-        self.keys = [self._zeros(blocks, *key) for _ in range(layers)]
-        self.values = [self._zeros(blocks, *value) for _ in range(layers)]
+        self._sides = [self._zeros(layers, blocks, *side) for side in (key, value)]
+        self.keys, self.values = (list(side.unbind(0)) for side in self._sides)
 
     def take(self, blocks: int) -> None:
         """Take the memory of the first blocks now, where the system can: page by page it would slow down the steps."""
         for area in self._maps:
-            with contextlib.suppress(OSError):
-                area.madvise(_POPULATE_WRITE, 0, len(area) // self.blocks * min(blocks, self.blocks))
+            layer = len(area) // len(self.keys)
+            size = layer // self.blocks * min(blocks, self.blocks)
+            for start in range(0, len(area), layer):
+                first = start // mmap.PAGESIZE * mmap.PAGESIZE
+                with contextlib.suppress(OSError):
+                    area.madvise(_POPULATE_WRITE, first, start + size - first)
 
-    def copy(self, source: int, target: int) -> None:
-        """Copy a block in every layer."""
-        for side in (self.keys, self.values):
-            for layer in side:
-                layer[target] = layer[source]
+    def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy blocks in every layer; no target is a source."""
+        there = [upload(blocks, np.int64, self.device) for blocks in (sources, targets)]
+        for side in self._sides:
+            side[:, there[1]] = side[:, there[0]]
 
     def _zeros(self, *shape: int) -> torch.Tensor:
         """Zeros whose memory is taken page by page as they are written; `torch.zeros` would occupy every page."""

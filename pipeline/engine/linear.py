@@ -19,7 +19,14 @@ from pipeline.engine import native
 from pipeline.engine.int8 import CompiledInt8Product, Float64Sums, Int8Product, IntMmSums, OneDnnSums
 from pipeline.engine.native.product import Float32Layer
 from pipeline.engine.processor import processor
-from pipeline.engine.products import FixedRowsProduct, MklProduct, OneDnnProduct
+from pipeline.engine.products import (
+    FIXED_ROWS,
+    FixedRowsProduct,
+    LibraryProduct,
+    LogitsProduct,
+    MklProduct,
+    OneDnnProduct,
+)
 
 MIN_ROWS = 2
 """torch gives a single row a matrix-vector kernel with other rounding, so a step never has one row only."""
@@ -33,17 +40,34 @@ class Product(Protocol):
 
 
 Kernel = Callable[[torch.Tensor, torch.Tensor | None], Product]
+
+
+def _fixed(kernel: Kernel, rows: int) -> Kernel:
+    """A kernel that is always given the same number of rows."""
+    return lambda weight, bias: FixedRowsProduct(kernel(weight, bias), rows)
+
+
 KERNELS: dict[str, Kernel] = {
     "compiled": Float32Layer,
     "mkl-packed": MklProduct,
     "onednn-packed": OneDnnProduct,
-    "fixed-rows": FixedRowsProduct,
+    "fixed-rows": _fixed(LibraryProduct, FIXED_ROWS),
+    "fixed-rows-256": _fixed(LibraryProduct, 256),
+    "fixed-rows-64": _fixed(LibraryProduct, 64),
+    "library": LibraryProduct,
+    "logits-256": _fixed(LogitsProduct, 256),
+    "logits-64": _fixed(LogitsProduct, 64),
+    "logits": LogitsProduct,
     "int8-compiled": CompiledInt8Product,
     "int8-onednn": partial(Int8Product, sums=OneDnnSums),
     "int8-mm": partial(Int8Product, sums=IntMmSums),
     "int8-float64": partial(Int8Product, sums=Float64Sums),
 }
 """Those whose names begin with int8 quantise; among themselves they give the same bits."""
+ROW_UNITS = {"fixed-rows": 32, "fixed-rows-256": 256, "fixed-rows-64": 64, "logits-256": 256, "logits-64": 64}
+"""Rows that a kernel computes at least, and in multiples of which it wastes nothing."""
+AS_IT_IS = frozenset({"fixed-rows", "fixed-rows-256", "fixed-rows-64", "library"})
+"""Kernels that keep the weight that they are given."""
 UNPREPARED = frozenset({"compiled", "int8-compiled"})
 """Kernels that prepare nothing for a number of rows, so that any number is as good as another."""
 
@@ -63,8 +87,22 @@ class PackedLinear(nn.Module):
         return self._product(rows if rows.is_contiguous() else rows.contiguous()).view(*x.shape[:-1], self.out_features)
 
 
-def candidates(dtype: torch.dtype, device: torch.device, *, int8: bool = False) -> list[str]:
-    """Kernels to try, best first. A pure function of the machine: replicas must not disagree, so nothing is timed."""
+def candidates(
+    dtype: torch.dtype, device: torch.device, *, int8: bool = False, output: bool = False, deterministic: bool = True
+) -> list[str]:
+    """Kernels to try, best first. A pure function of the machine: replicas must not disagree, so nothing is timed.
+
+    Args:
+        dtype: Type of the model.
+        device: Where it is.
+        int8: Quantise.
+        output: For the layer that gives the logits.
+        deterministic: Give a row the same bits in every batch. Processors always do.
+    """
+    if device.type != "cpu":
+        # a GPU hardly notices fewer rows than 256, as it reads the weights meanwhile
+        fixed, free = (["logits-256", "logits-64"], ["logits"]) if output else (["fixed-rows-256", "fixed-rows-64"], ["library"])
+        return fixed if deterministic else free
     vendor, flags = processor()
     built = native.library() is not None
     if int8:
@@ -74,8 +112,6 @@ def candidates(dtype: torch.dtype, device: torch.device, *, int8: bool = False) 
         # oneDNN knows matrix units, which do several times what the vectors do
         fast = [*onednn, *compiled] if "amx_int8" in flags else [*compiled, *onednn]
         return [*fast, "int8-mm", "int8-float64"]
-    if device.type != "cpu":
-        return ["fixed-rows"]
     compiled = ["compiled"] if built and dtype == torch.float32 else []
     mkl = ["mkl-packed"] if vendor == "GenuineIntel" and dtype == torch.float32 else []
     return [*compiled, *mkl, "onednn-packed", "fixed-rows"]
@@ -102,8 +138,9 @@ _PARTS = (
 of it, every size of group that the compiled products have code for is run."""
 _BLOCK = 4096
 """Channels that are compared at once, so that the float64 copy is small beside the weight."""
-_LOST = 5e-7
-"""What a sum of products in float32 may lose, as a share of |x| · |w|: a few times what blocked sums do."""
+_LOST = {"cpu": 5e-7, "cuda": 1e-5}
+"""What a sum of products in float32 may lose, as a share of |x| · |w|: a few times what blocked sums do; on a GPU all are
+added one after the other, in matrix units with bits cut off."""
 
 
 def _passes(name: str, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
@@ -142,7 +179,7 @@ def _close(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.T
         here = slice(first, first + _BLOCK)
         w, b = weight[here].double(), bias[here].double()
         exact = torch.addmm(b, x, w.t())
-        lost = _LOST * x.square().sum(1, keepdim=True).sqrt() * w.square().sum(1).sqrt()
+        lost = _LOST[weight.device.type] * x.square().sum(1, keepdim=True).sqrt() * w.square().sum(1).sqrt()
         if not ((y[:, here] - exact).abs() <= eps * (exact.abs() + b.abs()) + lost).all():
             return False
     return True

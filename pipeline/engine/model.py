@@ -18,6 +18,7 @@ from pipeline.engine.attention import IMPLEMENTATION, choose
 from pipeline.engine.checkpoint import UNKNOWN_CONTEXT, Checkpoint
 from pipeline.engine.config import ModelConfig
 from pipeline.engine.exchange import exchange
+from pipeline.engine.linear import ROW_UNITS
 from pipeline.engine.probe import check_attention
 from pipeline.errors import ModelRefused
 
@@ -58,10 +59,16 @@ class LoadedModel:
     kernels: dict[str, int] = field(default_factory=dict)
     batch_invariant: bool = True
 
+    @property
+    def row_unit(self) -> int:
+        """Rows that the linears compute at least, and in multiples of which they waste nothing."""
+        return max((ROW_UNITS.get(name, 1) for name in self.kernels), default=1)
+
 
 def load_model(
-    checkpoint: Checkpoint, config: ModelConfig, *, device: str = "cpu", max_len: int | None = None, plain: bool = False
-) -> LoadedModel:
+    checkpoint: Checkpoint, config: ModelConfig, *, device: str = "cpu", max_len: int | None = None, plain: bool = False,
+    deterministic: bool = True,
+) -> LoadedModel:  # fmt: skip
     """Load a checkpoint for inference.
 
     Args:
@@ -70,6 +77,7 @@ def load_model(
         device: `cpu` or `cuda`.
         max_len: Longest sequence that will be run; null: the model's context.
         plain: Leave transformers' own attention and linears, for the static engine.
+        deterministic: Give a row the same bits in every batch, where that costs something.
 
     Raises:
         ModelRefused: If transformers does not know the architecture, or the files do not fit it.
@@ -79,7 +87,10 @@ def load_model(
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     where = torch.device(device)
     if where.type == "cuda" and config.quantization == "int8":
-        raise ModelRefused("model.quantization=int8: is served on processors only; leave it out on a GPU")
+        raise ModelRefused(
+            "model.quantization=int8: is served on processors only; on a GPU, model.kv_cache_dtype=int8 is what saves time"
+        )
+    set_precision(tf32=config.tf32)
     dtype = config.dtype if config.dtype != "auto" else ("float32" if where.type == "cpu" else "auto")
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -110,20 +121,34 @@ def load_model(
     kernels: dict[str, int] = {}
     attention, exact = "", False
     if not plain:
-        kernels, linears = exchange(model, max_len or context, int8=config.quantization == "int8")
+        kernels, linears = exchange(
+            model, max_len or context, int8=config.quantization == "int8", deterministic=deterministic
+        )
         check_attention(model, layers=text.num_hidden_layers, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
         attention, rows_apart = choose(heads, kv_heads, head_dim, dtype_of, kv_dtype, where)
         exact = linears and rows_apart
-        if not exact:
+        if not exact and (deterministic or where.type == "cpu"):
             logger.warning(
                 "not every product of this model keeps rows apart here: output bytes may depend on the batch"
             )
-        _let_go_of_file(model)
+        if where.type == "cpu":
+            _let_go_of_file(model)
     return LoadedModel(
         model=model, device=where, dtype=dtype_of, kv_dtype=kv_dtype, layers=text.num_hidden_layers, kv_heads=kv_heads,
         head_dim=head_dim, vocab_size=text.vocab_size, context_length=context, eos_token_ids=_eos_token_ids(model),
         attention=attention, kernels=kernels, batch_invariant=exact,
     )  # fmt: skip
+
+
+def set_precision(*, tf32: bool) -> None:
+    """Set how torch multiplies on GPUs, for this process: what is asked for, whatever was set before.
+
+    Sums of products in 16 bits are kept in 32 bits until the end; torch's default adds parts of them in 16.
+    """
+    matmul = torch.backends.cuda.matmul
+    matmul.fp32_precision = "tf32" if tf32 else "ieee"
+    matmul.allow_bf16_reduced_precision_reduction = False
+    matmul.allow_fp16_reduced_precision_reduction = False
 
 
 def _fixed_attention(checkpoint: Checkpoint) -> ModelRefused:

@@ -8,10 +8,14 @@ know; see `linear`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
 FIXED_ROWS = 32
+"""Rows of a fixed product on a processor."""
+ALIGNED = 64
 _PACKED_FOR_ROWS = 64
 
 
@@ -42,16 +46,61 @@ class MklProduct:
         return torch.ops.mkl._mkl_linear(x, self._weight, self._shape, self._bias, len(x))  # type: ignore[no-any-return]
 
 
-class FixedRowsProduct:
-    """The library's product at exactly FIXED_ROWS rows, again and again: exact wherever the row's index does not matter."""
+class LibraryProduct:
+    """The library's own product, with the kernel that it likes best for a number of rows: no promise about bits."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         """Keep `weight` [N, K] as it is."""
         self._weight, self._bias = weight, bias
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply."""
+        return F.linear(x, self._weight, self._bias)
+
+
+class LogitsProduct:
+    """The library's product for the output layer: sums in float32 are logits in float32, and not rounded before.
+
+    In 16 bits many tokens would share a logit, so that neither ranks nor log-probabilities would tell them apart.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        """Take `weight` [N, K], with zeros up to a multiple of ALIGNED channels: an odd number makes unaligned rows."""
+        self._channels = len(weight)
+        self._weight = F.pad(weight, (0, 0, 0, -len(weight) % ALIGNED))
+        self._bias = None if bias is None else F.pad(bias.float(), (0, -len(bias) % ALIGNED))
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply: float32 [M, N]."""
+        y = _wide_product(x, self._weight.t())
+        return (y if self._bias is None else y.add_(self._bias))[:, : self._channels]
+
+
+def _wide_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x [M, K] · weight [K, N] in float32."""
+    if x.dtype == torch.float32:
+        return x @ weight
+    if x.is_cuda:
+        return torch.mm(x, weight, out_dtype=torch.float32)  # type: ignore[call-overload,no-any-return]
+    return x.float() @ weight.float()
+
+
+class FixedRowsProduct:
+    """A product at exactly `rows` rows, again and again: exact wherever the row's index does not matter.
+
+    Args:
+        product: What multiplies, by any number of rows.
+        rows: How many it is given each time.
+    """
+
+    def __init__(self, product: Callable[[torch.Tensor], torch.Tensor], rows: int = FIXED_ROWS) -> None:
+        """Wrap a product."""
+        self._product, self._rows = product, rows
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply block by block, the last block filled up with zero rows."""
-        rows = len(x)
-        padded = F.pad(x, (0, 0, 0, -rows % FIXED_ROWS))
-        blocks = padded.view(-1, FIXED_ROWS, x.shape[1])
-        return torch.cat([F.linear(block, self._weight, self._bias) for block in blocks])[:rows]
+        if len(x) == self._rows:
+            return self._product(x)
+        padded = F.pad(x, (0, 0, 0, -len(x) % self._rows)) if len(x) % self._rows else x
+        blocks = padded.view(-1, self._rows, x.shape[1])
+        return torch.cat([self._product(block) for block in blocks])[: len(x)]

@@ -77,9 +77,7 @@ class ModelRunner:
             input_ids=ids[None], position_ids=torch.cat([position_ids, position_ids.new_zeros(pad)])[None],
             use_cache=False, logits_to_keep=torch.tensor(keep, device=device), layout=layout,
         ).logits[0]  # fmt: skip
-        for twin in step.twins:  # positions of its own will follow in the last block
-            last = (twin.sequence.prompt_len - 1) // BLOCK
-            self.cache.copy(twin.leader.blocks[last], twin.sequence.blocks[last])
+        copy_twins(self.cache, step)
         rows = [*range(len(wanted)), *(ends[twin.leader.slot] for twin in step.twins)]
         return (logits[: len(wanted)] if not step.twins else logits[rows]).float()
 
@@ -89,6 +87,13 @@ class ModelRunner:
         rows = [s.blocks for s in step.decodes] + [c.sequence.blocks for c in step.chunks]
         width = max(map(len, rows))
         return torch.tensor([row + [0] * (width - len(row)) for row in rows], dtype=torch.int32)
+
+
+def copy_twins(cache: KVCache, step: Step) -> None:
+    """Give twins a copy of their leaders' last block, in which positions of their own will follow."""
+    pairs = [(t.leader.blocks, t.sequence.blocks, (t.sequence.prompt_len - 1) // BLOCK) for t in step.twins]
+    if pairs:
+        cache.copy([blocks[last] for blocks, _, last in pairs], [blocks[last] for _, blocks, last in pairs])
 
 
 def _padded(tokens: int) -> int:

@@ -11,9 +11,9 @@ from sample_layers import SHAPES, weight_of
 
 from pipeline.engine import linear
 from pipeline.engine.linear import KERNELS, PackedLinear, Product, candidates, choose_kernel
-from pipeline.engine.products import FixedRowsProduct
 
 CPU = torch.device("cpu")
+FIXED = KERNELS["fixed-rows"]
 
 
 @pytest.mark.parametrize("built", [True, False])
@@ -28,7 +28,12 @@ def test_candidates_follow_from_the_machine(built: bool, monkeypatch: pytest.Mon
     assert found("AuthenticAMD") == [*ours, "onednn-packed", "fixed-rows"]
     assert found("GenuineIntel") == [*ours, "mkl-packed", "onednn-packed", "fixed-rows"]
     assert found("GenuineIntel", dtype=torch.bfloat16) == ["onednn-packed", "fixed-rows"]
-    assert candidates(torch.float32, torch.device("cuda")) == ["fixed-rows"]
+    cuda, on_gpu = torch.device("cuda"), ["fixed-rows-256", "fixed-rows-64"]
+    assert candidates(torch.float32, cuda) == on_gpu
+    assert candidates(torch.float32, cuda, output=True) == ["logits-256", "logits-64"]
+    assert candidates(torch.float32, cuda, deterministic=False) == ["library"]
+    assert candidates(torch.float32, cuda, output=True, deterministic=False) == ["logits"]
+    assert candidates(torch.float32, CPU, deterministic=False) == candidates(torch.float32, CPU)
     rest = ["int8-mm", "int8-float64"]
     assert found("AuthenticAMD", "avx512_vnni", int8=True) == [*ours_int8, "int8-onednn", *rest]
     assert found("GenuineIntel", "avx512_vnni", "amx_int8", int8=True) == ["int8-onednn", *ours_int8, *rest]
@@ -36,6 +41,7 @@ def test_candidates_follow_from_the_machine(built: bool, monkeypatch: pytest.Mon
     assert found("GenuineIntel", "avx2", int8=True) == rest
     assert found("", int8=True) == rest
     every = {"compiled", "int8-compiled", "mkl-packed", "onednn-packed", "fixed-rows", "int8-onednn", *rest}
+    every |= {*on_gpu, "library", "logits-256", "logits-64", "logits"}
     assert every == set(KERNELS)
 
 
@@ -59,13 +65,13 @@ def wrong(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
 
 def mixing(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
     """Right within rounding, but the last bit tells how many rows there are."""
-    inner = FixedRowsProduct(weight, bias)
+    inner = FIXED(weight, bias)
     return lambda x: inner(x) if len(x) % 5 else inner(x).nextafter(torch.tensor(9.0))
 
 
 def by_place(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
     """Right within rounding, but the last bit tells the row's place."""
-    inner = FixedRowsProduct(weight, bias)
+    inner = FIXED(weight, bias)
     return lambda x: inner(x).nextafter(torch.where(torch.arange(len(x)) % 3 == 0, -9.0, 9.0)[:, None])
 
 
@@ -75,7 +81,7 @@ def in_ten_bits(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
     def cut(t: torch.Tensor) -> torch.Tensor:
         return (t.view(torch.int32) + 0x1000).bitwise_and_(-0x2000).view(torch.float32)
 
-    return lambda x: FixedRowsProduct(cut(weight), bias)(cut(x))
+    return lambda x: FIXED(cut(weight), bias)(cut(x))
 
 
 @pytest.mark.parametrize("kernel", [absent, wrong, mixing, by_place, in_ten_bits])
@@ -93,7 +99,7 @@ def test_sums_in_bfloat16_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> No
     weight = weight_of((320, 64)).bfloat16()
 
     def halves(w: torch.Tensor, b: torch.Tensor | None) -> Product:
-        first, second = (FixedRowsProduct(side.contiguous(), None) for side in w.split(32, 1))
+        first, second = (FIXED(side.contiguous(), None) for side in w.split(32, 1))
         return lambda x: first(x[:, :32].contiguous()) + second(x[:, 32:].contiguous())
 
     monkeypatch.setitem(KERNELS, "onednn-packed", halves)
@@ -101,19 +107,19 @@ def test_sums_in_bfloat16_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_wrong_bias_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(KERNELS, "onednn-packed", lambda w, b: FixedRowsProduct(w, None))
+    monkeypatch.setitem(KERNELS, "onednn-packed", lambda w, b: FIXED(w, None))
     bias = torch.linspace(-1, 1, 320)
     assert choose_kernel(weight_of((320, 64)), bias, ["onednn-packed", "fixed-rows"]) == ("fixed-rows", True)
 
 
 def test_the_first_that_keeps_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(KERNELS, "mkl-packed", FixedRowsProduct)
+    monkeypatch.setitem(KERNELS, "mkl-packed", FIXED)
     assert choose_kernel(weight_of((320, 64)), None, ["mkl-packed", "fixed-rows"]) == ("mkl-packed", True)
 
 
 def test_a_packed_linear_keeps_leading_dimensions_and_takes_any_strides() -> None:
     weight, x = weight_of((192, 64)), torch.randn(3, 5, 64)
-    layer = PackedLinear(FixedRowsProduct(weight, None), 64, 192)
+    layer = PackedLinear(FIXED(weight, None), 64, 192)
     torch.testing.assert_close(layer(x), F.linear(x, weight), rtol=1e-5, atol=1e-5)
     assert torch.equal(layer(x.transpose(0, 1)), layer(x).transpose(0, 1))
     assert layer(x).shape == (3, 5, 192)

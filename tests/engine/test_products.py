@@ -15,7 +15,8 @@ from tiny_models import older_processor
 
 from pipeline.engine import linear, native, products
 from pipeline.engine.linear import KERNELS, choose_kernel
-from pipeline.engine.products import FIXED_ROWS, FixedRowsProduct
+from pipeline.engine.linear import KERNELS
+from pipeline.engine.products import FIXED_ROWS, LogitsProduct
 
 FLOAT = [name for name in KERNELS if not name.startswith("int8")]
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -77,7 +78,7 @@ def test_fixed_rows_gives_the_library_one_shape_only(monkeypatch: pytest.MonkeyP
         seen.append(tuple(x.shape))
         return F.linear(x, weight, bias)
 
-    product = FixedRowsProduct(weight_of((64, 256)), None)
+    product = KERNELS["fixed-rows"](weight_of((64, 256)), None)
     monkeypatch.setattr(products, "F", types.SimpleNamespace(linear=spy, pad=F.pad))
     for rows in (2, 31, 32, 33, 100):
         assert product(rows_for((64, 256), rows)).shape == (rows, 64)

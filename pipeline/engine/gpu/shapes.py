@@ -1,0 +1,139 @@
+"""Steps of a few fixed shapes, as arrays of numbers: what a CUDA graph reads anew at every replay.
+
+A step of any size is put into the next larger shape; what is left over belongs to nobody. It does not know the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.engine import sequence as engine
+from pipeline.engine.block_pool import blocks_for
+from pipeline.engine.scheduler import Step
+
+TOKENS_A_CHUNK = 8
+"""A shape has room for a chunk for so many of its tokens."""
+IDLE = -1
+"""The position of a token that is nobody's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What is fixed when a step is recorded.
+
+    Attributes:
+        tokens: Tokens of all sequences, T.
+        chunks: Chunks of prompts, C; 0 where all decode.
+        choosing: Rows that choose a token, B.
+        splits: Parts of a sequence's blocks that different programs of the attention kernel read.
+    """
+
+    tokens: int
+    chunks: int
+    choosing: int
+    splits: int
+
+
+def rounded(count: int, unit: int) -> int:
+    """The next size of a shape: a multiple of `unit`, and of an eighth of the power of two below, so that there are few."""
+    grain = max(unit, (1 << (max(1, count).bit_length() - 1)) // 8)
+    return -(-max(1, count) // grain) * grain
+
+
+def shape_of(step: Step, unit: int, split: int) -> Shape:
+    """The shape for a step.
+
+    Args:
+        step: What is to be computed.
+        unit: Rows that the products of the model come in.
+        split: Blocks of a sequence that one program reads.
+    """
+    chunks = len(step.chunks)
+    tokens = rounded(max(len(step.decodes) + sum(c.length for c in step.chunks), chunks * TOKENS_A_CHUNK), unit)
+    longest = max((blocks_for(s.position + 1) for s in step.decodes), default=1)
+    splits = 1 << (-(-longest // split) - 1).bit_length()
+    return Shape(
+        tokens, tokens // TOKENS_A_CHUNK if chunks else 0, rounded(len(step.choosing), unit) if step.choosing else 0, splits
+    )
+
+
+class Fields:
+    """Which part of one array of whole numbers says what of a step's tokens.
+
+    Args:
+        shape: The shape.
+
+    Attributes:
+        size: Length of the array.
+        slots: Part with the slot of each token, [T].
+        positions: With its position, IDLE where it is nobody's, [T].
+        decodes: With how many of the first tokens decode, [1].
+        chunks: With first token, length (0: none), start position and slot of each chunk, [C, 4].
+        keep: With the tokens whose logits are wanted, [B].
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        """Lay the parts out."""
+        sizes = [shape.tokens, shape.tokens, 1, 4 * shape.chunks, shape.choosing]
+        ends = np.cumsum(sizes).tolist()
+        self.size: int = ends[-1]
+        self.slots, self.positions, self.decodes, self.chunks, self.keep = (
+            slice(end - size, end) for end, size in zip(ends, sizes, strict=True)
+        )
+
+
+def pack_tokens(step: Step, shape: Shape, nobody: int) -> NDArray[np.int32]:
+    """Describe a step's tokens in the layout of `Fields`.
+
+    Args:
+        step: What is to be computed.
+        shape: A shape that it fits into.
+        nobody: The slot that is nobody's.
+    """
+    fields = Fields(shape)
+    packed = np.zeros(fields.size, np.int32)
+    slots, positions = [s.slot for s in step.decodes], [s.position for s in step.decodes]
+    chunks, ends, keep = list[int](), dict[int, int](), list(range(len(slots)))
+    for chunk in step.chunks:
+        slot, first = chunk.sequence.slot, len(slots)
+        chunks += (first, chunk.length, chunk.start, slot)
+        slots += [slot] * chunk.length
+        positions += range(chunk.start, chunk.start + chunk.length)
+        if chunk.last:
+            ends[slot] = len(slots) - 1
+            keep.append(ends[slot])
+    keep += [ends[twin.leader.slot] for twin in step.twins]
+    _put(packed[fields.slots], slots, nobody)
+    _put(packed[fields.positions], positions, IDLE)
+    packed[fields.decodes] = len(step.decodes)
+    _put(packed[fields.chunks], chunks, 0)
+    _put(packed[fields.keep], keep, 0)
+    return packed
+
+
+def pack_rows(sequences: Sequence[engine.Sequence], rows: int, nobody: int) -> NDArray[np.int32]:
+    """Describe the rows that choose tokens.
+
+    Args:
+        sequences: Whose they are, in order.
+        rows: B, at least as many.
+        nobody: The slot that is nobody's.
+
+    Returns:
+        [3, B]: the slots, how many tokens each has generated, and where in its slot its token goes.
+    """
+    packed = np.zeros((3, rows), np.int32)
+    _put(packed[0], (s.slot for s in sequences), nobody)
+    _put(packed[1], (s.asked for s in sequences), 0)
+    _put(packed[2], (s.prompt_len + s.asked for s in sequences), 0)
+    return packed
+
+
+def _put(part: NDArray[np.int32], numbers: Iterable[int], rest: int) -> None:
+    """Fill a part with numbers, and with `rest` after them."""
+    found = np.fromiter(numbers, np.int32)
+    part[: len(found)], part[len(found) :] = found, rest

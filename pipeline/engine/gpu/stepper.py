@@ -1,0 +1,177 @@
+"""Steps on a GPU: of fixed shapes, recorded once and replayed, with tokens that never leave the device before the next step.
+
+The host sends a few numbers a step, and fetches what the step before gave. Sampling, noise and statistics are part of what is
+recorded; masks and penalties, which some sequences ask for, come in between. It does not know when a sequence starts and ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+import numpy as np
+import torch
+
+from pipeline.engine.attention import DeviceLayout
+from pipeline.engine.block_pool import blocks_for
+from pipeline.engine.config import StatsConfig
+from pipeline.engine.eager import choosing_rows, prompt_logprobs
+from pipeline.engine.flight import Flight, Outcome
+from pipeline.engine.gpu.attention import SPLIT, DeviceStep
+from pipeline.engine.gpu.recording import Recordings, fetch
+from pipeline.engine.gpu.shapes import Fields, Shape, pack_rows, pack_tokens, rounded, shape_of
+from pipeline.engine.runner import ModelRunner, copy_twins
+from pipeline.engine.sampler import sample
+from pipeline.engine.scheduler import Step
+from pipeline.engine.sequence import Sequence
+from pipeline.engine.slots import SlotState
+from pipeline.engine.stats import Distribution, compute, wanted
+from pipeline.engine.stopping import StopWatch
+from pipeline.engine.upload import upload
+
+_ALIGNED = 64
+"""Rows of logits begin at multiples of this many elements, so that they can be read and written in wide pieces."""
+
+
+class _Tokens:
+    """What a recorded step reads of its tokens, on the device.
+
+    Args:
+        shape: The step's.
+        tables: [slots + 1, W] int32: the blocks of every slot.
+        rows: Sequences that can decode at once.
+    """
+
+    def __init__(self, shape: Shape, tables: torch.Tensor, rows: int) -> None:
+        """Make the memory."""
+        fields = Fields(shape)
+        self.packed = torch.zeros(fields.size, dtype=torch.int32, device=tables.device)
+        self.slots, self.positions, self.keep = (
+            self.packed[part] for part in (fields.slots, fields.positions, fields.keep)
+        )
+        self.attention = DeviceStep(
+            slots=self.slots, positions=self.positions, decodes=self.packed[fields.decodes],
+            chunks=self.packed[fields.chunks].view(-1, 4), tables=tables, rows=min(shape.tokens, rows),
+            splits=shape.splits,
+        )  # fmt: skip
+
+
+class GraphStepper:
+    """Computes steps by replaying recordings; see `Stepper`.
+
+    Args:
+        runner: The model with its cache.
+        state: What the slots hold.
+        stats: Which statistics to compute.
+    """
+
+    def __init__(self, runner: ModelRunner, state: SlotState, stats: StatsConfig) -> None:
+        """Take the memory that every step uses."""
+        self._runner, self._state, self._stats = runner, state, stats
+        loaded, slots = runner.loaded, runner.slots
+        self._device, self._unit = loaded.device, loaded.row_unit
+        self._tables = torch.zeros(slots + 1, blocks_for(runner.max_len), dtype=torch.int32, device=self._device)
+        self._vocab_size, self._most = loaded.vocab_size, rounded(slots, self._unit)
+        self._logits = self._rows_of_logits()
+        self._constrained: torch.Tensor | None = None
+        self._tokens: dict[Shape, _Tokens] = {}
+        self._rows: dict[int, torch.Tensor] = {}
+        self._recordings = Recordings(self._device)
+
+    def admit(self, admitted: Seq[tuple[Sequence, StopWatch]]) -> None:
+        """Take up sequences; see `Stepper.admit`."""
+        self._state.admit(admitted)
+
+    def launch(self, step: Step) -> Flight:
+        """Start a step; see `Stepper.launch`."""
+        self._place([*(c.sequence for c in step.chunks), *(t.sequence for t in step.twins)])
+        shape = shape_of(step, self._unit, SPLIT)
+        if shape not in self._tokens:
+            self._tokens[shape] = _Tokens(shape, self._tables, self._runner.slots)
+        tokens = self._tokens[shape]
+        tokens.packed.copy_(upload(pack_tokens(step, shape, self._state.slots), np.int32, self._device))
+        read: list[tuple[Sequence, torch.Tensor]] = []
+        if self._stats.prompt_logprobs and step.chunks:
+            read = self._run_with_prompts(step, tokens)
+        else:
+            self._recordings.run(shape, lambda: self._run(tokens))
+        copy_twins(self._runner.cache, step)
+        if not step.choosing:
+            return Flight([], {}, lambda: Outcome(prompt_logprobs=read))
+        return self._choose(step.choosing, shape.choosing, read)
+
+    def _rows_of_logits(self) -> torch.Tensor:
+        """Make memory for the logits of every slot, [most, V], each row at an aligned place."""
+        width = -(-self._vocab_size // _ALIGNED) * _ALIGNED
+        return torch.zeros(self._most, width, device=self._device)[:, : self._vocab_size]
+
+    def _place(self, sequences: Seq[Sequence]) -> None:
+        """Tell the device the blocks of sequences that read their prompts. Later they do not change."""
+        held = {s.slot: s.blocks for s in sequences}
+        if held:
+            rows = np.zeros((len(held), self._tables.shape[1]), np.int32)
+            for row, blocks in zip(rows, held.values(), strict=True):
+                row[: len(blocks)] = blocks
+            slots = upload(list(held), np.int64, self._device)
+            self._tables[slots] = upload(rows, np.int32, self._device)
+
+    def _model(self, tokens: _Tokens, keep: torch.Tensor) -> torch.Tensor:
+        """The model's logits [B, V] of the tokens `keep` of a step."""
+        positions = tokens.positions.long().clamp(min=0)
+        ids = self._state.tokens[tokens.slots.long(), positions]
+        logits: torch.Tensor = self._runner.loaded.model(
+            input_ids=ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=keep,
+            layout=DeviceLayout(self._runner.cache, tokens.attention),
+        ).logits[0]  # fmt: skip
+        return logits
+
+    def _run(self, tokens: _Tokens) -> None:
+        """Compute a step's keys, values and logits."""
+        count = len(tokens.keep)
+        # where nobody chooses, the output layer has to be given something
+        keep = tokens.keep.long() if count else tokens.slots.new_zeros(self._unit, dtype=torch.long)
+        logits = self._model(tokens, keep)
+        self._logits[:count].copy_(logits[:count])
+
+    def _run_with_prompts(self, step: Step, tokens: _Tokens) -> list[tuple[Sequence, torch.Tensor]]:
+        """Compute a step with the logits of all its tokens, and return the log-probabilities of its prompts."""
+        count = len(step.decodes) + sum(c.length for c in step.chunks)
+        logits = self._model(tokens, torch.arange(len(tokens.slots), device=self._device))[:count].float()
+        rows = upload(choosing_rows(step), np.int64, self._device)
+        self._logits[: len(rows)] = logits[rows]
+        return prompt_logprobs(step, logits)
+
+    def _choose(self, sequences: list[Sequence], count: int, read: list[tuple[Sequence, torch.Tensor]]) -> Flight:
+        """Choose a token for each sequence from its row of the logits, of which there are `count`, and measure it."""
+        if count not in self._rows:
+            self._rows[count] = torch.zeros(3, count, dtype=torch.int32, device=self._device)
+        rows, used = self._rows[count], len(sequences)
+        rows.copy_(upload(pack_rows(sequences, count, self._state.slots), np.int32, self._device))
+        logits = self._logits[:used]
+        changed, ends = self._state.constrain(logits, sequences)
+        if ruled := changed is not logits:
+            self._constrained = self._rows_of_logits() if self._constrained is None else self._constrained
+            self._constrained[:used].copy_(changed)
+        rules = self._state.rules(sequences)
+        found = self._recordings.run((count, ruled, *rules), lambda: self._sample(rows, ruled, *rules))
+        self._state.count(rows[0].long(), found["chosen"])
+        waiting = fetch({name: values[:used] for name, values in found.items()})
+
+        def wait() -> Outcome:
+            values = waiting()
+            return Outcome(values.pop("chosen").tolist(), values.pop("finite").tolist(), values, read)
+
+        return Flight(sequences, ends, wait)
+
+    def _sample(self, rows: torch.Tensor, ruled: bool, truncates: bool, all_greedy: bool) -> dict[str, torch.Tensor]:
+        """Choose, measure, and put the tokens where the next step reads them."""
+        slots, generated, columns = rows.long().unbind(0)
+        logits, constrained = self._logits[: len(slots)], self._logits[: len(slots)]
+        if ruled and self._constrained is not None:
+            constrained = self._constrained[: len(slots)]
+        chosen = sample(
+            constrained, self._state.sampling_rows(slots, generated, truncates=truncates, all_greedy=all_greedy)
+        )
+        distribution = Distribution(logits, chosen, self._stats.top_logprobs)
+        values = compute(wanted(self._stats), distribution)
+        self._state.record(slots, columns, chosen)
+        return {"chosen": chosen, "finite": distribution.measures.finite, **values}
