@@ -1,0 +1,67 @@
+"""How the attention kernels are compiled: warps, stages, the type of their products.
+
+Each choice follows from types and the shape of a head alone, never from a step, so a row's bits cannot depend on its company.
+They were made from what the compiler says: the fewest warps without spilled registers. It does not know the kernels' text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pipeline.engine.block_pool import BLOCK
+
+_EXPLICIT = {"enable_fp_fusion": True}  # the default, which newer versions of Triton want to be told
+
+
+def power_of_two(count: int) -> int:
+    """The least power of two that holds a number."""
+    return 1 << (count - 1).bit_length()
+
+
+def product_type(dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The type in which a tensor core multiplies queries of `dtype` with a cache of `kv_dtype`; float32 where they disagree."""
+    if kv_dtype not in (dtype, torch.int8):
+        return torch.float32
+    # Triton's interpreter, which tests run on a CPU, has no product of bfloat16
+    return torch.float32 if device.type == "cpu" and dtype == torch.bfloat16 else dtype
+
+
+def alone(width: int, kv_dtype: torch.dtype) -> dict[str, Any]:
+    """For `decode_alone`.
+
+    One warp needs no barrier. It holds a tile of keys and one of values in registers, 8 KiB for a head of 64 in bfloat16; with
+    80 to 96 registers a thread, 21 to 25 programs of an H100 or H200's multiprocessor have some 50 to 100 KiB on their way.
+
+    Args:
+        width: Elements of a head, a power of two.
+        kv_dtype: Type of the cache.
+    """
+    return {"num_warps": 2 if width * BLOCK * kv_dtype.itemsize > 16384 else 1, "num_stages": 1, **_EXPLICIT}
+
+
+def shared(width: int, groups: int, compute: torch.dtype) -> dict[str, Any]:
+    """For `decode_shared`: float32 is multiplied without tensor cores, so it takes no more rows than there are.
+
+    Args:
+        width: Elements of a head, a power of two.
+        groups: Query heads that share a key head.
+        compute: Type of the products.
+    """
+    if compute == torch.float32:
+        rows = max(4, power_of_two(groups))
+        return {"ROWS": rows, "num_warps": 2 if width * rows <= 1024 else 4, "num_stages": 1, **_EXPLICIT}
+    return {"ROWS": max(16, power_of_two(groups)), "num_warps": max(1, width // 64), "num_stages": 3, **_EXPLICIT}
+
+
+def chunk(width: int, compute: torch.dtype) -> dict[str, Any]:
+    """For `prompt_chunk`.
+
+    Args:
+        width: Elements of a head, a power of two.
+        compute: Type of the products.
+    """
+    if compute == torch.float32:
+        return {"num_warps": min(8, max(4, width // 16)), "num_stages": 1, **_EXPLICIT}
+    return {"num_warps": 2 if width <= 64 else 4, "num_stages": 3, **_EXPLICIT}
