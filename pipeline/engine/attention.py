@@ -16,7 +16,8 @@ from transformers import AttentionInterface
 
 from pipeline.engine import gpu, native, plain_attention
 from pipeline.engine.block_pool import BLOCK
-from pipeline.engine.gpu.attention import DeviceStep, kernels_are_right
+from pipeline.engine.gpu.attention import DeviceStep
+from pipeline.engine.gpu.attention_check import kernels_are_right
 from pipeline.engine.kv_cache import KVCache, key_scales, side_shapes, value_scales
 from pipeline.engine.native.attention import KINDS, NativeStep
 from pipeline.engine.plain_attention import Spot

@@ -13,11 +13,13 @@ from typing import Any
 import torch
 
 from pipeline.engine import native
+from pipeline.engine.attention import TRITON
 from pipeline.engine.base import Engine
 from pipeline.engine.block_pool import blocks_for
 from pipeline.engine.checkpoint import Checkpoint, model_len
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.continuous import ContinuousEngine
+from pipeline.engine.gpu.memory import card_bytes, plan_card
 from pipeline.engine.kv_cache import block_bytes
 from pipeline.engine.linear import PackedLinear
 from pipeline.engine.memory import MemoryPlan, available_bytes, likely_blocks, plan_memory
@@ -34,6 +36,8 @@ _LAYER_TENSORS = 8
 """Float tensors of tokens x the widest layer that a step holds at once, at most."""
 _MOST = {"cpu": 128, "cuda": 512}
 """Sequences at once beyond which a step gains nothing by more: the linears are at the machine's limit."""
+_MOST_TOKENS = {"cpu": 256, "cuda": 1024}
+"""Tokens of a step, where the configuration leaves it open."""
 
 _STATIC_BATCH = 16
 
@@ -57,31 +61,77 @@ class BuiltEngine:
 
 @dataclass(frozen=True)
 class _Parts:
+    """What engines are made of."""
+
     loaded: LoadedModel
     tokenizer: Tokenizer
     stats: StatsConfig
     config: EngineConfig
-    memory: MemoryPlan
-    likely_blocks: int
     max_len: int
     expected: int | None
+    share: float
+
+    @property
+    def static(self) -> bool:
+        """Whether the engine is the static one."""
+        return self.config.name == "static"
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of a step."""
+        return self.config.max_num_batched_tokens or _MOST_TOKENS[self.loaded.device.type]
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block of the cache."""
+        return block_bytes(self.loaded.layers, self.loaded.kv_heads, self.loaded.head_dim, self.loaded.kv_dtype)
+
+    def available(self) -> int | None:
+        """Bytes of the device's memory that may still be taken; null: unknown."""
+        if self.loaded.device.type == "cuda":
+            return card_bytes(*torch.cuda.mem_get_info(), torch.cuda.memory_reserved(), self.share)
+        free = available_bytes()
+        return None if free is None else int(free * self.share)
+
+    def plan(self) -> MemoryPlan:
+        """Plan sequences and blocks for what the loaded weights leave of the device's memory."""
+        loaded, wanted, available = self.loaded, self.config.sequences, self.available()
+        most = _STATIC_BATCH if self.static else _MOST[loaded.device.type]
+        if loaded.attention == TRITON and available is not None:
+            memory = plan_card(
+                loaded, self.tokenizer, self.stats, wanted=wanted, most=most, max_len=self.max_len,
+                most_tokens=self.most_tokens, available=available,
+            )  # fmt: skip
+        else:
+            widths = [m.out_features for m in loaded.model.modules() if isinstance(m, PackedLinear)]
+            token_bytes = 4 * _LAYER_TENSORS * max((w for w in widths if w != loaded.vocab_size), default=0)
+            memory = plan_memory(
+                wanted, most, blocks_for(self.max_len), block_bytes=self.block_bytes,
+                step_bytes=self.most_tokens * token_bytes,
+                sequence_bytes=4 * _STEP_TENSORS * loaded.vocab_size + token_bytes, available=available,
+            )  # fmt: skip
+        if self.static:  # its cache has a whole row for each sequence
+            memory = MemoryPlan(min(memory.sequences, memory.blocks // blocks_for(self.max_len)), memory.blocks)
+        if memory.sequences < (wanted or 0):
+            logger.info("engine.max_num_seqs=%s: memory holds %d sequences", wanted, memory.sequences)
+        return memory
 
 
-def _continuous(parts: _Parts) -> Engine:
-    runner = ModelRunner(parts.loaded, parts.memory.sequences, parts.max_len, parts.memory.blocks)
-    runner.cache.take(parts.likely_blocks)
-    config = parts.config
+def _continuous(parts: _Parts, memory: MemoryPlan) -> Engine:
+    runner = ModelRunner(parts.loaded, memory.sequences, parts.max_len, memory.blocks)
+    likely = likely_blocks(memory, parts.expected, block_bytes=parts.block_bytes, available=parts.available())
+    runner.cache.take(likely)
     return ContinuousEngine(
-        runner, parts.tokenizer, parts.stats, config.max_num_batched_tokens, prefix_caching=config.prefix_caching,
+        runner, parts.tokenizer, parts.stats, parts.most_tokens, prefix_caching=parts.config.prefix_caching,
         expected=parts.expected,
     )  # fmt: skip
 
 
-def _static(parts: _Parts) -> Engine:
-    return StaticEngine(parts.loaded, parts.tokenizer, parts.stats, parts.memory.sequences, parts.max_len)
+def _static(parts: _Parts, memory: MemoryPlan) -> Engine:
+    return StaticEngine(parts.loaded, parts.tokenizer, parts.stats, memory.sequences, parts.max_len)
 
 
-ENGINES: dict[str, Callable[[_Parts], Engine]] = {"continuous": _continuous, "static": _static}
+ENGINES: dict[str, Callable[[_Parts, MemoryPlan], Engine]] = {"continuous": _continuous, "static": _static}
 
 
 def build_engine(
@@ -98,16 +148,20 @@ def build_engine(
         stats: What to compute for each token.
         device: `cpu` or `cuda`.
         threads: Processor threads; null: torch's own choice.
-        memory_share: Part of the device's free memory that this engine may take, when several share it.
+        memory_share: Part of the device's memory that this engine may take, when several share it.
         expected: Completions that will be asked for, about; null: nothing is known.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     max_len = model_len(checkpoint, engine)
-    loaded = load_model(checkpoint, model, device=device, max_len=max_len, plain=engine.name == "static")
-    memory, likely = _plan_memory(loaded, engine, max_len, memory_share, expected)
+    loaded = load_model(
+        checkpoint, model, device=device, max_len=max_len, plain=engine.name == "static",
+        deterministic=engine.deterministic,
+    )  # fmt: skip
     tokenizer = load_tokenizer(checkpoint.tokenizer, loaded.vocab_size)
-    built = ENGINES[engine.name](_Parts(loaded, tokenizer, stats, engine, memory, likely, max_len, expected))
+    parts = _Parts(loaded, tokenizer, stats, engine, max_len, expected, memory_share)
+    memory = parts.plan()
+    built = ENGINES[engine.name](parts, memory)
     facts = {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -117,27 +171,3 @@ def build_engine(
         "kv_blocks": memory.blocks, "engine": engine.name,
     }  # fmt: skip
     return BuiltEngine(built, tokenizer, max_len, facts)
-
-
-def _plan_memory(
-    loaded: LoadedModel, engine: EngineConfig, max_len: int, share: float, expected: int | None
-) -> tuple[MemoryPlan, int]:
-    """Plan sequences and blocks for what the loaded weights leave of the device's memory, and tell which blocks are likely."""
-    device, static = loaded.device.type, engine.name == "static"
-    free = torch.cuda.mem_get_info()[0] if device == "cuda" else available_bytes()
-    available = None if free is None else int(free * share)
-    size = block_bytes(loaded.layers, loaded.kv_heads, loaded.head_dim, loaded.kv_dtype)
-    widths = [m.out_features for m in loaded.model.modules() if isinstance(m, PackedLinear)]
-    token_bytes = 4 * _LAYER_TENSORS * max((w for w in widths if w != loaded.vocab_size), default=0)
-    step_bytes = engine.max_num_batched_tokens * token_bytes
-    memory = plan_memory(
-        engine.sequences, _STATIC_BATCH if static else _MOST[device], blocks_for(max_len), block_bytes=size,
-        step_bytes=step_bytes,
-        sequence_bytes=4 * _STEP_TENSORS * loaded.vocab_size + token_bytes,
-        available=available,
-    )  # fmt: skip
-    if static:  # its cache has a whole row for each sequence
-        memory = MemoryPlan(min(memory.sequences, memory.blocks // blocks_for(max_len)), memory.blocks)
-    if memory.sequences < (engine.sequences or 0):
-        logger.info("engine.max_num_seqs=%s: memory holds %d sequences", engine.max_num_seqs, memory.sequences)
-    return memory, likely_blocks(memory, expected, block_bytes=size, available=available)

@@ -84,9 +84,7 @@ class _Linears:
         embeddings = getattr(model, "get_output_embeddings", None)
         self._output = embeddings() if embeddings is not None else None
         self._names = {
-            output: candidates(
-                reference.dtype, reference.device, int8=int8, output=output, deterministic=deterministic
-            )
+            output: candidates(reference.dtype, reference.device, int8=int8, output=output, deterministic=deterministic)
             for output in (False, True)
         }
         self._chosen: dict[object, tuple[str, bool]] = {}

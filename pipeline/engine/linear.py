@@ -101,7 +101,9 @@ def candidates(
     """
     if device.type != "cpu":
         # a GPU hardly notices fewer rows than 256, as it reads the weights meanwhile
-        fixed, free = (["logits-256", "logits-64"], ["logits"]) if output else (["fixed-rows-256", "fixed-rows-64"], ["library"])
+        fixed, free = (
+            (["logits-256", "logits-64"], ["logits"]) if output else (["fixed-rows-256", "fixed-rows-64"], ["library"])
+        )
         return fixed if deterministic else free
     vendor, flags = processor()
     built = native.library() is not None

@@ -48,7 +48,7 @@ class MemoryPlan:
 
 def plan_memory(
     wanted: int | None, most: int, longest_blocks: int, *,
-    block_bytes: int, sequence_bytes: int, step_bytes: int, available: int | None,
+    block_bytes: int, sequence_bytes: int, step_bytes: int, available: int | None, margin: float = _MARGIN,
 ) -> MemoryPlan:  # fmt: skip
     """Plan the cache for the memory that is left once the weights are loaded.
 
@@ -63,6 +63,7 @@ def plan_memory(
         sequence_bytes: Bytes that a step's tensors take for each sequence: activations, logits and their copies.
         step_bytes: Bytes that a step takes however many sequences there are.
         available: Bytes that may still be taken; null: unknown, so take what is wanted.
+        margin: Share of them that may be planned.
 
     Raises:
         ModelRefused: If not even one sequence fits.
@@ -70,7 +71,7 @@ def plan_memory(
     sequences = wanted or most
     if available is None:
         return MemoryPlan(sequences, sequences * longest_blocks)
-    room = available * _MARGIN - step_bytes
+    room = available * margin - step_bytes
     longest = longest_blocks * block_bytes
     if room < longest + sequence_bytes:
         gib = 2**30

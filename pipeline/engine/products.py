@@ -77,11 +77,11 @@ class LogitsProduct:
 
 
 def _wide_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x [M, K] · weight [K, N] in float32."""
+    """The product of x [M, K] and a weight [K, N], in float32."""
     if x.dtype == torch.float32:
         return x @ weight
     if x.is_cuda:
-        return torch.mm(x, weight, out_dtype=torch.float32)  # type: ignore[call-overload,no-any-return]
+        return torch.mm(x, weight, out_dtype=torch.float32)
     return x.float() @ weight.float()
 
 

@@ -35,15 +35,18 @@ def test_its_shape_and_size(layers: int, blocks: int, heads: int, dim: int, dtyp
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_copy_is_of_one_block_in_all_layers(dtype: torch.dtype) -> None:
+def test_a_copy_is_of_whole_blocks_in_all_layers(dtype: torch.dtype) -> None:
     cache = KVCache(2, 4, 2, 20, dtype, CPU)
     sides, draw = [*cache.keys, *cache.values], torch.Generator().manual_seed(1)
     for side in sides:
         side.copy_((9 * torch.randn(side.shape, generator=draw)).to(dtype))
     before = [side.clone() for side in sides]
-    cache.copy(3, 1)
+    cache.copy([3], [1])
     for side, was in zip(sides, before, strict=True):
         assert torch.equal(side, was[[0, 3, 2, 3]])
+    cache.copy([3, 3], [0, 2])
+    for side, was in zip(sides, before, strict=True):
+        assert torch.equal(side, was[[3, 3, 3, 3]])
     cache.keys[0][3] = 0
     assert torch.equal(cache.keys[0][1], before[0][3]), "a copy, not the same memory"
 

@@ -15,10 +15,9 @@ from tiny_models import older_processor
 
 from pipeline.engine import linear, native, products
 from pipeline.engine.linear import KERNELS, choose_kernel
-from pipeline.engine.linear import KERNELS
 from pipeline.engine.products import FIXED_ROWS, LogitsProduct
 
-FLOAT = [name for name in KERNELS if not name.startswith("int8")]
+FLOAT = [name for name in KERNELS if not name.startswith(("int8", "logits"))]
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -83,6 +82,19 @@ def test_fixed_rows_gives_the_library_one_shape_only(monkeypatch: pytest.MonkeyP
     for rows in (2, 31, 32, 33, 100):
         assert product(rows_for((64, 256), rows)).shape == (rows, 64)
     assert set(seen) == {(FIXED_ROWS, 256)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("bias", [False, True])
+def test_logits_are_summed_and_kept_in_float32(dtype: torch.dtype, bias: bool) -> None:
+    """Right to float32's rounding, though the weights have 16 bits; rows are aligned, whatever the number of channels."""
+    weight, x = weight_of((257, 256)).to(dtype), rows_for((257, 256), 40).to(dtype)
+    added = torch.linspace(-1, 1, 257).to(dtype) if bias else None
+    found = LogitsProduct(weight, added)(x)
+    exact = F.linear(x.double(), weight.double(), None if added is None else added.double())
+    assert found.dtype == torch.float32 and found.shape == (40, 257) and found.stride() == (320, 1)
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-4)
+    assert torch.equal(KERNELS["logits-64"](weight, added)(x), KERNELS["logits-64"](weight, added)(x[:50]))
 
 
 @needs_kernels

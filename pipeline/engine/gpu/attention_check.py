@@ -73,7 +73,11 @@ class _Trial:
     def passes(self) -> bool:
         """Run it as a whole, in other company and alone."""
         decoding, two = len(_DECODING), 2  # parts of the longest
-        chunks = [[decoding + 1, BLOCK, 0, decoding], [0, 0, 0, 0], [decoding + 1 + BLOCK, _PROMPT - BLOCK, BLOCK, decoding]]
+        chunks = [
+            [decoding + 1, BLOCK, 0, decoding],
+            [0, 0, 0, 0],
+            [decoding + 1 + BLOCK, _PROMPT - BLOCK, BLOCK, decoding],
+        ]
         step = DeviceStep(
             self._slots.to(self._device), self._positions.to(self._device), self._int([decoding]),
             self._int(chunks), self._tables.to(self._device), decoding, two,

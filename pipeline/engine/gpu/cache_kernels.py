@@ -10,7 +10,9 @@ import triton
 import triton.language as tl
 
 STEPS = tl.constexpr(127.0)
-ROUND = tl.constexpr(12582912.0)  # 1.5 · 2^23: a small number that is added to it is rounded to a whole one, ties to even
+ROUND = tl.constexpr(
+    12582912.0
+)  # 1.5 · 2^23: a small number that is added to it is rounded to a whole one, ties to even
 
 
 @triton.jit
@@ -77,7 +79,9 @@ def key_tile(keys, at, last, DIM: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.c
 
 
 @triton.jit
-def value_tile(values, at, last, DIM: tl.constexpr, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def value_tile(
+    values, at, last, DIM: tl.constexpr, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, BLOCK: tl.constexpr
+):
     """Values [BLOCK, WIDTH] of a head's block; zero after position `last`, where the cache may hold no numbers."""
     p = tl.arange(0, BLOCK)[:, None]
     d = tl.max_contiguous(tl.arange(0, WIDTH), 8)[None, :]

@@ -54,7 +54,7 @@ class Recordings:
     def _record(self, key: Hashable, function: Callable[[], Any]) -> tuple[Any, Any]:
         """Record a function; (null, null) if it cannot be."""
         if self._pool is None:  # one memory for all: only one of them runs at a time
-            self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+            self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             function()  # kernels are compiled and libraries made ready, which cannot be recorded
@@ -62,15 +62,15 @@ class Recordings:
         graph = torch.cuda.CUDAGraph()
         try:
             # other threads of this process may use the device meanwhile
-            with torch.cuda.graph(
-                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-            ):
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 result = function()
         except RuntimeError as error:
             if out_of_memory(error):
                 raise
             logger.warning(
-                "%s cannot be recorded and is launched kernel by kernel, which is slower: %s", key, str(error).partition("\n")[0]
+                "%s cannot be recorded and is launched kernel by kernel, which is slower: %s",
+                key,
+                str(error).partition("\n")[0],
             )
             return None, None
         return graph, result
@@ -87,7 +87,8 @@ def fetch(tensors: dict[str, torch.Tensor]) -> Callable[[], dict[str, torch.Tens
     there = {name: torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for name, t in tensors.items()}
     for name, tensor in tensors.items():
         there[name].copy_(tensor, non_blocking=True)
-    done = torch.cuda.Event(blocking=True)  # another thread may have the processor while this one waits
+    # another thread may have the processor while this one waits
+    done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
     done.record()
 
     def wait() -> dict[str, torch.Tensor]:

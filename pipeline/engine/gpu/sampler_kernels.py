@@ -156,7 +156,9 @@ def measure(
     logarithm = tl.log(total / ONE)
     tl.store(most + row, top)
     tl.store(log_sum + row, logarithm.to(tl.float32))
-    tl.store(entropy + row, (logarithm - tl.sum((moments * scales).to(tl.int64), 0).to(tl.float64) / total).to(tl.float32))
+    tl.store(
+        entropy + row, (logarithm - tl.sum((moments * scales).to(tl.int64), 0).to(tl.float64) / total).to(tl.float32)
+    )
     tl.store(rank + row, 1 + tl.sum(tl.load(larger + mine, mask=there, other=0), 0))
     tl.store(finite + row, tl.sum(tl.load(strange + mine, mask=there, other=0), 0) == 0)
 

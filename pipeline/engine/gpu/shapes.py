@@ -44,6 +44,11 @@ def rounded(count: int, unit: int) -> int:
     return -(-max(1, count) // grain) * grain
 
 
+def whole_splits(blocks: int, split: int) -> int:
+    """Parts of `split` blocks that so many blocks have, as a power of two: so there are few shapes."""
+    return 1 << (-(-blocks // split) - 1).bit_length()
+
+
 def shape_of(step: Step, unit: int, split: int) -> Shape:
     """The shape for a step.
 
@@ -55,9 +60,11 @@ def shape_of(step: Step, unit: int, split: int) -> Shape:
     chunks = len(step.chunks)
     tokens = rounded(max(len(step.decodes) + sum(c.length for c in step.chunks), chunks * TOKENS_A_CHUNK), unit)
     longest = max((blocks_for(s.position + 1) for s in step.decodes), default=1)
-    splits = 1 << (-(-longest // split) - 1).bit_length()
     return Shape(
-        tokens, tokens // TOKENS_A_CHUNK if chunks else 0, rounded(len(step.choosing), unit) if step.choosing else 0, splits
+        tokens,
+        tokens // TOKENS_A_CHUNK if chunks else 0,
+        rounded(len(step.choosing), unit) if step.choosing else 0,
+        whole_splits(longest, split),
     )
 
 

@@ -18,7 +18,16 @@ from pipeline.engine.eager import choosing_rows, prompt_logprobs
 from pipeline.engine.flight import Flight, Outcome
 from pipeline.engine.gpu.attention import SPLIT, DeviceStep
 from pipeline.engine.gpu.recording import Recordings, fetch
-from pipeline.engine.gpu.shapes import Fields, Shape, pack_rows, pack_tokens, rounded, shape_of
+from pipeline.engine.gpu.shapes import (
+    TOKENS_A_CHUNK,
+    Fields,
+    Shape,
+    pack_rows,
+    pack_tokens,
+    rounded,
+    shape_of,
+    whole_splits,
+)
 from pipeline.engine.runner import ModelRunner, copy_twins
 from pipeline.engine.sampler import sample
 from pipeline.engine.scheduler import Step
@@ -98,6 +107,23 @@ class GraphStepper:
         if not step.choosing:
             return Flight([], {}, lambda: Outcome(prompt_logprobs=read))
         return self._choose(step.choosing, shape.choosing, read)
+
+    def rehearse(self, most_tokens: int) -> None:
+        """Compute the largest step there can be, of tokens that are nobody's, kernel by kernel.
+
+        Args:
+            most_tokens: Tokens of a step, at most.
+        """
+        count, longest = rounded(max(most_tokens, self._most), self._unit), self._tables.shape[1]
+        shape = Shape(count, count // TOKENS_A_CHUNK, self._most, whole_splits(longest, SPLIT))
+        tokens = _Tokens(shape, self._tables, self._runner.slots)
+        tokens.packed.copy_(upload(pack_tokens(Step([], [], []), shape, self._state.slots), np.int32, self._device))
+        self._run(tokens)
+        if self._stats.prompt_logprobs:
+            everyone = torch.arange(count, device=self._device)
+            torch.log_softmax(self._model(tokens, everyone).float(), -1)
+        rows = upload(pack_rows([], self._most, self._state.slots), np.int32, self._device)
+        self._sample(rows, False, True, False)
 
     def _rows_of_logits(self) -> torch.Tensor:
         """Make memory for the logits of every slot, [most, V], each row at an aligned place."""

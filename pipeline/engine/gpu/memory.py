@@ -1,0 +1,115 @@
+"""How much of a card an engine may fill: measured by a step of the largest shape, not guessed.
+
+It does not know requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.engine.block_pool import blocks_for
+from pipeline.engine.config import StatsConfig
+from pipeline.engine.gpu.stepper import GraphStepper
+from pipeline.engine.kv_cache import block_bytes
+from pipeline.engine.memory import MemoryPlan, out_of_memory, plan_memory
+from pipeline.engine.model import LoadedModel
+from pipeline.engine.runner import ModelRunner
+from pipeline.engine.slots import SlotState
+from pipeline.engine.structured import Grammars
+from pipeline.engine.tokenizer import Tokenizer
+
+MARGIN = 0.94
+"""Share of the memory that may be planned. The rest is for the CUDA context, code, and what lies between allocations."""
+RULE_TENSORS = 8
+"""Float tensors of a sequence x the vocabulary that masks and penalties hold at once, two of them for good, at most."""
+RECORDED = 2
+"""Times that a step's tensors are there: for recorded steps, and for those that are launched kernel by kernel."""
+
+
+def card_bytes(free: int, total: int, own: int, share: float) -> int:
+    """Bytes that this process may still take of a card.
+
+    Args:
+        free: Bytes that nobody has.
+        total: Bytes of the card.
+        own: Bytes that this process has.
+        share: Part of the card that is meant for this process. What others will take of theirs may still be free.
+    """
+    return max(0, min(free, int(total * share) - own))
+
+
+@dataclass(slots=True)
+class _Peak:
+    bytes: int = 0
+
+
+@contextmanager
+def peak(device: torch.device) -> Iterator[_Peak]:
+    """Measure the most memory that tensors take at once within the context, beyond what they took before; 0 off a GPU."""
+    found = _Peak()
+    if device.type != "cuda":
+        yield found
+        return
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    yield found
+    torch.cuda.synchronize()
+    found.bytes = torch.cuda.max_memory_allocated() - before
+    torch.cuda.empty_cache()
+
+
+@torch.inference_mode()
+def step_bytes(
+    loaded: LoadedModel, tokenizer: Tokenizer, stats: StatsConfig, sequences: int, max_len: int, most_tokens: int
+) -> int:
+    """Bytes that the largest step takes for a while, found by running it for nobody."""
+    runner = ModelRunner(loaded, sequences, max_len, blocks=1)
+    grammars = Grammars(tokenizer, loaded.vocab_size, loaded.eos_token_ids, 1)
+    state = SlotState(sequences, max_len, loaded.vocab_size, loaded.device, tokenizer, grammars)
+    stepper = GraphStepper(runner, state, stats)
+    with peak(loaded.device) as found:
+        stepper.rehearse(most_tokens)
+    return found.bytes
+
+
+def plan_card(
+    loaded: LoadedModel, tokenizer: Tokenizer, stats: StatsConfig, *, wanted: int | None, most: int, max_len: int,
+    most_tokens: int, available: int,
+) -> MemoryPlan:  # fmt: skip
+    """Plan sequences and blocks so that the card is full and never too small.
+
+    Args:
+        loaded: The model, on the card.
+        tokenizer: Its tokenizer.
+        stats: Which statistics are computed.
+        wanted: Sequences to run at once; null: as many as gain anything and fit.
+        most: How many gain anything.
+        max_len: Tokens of the longest sequence.
+        most_tokens: Tokens of a step.
+        available: Bytes that may still be taken.
+
+    Raises:
+        ModelRefused: If not even one sequence fits.
+    """
+    sequences = wanted or most
+    while True:
+        try:
+            taken = step_bytes(loaded, tokenizer, stats, sequences, max_len, max(most_tokens, sequences))
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or sequences == 1:
+                raise
+            sequences //= 2
+            continue
+        break
+    state = 2 * 8 * max_len  # its tokens and its noise
+    return plan_memory(
+        sequences, sequences, blocks_for(max_len),
+        block_bytes=block_bytes(loaded.layers, loaded.kv_heads, loaded.head_dim, loaded.kv_dtype),
+        step_bytes=RECORDED * taken, sequence_bytes=4 * RULE_TENSORS * loaded.vocab_size + state,
+        available=available, margin=MARGIN,
+    )  # fmt: skip
