@@ -5,6 +5,7 @@ It is asked once, when a model is loaded, and compiles what the model will need.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import torch
@@ -14,6 +15,8 @@ from pipeline.engine import plain_attention
 from pipeline.engine.block_pool import BLOCK, blocks_for
 from pipeline.engine.gpu.attention import SPLIT, DeviceStep
 from pipeline.engine.kv_cache import side_shapes
+
+logger = logging.getLogger(__name__)
 
 _DECODING = (1, BLOCK, BLOCK + 9, SPLIT * BLOCK, SPLIT * BLOCK + BLOCK + 1)
 """Lengths of the sequences that decode: within a block, at its end, beyond it; one whole part; two parts."""
@@ -37,9 +40,13 @@ def kernels_are_right(
         False, too, where Triton is missing or cannot compile or run them.
     """
     try:
-        return _Trial(heads, kv_heads, head_dim, dtype, kv_dtype, device).passes()
-    except Exception:  # whatever a compiler or a driver may say: other kernels will do the work
-        return False
+        right = _Trial(heads, kv_heads, head_dim, dtype, kv_dtype, device).passes()
+        why = "" if right else "their results are not right here"
+    except Exception as error:  # whatever a compiler or a driver may say: other kernels will do the work
+        right, why = False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    if not right:
+        logger.warning("the GPU's kernels for attention are not used, and torch does their work, slower: %s", why)
+    return right
 
 
 class _Trial:

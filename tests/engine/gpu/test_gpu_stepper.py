@@ -1,0 +1,95 @@
+"""The whole engine on a GPU's kernels: the tokens that a processor chooses, and the same bits in every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stepping import engine, loaded
+from tiny_models import Tiny, bits, drain, random_prompts, request
+
+from pipeline.engine.attention import TRITON
+from pipeline.types import Completion, Request
+
+MakeTiny = Callable[..., Tiny]
+HEADER = random_prompts(27, [34])[0]
+RULES: list[dict[str, Any]] = [
+    {}, {"temperature": 0.9, "top_p": 0.8, "min_p": 0.02}, {"temperature": 1.0, "stop": ["a", "e"]}, {"temperature": 1.0},
+    {"temperature": 1.0, "bad_words": ["a", "th"]}, {"temperature": 1.0, "regex": "[a-f]{2,9}"},
+    {"repetition_penalty": 1.3, "frequency_penalty": 0.4}, {"min_tokens": 3, "temperature": 1.3},
+    {"temperature": 1.0, "top_k": 4},
+]  # fmt: skip
+PROMPTS = [HEADER + p for p in random_prompts(28, [1, 30])] + random_prompts(29, [9, 31, 32, 33, 5, 64, 3])
+POOL = [
+    request(f"row-{i}", prompt, sample, **{"max_tokens": 3 + 5 * i % 7, **rules})
+    for i, (prompt, rules) in enumerate(zip(PROMPTS, RULES, strict=True))
+    for sample in range(1 + i % 2)
+]  # fmt: skip
+
+
+def run(tiny: Tiny, requests: list[Request] = POOL, slots: int = 4, **options: Any) -> dict[Any, Completion]:
+    with engine(tiny, slots, **options) as made:
+        done = drain(made, requests)
+        assert made.load() == (0, 0) and made.room.kv_blocks_used == 0
+    return done
+
+
+@pytest.fixture(scope="session")
+def reference(tiny: MakeTiny) -> dict[Any, dict[str, Any]]:
+    return {n: bits(c) for n, c in run(tiny(), slots=3, top_logprobs=2).items()}
+
+
+def test_the_kernels_are_used(tiny: MakeTiny) -> None:
+    assert (loaded(tiny()).attention, loaded(tiny()).batch_invariant) == (TRITON, True)
+
+
+@pytest.mark.parametrize(("family", "kv"), [("gpt2", "auto"), ("gpt2", "int8"), ("llama", "auto")])
+def test_what_a_processor_chooses(tiny: MakeTiny, family: str, kv: str) -> None:
+    requests = POOL if family == "gpt2" else POOL[:4]
+    expected = drain(tiny(family).engine(4, kv=kv), requests)
+    for name, found in run(tiny(family), requests, kv=kv).items():
+        assert (found.token_ids, found.text, found.finish_reason) == (
+            expected[name].token_ids, expected[name].text, expected[name].finish_reason
+        )  # fmt: skip
+        for column, values in found.statistics.items():
+            np.testing.assert_allclose(values, expected[name].statistics[column], rtol=1e-3, atol=1e-3)
+
+
+@settings(max_examples=4, deadline=None)
+@given(
+    chosen=st.permutations(range(len(POOL))), count=st.integers(1, len(POOL)), slots=st.sampled_from([1, 7, 16]),
+    tokens=st.sampled_from([32, 256]), blocks=st.sampled_from([None, 9]), share=st.booleans(),
+)  # fmt: skip
+def test_the_same_bits_in_every_batch(
+    tiny: MakeTiny,
+    reference: Any,
+    chosen: list[int],
+    count: int,
+    slots: int,
+    tokens: int,
+    blocks: int | None,
+    share: bool,
+) -> None:
+    requests = [POOL[i] for i in chosen[:count]]
+    done = run(tiny(), requests, slots, tokens=tokens, blocks=blocks, share=share, top_logprobs=2)
+    assert {n: bits(c) for n, c in done.items()} == {n: reference[n] for n in done}
+
+
+def test_prompts_can_be_measured(tiny: MakeTiny) -> None:
+    requests = [request(str(i), p, max_tokens=2) for i, p in enumerate(random_prompts(5, [1, 20, 33]))]
+    expected = drain(tiny().engine(2, prompt_logprobs=True), requests)
+    for name, found in run(tiny(), requests, 2, prompt_logprobs=True).items():
+        assert found.token_ids == expected[name].token_ids
+        assert found.prompt_token_logprobs is not None
+        np.testing.assert_allclose(found.prompt_token_logprobs, expected[name].prompt_token_logprobs, atol=1e-4)
+
+
+def test_many_steps_are_few_recordings(tiny: MakeTiny) -> None:
+    with engine(tiny(), 3) as made:
+        drain(made, [request(str(i), [5 + i, 6], max_tokens=8, ignore_eos=True) for i in range(6)])
+        recordings: Any = made._stepper._recordings  # type: ignore[attr-defined]
+        assert recordings.replays > 12 and len(recordings.functions) < 10
