@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pipeline.engine import native
+from pipeline.engine import gpu, native
 from pipeline.engine.attention import TRITON
 from pipeline.engine.base import Engine
 from pipeline.engine.block_pool import blocks_for
@@ -168,6 +168,6 @@ def build_engine(
         "dtype": str(loaded.dtype).removeprefix("torch."), "kv_cache_dtype": str(loaded.kv_dtype).removeprefix("torch."),
         "linear_kernels": loaded.kernels, "attention": loaded.attention, "compiled": native.level(),
         "batch_invariant": loaded.batch_invariant, "threads": torch.get_num_threads(), "max_num_seqs": memory.sequences,
-        "kv_blocks": memory.blocks, "engine": engine.name,
+        "kv_blocks": memory.blocks, "engine": engine.name, **(gpu.facts() if device == "cuda" else {}),
     }  # fmt: skip
     return BuiltEngine(built, tokenizer, max_len, facts)

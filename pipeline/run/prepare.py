@@ -120,6 +120,9 @@ def _options(config: GenerateConfig, checkpoint: Checkpoint) -> dict[str, Any]:
     """Everything but the input files that decides the output's bytes; paths do not, what is in them does."""
     source, kv_dtype = asdict(config.source), config.model.kv_cache_dtype
     del source["path"]
+    on_gpu = config.cluster.gpus_per_replica > 0  # elsewhere, these two change nothing
+    rounding = {"tf32": True} if on_gpu and config.model.tf32 else {}
+    batching = {"deterministic": False} if on_gpu and not config.engine.deterministic else {}
     return {
         "schema": SCHEMA_VERSION,
         "model": {
@@ -127,8 +130,13 @@ def _options(config: GenerateConfig, checkpoint: Checkpoint) -> dict[str, Any]:
             "dtype": _dtype(config, checkpoint),
             "quantization": config.model.quantization,
             "kv_cache_dtype": _dtype(config, checkpoint) if kv_dtype == "auto" else kv_dtype,
+            **rounding,
         },
-        "engine": {"name": config.engine.name, "max_model_len": model_len(checkpoint, config.engine)},
+        "engine": {
+            "name": config.engine.name,
+            "max_model_len": model_len(checkpoint, config.engine),
+            **batching,
+        },
         "sampling": asdict(config.sampling),
         "stats": asdict(config.stats),
         "source": source,

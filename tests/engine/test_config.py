@@ -27,7 +27,7 @@ from pipeline.engine.config import STATISTICS, EngineConfig, ModelConfig, StatsC
         (EngineConfig, {"max_num_seqs": "1" * 30}, "max_num_seqs='111"),
         (EngineConfig, {"max_num_seqs": "all"}, "max_num_seqs='all': must be auto or from 1 to 4096"),
         (EngineConfig, {"max_model_len": 1}, "max_model_len=1: must be null or at least 2"),
-        (EngineConfig, {"max_num_batched_tokens": 31}, "max_num_batched_tokens=31: must be at least 32"),
+        (EngineConfig, {"max_num_batched_tokens": 31}, "max_num_batched_tokens=31: must be null or at least 32"),
         (StatsConfig, {"columns": ["surprise"]}, "columns=['surprise']: must be a list of logprob, entropy, rank"),
         (StatsConfig, {"columns": ["rank", "rank"]}, "columns=['rank', 'rank']: must be without repetition"),
         (StatsConfig, {"top_logprobs": -1}, "top_logprobs=-1: must be from 0 (off) to 1000"),

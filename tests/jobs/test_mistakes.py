@@ -111,7 +111,13 @@ def test_wrong_type(key: Any, capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_key_that_has_a_range_is_tried() -> None:
     free = {k for k in KEYS if k.endswith("_column")} | {"model.revision", "model.tokenizer", "model.adapter"}
     free |= {"sampling.ignore_eos", "stats.prompt_logprobs", "output.include_prompt", "source.template"}
-    free |= {"engine.prefix_caching", "output.allow_unsafe_store", "cluster.ship_code"}
+    free |= {
+        "engine.prefix_caching",
+        "engine.deterministic",
+        "model.tf32",
+        "output.allow_unsafe_store",
+        "cluster.ship_code",
+    }
     assert set(OUT_OF_RANGE) | free == set(KEYS)
 
 

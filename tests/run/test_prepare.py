@@ -39,6 +39,9 @@ def config(**sections: Any) -> GenerateConfig:
     )
 
 
+ON_GPU = ClusterConfig(gpus_per_replica=1)
+
+
 def plan_id(**sections: Any) -> str:
     return prepare(config(**sections)).plan.plan_id
 
@@ -118,10 +121,12 @@ def test_an_output_beside_its_input_is_fine(place: Path) -> None:
         {"model": {"dtype": "bfloat16"}},
         {"model": {"kv_cache_dtype": "bfloat16"}},
         {"engine": EngineConfig(max_model_len=100)},
+        {"engine": EngineConfig(deterministic=False), "cluster": ON_GPU},
+        {"model": {"tf32": True}, "cluster": ON_GPU},
     ],
 )  # fmt: skip
 def test_what_decides_the_bytes_is_in_the_id(place: Path, sections: dict[str, Any]) -> None:
-    assert plan_id(**sections) != plan_id()
+    assert plan_id(**sections) != plan_id(**({"cluster": ON_GPU} if "cluster" in sections else {}))
 
 
 @pytest.mark.parametrize(
@@ -140,6 +145,9 @@ def test_what_decides_the_bytes_is_in_the_id(place: Path, sections: dict[str, An
         {"deadline": "06:00"},
         {"source": {"path": "in/../in/a.parquet"}},
         {"source": {"prompt_column": "prompt"}},
+        {"engine": EngineConfig(deterministic=False)},
+        {"model": {"tf32": True}},
+        {"cluster": ON_GPU},
     ],
 )  # fmt: skip
 def test_what_only_changes_how_fast_or_where_is_not(place: Path, sections: dict[str, Any]) -> None:

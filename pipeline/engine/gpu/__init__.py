@@ -6,6 +6,7 @@ Nothing in it is imported where there is no GPU. It does not know sequences or s
 from __future__ import annotations
 
 import functools
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 import torch
@@ -22,3 +23,12 @@ def serves(device: torch.device) -> bool:
 @functools.cache
 def _installed() -> bool:
     return find_spec("triton") is not None
+
+
+def facts() -> dict[str, str]:
+    """What the identity of bits rests on, beside the card's name and torch's version: of CUDA, and of Triton if it is there."""
+    found = {"cuda": str(torch.version.cuda)}
+    try:
+        return {**found, "triton": version("triton")}
+    except PackageNotFoundError:
+        return found
