@@ -89,18 +89,19 @@ class _Parts:
     def available(self) -> int | None:
         """Bytes of the device's memory that may still be taken; null: unknown."""
         if self.loaded.device.type == "cuda":
+            torch.cuda.empty_cache()
             return card_bytes(*torch.cuda.mem_get_info(), torch.cuda.memory_reserved(), self.share)
         free = available_bytes()
         return None if free is None else int(free * self.share)
 
     def plan(self) -> MemoryPlan:
         """Plan sequences and blocks for what the loaded weights leave of the device's memory."""
-        loaded, wanted, available = self.loaded, self.config.sequences, self.available()
+        loaded, wanted = self.loaded, self.config.sequences
         most = _STATIC_BATCH if self.static else _MOST[loaded.device.type]
-        if loaded.attention == TRITON and available is not None:
+        if loaded.attention == TRITON:
             memory = plan_card(
                 loaded, self.tokenizer, self.stats, wanted=wanted, most=most, max_len=self.max_len,
-                most_tokens=self.most_tokens, available=available,
+                most_tokens=self.most_tokens, available=lambda: self.available() or 0,
             )  # fmt: skip
         else:
             widths = [m.out_features for m in loaded.model.modules() if isinstance(m, PackedLinear)]
@@ -108,7 +109,7 @@ class _Parts:
             memory = plan_memory(
                 wanted, most, blocks_for(self.max_len), block_bytes=self.block_bytes,
                 step_bytes=self.most_tokens * token_bytes,
-                sequence_bytes=4 * _STEP_TENSORS * loaded.vocab_size + token_bytes, available=available,
+                sequence_bytes=4 * _STEP_TENSORS * loaded.vocab_size + token_bytes, available=self.available(),
             )  # fmt: skip
         if self.static:  # its cache has a whole row for each sequence
             memory = MemoryPlan(min(memory.sequences, memory.blocks // blocks_for(self.max_len)), memory.blocks)

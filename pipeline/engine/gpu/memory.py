@@ -5,7 +5,7 @@ It does not know requests.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -79,7 +79,7 @@ def step_bytes(
 
 def plan_card(
     loaded: LoadedModel, tokenizer: Tokenizer, stats: StatsConfig, *, wanted: int | None, most: int, max_len: int,
-    most_tokens: int, available: int,
+    most_tokens: int, available: Callable[[], int],
 ) -> MemoryPlan:  # fmt: skip
     """Plan sequences and blocks so that the card is full and never too small.
 
@@ -91,7 +91,7 @@ def plan_card(
         most: How many gain anything.
         max_len: Tokens of the longest sequence.
         most_tokens: Tokens of a step.
-        available: Bytes that may still be taken.
+        available: Tells the bytes that may still be taken. It is asked once libraries and kernels have what they need.
 
     Raises:
         ModelRefused: If not even one sequence fits.
@@ -111,5 +111,5 @@ def plan_card(
         sequences, sequences, blocks_for(max_len),
         block_bytes=block_bytes(loaded.layers, loaded.kv_heads, loaded.head_dim, loaded.kv_dtype),
         step_bytes=RECORDED * taken, sequence_bytes=4 * RULE_TENSORS * loaded.vocab_size + state,
-        available=available, margin=MARGIN,
+        available=available(), margin=MARGIN,
     )  # fmt: skip

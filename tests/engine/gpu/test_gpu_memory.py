@@ -34,7 +34,7 @@ def test_a_share_of_a_card() -> None:
 def plan(tiny: Tiny, available: int, wanted: int | None = None) -> Any:
     return plan_card(
         loaded(tiny), tiny.tokenizer, StatsConfig(), wanted=wanted, most=64, max_len=CONTEXT, most_tokens=128,
-        available=available,
+        available=lambda: available,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ RULES: list[dict[str, Any]] = [
     {"repetition_penalty": 1.3, "frequency_penalty": 0.4}, {"min_tokens": 3, "temperature": 1.3},
     {"temperature": 1.0, "top_k": 4},
 ]  # fmt: skip
+if find_spec("llguidance") is None:  # the machine may have what the engine needs, and nothing else
+    RULES = [{k: v for k, v in rules.items() if k != "regex"} for rules in RULES]
 PROMPTS = [HEADER + p for p in random_prompts(28, [1, 30])] + random_prompts(29, [9, 31, 32, 33, 5, 64, 3])
 POOL = [
     request(f"row-{i}", prompt, sample, **{"max_tokens": 3 + 5 * i % 7, **rules})
