@@ -50,8 +50,8 @@ def supervise(command: Sequence[str], events: Path, names: Sequence[str], deadli
             status = _wait(process, events, deadline)
         over = ends(read(events))
         dead = [name for name in left if over.get(name) == "did not end"]
-        if not dead and len([name for name in left if name in over]) == 0:
-            dead = left[:1]  # it did not come as far as the first
+        if not any(name in over for name in left):
+            dead = left  # it did not come as far as the first: no other process would
         for name in dead:
             Reporter(events, name).event("died", why=_ending(status))
             print(f"{name}: died, {_ending(status)}", flush=True)

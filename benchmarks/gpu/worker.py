@@ -93,6 +93,8 @@ def main() -> None:
     torch.set_grad_enabled(False)
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("benchmarks/gpu.sh: torch sees no GPU here; --device cpu --tiny runs it without one")
     scale = TINY if size == "tiny" else FULL
     chosen = Cuda() if device == "cuda" else Cpu()
     bench = Bench(chosen, scale, Path(folder), Reporter(Path(file), names[0]), float(deadline))
