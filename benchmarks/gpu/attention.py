@@ -86,6 +86,7 @@ def micro(bench: Bench) -> None:
     """gpt2-large's attention at lengths of 300 ± 200, or tiny."""
     from pipeline.engine.gpu.attention import SPLIT, DeviceStep
 
+    bench.close_all()
     seqs, heads, dim, lengths = (256, 20, 64, LENGTHS) if bench.scale is FULL else (3, 2, 64, (5, 70))
     speed, kind = bandwidth(bench), bench.device.kind
     for dtype in (torch.bfloat16, torch.int8):
@@ -111,7 +112,6 @@ def micro(bench: Bench) -> None:
             )
             _report(bench, f"torch's with a mask, {name}", partial(masked, case, dense), live, speed, padding)
             del dense
-    bench.close()
 
 
 def masked(case: Case, dense: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:

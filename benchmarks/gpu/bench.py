@@ -87,13 +87,12 @@ class Bench:
             loading: More options of the model.
             options: More options of the engine.
         """
-        made = {"max_num_batched_tokens": self.scale.step_tokens, **options}
-        key = model, seqs, dtype, columns, loading, made
+        key = model, seqs, dtype, columns, loading, options
         if self._built is None or self._key != key:
             self.close()
             loaded = ModelConfig(path=str(model), dtype=dtype, **(loading or {}))
             stats = StatsConfig() if columns is None else StatsConfig(columns=list(columns))
-            config = EngineConfig(max_num_seqs=str(seqs), **made)
+            config = EngineConfig(max_num_seqs=str(seqs), **options)
             start = time.perf_counter()
             self._built = build_engine(resolve(loaded), loaded, config, stats, device=self.device.kind)
             self._key = key
@@ -120,8 +119,13 @@ class Bench:
         self._key = self._built = None
         self.device.release()
 
+    def close_peer(self) -> None:
+        """Let go of the peer."""
+        self._peer = None
+        self.device.release()
+
     def close_all(self) -> None:
-        """Let go of the peer as well."""
+        """Let go of both."""
         self._peer = None
         self.close()
 

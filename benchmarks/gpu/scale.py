@@ -50,7 +50,6 @@ class Scale:
         batches: Batch sizes of transformers' `generate` beside `seqs`.
         few_shot: What prefix caching is measured with.
         max_len: Positions of a sequence of the large model.
-        step_tokens: `max_num_batched_tokens`.
         prompts: Requests of the comparison with float64.
         new: Their new tokens.
         neighbours: Requests beside those whose bytes are compared.
@@ -69,7 +68,6 @@ class Scale:
     batches: tuple[int, ...]
     few_shot: Load
     max_len: int
-    step_tokens: int
     prompts: int
     new: int
     neighbours: int
@@ -84,14 +82,14 @@ FULL = Scale(
     large=Shape(1280, 36, 20), small=Shape(256, 4, 4, positions=512, vocab=4096, spread=0.15),
     seqs=256, other_seqs=(512, 128),
     loads=(Load("uniform 128", "uniform", 512, 128), Load("mixed", "mixed", 2048), Load("uniform 512", "uniform", 256, 512)),
-    batches=(512, 128), few_shot=Load("few_shot", "few_shot", 1024), max_len=576, step_tokens=2048,
-    prompts=32, new=64, neighbours=240, copy_bytes=4 << 30, square=8192, steps=(236, 300), traced=8, peer_seconds=25,
+    batches=(512, 128), few_shot=Load("few_shot", "few_shot", 1024), max_len=576,
+    prompts=32, new=64, neighbours=240, copy_bytes=4 << 30, square=8192, steps=(236, 300), traced=8, peer_seconds=20,
 )  # fmt: skip
 """`mixed` with 2,048 requests, as its usual 128 would not fill the sequences that a GPU runs at once."""
 TINY = Scale(
     large=Shape(64, 2, 1, vocab=2048), small=Shape(128, 2, 2, positions=256, vocab=1536, spread=0.15),
     seqs=8, other_seqs=(4,),
     loads=(Load("uniform 8", "uniform", 12, 8), Load("mixed", "mixed", 6)),
-    batches=(4,), few_shot=Load("few_shot", "few_shot", 4), max_len=576, step_tokens=256,
+    batches=(4,), few_shot=Load("few_shot", "few_shot", 4), max_len=576,
     prompts=6, new=12, neighbours=6, copy_bytes=1 << 22, square=128, steps=(4, 12), traced=3, peer_seconds=10,
 )  # fmt: skip

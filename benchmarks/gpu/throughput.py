@@ -15,18 +15,22 @@ from benchmarks.gpu.scale import Load
 from pipeline.engine.build import BuiltEngine
 
 TURNS = 2
-WARM_UP_TOKENS = 4
 
 
 def timed(bench: Bench, built: BuiltEngine, load: Load, turn: int = 0) -> float:
-    """Run a workload to its end after a warm-up and return tokens a second.
+    """Run a workload to its end and return tokens a second.
+
+    In the first turn all of it is run before, with other prompts: kernels are compiled and steps of each shape recorded when
+    they first come up.
 
     Raises:
         RuntimeError: If the engine generated another number of tokens than was asked for.
     """
-    work = load.work(turn, bench.scale.large.vocab)
     if turn == 0:
-        ours.run(built.engine, [(prompt[::-1], min(new, WARM_UP_TOKENS)) for prompt, new in work])
+        start = time.perf_counter()
+        ours.run(built.engine, load.work(-1, bench.scale.large.vocab))
+        bench.report.event("warm-up", load=load.name, seconds=time.perf_counter() - start)
+    work = load.work(turn, bench.scale.large.vocab)
     bench.device.synchronize()
     start = time.perf_counter()
     tokens = ours.run(built.engine, work)
@@ -40,7 +44,7 @@ def timed(bench: Bench, built: BuiltEngine, load: Load, turn: int = 0) -> float:
 
 
 def compare(bench: Bench) -> None:
-    """Ours and `generate` in turn, both with as many sequences; ratios of the better runs."""
+    """Ours and `generate` in turn, both with as many sequences; ratios of the better runs. The engine is kept."""
     seqs, built = bench.scale.seqs, bench.large_engine()
     for load in bench.scale.loads:
         own: list[float] = []
@@ -55,7 +59,7 @@ def compare(bench: Bench) -> None:
         bench.report.row(f"{load.name}, generate {seqs}", best.rate, "tok/s", note)
         note = f"{load.requests} requests, {seqs} at once"
         bench.report.row(f"{load.name}, promptmill ÷ generate", max(own) / best.rate, "×", note)
-    bench.close_all()
+    bench.close_peer()
 
 
 def continuous(bench: Bench) -> None:
@@ -73,7 +77,8 @@ def continuous(bench: Bench) -> None:
 def other_sizes(bench: Bench) -> None:
     """Other sizes: promptmill with other numbers of sequences, `generate` with other batches."""
     for seqs in bench.scale.other_seqs:
-        for load in (replace(load, requests=max(load.requests, seqs)) for load in bench.scale.loads):
+        for load in bench.scale.loads if seqs > bench.scale.seqs else bench.scale.loads[:2]:
+            load = replace(load, requests=max(load.requests, seqs))
             rate = timed(bench, bench.large_engine(seqs=seqs), load)  # made once: the bench keeps it
             room = bench.large_engine(seqs=seqs).engine.room.max_num_seqs
             note = f"{load.requests} requests" + ("" if room == seqs else f", memory holds {room}")
