@@ -1,0 +1,12 @@
+"""The parts in order of importance, and how long each may take. Imports nothing: the supervisor reads it without torch."""
+
+
+class OutOfTime(BaseException):
+    """A part took longer than it may. No `except Exception` on the way keeps it: a loader would take it for a bad file."""
+
+
+LIMITS = {
+    "machine": 60, "correctness": 150, "same bytes": 150, "attention": 60, "throughput": 200, "roofline": 60,
+    "profile": 60, "options": 200, "same bytes, large": 100, "other sizes": 200, "continuous batching": 120,
+}  # fmt: skip
+"""Part → seconds."""
