@@ -1,4 +1,4 @@
-"""What the engine's options are worth: 8-bit cache and weights, other kernels, shared beginnings.
+"""What the engine's options are worth: an 8-bit cache, other kernels, shared beginnings.
 
 It does not know what they do.
 """
@@ -13,8 +13,6 @@ from benchmarks.gpu.throughput import timed
 
 LOADING: dict[str, dict[str, Any]] = {
     "kv_cache_dtype=int8": {"loading": {"kv_cache_dtype": "int8"}},
-    "quantization=int8": {"loading": {"quantization": "int8"}},
-    "both int8": {"loading": {"kv_cache_dtype": "int8", "quantization": "int8"}},
     "deterministic=False": {"deterministic": False},
 }
 

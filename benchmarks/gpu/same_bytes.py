@@ -61,10 +61,8 @@ def small(bench: Bench) -> None:
     for dtype in ("bfloat16", "float32", "float16"):
         ways = SMALL_WAYS if dtype != "float16" else SMALL_WAYS[:3]
         _compare(bench, partial(bench.engine, DEMO, dtype=dtype), dtype, ways, each=3, new=32)
-    cache = {"kv_cache_dtype": "int8"}
-    for label, loading in (("int8 cache", cache), ("int8 cache and weights", cache | {"quantization": "int8"})):
-        build = partial(bench.engine, DEMO, dtype="bfloat16", loading=loading)
-        _compare(bench, build, f"bfloat16, {label}", SMALL_WAYS[:3], each=2, new=24)
+    build = partial(bench.engine, DEMO, dtype="bfloat16", loading={"kv_cache_dtype": "int8"})
+    _compare(bench, build, "bfloat16, int8 cache", SMALL_WAYS[:3], each=2, new=24)
     bench.close()
 
 

@@ -107,12 +107,13 @@ class Scheduler:
     def schedule(self) -> tuple[list[Sequence], Step]:
         """Admit what fits and return (newly admitted sequences, the next step)."""
         admitted = []
-        enough = self._enough()
-        while self._free and self._waiting and self._admits(enough) and self._reserve(self._waiting[0]):
+        enough, last = self._enough(), self._last_end()
+        while self._free and self._waiting and self._admits(enough, last) and self._reserve(self._waiting[0]):
             sequence = self._waiting.popleft()
             self._pool.unwant(sequence.digests)
             sequence.slot = heapq.heappop(self._free)
             self.running[sequence.slot] = sequence
+            last = max(last, sequence.max_new)
             admitted.append(sequence)
         decodes = [self.running[slot] for slot in sorted(self.running) if self.running[slot].steppable]
         step = Step(decodes, [], [])
@@ -155,11 +156,16 @@ class Scheduler:
         longest = max(s.max_new - len(s.generated) for s in known)
         return max(self._few, -(-tokens // longest))
 
-    def _admits(self, enough: int) -> bool:
+    def _last_end(self) -> int:
+        """Tokens that the running ones still generate, the one that most are left of."""
+        if not self._free or not self._waiting:
+            return 0  # nobody asks
+        return max((s.max_new - len(s.generated) for s in self.running.values()), default=0)
+
+    def _admits(self, enough: int, last: int) -> bool:
         """Whether the next one may start: there are not enough, or it would end last, and must not wait for others."""
         if len(self.running) >= self._most:
             return False
-        last = max((s.max_new - len(s.generated) for s in self.running.values()), default=0)
         return len(self.running) < enough or self._waiting[0].max_new >= last
 
     def _reserve(self, sequence: Sequence) -> bool:
