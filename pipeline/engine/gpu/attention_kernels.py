@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def, untyped-decorator, misc"
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, allow-incomplete-defs
 """The kernels of attention over the blocked KV cache: decoding in parts, their combination, chunks of prompts.
 
 All keep a running maximum and sum over blocks, as FlashAttention does (Dao et al. 2022), scores to the base 2. They do not

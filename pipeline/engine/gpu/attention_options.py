@@ -51,17 +51,18 @@ def shared(width: int, groups: int, compute: torch.dtype) -> dict[str, Any]:
     """
     if compute == torch.float32:
         rows = max(4, power_of_two(groups))
-        return {"ROWS": rows, "num_warps": 2 if width * rows <= 1024 else 4, "num_stages": 1, **_EXPLICIT}
+        return {"ROWS": rows, "num_warps": min(8, max(2, width * rows // 256)), "num_stages": 1, **_EXPLICIT}
     return {"ROWS": max(16, power_of_two(groups)), "num_warps": max(1, width // 64), "num_stages": 3, **_EXPLICIT}
 
 
-def chunk(width: int, compute: torch.dtype) -> dict[str, Any]:
+def chunk(width: int, kv_dtype: torch.dtype, compute: torch.dtype) -> dict[str, Any]:
     """For `prompt_chunk`.
 
     Args:
         width: Elements of a head, a power of two.
+        kv_dtype: Type of the cache.
         compute: Type of the products.
     """
     if compute == torch.float32:
         return {"num_warps": min(8, max(4, width // 16)), "num_stages": 1, **_EXPLICIT}
-    return {"num_warps": 2 if width <= 64 else 4, "num_stages": 3, **_EXPLICIT}
+    return {"num_warps": 2 if width <= 64 else 4, "num_stages": 2 if kv_dtype == torch.int8 else 3, **_EXPLICIT}

@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def, untyped-decorator, misc"
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, allow-incomplete-defs
 """The kernels' ways into the blocked KV cache: write a step's keys and values, read one head's tile of a block.
 
 They do not know what is computed with it. Addresses are 64-bit numbers: a cache may have more than 2^31 elements.
@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 
 STEPS = tl.constexpr(127.0)
-ROUND = tl.constexpr(12582912.0)  # 1.5 · 2^23: a small number that is added to it is rounded to a whole one, ties to even
+# 1.5 · 2^23: a small number that is added to it is rounded to a whole one, ties to even
+ROUND = tl.constexpr(12582912.0)
 
 
 @triton.jit
@@ -69,7 +70,8 @@ def write(
 def key_tile(keys, at, last, DIM: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     """Keys [WIDTH, BLOCK] of a head's block that begins at the address `at`; what comes after position `last` may be anything.
 
-    Eight positions at a time are asked for or left out, so that a load stays a vector.
+    Eight positions at a time are asked for or left out, so that a load stays a vector. A thread takes no more of 8-bit ones,
+    since what it takes side by side must later be added across threads.
     """
     d = tl.arange(0, WIDTH)[:, None]
     p = tl.max_contiguous(tl.arange(0, BLOCK), 8)[None, :]
@@ -77,7 +79,9 @@ def key_tile(keys, at, last, DIM: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.c
 
 
 @triton.jit
-def value_tile(values, at, last, DIM: tl.constexpr, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def value_tile(
+    values, at, last, DIM: tl.constexpr, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, BLOCK: tl.constexpr
+):
     """Values [BLOCK, WIDTH] of a head's block; zero after position `last`, where the cache may hold no numbers."""
     p = tl.arange(0, BLOCK)[:, None]
     d = tl.max_contiguous(tl.arange(0, WIDTH), 8)[None, :]
