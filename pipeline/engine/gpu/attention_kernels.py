@@ -21,11 +21,11 @@ def decode_alone(
     q, keys, key_scales, values, value_scales, out, sums, tops, slots, positions, decodes, tables, scale,
     q_token, q_head, key_block, key_head, value_block, value_head, table_stride,
     HEADS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, BLOCK: tl.constexpr,
-    SPLIT: tl.constexpr, INT8: tl.constexpr,
+    SPLIT: tl.constexpr, INT8: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """One query over one part of its sequence, where each query head has its own keys: products and sums in float32.
 
-    A tensor core would see sixteen rows of which one counts, and its operands would go through shared memory.
+    A tensor core would see sixteen rows of which one counts. Blocks are copied to shared memory STAGES - 1 turns ahead.
     """
     head, row, part = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
     position = tl.load(positions + row)
@@ -39,7 +39,7 @@ def decode_alone(
     top = float("-inf")
     total = 0.0
     mixed = tl.zeros([WIDTH], tl.float32)
-    for i in range(tl.minimum((position - first) // BLOCK + 1, SPLIT)):
+    for i in tl.range(0, tl.minimum((position - first) // BLOCK + 1, SPLIT), num_stages=STAGES):
         block = tl.load(table + i).to(tl.int64)
         last = position - first - i * BLOCK
         key_at = block * key_block + head * key_head

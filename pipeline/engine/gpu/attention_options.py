@@ -31,14 +31,16 @@ def product_type(dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device
 def alone(width: int, kv_dtype: torch.dtype) -> dict[str, Any]:
     """For `decode_alone`.
 
-    One warp needs no barrier. It holds a tile of keys and one of values in registers, 8 KiB for a head of 64 in bfloat16; with
-    80 to 96 registers a thread, 21 to 25 programs of an H100 or H200's multiprocessor have some 50 to 100 KiB on their way.
+    One warp needs no other. A head of 64 in bfloat16 has 8 KiB of keys and values a block, and two blocks are on their way while
+    one is read: with thirteen programs on a multiprocessor of an H100 or H200, whose shared memory they fill, 100 to 200 KiB.
+    Its memory is busy from about 40 KiB. Where a lone sequence decodes, its programs do not wait for each block in turn.
 
     Args:
         width: Elements of a head, a power of two.
         kv_dtype: Type of the cache.
     """
-    return {"num_warps": 2 if width * BLOCK * kv_dtype.itemsize > 16384 else 1, "num_stages": 1, **_EXPLICIT}
+    tile = width * BLOCK * kv_dtype.itemsize  # bytes
+    return {"STAGES": 3 if tile <= 8192 else 2, "num_warps": max(1, tile // 8192), "num_stages": 1, **_EXPLICIT}
 
 
 def shared(width: int, groups: int, compute: torch.dtype) -> dict[str, Any]:

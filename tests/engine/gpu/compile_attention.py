@@ -53,9 +53,10 @@ def kernels(dtype: torch.dtype, kv_dtype: torch.dtype) -> list[tuple[Any, dict[s
     heads, more = {"HEADS": HEADS, "SPLIT": SPLIT}, {"GROUPS": 1, "COMPUTE": PRODUCTS[compute], "HEADS": HEADS}
     shape = {"DIM": DIM, "WIDTH": DIM, "VALUE_WIDTH": DIM, "BLOCK": BLOCK, "INT8": kv_dtype == torch.int8}
     writes, combines = {"KV_HEADS": HEADS, "GROUPS": 1, "TILE": 8}, {"DIM": DIM, "WIDTH": DIM, "BLOCK": BLOCK}
+    alone = attention_options.alone(DIM, kv_dtype)
     return [
         (cache_kernels.write, shape | writes, {"num_warps": 4, "enable_fp_fusion": False}),
-        (attention_kernels.decode_alone, shape | heads, attention_options.alone(DIM, kv_dtype)),
+        (attention_kernels.decode_alone, shape | heads | {"STAGES": alone.pop("STAGES")}, alone),
         (attention_kernels.combine, combines | heads, {"num_warps": 1, "enable_fp_fusion": True}),
         (attention_kernels.prompt_chunk, shape | more, attention_options.chunk(DIM, kv_dtype, compute)),
     ]
@@ -99,7 +100,7 @@ def main() -> None:
     for types in TYPES:
         for kernel, constants, options in kernels(*types):
             found = compiled(kernel, constants, options, *types, architecture=int(sys.argv[1]))
-            wide = len(re.findall(r"ld\.global[.\w]*\.v4", found.asm["ptx"]))
+            wide = len(re.findall(r"ld\.global[.\w]*\.v4|cp\.async[.\w]* [^;]*, 0x10\b", found.asm["ptx"]))
             line = {
                 "kernel": kernel.__name__,
                 "types": [str(t) for t in types],
