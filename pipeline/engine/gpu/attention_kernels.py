@@ -10,13 +10,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pipeline.engine.gpu.cache_kernels import key_tile, scales_of, value_tile
+from pipeline.engine.gpu.cache_kernels import ANYWHERE, STRIDES, key_tile, scales_of, value_tile
 
 
-@triton.jit(
-    do_not_specialize=["q_token", "q_head", "table_stride"],
-    do_not_specialize_on_alignment=["q"],
-)
+@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=ANYWHERE)
 def decode_alone(
     q, keys, key_scales, values, value_scales, out, sums, tops, slots, positions, decodes, tables, scale,
     q_token, q_head, key_block, key_head, value_block, value_head, table_stride,
@@ -67,10 +64,7 @@ def decode_alone(
         tl.store(tops + at * 2 + 1, total)
 
 
-@triton.jit(
-    do_not_specialize=["q_token", "q_head", "table_stride"],
-    do_not_specialize_on_alignment=["q"],
-)
+@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=ANYWHERE)
 def decode_shared(
     q, keys, key_scales, values, value_scales, out, sums, tops, slots, positions, decodes, tables, scale,
     q_token, q_head, key_block, key_head, value_block, value_head, table_stride,
@@ -125,7 +119,7 @@ def decode_shared(
         tl.store(tops + at * 2 + 1, total, mask=g < GROUPS)
 
 
-@triton.jit(do_not_specialize=["splits"])
+@triton.jit(do_not_specialize=["splits"], do_not_specialize_on_alignment=ANYWHERE)
 def combine(
     sums, tops, out, positions, decodes, splits,
     HEADS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, SPLIT: tl.constexpr,
@@ -151,10 +145,7 @@ def combine(
     tl.store(out + (row * HEADS + head) * DIM + d, mixed / total, mask=d < DIM)
 
 
-@triton.jit(
-    do_not_specialize=["q_token", "q_head", "table_stride"],
-    do_not_specialize_on_alignment=["q"],
-)
+@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=ANYWHERE)
 def prompt_chunk(
     q, keys, key_scales, values, value_scales, out, chunks, tables, scale,
     q_token, q_head, key_block, key_head, value_block, value_head, table_stride,

@@ -31,9 +31,9 @@ def product_type(dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device
 def alone(width: int, kv_dtype: torch.dtype) -> dict[str, Any]:
     """For `decode_alone`.
 
-    One warp needs no other. A head of 64 in bfloat16 has 8 KiB of keys and values a block, and two blocks are on their way while
-    one is read: with thirteen programs on a multiprocessor of an H100 or H200, whose shared memory they fill, 100 to 200 KiB.
-    Its memory is busy from about 40 KiB. Where a lone sequence decodes, its programs do not wait for each block in turn.
+    One warp needs no other. A head of 64 in bfloat16 has 8 KiB of keys and values a block, and two blocks are on their way
+    while one is read. The shared memory of an H100's or H200's multiprocessor holds thirteen such programs: over 100 KiB are
+    on their way, where its bandwidth wants some 40. And where few sequences decode, they do not wait for each block in turn.
 
     Args:
         width: Elements of a head, a power of two.

@@ -9,6 +9,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+STRIDES = ["q_token", "q_head", "k_token", "k_head", "v_token", "v_head", "table_stride"]
+ANYWHERE = ["q", "k", "v", "slots", "positions", "decodes", "chunks", "tables"]
+"""Arguments that may be divisible by anything in one step and not in another: there is one program for all of them."""
 STEPS = tl.constexpr(127.0)
 # 1.5 · 2^23: a small number that is added to it is rounded to a whole one, ties to even
 ROUND = tl.constexpr(12582912.0)
@@ -25,10 +28,7 @@ def _in_steps(x):
     return (numbers + ROUND) - ROUND, tl.where(strange, float("nan"), tl.div_rn(largest, STEPS))
 
 
-@triton.jit(
-    do_not_specialize=["k_token", "k_head", "v_token", "v_head", "table_stride"],
-    do_not_specialize_on_alignment=["k", "v"],
-)
+@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=ANYWHERE)
 def write(
     k, v, keys, key_scales, values, value_scales, out, slots, positions, tables,
     k_token, k_head, v_token, v_head, key_block, key_head, value_block, value_head, table_stride,

@@ -30,6 +30,7 @@ TYPES = [
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int8: "*i8"}
 PRODUCTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
 ACTIVATIONS, INTEGERS = ("q", "k", "v", "out"), ("slots", "positions", "decodes", "chunks", "tables")
+"""Pointers to the activations' type, and to whole numbers."""
 UNKNOWN = (
     "q",
     "k",
