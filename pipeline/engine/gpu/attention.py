@@ -130,11 +130,11 @@ class _Layer:
         """Attend with the chunks of prompts."""
         from pipeline.engine.gpu import attention_kernels
 
-        chunks = self._step.chunks
+        chunks, options = self._step.chunks, attention_options.chunk(self._width, self._kv_dtype, self._compute)
         attention_kernels.prompt_chunk[self._heads, len(chunks)](
             self._q, *self._sides, self._out, chunks, self._step.tables, self._factor,
             *self._q.stride()[:2], *self._strides, HEADS=self._heads, GROUPS=self._groups,
-            COMPUTE=_triton_type(self._compute), **self._shape, **attention_options.chunk(self._width, self._compute),
+            COMPUTE=_triton_type(self._compute), **self._shape, **options,
         )  # fmt: skip
 
 

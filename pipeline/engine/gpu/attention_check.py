@@ -15,6 +15,7 @@ from pipeline.engine import plain_attention
 from pipeline.engine.block_pool import BLOCK, blocks_for
 from pipeline.engine.gpu.attention import SPLIT, DeviceStep
 from pipeline.engine.kv_cache import side_shapes
+from pipeline.engine.plain_attention import Spot
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +63,8 @@ class _Trial:
         counts = [blocks_for(n) for n in lengths]
         order = torch.randperm(sum(counts), generator=draw).int()
         self._tables = torch.zeros(len(lengths), max(counts), dtype=torch.int32)
-        for row, blocks in enumerate(order.split(counts)):
-            self._tables[row, : len(blocks)] = blocks
+        for row, count in enumerate(counts):
+            self._tables[row, :count] = order[sum(counts[:row]) :][:count]
         decoding = len(_DECODING)
         self._slots = torch.tensor([*range(decoding), 0, *[decoding] * _PROMPT], dtype=torch.int32)
         self._positions = torch.tensor([*(n - 1 for n in _DECODING), -1, *range(_PROMPT)], dtype=torch.int32)
@@ -80,14 +81,10 @@ class _Trial:
     def passes(self) -> bool:
         """Run it as a whole, in other company and alone."""
         decoding, two = len(_DECODING), 2  # parts of the longest
-        chunks = [
-            [decoding + 1, BLOCK, 0, decoding],
-            [0, 0, 0, 0],
-            [decoding + 1 + BLOCK, _PROMPT - BLOCK, BLOCK, decoding],
-        ]
+        (first, second), nothing = self._chunks(), (0, 0, 0, 0)
         step = DeviceStep(
             self._slots.to(self._device), self._positions.to(self._device), self._int([decoding]),
-            self._int(chunks), self._tables.to(self._device), decoding, two,
+            self._int([first, nothing, second]), self._tables.to(self._device), decoding, two,
         )  # fmt: skip
         whole, keys, values = self._run(step, slice(None))
         other, *_ = self._run(replace(step, rows=decoding + 1, splits=two + 1, chunks=step.chunks.flip(0)), slice(None))
@@ -111,12 +108,12 @@ class _Trial:
 
     def _is_right(self, out: Tensor, keys: Tensor, values: Tensor) -> bool:
         """Compare with torch's operations on the CPU, in float32."""
-        busy, decoding = self._positions >= 0, len(_DECODING)
+        busy = self._positions >= 0
         places = self._places(self._slots[busy].long(), self._positions[busy].long())
         plain_attention.write(self._keys, self._values, places, self._k[busy], self._v[busy])
-        chunks = [(decoding + 1, BLOCK, 0, decoding), (decoding + 1 + BLOCK, _PROMPT - BLOCK, BLOCK, decoding)]
-        spots = [*((row, 1, length - 1, row) for row, length in enumerate(_DECODING)), *chunks]
-        grouped = self._q.float().unflatten(1, (self._k.shape[1], -1)) * self._scale
+        spots = [*((row, 1, length - 1, row) for row, length in enumerate(_DECODING)), *self._chunks()]
+        tokens, _, dim = self._q.shape
+        grouped = self._q.float().view(tokens, self._k.shape[1], -1, dim) * self._scale
         expected = plain_attention.attend(grouped, self._keys, self._values, spots, self._tables).flatten(1, 2)
         error = max(4 * torch.finfo(self._dtype).eps, 1e-4)
         return torch.allclose(out.float(), expected, rtol=error, atol=error) and all(
@@ -124,10 +121,16 @@ class _Trial:
             for found, wanted in ((keys, self._keys), (values, self._values))
         )
 
+    @staticmethod
+    def _chunks() -> list[Spot]:
+        """Those of the prompt."""
+        row = len(_DECODING)
+        return [(row + 1, BLOCK, 0, row), (row + 1 + BLOCK, _PROMPT - BLOCK, BLOCK, row)]
+
     def _places(self, rows: int | Tensor, positions: Tensor) -> Tensor:
         return self._tables[rows, positions // BLOCK].long() * BLOCK + positions % BLOCK
 
-    def _int(self, numbers: list[int] | list[list[int]]) -> Tensor:
+    def _int(self, numbers: list[int] | list[Spot]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.int32, device=self._device)
 
 

@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def, untyped-decorator, misc"
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, allow-incomplete-defs
 """The kernels of attention over the blocked KV cache: decoding in parts, their combination, chunks of prompts.
 
 All keep a running maximum and sum over blocks, as FlashAttention does (Dao et al. 2022), scores to the base 2. They do not
@@ -10,22 +10,19 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pipeline.engine.gpu.cache_kernels import key_tile, scales_of, value_tile
+from pipeline.engine.gpu.cache_kernels import ANYWHERE, STRIDES, key_tile, scales_of, value_tile
 
 
-@triton.jit(
-    do_not_specialize=["q_token", "q_head", "table_stride"],
-    do_not_specialize_on_alignment=["q"],
-)
+@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=ANYWHERE)
 def decode_alone(
     q, keys, key_scales, values, value_scales, out, sums, tops, slots, positions, decodes, tables, scale,
     q_token, q_head, key_block, key_head, value_block, value_head, table_stride,
     HEADS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, BLOCK: tl.constexpr,
-    SPLIT: tl.constexpr, INT8: tl.constexpr,
+    SPLIT: tl.constexpr, INT8: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """One query over one part of its sequence, where each query head has its own keys: products and sums in float32.
 
-    A tensor core would see sixteen rows of which one counts, and its operands would go through shared memory.
+    A tensor core would see sixteen rows of which one counts. Blocks are copied to shared memory STAGES - 1 turns ahead.
     """
     head, row, part = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
     position = tl.load(positions + row)
@@ -39,7 +36,7 @@ def decode_alone(
     top = float("-inf")
     total = 0.0
     mixed = tl.zeros([WIDTH], tl.float32)
-    for i in range(tl.minimum((position - first) // BLOCK + 1, SPLIT)):
+    for i in tl.range(0, tl.minimum((position - first) // BLOCK + 1, SPLIT), num_stages=STAGES):
         block = tl.load(table + i).to(tl.int64)
         last = position - first - i * BLOCK
         key_at = block * key_block + head * key_head
@@ -67,10 +64,7 @@ def decode_alone(
         tl.store(tops + at * 2 + 1, total)
 
 
-@triton.jit(
-    do_not_specialize=["q_token", "q_head", "table_stride"],
-    do_not_specialize_on_alignment=["q"],
-)
+@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=ANYWHERE)
 def decode_shared(
     q, keys, key_scales, values, value_scales, out, sums, tops, slots, positions, decodes, tables, scale,
     q_token, q_head, key_block, key_head, value_block, value_head, table_stride,
@@ -125,7 +119,7 @@ def decode_shared(
         tl.store(tops + at * 2 + 1, total, mask=g < GROUPS)
 
 
-@triton.jit(do_not_specialize=["splits"])
+@triton.jit(do_not_specialize=["splits"], do_not_specialize_on_alignment=ANYWHERE)
 def combine(
     sums, tops, out, positions, decodes, splits,
     HEADS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, SPLIT: tl.constexpr,
@@ -151,10 +145,7 @@ def combine(
     tl.store(out + (row * HEADS + head) * DIM + d, mixed / total, mask=d < DIM)
 
 
-@triton.jit(
-    do_not_specialize=["q_token", "q_head", "table_stride"],
-    do_not_specialize_on_alignment=["q"],
-)
+@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=ANYWHERE)
 def prompt_chunk(
     q, keys, key_scales, values, value_scales, out, chunks, tables, scale,
     q_token, q_head, key_block, key_head, value_block, value_head, table_stride,

@@ -31,14 +31,16 @@ def product_type(dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device
 def alone(width: int, kv_dtype: torch.dtype) -> dict[str, Any]:
     """For `decode_alone`.
 
-    One warp needs no barrier. It holds a tile of keys and one of values in registers, 8 KiB for a head of 64 in bfloat16; with
-    80 to 96 registers a thread, 21 to 25 programs of an H100 or H200's multiprocessor have some 50 to 100 KiB on their way.
+    One warp needs no other. A head of 64 in bfloat16 has 8 KiB of keys and values a block, and two blocks are on their way
+    while one is read. The shared memory of an H100's or H200's multiprocessor holds thirteen such programs: over 100 KiB are
+    on their way, where its bandwidth wants some 40. And where few sequences decode, they do not wait for each block in turn.
 
     Args:
         width: Elements of a head, a power of two.
         kv_dtype: Type of the cache.
     """
-    return {"num_warps": 2 if width * BLOCK * kv_dtype.itemsize > 16384 else 1, "num_stages": 1, **_EXPLICIT}
+    tile = width * BLOCK * kv_dtype.itemsize  # bytes
+    return {"STAGES": 3 if tile <= 8192 else 2, "num_warps": max(1, tile // 8192), "num_stages": 1, **_EXPLICIT}
 
 
 def shared(width: int, groups: int, compute: torch.dtype) -> dict[str, Any]:
@@ -51,17 +53,18 @@ def shared(width: int, groups: int, compute: torch.dtype) -> dict[str, Any]:
     """
     if compute == torch.float32:
         rows = max(4, power_of_two(groups))
-        return {"ROWS": rows, "num_warps": 2 if width * rows <= 1024 else 4, "num_stages": 1, **_EXPLICIT}
+        return {"ROWS": rows, "num_warps": min(8, max(2, width * rows // 256)), "num_stages": 1, **_EXPLICIT}
     return {"ROWS": max(16, power_of_two(groups)), "num_warps": max(1, width // 64), "num_stages": 3, **_EXPLICIT}
 
 
-def chunk(width: int, compute: torch.dtype) -> dict[str, Any]:
+def chunk(width: int, kv_dtype: torch.dtype, compute: torch.dtype) -> dict[str, Any]:
     """For `prompt_chunk`.
 
     Args:
         width: Elements of a head, a power of two.
+        kv_dtype: Type of the cache.
         compute: Type of the products.
     """
     if compute == torch.float32:
         return {"num_warps": min(8, max(4, width // 16)), "num_stages": 1, **_EXPLICIT}
-    return {"num_warps": 2 if width <= 64 else 4, "num_stages": 3, **_EXPLICIT}
+    return {"num_warps": 2 if width <= 64 else 4, "num_stages": 2 if kv_dtype == torch.int8 else 3, **_EXPLICIT}

@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def, untyped-decorator, misc"
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, allow-incomplete-defs
 """The kernels' ways into the blocked KV cache: write a step's keys and values, read one head's tile of a block.
 
 They do not know what is computed with it. Addresses are 64-bit numbers: a cache may have more than 2^31 elements.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+STRIDES = ["q_token", "q_head", "k_token", "k_head", "v_token", "v_head", "table_stride"]
+ANYWHERE = ["q", "k", "v", "slots", "positions", "decodes", "chunks", "tables"]
+"""Arguments that may be divisible by anything in one step and not in another: there is one program for all of them."""
 STEPS = tl.constexpr(127.0)
-ROUND = tl.constexpr(
-    12582912.0
-)  # 1.5 · 2^23: a small number that is added to it is rounded to a whole one, ties to even
+# 1.5 · 2^23: a small number that is added to it is rounded to a whole one, ties to even
+ROUND = tl.constexpr(12582912.0)
 
 
 @triton.jit
@@ -26,10 +28,7 @@ def _in_steps(x):
     return (numbers + ROUND) - ROUND, tl.where(strange, float("nan"), tl.div_rn(largest, STEPS))
 
 
-@triton.jit(
-    do_not_specialize=["k_token", "k_head", "v_token", "v_head", "table_stride"],
-    do_not_specialize_on_alignment=["k", "v"],
-)
+@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=ANYWHERE)
 def write(
     k, v, keys, key_scales, values, value_scales, out, slots, positions, tables,
     k_token, k_head, v_token, v_head, key_block, key_head, value_block, value_head, table_stride,
@@ -71,7 +70,8 @@ def write(
 def key_tile(keys, at, last, DIM: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     """Keys [WIDTH, BLOCK] of a head's block that begins at the address `at`; what comes after position `last` may be anything.
 
-    Eight positions at a time are asked for or left out, so that a load stays a vector.
+    Eight positions at a time are asked for or left out, so that a load stays a vector. A thread takes no more of 8-bit ones,
+    since what it takes side by side must later be added across threads.
     """
     d = tl.arange(0, WIDTH)[:, None]
     p = tl.max_contiguous(tl.arange(0, BLOCK), 8)[None, :]
