@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
 # Read when torch is loaded. On busy cores, two spinning threads make a test of half a second last a quarter of a minute.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Read when Triton is loaded, which parts of torch do by themselves: where there is no GPU, its kernels are interpreted.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # `make test` tries the same examples every time, so that it says something about a change; `make fuzz` tries new ones.
 settings.register_profile(

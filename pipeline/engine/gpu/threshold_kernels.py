@@ -9,7 +9,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pipeline.engine.gpu.sampler_kernels import LEAST, LOG2_E, LOWEST, MOST, ONE, below_top, key_of, read_tile, value_of, whole
+from pipeline.engine.gpu.sampler_kernels import (
+    LEAST,
+    LOG2_E,
+    LOWEST,
+    MOST,
+    ONE,
+    below_top,
+    key_of,
+    read_tile,
+    value_of,
+    whole,
+)
 
 
 @triton.jit
