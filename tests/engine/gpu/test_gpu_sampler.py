@@ -36,7 +36,10 @@ def chosen(logits: torch.Tensor, rows: SamplingRows, tile: int = TILE) -> torch.
 
 
 def kept_of(logits: torch.Tensor, rows: SamplingRows, tile: int = TILE) -> torch.Tensor:
-    return logits >= kept_from(logits.to(DEVICE), *parameters(rows)[:5], tile=tile).cpu()[:, None]
+    """What may be drawn, bool [B, V]. Where nothing is cut, even -inf is as large as the threshold."""
+    return (logits > -torch.inf) & (
+        logits >= kept_from(logits.to(DEVICE), *parameters(rows)[:5], tile=tile).cpu()[:, None]
+    )
 
 
 def random_logits(rng: np.random.Generator, rows: int, vocab: int) -> torch.Tensor:
