@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -107,9 +108,7 @@ def test_truncation_keeps_what_a_sort_keeps(seed: int, vocab: int) -> None:
 def test_the_noise_finds_its_token_in_the_running_sum(seed: int, vocab: int) -> None:
     rng = np.random.default_rng(seed)
     logits, rows = random_logits(rng, 6, vocab), random_rows(rng, 6, vocab)
-    rows = SamplingRows(
-        rows.greedy, rows.temperature, rows.top_k, rows.top_p, rows.log_min_p, rows.uniform, truncates=False, all_greedy=False
-    )  # fmt: skip
+    rows = replace(rows, truncates=False)
     assert_inverted(logits, logits > -torch.inf, rows, chosen(logits, rows))
 
 
@@ -139,6 +138,13 @@ def test_top_k_keeps_its_tokens_when_the_rest_of_the_mass_rounds_to_nothing() ->
     assert int(kept_of(torch.linspace(0, -400, 300)[None], rows_of(1, 300, top_k=50)).sum()) == 50
 
 
+def test_top_k_keeps_as_many_as_it_says() -> None:
+    ks = torch.tensor([1, 2, 3, 7, 49, 50, 51, 128, 298, 299])
+    logits = torch.randn(10, 300, generator=torch.Generator().manual_seed(1))
+    rows = replace(rows_of(10, 300, top_k=1), top_k=ks)
+    assert torch.equal(kept_of(logits, rows).sum(-1), ks)
+
+
 def test_greedy_ties_go_to_the_lowest_id_and_forbidden_tokens_to_nobody() -> None:
     logits = torch.full((3, 200), -torch.inf)
     logits[0, [70, 71, 199]] = 5.0
@@ -147,10 +153,7 @@ def test_greedy_ties_go_to_the_lowest_id_and_forbidden_tokens_to_nobody() -> Non
     assert chosen(logits, rows_of(3, 200, temperature=0.0)).tolist() == [70, 199, 3]
     for uniform in (0.0, 0.5, LAST):
         rows = rows_of(3, 200, uniform=np.full(3, uniform))
-        mixed = SamplingRows(
-            torch.tensor([True, False, False]), rows.temperature, rows.top_k, rows.top_p, rows.log_min_p, rows.uniform,
-            truncates=False, all_greedy=False,
-        )  # fmt: skip
+        mixed = replace(rows, greedy=torch.tensor([True, False, False]))
         assert chosen(logits, mixed).tolist()[:2] == [70, 199]
 
 
