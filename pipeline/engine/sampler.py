@@ -1,7 +1,8 @@
 """Logits → tokens: penalties, temperature, truncation, and one uniform number a row.
 
-The compiled way (`native.sampler`) goes over each row by itself. Without it, every operation of torch treats rows apart and has
-a shape fixed by the vocabulary. So a token does not depend on its neighbours. The two agree but for rounding.
+The compiled way (`native.sampler`) goes over each row by itself, and so do the kernels of a GPU (`gpu.sampler`). Without
+them, every operation of torch treats rows apart and has a shape fixed by the vocabulary. So a token does not depend on its
+neighbours. The three agree but for rounding.
 It does not know sequences, statistics or where the uniform numbers come from.
 """
 
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from pipeline.engine import native
+from pipeline.engine import gpu, native
+from pipeline.engine.gpu import sampler as gpu_sampler
 from pipeline.engine.native.sampler import choose_tokens
 
 BLOCK = 128
@@ -76,10 +78,16 @@ def sample(logits: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
     Returns:
         Token ids int64 [B]. Ties of greedy rows go to the lowest id.
     """
+    parameters = rows.greedy, rows.temperature, rows.top_p, rows.log_min_p, rows.top_k, rows.uniform
+    if gpu.serves(logits.device):
+        return gpu_sampler.choose_tokens(logits, *parameters, truncates=rows.truncates, all_greedy=rows.all_greedy)
     if native.serves(logits):
-        return choose_tokens(
-            logits, rows.greedy, rows.temperature, rows.top_p, rows.log_min_p, rows.top_k, rows.uniform
-        )[0]
+        return choose_tokens(logits, *parameters)[0]
+    return sample_by_torch(logits, rows)
+
+
+def sample_by_torch(logits: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
+    """As `sample`, by torch's operations, from logits of any float type."""
     greedy = logits.argmax(-1)
     if rows.all_greedy:
         return greedy

@@ -12,8 +12,9 @@ from functools import cached_property
 
 import torch
 
-from pipeline.engine import native
+from pipeline.engine import gpu, native
 from pipeline.engine.config import StatsConfig
+from pipeline.engine.gpu import sampler as gpu_sampler
 from pipeline.engine.native.sampler import measure_tokens
 
 
@@ -53,6 +54,8 @@ class Distribution:
     @cached_property
     def measures(self) -> Measures:
         """Taken in one pass over the logits where that is compiled, when first asked for."""
+        if gpu.serves(self.logits.device):
+            return Measures(*gpu_sampler.measure_tokens(self.logits, self.tokens))
         if native.serves(self.logits):
             return Measures(*measure_tokens(self.logits, self.tokens))
         most = self.logits.amax(-1)
@@ -117,7 +120,8 @@ def rank(d: Distribution) -> Values:
 @statistic("top_logprobs")
 def top_logprobs(d: Distribution) -> Values:
     """The `top` most likely tokens, int32 [B, k], and their log-probabilities, float32 [B, k], in falling order."""
-    values, ids = d.logits.topk(d.top)
+    on_gpu = gpu.serves(d.logits.device)
+    values, ids = gpu_sampler.top_tokens(d.logits, d.top) if on_gpu else d.logits.topk(d.top)
     return {"top_token_ids": ids.int(), "top_token_logprobs": d.log_probability(values)}
 
 

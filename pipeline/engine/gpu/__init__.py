@@ -1,6 +1,6 @@
 """The engine's kernels for a GPU, written in Triton, which the CUDA builds of torch bring along.
 
-Nothing in it is imported where there is no GPU. It does not know sequences or schedules: see the modules beside it.
+Triton is imported only where a kernel runs. It does not know sequences or schedules: see the modules beside it.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ import torch
 
 TILE = 4096
 """Logits that one program looks at. A power of 2."""
+SCANNED = 2048
+"""Logits that a row's program looks at together while it looks for a threshold: two such programs share a multiprocessor."""
 DRAWN = 64
 """Up to so many most likely tokens are taken out of the tiles one by one; more of them are left to torch."""
 _FUSED: dict[str, Any] = {"enable_fp_fusion": True}
@@ -48,7 +50,7 @@ def choose_tokens(
     truncates = truncates and not all_greedy
     thresholds = temperature  # not read where nothing is cut
     if truncates:
-        thresholds = kept_from(logits, greedy, temperature, top_p, log_min_p, top_k, tile=tile)
+        thresholds = kept_from(logits, greedy, temperature, top_p, log_min_p, top_k, tile=min(tile, SCANNED))
     tops = torch.empty(rows, tiles, device=logits.device)
     ids = torch.empty_like(tops, dtype=torch.int32)
     sums = torch.empty_like(tops, dtype=torch.int64)
@@ -66,7 +68,7 @@ def choose_tokens(
 
 def kept_from(
     logits: torch.Tensor, greedy: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor, log_min_p: torch.Tensor,
-    top_k: torch.Tensor, *, tile: int = TILE,
+    top_k: torch.Tensor, *, tile: int = SCANNED,
 ) -> torch.Tensor:  # fmt: skip
     """The least logit, before temperature, that is kept in each row [B]; a number below it may stand for it. See above."""
     from pipeline.engine.gpu.threshold_kernels import find_thresholds

@@ -2,8 +2,8 @@
 
 Weights are exp(logit - largest), as whole numbers of `ONE`-ths. Sums of whole numbers are the same in every order, so no bit
 depends on how a compiler lays a row out on threads. Rows are cut into tiles of TILE logits, and the tiles' results are put
-together by one program a row. A row of logits lies `stride` * UNIT after the one before, and the first `width` * UNIT of it can be
-read; UNIT is 4 where four logits can be read at once. It does not know how kernels are launched.
+together by one program a row. Rows of logits lie `stride` * UNIT apart, and the first `width` * UNIT of each can be read; UNIT
+is 4 where four logits can be read at once. It does not know how kernels are launched.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def weigh_tiles(
     logits, stride, vocabulary, width, temperature, thresholds, tops, ids, sums, UNIT: tl.constexpr, WEIGH: tl.constexpr,
     CUT: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Each tile's largest logit and its lowest id; if WEIGH, the sum of its weights, if CUT only of logits from the threshold on."""
+    """Each tile's largest logit and its lowest id; if WEIGH, its sum of weights, if CUT of logits from the threshold up."""
     row, tile, tiles = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
     x = read_tile(logits + row * stride * UNIT, tile * TILE, vocabulary, width, UNIT, TILE)
     top = tl.max(x, 0)
@@ -156,9 +156,8 @@ def measure(
     logarithm = tl.log(total / ONE)
     tl.store(most + row, top)
     tl.store(log_sum + row, logarithm.to(tl.float32))
-    tl.store(
-        entropy + row, (logarithm - tl.sum((moments * scales).to(tl.int64), 0).to(tl.float64) / total).to(tl.float32)
-    )
+    moment = tl.sum((moments * scales).to(tl.int64), 0).to(tl.float64)
+    tl.store(entropy + row, (logarithm - moment / total).to(tl.float32))
     tl.store(rank + row, 1 + tl.sum(tl.load(larger + mine, mask=there, other=0), 0))
     tl.store(finite + row, tl.sum(tl.load(strange + mine, mask=there, other=0), 0) == 0)
 
