@@ -13,16 +13,23 @@ import torch
 
 DEVICES = frozenset({"cuda"})
 """Kinds of device that the kernels run on. Tests add `cpu`, where Triton's interpreter runs them."""
+VOCABULARY = 50257
+"""Logits of a row that the sampler is tried with: an odd number of many tiles."""
 
 
 def serves(device: torch.device) -> bool:
-    """Whether the kernels can run on a device."""
-    return device.type in DEVICES and _installed()
+    """Whether the kernels run on a device, and sample as they should there: looked at once in a process."""
+    return device.type in DEVICES and works(device.type)
 
 
 @functools.cache
-def _installed() -> bool:
-    return find_spec("triton") is not None
+def works(kind: str) -> bool:
+    """Whether Triton is there, and its kernels pass their check on this kind of device."""
+    if find_spec("triton") is None:
+        return False
+    from pipeline.engine.gpu.sampler_check import kernels_are_right
+
+    return kernels_are_right(VOCABULARY, torch.device(kind))
 
 
 def facts() -> dict[str, str]:

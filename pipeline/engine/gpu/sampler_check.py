@@ -23,10 +23,13 @@ def kernels_are_right(vocab_size: int, device: torch.device) -> bool:
     try:
         logits, rules = _trial(vocab_size)
         found = _bits(logits, rules, device)
-        return found is not None and _agrees(logits, rules, found)
+        right = found is not None and _agrees(logits, rules, found)
+        why = "" if right else "their results are not right here"
     except Exception as error:  # whatever a compiler, a driver or a card comes up with
-        logger.warning("Triton cannot run the sampler: %s", error)
-        return False
+        right, why = False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    if not right:
+        logger.warning("the GPU's kernels for sampling are not used, and torch does their work, slower: %s", why)
+    return right
 
 
 def _trial(vocabulary: int) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -244,6 +244,7 @@ def test_the_engine_uses_them_where_they_serve(monkeypatch: pytest.MonkeyPatch) 
         ["rank", "entropy", "logprob", "top_logprobs"], stats.Distribution(logits, torch.arange(2), 3)
     )
     monkeypatch.setattr(gpu, "DEVICES", {DEVICE})
+    monkeypatch.setattr(gpu, "works", lambda _: True)
     monkeypatch.setattr("pipeline.engine.native.serves", lambda _: pytest.fail("the CPU's kernels were asked"))
     moved = SamplingRows(*(t.to(DEVICE) for t in (
         rows.greedy, rows.temperature, rows.top_k, rows.top_p, rows.log_min_p, rows.uniform
