@@ -34,7 +34,7 @@ from pipeline.sampling import SamplingParams
 from pipeline.types import Request
 
 PROMPT, NEW, ROUNDS = 32, 90, 4
-MOST_TOKENS, UNIT = 1024, "fixed-rows-256"
+PROMPT_TOKENS, UNIT = 512, "fixed-rows-256"
 """As on a GPU."""
 
 
@@ -66,7 +66,9 @@ def measure(sequences: int) -> tuple[float, float]:
     checkpoint = resolve(config)
     loaded = dataclasses.replace(load_model(checkpoint, config), attention=TRITON, kernels={UNIT: 1})
     runner = ModelRunner(loaded, sequences, PROMPT + NEW)
-    engine = ContinuousEngine(runner, load_tokenizer(TOKENIZER, loaded.vocab_size), StatsConfig(), MOST_TOKENS)
+    engine = ContinuousEngine(
+        runner, load_tokenizer(TOKENIZER, loaded.vocab_size), StatsConfig(), sequences + PROMPT_TOKENS
+    )
     rules = SamplingParams(temperature=1.0, max_tokens=NEW, ignore_eos=True)
     prompts = np.random.default_rng(0).integers(1, 200, (ROUNDS * sequences, PROMPT)).tolist()
     engine.add([Request(str(i), 0, tuple(prompt), rules) for i, prompt in enumerate(prompts)])

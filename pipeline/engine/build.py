@@ -36,8 +36,10 @@ _LAYER_TENSORS = 8
 """Float tensors of tokens x the widest layer that a step holds at once, at most."""
 _MOST = {"cpu": 128, "cuda": 512}
 """Sequences at once beyond which a step gains nothing by more: the linears are at the machine's limit."""
-_MOST_TOKENS = {"cpu": 256, "cuda": 1024}
-"""Tokens of a step, where the configuration leaves it open."""
+_MOST_TOKENS = 256
+"""Tokens of a step on a processor, where the configuration leaves it open."""
+_PROMPT_TOKENS = 512
+"""Prompt tokens of a step on a GPU beside a token for each sequence, likewise."""
 
 _STATIC_BATCH = 16
 
@@ -76,10 +78,10 @@ class _Parts:
         """Whether the engine is the static one."""
         return self.config.name == "static"
 
-    @property
-    def most_tokens(self) -> int:
-        """Tokens of a step."""
-        return self.config.max_num_batched_tokens or _MOST_TOKENS[self.loaded.device.type]
+    def most_tokens(self, sequences: int) -> int:
+        """Tokens of a step with so many sequences."""
+        open_one = _MOST_TOKENS if self.loaded.device.type == "cpu" else sequences + _PROMPT_TOKENS
+        return self.config.max_num_batched_tokens or open_one
 
     @property
     def block_bytes(self) -> int:
@@ -108,7 +110,7 @@ class _Parts:
             token_bytes = 4 * _LAYER_TENSORS * max((w for w in widths if w != loaded.vocab_size), default=0)
             memory = plan_memory(
                 wanted, most, blocks_for(self.max_len), block_bytes=self.block_bytes,
-                step_bytes=self.most_tokens * token_bytes,
+                step_bytes=self.most_tokens(wanted or most) * token_bytes,
                 sequence_bytes=4 * _STEP_TENSORS * loaded.vocab_size + token_bytes, available=self.available(),
             )  # fmt: skip
         if self.static:  # its cache has a whole row for each sequence
@@ -123,8 +125,8 @@ def _continuous(parts: _Parts, memory: MemoryPlan) -> Engine:
     likely = likely_blocks(memory, parts.expected, block_bytes=parts.block_bytes, available=parts.available())
     runner.cache.take(likely)
     return ContinuousEngine(
-        runner, parts.tokenizer, parts.stats, parts.most_tokens, prefix_caching=parts.config.prefix_caching,
-        expected=parts.expected,
+        runner, parts.tokenizer, parts.stats, parts.most_tokens(memory.sequences),
+        prefix_caching=parts.config.prefix_caching, expected=parts.expected,
     )  # fmt: skip
 
 

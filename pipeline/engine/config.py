@@ -52,10 +52,10 @@ class EngineConfig:
 
     `max_num_seqs` sequences run at once, fewer while memory does not hold them; `auto` is as many as gain anything.
     `max_num_batched_tokens` bounds a step's tokens, so that a long prompt does not stall the sequences that are generating
-    (null: 256 on a processor, 1024 on a GPU). `prefix_caching` computes once what prompts that begin alike share. These
-    change no output byte, only how fast it is made. `max_model_len` limits prompt plus generation (null: the model's context
-    length). `deterministic` gives a row the same bits in every batch; without it a GPU takes whatever kernel its library
-    likes best for a number of rows. On a processor it is always so.
+    (null: 256 on a processor, on a GPU one a sequence and 512). `prefix_caching` computes once what prompts that begin alike
+    share. These change no output byte, only how fast it is made. `max_model_len` limits prompt plus generation (null: the
+    model's context length). `deterministic` gives a row the same bits in every batch; without it a GPU takes whatever kernel
+    its library likes best for a number of rows. On a processor it is always so.
     """
 
     name: str = "continuous"

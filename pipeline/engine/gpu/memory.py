@@ -79,7 +79,7 @@ def step_bytes(
 
 def plan_card(
     loaded: LoadedModel, tokenizer: Tokenizer, stats: StatsConfig, *, wanted: int | None, most: int, max_len: int,
-    most_tokens: int, available: Callable[[], int],
+    most_tokens: Callable[[int], int], available: Callable[[], int],
 ) -> MemoryPlan:  # fmt: skip
     """Plan sequences and blocks so that the card is full and never too small.
 
@@ -90,7 +90,7 @@ def plan_card(
         wanted: Sequences to run at once; null: as many as gain anything and fit.
         most: How many gain anything.
         max_len: Tokens of the longest sequence.
-        most_tokens: Tokens of a step.
+        most_tokens: Tells the tokens of a step with so many sequences.
         available: Tells the bytes that may still be taken. It is asked once libraries and kernels have what they need.
 
     Raises:
@@ -99,7 +99,7 @@ def plan_card(
     sequences = wanted or most
     while True:
         try:
-            taken = step_bytes(loaded, tokenizer, stats, sequences, max_len, max(most_tokens, sequences))
+            taken = step_bytes(loaded, tokenizer, stats, sequences, max_len, most_tokens(sequences))
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error) or sequences == 1:
                 raise

@@ -33,7 +33,8 @@ def test_a_share_of_a_card() -> None:
 
 def plan(tiny: Tiny, available: int, wanted: int | None = None) -> Any:
     return plan_card(
-        loaded(tiny), tiny.tokenizer, StatsConfig(), wanted=wanted, most=64, max_len=CONTEXT, most_tokens=128,
+        loaded(tiny), tiny.tokenizer, StatsConfig(), wanted=wanted, most=64, max_len=CONTEXT,
+        most_tokens=lambda sequences: sequences + 64,
         available=lambda: available,
     )  # fmt: skip
 

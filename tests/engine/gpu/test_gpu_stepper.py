@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stepping import engine, loaded
 from tiny_models import Tiny, bits, drain, random_prompts, request
 
 from pipeline.engine.attention import TRITON
+from pipeline.engine.gpu.shapes import Shape
 from pipeline.types import Completion, Request
 
 MakeTiny = Callable[..., Tiny]
@@ -110,3 +112,26 @@ def test_many_steps_are_few_recordings(tiny: MakeTiny) -> None:
         drain(made, [request(str(i), [5 + i, 6], max_tokens=8, ignore_eos=True) for i in range(6)])
         recordings: Any = made._stepper._recordings  # type: ignore[attr-defined]
         assert recordings.replays > 12 and len(recordings.functions) < 10
+
+
+@pytest.mark.parametrize("place", ["model", "sampling"])
+def test_fault_8_memory_that_is_out_changes_no_bit(
+    tiny: MakeTiny, reference: dict[Any, Completion], place: str
+) -> None:
+    """Everything starts again while a step is in flight."""
+    with engine(tiny(), 4, top_logprobs=2) as made:
+        recordings: Any = made._stepper._recordings  # type: ignore[attr-defined]
+        run, calls = recordings.run, 0
+
+        def failing(key: Any, function: Any) -> Any:
+            nonlocal calls
+            calls += isinstance(key, Shape) == (place == "model")
+            if calls == 4:
+                calls += 1
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return run(key, function)
+
+        recordings.run = failing
+        done = drain(made, POOL[:6])
+        assert calls > 5 and made.room.max_num_seqs == 2
+    assert {n: bits(c) for n, c in done.items()} == {n: bits(reference[n]) for n in done}
