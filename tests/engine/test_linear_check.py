@@ -8,7 +8,7 @@ import pytest
 import torch
 from sample_layers import rows_for, weight_of
 
-from pipeline.engine.linear import KERNELS, Product, choose_kernel
+from pipeline.engine.linear import KERNELS, Product, candidates, choose_kernel
 from pipeline.engine.linear_check import _cancelling
 
 HALF = [torch.bfloat16, torch.float16]
@@ -76,6 +76,22 @@ def test_results_of_what_cancels_are_rounding_alone(shape: tuple[int, int], dtyp
     assert torch.equal(one.isfinite(), one.to(dtype).isfinite()) and (left >= torch.finfo(dtype).tiny).all()
     if shape[1] >= 512:
         assert (one.to(dtype) != other.to(dtype)).float().mean() > 0.7
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("shape", [(192, 64), (64, 256), SHAPE, (64, 512), (300, 96)], ids=str)
+def test_what_passes_keeps_the_order_of_its_sums_at_every_number_of_rows(
+    shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    weight = weight_of(shape).to(dtype)
+    name, exact = choose_kernel(weight, None, candidates(dtype, torch.device("cpu")))
+    x, cancels = _cancelling(weight)
+    product = KERNELS[name](cancels, None)
+    whole = product(x)
+    assert exact and (whole != 0).any()
+    for rows in range(2, len(x)):
+        start = rows * 7 % (len(x) - rows)
+        assert torch.equal(product(x[start : start + rows]), whole[start : start + rows]), (name, rows)
 
 
 def test_a_kernel_that_keeps_its_weight_is_checked_with_rows_as_it_will_have_them(
