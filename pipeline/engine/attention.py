@@ -83,11 +83,13 @@ class TorchLayout:
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """Attend; see `StepLayout`."""
+        """Attend in float32, whatever the model's type; see `StepLayout`."""
         keys, values, tokens = self.cache.keys[layer], self.cache.values[layer], len(self.places)
         plain_attention.write(keys, values, self.places, key[:tokens], value[:tokens])
-        grouped = (query * scale).reshape(len(query), key.shape[1], -1, query.shape[-1])
-        return plain_attention.attend(grouped, keys, values, self.spots, self.tables).view(query.shape)
+        # batched products in 16 bits depend on the batch, and a check would not see it behind their rounding
+        grouped = (query.float() * scale).reshape(len(query), key.shape[1], -1, query.shape[-1])
+        found = plain_attention.attend(grouped, keys, values, self.spots, self.tables)
+        return found.view(query.shape).to(query.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,7 @@ def choose(
         return TRITON, True
     if device.type == "cpu" and kv_dtype in KINDS and _native_is_right(groups, head_dim, kv_dtype):
         return f"native-{native.level()}", True
-    return "torch", plain_attention.batching_keeps_bits(groups, kv_heads, head_dim, dtype, device)
+    return "torch", plain_attention.batching_keeps_bits(groups, kv_heads, head_dim, device)
 
 
 def _native_is_right(groups: int, head_dim: int, dtype: torch.dtype) -> bool:

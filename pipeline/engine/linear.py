@@ -1,7 +1,7 @@
 """Linear layers whose rows do not depend on the batch they are in: which product stands for a weight on this machine.
 
-What a product promises (`products`, `int8`) is checked here with the weight's own shape when the model is loaded, and the
-first that keeps its promise is taken (`choose_kernel`). The order follows from the machine alone; nothing is timed.
+What a product promises (`products`, `int8`) is checked with the weight's own shape when the model is loaded (`linear_check`),
+and the first that keeps its promise is taken (`choose_kernel`). The order follows from the machine alone; nothing is timed.
 
 It does not know models; see `exchange`.
 """
@@ -17,6 +17,7 @@ from torch import nn
 
 from pipeline.engine import native
 from pipeline.engine.int8 import CompiledInt8Product, Float64Sums, Int8Product, IntMmSums, OneDnnSums
+from pipeline.engine.linear_check import keeps_rows_apart
 from pipeline.engine.native.product import Float32Layer
 from pipeline.engine.processor import processor
 from pipeline.engine.products import (
@@ -125,63 +126,9 @@ def choose_kernel(weight: torch.Tensor, bias: torch.Tensor | None, names: Sequen
     When none passes, the last is taken and the promise of identical bytes does not hold for this model here.
     """
     for name in names:
-        if _passes(name, weight, bias):
+        # those that keep what they are given get it in a row's order: other strides may mean other kernels
+        given = weight.contiguous() if name in AS_IT_IS else weight
+        exact = KERNELS["int8-float64"] if name.startswith("int8") else None
+        if keeps_rows_apart(KERNELS[name], given, bias, exact=exact):
             return name, True
     return names[-1], False
-
-
-_PROBE_ROWS = 288
-_COMPARED = slice(0, None, 12)
-"""Rows of the probe that are compared with the truth, which is slow; the others must only agree with themselves."""
-_PARTS = (
-    (0, 2), (5, 8), (0, 4), (90, 95), (1, 7), (1, 8), (2, 11), (3, 13), (3, 19), (60, 93), (0, 64), (100, 228),
-)  # fmt: skip
-"""Places and numbers of rows at which the product must give what it gives for all of the probe at once. With these and all
-of it, every size of group that the compiled products have code for is run."""
-_BLOCK = 4096
-"""Channels that are compared at once, so that the float64 copy is small beside the weight."""
-_LOST = {"cpu": 5e-7, "cuda": 1e-5}
-"""What a sum of products in float32 may lose, as a share of |x| · |w|: a few times what blocked sums do; on a GPU all are
-added one after the other, in matrix units with bits cut off."""
-
-
-def _passes(name: str, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
-    """Check a kernel: right, and the same bits whatever the number of rows and the row's place."""
-    x = _probe(weight)
-    try:
-        product = KERNELS[name](weight, bias)
-        whole = product(x)
-    except (RuntimeError, NotImplementedError, AttributeError):
-        return False  # the operator is absent in this build of torch, or not for this type on this processor
-    right = _exact if name.startswith("int8") else _close
-    return right(whole[_COMPARED], x[_COMPARED], weight, bias) and all(
-        torch.equal(product(x[start:stop].contiguous()), whole[start:stop]) for start, stop in _PARTS
-    )
-
-
-def _probe(weight: torch.Tensor) -> torch.Tensor:
-    """Rows to check with: random ones, and some compared ones whose products add up, to find sums that do not fit."""
-    x = torch.randn(_PROBE_ROWS, weight.shape[1], generator=torch.Generator().manual_seed(0))
-    x[0], x[12], x[24] = 1, -1, weight[0].sign()
-    return x.to(weight.device, weight.dtype)
-
-
-def _exact(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
-    return torch.equal(y, KERNELS["int8-float64"](weight, bias)(x))
-
-
-def _close(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
-    """Compare with float64: the result's own rounding, and what sums in float32 lose.
-
-    Products or sums in a shorter format than float32 lose many times as much.
-    """
-    x, eps = x.double(), torch.finfo(y.dtype).eps
-    bias = torch.zeros_like(weight[:, 0]) if bias is None else bias
-    for first in range(0, len(weight), _BLOCK):
-        here = slice(first, first + _BLOCK)
-        w, b = weight[here].double(), bias[here].double()
-        exact = torch.addmm(b, x, w.t())
-        lost = _LOST[weight.device.type] * x.square().sum(1, keepdim=True).sqrt() * w.square().sum(1).sqrt()
-        if not ((y[:, here] - exact).abs() <= eps * (exact.abs() + b.abs()) + lost).all():
-            return False
-    return True

@@ -104,22 +104,21 @@ def _products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.matmul(torch.cat([a, a]), torch.cat([b, b]))[:1]
 
 
-def batching_keeps_bits(groups: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> bool:
-    """Check on this machine that the batched products of decoding give a matrix the same bits whatever the batch.
+def batching_keeps_bits(groups: int, kv_heads: int, head_dim: int, device: torch.device) -> bool:
+    """Check on this machine that the batched products of decoding, in float32, give a matrix the same bits whatever the batch.
 
     Args:
         groups: Query heads that share a key head.
         kv_heads: Key heads.
         head_dim: Elements a head.
-        dtype: Type of the activations.
         device: Where they are.
     """
     draw = torch.Generator().manual_seed(0)
     for count in (1, 2, 3, 8):
         blocks = 12 * count
-        keys = torch.randn(blocks, kv_heads, head_dim, BLOCK, generator=draw).to(device, dtype)
-        values = torch.randn(blocks, kv_heads, BLOCK, head_dim, generator=draw).to(device, dtype)
-        q = torch.randn(12, kv_heads, groups, head_dim, generator=draw).to(device, dtype)
+        keys = torch.randn(blocks, kv_heads, head_dim, BLOCK, generator=draw).to(device)
+        values = torch.randn(blocks, kv_heads, BLOCK, head_dim, generator=draw).to(device)
+        q = torch.randn(12, kv_heads, groups, head_dim, generator=draw).to(device)
         tables = torch.randperm(blocks, generator=draw).view(12, count).to(device)
         spots = [(i, 1, count * BLOCK - 1 - i, i) for i in range(12)]
         whole = attend(q, keys, values, spots, tables)

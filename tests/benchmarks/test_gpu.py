@@ -192,6 +192,5 @@ def test_every_part_runs_on_a_processor(tmp_path: Path) -> None:
         check=False, timeout=600,
     )  # fmt: skip
     events = json.loads((tmp_path / "gpu_results.json").read_text())["events"]
-    # bytes in 16 bits rest on kernels that are not the GPU's
     assert {part: end for part, end in ends(events).items() if end != "done"} == {}, done.stdout
-    assert set(failures(events)) <= {"same bytes"}, done.stdout
+    assert (failures(events), done.returncode) == ([], 0), done.stdout

@@ -16,8 +16,9 @@ from tiny_models import Tiny, random_prompts, request, without_kernels
 from torch import nn
 
 from pipeline.engine import native, plain_attention
-from pipeline.engine.attention import StepLayout, choose, slot_attention
+from pipeline.engine.attention import StepLayout, choose, slot_attention, step_layout
 from pipeline.engine.block_pool import BlockPool
+from pipeline.engine.kv_cache import KVCache
 from pipeline.engine.native.attention import NativeStep
 from pipeline.engine.runner import ModelRunner
 from pipeline.engine.scheduler import Chunk, Scheduler, Step
@@ -124,6 +125,21 @@ def test_the_kernel_is_chosen_where_it_is_right(dtype: torch.dtype, monkeypatch:
     for attend in (wrong, unsteady):
         monkeypatch.setattr(NativeStep, "attend", attend)
         assert choose(4, 2, 16, torch.float32, dtype, CPU)[0] == "torch"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_torch_attends_in_float32_whatever_the_models_type(dtype: torch.dtype) -> None:
+    """Only the result is rounded: products in 16 bits would depend on the batch."""
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(70, heads, 20, generator=draw).to(dtype) for heads in (4, 2, 2))
+    spots, tables = [(0, 1, 40, 0), (1, 1, 63, 1), (2, 32, 0, 2), (34, 32, 32, 2)], torch.arange(6).int().view(3, 2)
+    found = []
+    for kind in (dtype, torch.float32):
+        cache = KVCache(1, 6, 2, 20, dtype, CPU)
+        cache.values[0].fill_(0.5)
+        layout = step_layout(cache, spots, tables, compiled=False)
+        found.append(layout.attend(0, q.to(kind), k.to(kind), v.to(kind), 20**-0.5))
+    assert found[0].dtype == dtype and torch.equal(found[0], found[1].to(dtype))
 
 
 def test_torch_is_chosen_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,9 +74,9 @@ def test_this_machines_batched_products_keep_bits_or_it_is_told(monkeypatch: pyt
         return (a @ b) * (1 + 1e-6 * (len(a) % 3))
 
     monkeypatch.setattr(plain_attention, "torch", type("T", (), {**vars(torch), "matmul": staticmethod(matmul)}))
-    assert not batching_keeps_bits(1, 2, 16, torch.float32, CPU)
+    assert not batching_keeps_bits(1, 2, 16, CPU)
     monkeypatch.undo()
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         for groups, kv_heads, dim in ((1, 2, 16), (2, 2, 16), (1, 12, 64), (4, 4, 128), (7, 1, 8), (8, 1, 64)):
-            assert batching_keeps_bits(groups, kv_heads, dim, torch.float32, CPU)
+            assert batching_keeps_bits(groups, kv_heads, dim, CPU)

@@ -13,7 +13,7 @@ from attention_cases import needs_kernels
 from sample_layers import SHAPES, made, rows_for, weight_of
 from tiny_models import older_processor
 
-from pipeline.engine import linear, native, products
+from pipeline.engine import linear_check, native, products
 from pipeline.engine.linear import KERNELS, choose_kernel
 from pipeline.engine.products import FIXED_ROWS, LogitsProduct
 
@@ -117,7 +117,7 @@ def test_the_check_at_loading_runs_every_size_of_group() -> None:
     text = (native.SOURCES / "product_float32.c").read_text()
     for most in map(int, re.findall(r"#define MOST (\d+)", text)):
         sizes = set[int]()
-        for rows in [stop - start for start, stop in linear._PARTS] + [linear._PROBE_ROWS]:
+        for rows in [stop - start for start, stop in linear_check._PARTS] + [linear_check._PROBE_ROWS]:
             count = -(-rows // most)
             sizes |= {rows * (i + 1) // count - rows * i // count for i in range(count)}
         assert sizes == set(range(2, most + 1))

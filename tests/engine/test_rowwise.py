@@ -34,12 +34,12 @@ def test_values_are_the_functions(function: nn.Module, width: int) -> None:
 @settings(deadline=None, max_examples=60)
 @given(
     function=st.sampled_from(FUNCTIONS), width=st.sampled_from(WIDTHS), rows=st.integers(1, 300), start=st.integers(0, 299),
-    threads=st.integers(1, 4), batched=st.booleans(),
+    threads=st.integers(1, 4), batched=st.booleans(), dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
 )  # fmt: skip
 def test_bits_do_not_depend_on_rows_or_threads(
-    function: nn.Module, width: int, rows: int, start: int, threads: int, batched: bool
+    function: nn.Module, width: int, rows: int, start: int, threads: int, batched: bool, dtype: torch.dtype
 ) -> None:
-    x = rows_of(300, width)
+    x = rows_of(300, width).to(dtype)
     torch.set_num_threads(1)
     alone = torch.cat([RowwiseActivation(function)(row[None]) for row in x[start : start + rows]])
     torch.set_num_threads(threads)

@@ -1,13 +1,14 @@
 """A request gives the same bits alone and in any company: the promise on which resuming and replaying rest.
 
-Alone means: in an engine of its own, with one thread, and nothing shared with anyone.
+Alone means: in an engine of its own, with one thread, and nothing shared with anyone. In 16 bits some products are the
+library's at 32 rows, to whose promise the number of threads belongs: there it means with the same threads.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,7 +54,7 @@ STATS = {"top_logprobs": 3}
 
 
 @functools.cache
-def _model(folder: Path, compiled: bool) -> Tiny:
+def _model(folder: Path, compiled: bool, threads: int) -> Tiny:
     """A model of its own for each way of computing: it keeps what it was loaded with."""
     return Tiny(folder)
 
@@ -64,9 +65,15 @@ class Kind(NamedTuple):
     family: str
     quantization: str
     compiled: bool
+    dtype: str = "float32"
+    threads: int = 0
+    """0: any number."""
 
     def model(self, tiny: MakeTiny) -> Tiny:
-        return _model(tiny(self.family, vocab=VOCAB, inner=INNER).folder, self.compiled)
+        return _model(tiny(self.family, vocab=VOCAB, inner=INNER).folder, self.compiled, self.threads)
+
+    def loading(self) -> dict[str, str]:
+        return {"quantization": self.quantization, "dtype": self.dtype}
 
     def way(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self.compiled else without_kernels()
@@ -76,6 +83,15 @@ KINDS = [
     pytest.param(Kind(f, q, c), marks=needs_kernels if c else (), id=f"{f}-{q}-{'native' if c else 'torch'}")
     for f in ("gpt2", "llama") for q in ("none", "int8") for c in (True, False)
 ]  # fmt: skip
+HALF = [
+    pytest.param(Kind(f, "none", c, d, n), marks=needs_kernels if c else (), id=f"{f}-{d}-{n}-{'native' if c else 'torch'}")
+    for f in ("gpt2", "llama") for d in ("bfloat16", "float16") for c in (True, False) for n in (1, 2, 3)
+]  # fmt: skip
+FEW_HALF = [
+    kind for kind in HALF
+    if kind.id in ("gpt2-bfloat16-3-native", "llama-bfloat16-1-torch", "gpt2-float16-2-torch", "llama-float16-3-native")
+]  # fmt: skip
+"""Every two of family, type and way of computing meet."""
 KV_DTYPES = ["auto", "bfloat16", "int8"]
 Alone = Callable[[Kind, str], list[Completion]]
 Calls = list[tuple[list[Request], int]]
@@ -87,8 +103,8 @@ def alone(tiny: MakeTiny) -> Alone:
 
     @functools.cache
     def run(kind: Kind, kv: str) -> list[Completion]:
-        torch.set_num_threads(1)
-        options = {"quantization": kind.quantization, "kv": kv, "prompt_logprobs": True, **STATS}
+        torch.set_num_threads(kind.threads or 1)
+        options = {"kv": kv, "prompt_logprobs": True, **kind.loading(), **STATS}
         done = list[Completion]()
         with kind.way():
             for one in POOL:
@@ -141,8 +157,10 @@ def assert_same(done: dict[tuple[str, int], Completion], reference: list[Complet
             assert (done[name].prompt_token_logprobs is not None) == prompt
 
 
-def check_same_bits(tiny: MakeTiny, alone: Alone, kind: Kind, examples: int) -> None:
-    references = {kv: alone(kind, kv) for kv in KV_DTYPES}
+def check_same_bits(
+    tiny: MakeTiny, alone: Alone, kind: Kind, examples: int, kv_dtypes: Sequence[str] = KV_DTYPES
+) -> None:
+    references = {kv: alone(kind, kv) for kv in kv_dtypes}
 
     @settings(
         max_examples=examples, deadline=None, database=None, derandomize=True,
@@ -150,14 +168,12 @@ def check_same_bits(tiny: MakeTiny, alone: Alone, kind: Kind, examples: int) -> 
     )  # fmt: skip
     @given(
         calls=arrivals(), slots=st.sampled_from([16, 3, 1]), tokens=st.sampled_from([256, 64, 32]),
-        threads=st.sampled_from([3, 2, 1]), blocks=st.sampled_from([None, 4, 7, 12]), kv=st.sampled_from(KV_DTYPES),
+        threads=st.sampled_from([3, 2, 1]), blocks=st.sampled_from([None, 4, 7, 12]), kv=st.sampled_from(kv_dtypes),
         prompt=st.sampled_from([False, False, True]), share=st.sampled_from([True, True, False]),
     )  # fmt: skip
     def same(calls: Calls, slots: int, threads: int, kv: str, prompt: bool, **options: Any) -> None:
-        torch.set_num_threads(threads)
-        done = company(
-            kind.model(tiny), calls, slots, quantization=kind.quantization, kv=kv, prompt_logprobs=prompt, **options
-        )
+        torch.set_num_threads(kind.threads or threads)
+        done = company(kind.model(tiny), calls, slots, kv=kv, prompt_logprobs=prompt, **kind.loading(), **options)
         assert_same(done, references[kv], prompt=prompt)
 
     with kind.way():
@@ -175,6 +191,21 @@ def test_the_same_bits_in_very_much_company(tiny: MakeTiny, alone: Alone, kind: 
     check_same_bits(tiny, alone, kind, examples=100)
 
 
+@pytest.mark.parametrize("kind", FEW_HALF)
+def test_the_same_bits_in_16_bits(tiny: MakeTiny, alone: Alone, kind: Kind) -> None:
+    """And in one step for all, which few shapes of steps are like."""
+    check_same_bits(tiny, alone, kind, examples=3, kv_dtypes=["auto"])
+    with kind.way():
+        assert kind.model(tiny).loaded(**kind.loading()).batch_invariant
+        assert_same(company(kind.model(tiny), [(POOL, 0)], 27, **kind.loading()), alone(kind, "auto"), prompt=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", HALF)
+def test_the_same_bits_in_16_bits_in_very_much_company(tiny: MakeTiny, alone: Alone, kind: Kind) -> None:
+    check_same_bits(tiny, alone, kind, examples=40)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_whole_pool_at_once(tiny: MakeTiny, alone: Alone, kind: Kind, threads: int) -> None:
@@ -182,7 +213,7 @@ def test_the_whole_pool_at_once(tiny: MakeTiny, alone: Alone, kind: Kind, thread
     for kv, share in (("auto", True), ("bfloat16", threads == 1)):
         reference = alone(kind, kv)
         torch.set_num_threads(threads)
-        options = {"quantization": kind.quantization, "kv": kv, "share": share, "prompt_logprobs": not share}
+        options = {"kv": kv, "share": share, "prompt_logprobs": not share, **kind.loading()}
         with kind.way():
             done = company(kind.model(tiny), [(POOL, 0)], 16, **options)
         assert len(done) == len(POOL)

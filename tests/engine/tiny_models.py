@@ -134,8 +134,10 @@ class Tiny:
         return int(self.checkpoint.config["vocab_size"])
 
     @functools.cache  # noqa: B019 - as long-lived as the session
-    def loaded(self, quantization: str = "none", plain: bool = False, kv: str = "auto") -> LoadedModel:
-        config = ModelConfig(path=str(self.folder), dtype="float32", quantization=quantization, kv_cache_dtype=kv)
+    def loaded(
+        self, quantization: str = "none", plain: bool = False, kv: str = "auto", dtype: str = "float32"
+    ) -> LoadedModel:
+        config = ModelConfig(path=str(self.folder), dtype=dtype, quantization=quantization, kv_cache_dtype=kv)
         return load_model(self.checkpoint, config, plain=plain)
 
     @functools.cached_property
@@ -144,9 +146,10 @@ class Tiny:
 
     def engine(
         self, slots: int = 4, *, max_len: int = CONTEXT, tokens: int = 256, quantization: str = "none",
-        kv: str = "auto", blocks: int | None = None, share: bool = True, ahead: bool = False, **stats: Any,
+        kv: str = "auto", dtype: str = "float32", blocks: int | None = None, share: bool = True, ahead: bool = False,
+        **stats: Any,
     ) -> ContinuousEngine:  # fmt: skip
-        runner = ModelRunner(self.loaded(quantization, kv=kv), slots, max_len, blocks)
+        runner = ModelRunner(self.loaded(quantization, kv=kv, dtype=dtype), slots, max_len, blocks)
         return ContinuousEngine(runner, self.tokenizer, StatsConfig(**stats), tokens, prefix_caching=share, ahead=ahead)
 
     def static(self, batch: int = 4, *, max_len: int = CONTEXT, **stats: Any) -> StaticEngine:

@@ -1,0 +1,113 @@
+"""Whether a product with a weight is right on this machine, and gives a row the same bits at any number of rows, in any place.
+
+It is asked when a model is loaded, with the weight's own shape and type. It does not know which products there are; see
+`linear`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+
+Multiply = Callable[[torch.Tensor], torch.Tensor]
+"""x [M, K] → [M, N]."""
+Kernel = Callable[[torch.Tensor, torch.Tensor | None], Multiply]
+"""A weight [N, K] and a bias [N] → what multiplies with them."""
+
+_PROBE_ROWS = 288
+_COMPARED = slice(0, None, 12)
+"""Rows of the probe that are compared with the truth, which is slow; the others must only agree with themselves."""
+_PARTS = (
+    (0, 2), (5, 8), (0, 4), (90, 95), (1, 7), (1, 8), (2, 11), (3, 13), (3, 19), (60, 93), (0, 64), (100, 228),
+)  # fmt: skip
+"""Places and numbers of rows at which the product must give what it gives for all of the probe at once. With these and all
+of it, every size of group that the compiled products have code for is run."""
+_MORE_PARTS = (*_PARTS, (30, 67), (11, 59), (150, 230), (7, 107), (161, 288), (88, 288))
+"""More of them, for results in 16 bits: the libraries that give those have other kernels at other numbers of rows."""
+_BLOCK = 4096
+"""Channels that are compared at once, so that the float64 copy is small beside the weight."""
+_LOST = {"cpu": 5e-7, "cuda": 1e-5}
+"""What a sum of products in float32 may lose, as a share of |x| · |w|: a few times what blocked sums do; on a GPU all are
+added one after the other, in matrix units with bits cut off."""
+_DISTINCT = 251
+"""Channels of the weight whose products cancel, before they repeat: to draw them all would take longer than to check."""
+
+
+def keeps_rows_apart(
+    kernel: Kernel, weight: torch.Tensor, bias: torch.Tensor | None, *, exact: Kernel | None = None
+) -> bool:
+    """Check a kernel: right, and the same bits whatever the number of rows and the row's place.
+
+    Args:
+        kernel: What is checked.
+        weight: [N, K].
+        bias: [N].
+        exact: What gives the very bits that it must give; null: those of float64, to rounding.
+    """
+    x = _probe(weight)
+    try:
+        product = kernel(weight, bias)
+        whole = product(x)
+    except (RuntimeError, NotImplementedError, AttributeError):
+        return False  # the operator is absent in this build of torch, or not for this type on this processor
+    some, found = x[_COMPARED], whole[_COMPARED]
+    right = _close(found, some, weight, bias) if exact is None else torch.equal(found, exact(weight, bias)(some))
+    if not right or not _same(product, x, whole, _PARTS):
+        return False
+    if exact is not None or whole.dtype.itemsize > 2:
+        return True
+    del product  # the next one is as large
+    x, weight = _cancelling(weight)
+    product = kernel(weight, None if bias is None else torch.zeros_like(bias))
+    return _same(product, x, product(x), _MORE_PARTS)
+
+
+def _same(product: Multiply, x: torch.Tensor, whole: torch.Tensor, parts: Iterable[tuple[int, int]]) -> bool:
+    return all(torch.equal(product(x[start:stop].contiguous()), whole[start:stop]) for start, stop in parts)
+
+
+def _probe(weight: torch.Tensor) -> torch.Tensor:
+    """Rows to check with: random ones, and some compared ones whose products add up, to find sums that do not fit."""
+    x = torch.randn(_PROBE_ROWS, weight.shape[1], generator=torch.Generator().manual_seed(0))
+    x[0], x[12], x[24] = 1, -1, weight[0].sign()
+    return x.to(weight.device, weight.dtype)
+
+
+def _cancelling(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows, and a weight of the same shape and type, whose exact products are all zero: a result is its sum's rounding.
+
+    Two orders of sums differ in the last of float32's 24 bits. Rounded to 16 bits, nearly all results are equal all the
+    same, and random rows would not tell the orders apart. Here nothing hides the difference.
+    """
+    channels, width = weight.shape
+    draw = torch.Generator().manual_seed(0)
+    order = torch.randperm(width // 2, generator=draw)
+
+    def half(rows: int) -> torch.Tensor:
+        # From 1 to 2¹³: so unequal that float32 rounds most sums, even of products of two 8-bit mantissas; what is left then
+        # is neither a subnormal of float16 nor beyond its range.
+        sizes = torch.exp2(13 * torch.rand(rows, width // 2, generator=draw))
+        return torch.where(torch.rand(sizes.shape, generator=draw) < 0.5, sizes, -sizes)
+
+    x, w = half(_PROBE_ROWS), half(min(channels, _DISTINCT))
+    sides = torch.cat([x, -x[:, order]], 1), torch.cat([w, w[:, order]], 1)
+    x, w = (torch.nn.functional.pad(side, (0, width % 2)).to(weight.device, weight.dtype) for side in sides)
+    return x, w.repeat(-(-channels // len(w)), 1)[:channels]
+
+
+def _close(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    """Compare with float64: the result's own rounding, and what sums in float32 lose.
+
+    Products or sums in a shorter format than float32 lose many times as much.
+    """
+    x, eps = x.double(), torch.finfo(y.dtype).eps
+    bias = torch.zeros_like(weight[:, 0]) if bias is None else bias
+    for first in range(0, len(weight), _BLOCK):
+        here = slice(first, first + _BLOCK)
+        w, b = weight[here].double(), bias[here].double()
+        exact = torch.addmm(b, x, w.t())
+        lost = _LOST[weight.device.type] * x.square().sum(1, keepdim=True).sqrt() * w.square().sum(1).sqrt()
+        if not ((y[:, here] - exact).abs() <= eps * (exact.abs() + b.abs()) + lost).all():
+            return False
+    return True
