@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import subprocess
 import sys
@@ -38,10 +39,25 @@ def test_what_is_copied_is_there_and_nothing_else_is_sent() -> None:
         assert (ROOT / source).exists(), source
 
 
-def test_the_last_stage_is_nobodys_and_has_no_compiler() -> None:
-    last = STEPS[max(n for n, step in enumerate(STEPS) if step.startswith("FROM")) :]
-    assert [step for step in last if step.startswith("USER")] == ["USER 10001:10001"]
-    assert not [step for step in last if "gcc" in step or "pip" in step]
+LAST = STEPS[max(n for n, step in enumerate(STEPS) if step.startswith("FROM")) :]
+
+
+def test_the_last_stage_is_nobodys_and_has_no_pip() -> None:
+    assert [step for step in LAST if step.startswith("USER")] == ["USER 10001:10001"]
+    assert not [step for step in LAST if "pip" in step]
+
+
+@pytest.mark.parametrize(("build", "more"), [("cpu", []), ("cuda", ["gcc", "libc6-dev"])])
+def test_only_an_image_for_gpus_has_a_compiler(build: str, more: list[str]) -> None:
+    """As the shell of the build has it: Triton needs one when kernels are first used."""
+    assert "ARG TORCH_BUILD=cpu" in LAST
+    (step,) = [step for step in LAST if "apt-get install" in step]
+    install = next(command for command in step.split("&&") if "apt-get install" in command)
+    told = subprocess.run(
+        ["sh", "-ec", f"echo {install.replace(chr(92), ' ')}"], env={"PATH": os.environ["PATH"], "TORCH_BUILD": build},
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert told[told.index("--no-install-recommends") + 1 :] == ["ca-certificates", "tini", *more]
 
 
 class Agent(BaseHTTPRequestHandler):
