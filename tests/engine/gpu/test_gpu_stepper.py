@@ -32,7 +32,7 @@ PROMPTS = [HEADER + p for p in random_prompts(28, [1, 30])] + random_prompts(29,
 POOL = [
     request(f"row-{i}", prompt, sample, **{"max_tokens": 3 + i % 3, **rules})
     for i, (prompt, rules) in enumerate(zip(PROMPTS, RULES, strict=True))
-    for sample in range(1 + i % 2)
+    for sample in range(2 if i == 3 else 1)
 ]  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def test_what_a_processor_chooses(tiny: MakeTiny, reference: dict[Any, Completio
 
 @pytest.mark.parametrize(("family", "kv"), [("gpt2", "int8"), ("llama", "auto")])
 def test_what_a_processor_chooses_of_others(tiny: MakeTiny, family: str, kv: str) -> None:
-    compare(run(tiny(family), POOL[:4], kv=kv), drain(tiny(family).engine(4, kv=kv), POOL[:4]))
+    compare(run(tiny(family), POOL[:3], kv=kv), drain(tiny(family).engine(4, kv=kv), POOL[:3]))
 
 
 CASES = given(
@@ -85,7 +85,7 @@ def check_bits(
     assert {n: bits(c) for n, c in done.items()} == {n: bits(reference[n]) for n in done}
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=2, deadline=None)
 @CASES
 def test_the_same_bits_in_every_batch(tiny: MakeTiny, reference: dict[Any, Completion], **case: Any) -> None:
     check_bits(tiny(), reference, **case)
@@ -114,7 +114,7 @@ def test_many_steps_are_few_recordings(tiny: MakeTiny) -> None:
         assert recordings.replays > 12 and len(recordings.functions) < 10
 
 
-@pytest.mark.parametrize("place", ["model", "sampling"])
+@pytest.mark.parametrize("place", ["model", pytest.param("sampling", marks=pytest.mark.slow)])
 def test_fault_8_memory_that_is_out_changes_no_bit(
     tiny: MakeTiny, reference: dict[Any, Completion], place: str
 ) -> None:
