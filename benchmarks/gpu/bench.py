@@ -74,7 +74,7 @@ class Bench:
         return folder
 
     def engine(
-        self, model: Path, *, seqs: int, dtype: str = "bfloat16", columns: Sequence[str] | None = None,
+        self, model: Path, *, seqs: int, dtype: str = "bfloat16", stats: dict[str, Any] | None = None,
         loading: dict[str, Any] | None = None, **options: Any,
     ) -> BuiltEngine:  # fmt: skip
         """An engine; the last one is kept as long as the same is asked for.
@@ -83,18 +83,19 @@ class Bench:
             model: Its folder.
             seqs: Sequences at once.
             dtype: Type of the weights.
-            columns: Statistics; null: all three.
+            stats: Options of the statistics; null: all three.
             loading: More options of the model.
             options: More options of the engine.
         """
-        key = model, seqs, dtype, columns, loading, options
+        key = model, seqs, dtype, stats, loading, options
         if self._built is None or self._key != key:
             self.close()
             loaded = ModelConfig(path=str(model), dtype=dtype, **(loading or {}))
-            stats = StatsConfig() if columns is None else StatsConfig(columns=list(columns))
             config = EngineConfig(max_num_seqs=str(seqs), **options)
             start = time.perf_counter()
-            self._built = build_engine(resolve(loaded), loaded, config, stats, device=self.device.kind)
+            self._built = build_engine(
+                resolve(loaded), loaded, config, StatsConfig(**(stats or {})), device=self.device.kind
+            )
             self._key = key
             self.report.event("engine", seconds=round(time.perf_counter() - start, 2), facts=self._built.facts)
             gc.collect()

@@ -31,7 +31,7 @@ def each(bench: Bench) -> None:
         except Exception as error:  # the others are still worth knowing
             bench.report.row(label, "failed", "", f"{type(error).__name__}: {error}", good=False)
             bench.device.synchronize()  # raises where the device is lost
-    without, _ = step_milliseconds(bench, bench.large_engine(columns=()))
+    without, _ = step_milliseconds(bench, bench.large_engine(stats={"columns": []}))
     note = f"a step of {step:.4g} ms with all, {without:.4g} ms with the log-probability only"
     bench.report.row("cost of entropy and rank", 100 * (step / without - 1), "%", note)
     off = timed(bench, bench.large_engine(prefix_caching=False), shared)

@@ -6,7 +6,7 @@ class OutOfTime(BaseException):
 
 
 LIMITS = {
-    "machine": 60, "correctness": 150, "same bytes": 150, "attention": 60, "throughput": 200, "roofline": 60,
+    "machine": 60, "correctness": 150, "same bytes": 150, "own tests": 90, "attention": 60, "throughput": 200, "roofline": 60,
     "profile": 60, "options": 200, "same bytes, large": 100, "other sizes": 200, "continuous batching": 120,
 }  # fmt: skip
 """Part → seconds."""

@@ -63,6 +63,8 @@ def small(bench: Bench) -> None:
         _compare(bench, partial(bench.engine, DEMO, dtype=dtype), dtype, ways, each=3, new=32)
     build = partial(bench.engine, DEMO, dtype="bfloat16", loading={"kv_cache_dtype": "int8"})
     _compare(bench, build, "bfloat16, int8 cache", SMALL_WAYS[:3], each=2, new=24)
+    measured = partial(bench.engine, DEMO, dtype="bfloat16", stats={"prompt_logprobs": True, "top_logprobs": 3})
+    _compare(bench, measured, "bfloat16, prompts measured", SMALL_WAYS[:3], each=2, new=8)
     bench.close()
 
 
@@ -133,7 +135,10 @@ def neighbours(count: int, vocab: int) -> list[Request]:
 
 def content(completion: Completion) -> tuple[Any, ...]:
     """Everything that is written of a completion, with statistics as bytes."""
-    statistics = sorted((name, values.dtype.str, values.tobytes()) for name, values in completion.statistics.items())
+    arrays = dict(completion.statistics)
+    if completion.prompt_token_logprobs is not None:
+        arrays["prompt_token_logprobs"] = completion.prompt_token_logprobs
+    statistics = sorted((name, values.dtype.str, values.tobytes()) for name, values in arrays.items())
     return (
         completion.token_ids, completion.text, completion.finish_reason, completion.stop_reason, completion.error,
         tuple(statistics),

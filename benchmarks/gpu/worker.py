@@ -22,7 +22,7 @@ if sys.argv[4:5] == ["cpu"]:
 import torch
 from transformers.utils import logging as transformers_logging
 
-from benchmarks.gpu import attention, ceilings, correctness, options, roofline, same_bytes, throughput
+from benchmarks.gpu import attention, ceilings, correctness, options, own_tests, roofline, same_bytes, throughput
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.device import Cpu, Cuda
 from benchmarks.gpu.parts import LIMITS, OutOfTime
@@ -33,6 +33,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "machine": ceilings.machine,
     "correctness": correctness.check,
     "same bytes": same_bytes.small,
+    "own tests": own_tests.run,
     "attention": attention.micro,
     "throughput": throughput.compare,
     "roofline": roofline.step_time,

@@ -6,8 +6,7 @@ The order is that of `SamplingParams`. It does not know how a token is chosen, o
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -30,22 +29,51 @@ _REMEMBERED = 1024
 
 @dataclass(slots=True)
 class _Rules:
-    """What holds for the sequence in a slot; tensors are token ids, `bias` with what is added to each."""
+    """What holds for the sequence in a slot: token ids, and what is added to the logits of some."""
 
     watch: StopWatch
-    ends: torch.Tensor
+    ends: list[int]
     words: BadWords | None
-    always: torch.Tensor
-    bias: tuple[torch.Tensor, torch.Tensor] | None
+    bias: dict[int, float]
     penalised: bool
 
-    def forbidden(self, sequence: Sequence) -> Iterator[torch.Tensor]:
-        """Tokens that may not come next, the grammar aside."""
+    def forbidden(self, sequence: Sequence) -> Iterator[int]:
+        """Tokens that may not come next, the grammar aside; some perhaps twice."""
         if self.watch.forbids_end(sequence.asked):
-            yield self.ends
+            yield from self.ends
         if self.words is not None:
-            yield self.always
-            yield upload(self.words.after(sequence.generated), np.int64, self.always.device)
+            yield from self.words.always
+            yield from self.words.after(sequence.generated)
+
+    def end(self) -> End:
+        """How a text ends with which nothing can go on: one that matches stops, another is cut off, or it is an error."""
+        grammar = self.watch.grammar
+        if grammar is not None and grammar.error is not None:
+            return FinishReason.ERROR, RowError(ErrorCode.BAD_SAMPLING, grammar.error)
+        matches = grammar is None or grammar.accepting
+        return FinishReason.STOP if matches else FinishReason.LENGTH, None
+
+
+@dataclass(frozen=True, slots=True)
+class Emptied:
+    """Rows of a step that may have no token left, which is known when the device has looked.
+
+    Attributes:
+        flags: Bool [N], on the device: whether it is so; null: there is no such row.
+    """
+
+    _rows: tuple[tuple[int, _Rules], ...] = ()
+    flags: torch.Tensor | None = None
+
+    def ends(self, flags: Seq[bool] | None = None) -> dict[int, End]:
+        """How those rows end that have none: what is chosen for them must not be used.
+
+        Args:
+            flags: `flags` on the host; null: fetch them.
+        """
+        if flags is None:
+            flags = [] if self.flags is None else self.flags.tolist()
+        return {row: rules.end() for (row, rules), empty in zip(self._rows, flags, strict=True) if empty}
 
 
 class Constraints:
@@ -84,83 +112,71 @@ class Constraints:
         if not (penalised or words or bias or watch.grammar or watch.forbids_end(0)):
             self._rules[slot] = None
             return
-        self._rules[slot] = _Rules(
-            watch, self._ids(t for t in sorted(watch.end_ids) if t < self._vocab_size), words,
-            self._ids(words.always if words else ()),
-            (self._ids(bias), upload(list(bias.values()), np.float32, self._device)) if bias else None, penalised,
-        )  # fmt: skip
+        ends = [t for t in sorted(watch.end_ids) if t < self._vocab_size]
+        self._rules[slot] = _Rules(watch, ends, words, bias, penalised)
 
     def record(self, slots: torch.Tensor, chosen: torch.Tensor) -> None:
         """Count the tokens chosen for slots [B]."""
         if self._counts is not None:
-            self._counts[slots, chosen] += 1
+            self._counts[slots.long(), chosen] += 1
 
-    def apply(self, logits: torch.Tensor, sequences: Seq[Sequence]) -> tuple[torch.Tensor, dict[int, End]]:
-        """Constrain a step's logits.
+    def apply(self, logits: torch.Tensor, sequences: Seq[Sequence]) -> tuple[torch.Tensor, Emptied]:
+        """Constrain a step's logits. Nothing here waits for the device.
 
         Args:
             logits: Float32 [B, V]; they are left as they are.
             sequences: Of the rows; the same one may stand in several.
 
         Returns:
-            Logits [B, V], `logits` itself where no rule applies, and how the rows end that no token may go on with: what
-            is chosen for these must not be used.
+            Logits [B, V], `logits` itself where no rule applies, and the rows of which no token may be left.
         """
         ruled = [(row, s, rules) for row, s in enumerate(sequences) if (rules := self._rules[s.slot]) is not None]
-        forbidden = [(row, t) for row, s, rules in ruled for t in rules.forbidden(s) if len(t)]
-        matched = [(row, s.slot, rules.watch) for row, s, rules in ruled if rules.watch.grammar is not None]
-        biased = [(row, rules.bias) for row, _, rules in ruled if rules.bias is not None]
+        forbidden = {row: tokens for row, s, rules in ruled if (tokens := set(rules.forbidden(s)))}
+        matched = [(row, s.slot, rules) for row, s, rules in ruled if rules.watch.grammar is not None]
+        biased = {row: rules.bias for row, _, rules in ruled if rules.bias}
         penalised = [row for row, _, rules in ruled if rules.penalised]
         if not (forbidden or matched or biased or penalised):
-            return logits, {}
+            return logits, Emptied()
         changed = logits.clone()
         if matched:
             self._keep_matching(changed, matched)
         if forbidden:
-            changed[_places(forbidden)] = -math.inf
+            # a number of the host's would be copied to the device, and waited for
+            changed[self._places(forbidden)] = changed.new_full((), -math.inf)
         if biased:
-            values = torch.cat([values for _, (_, values) in biased])
-            changed[_places([(row, ids) for row, (ids, _) in biased])] += values
+            values = [value for bias in biased.values() for value in bias.values()]
+            changed[self._places(biased)] += upload(values, np.float32, self._device)
         if penalised and self._counts is not None and self._in_prompt is not None:
             slots, rows = self._ids(sequences[row].slot for row in penalised), self._ids(penalised)
             changed[rows] = penalise(
                 changed[rows], self._counts[slots], self._in_prompt[slots], *self._penalties[slots].unbind(1)
             )
-        ends = {row: self._end(sequences[row].slot) for row in self._emptied(changed, forbidden, matched)}
-        for row in ends:
-            changed[row] = logits[row]  # the sampler needs a distribution
-        return changed, ends
+        # only a grammar leaves none, or as many forbidden tokens as there are
+        barred = {row for row, tokens in forbidden.items() if len(tokens) >= self._vocab_size}
+        suspects = [(row, rules) for row, _, rules in ruled if row in barred or rules.watch.grammar is not None]
+        return changed, self._look(changed, logits, suspects)
 
-    def _emptied(
-        self, logits: torch.Tensor, forbidden: list[tuple[int, torch.Tensor]], matched: list[tuple[int, int, StopWatch]]
-    ) -> list[int]:
-        """Rows without a token that may come: only a grammar can do that, or as many forbidden tokens as there are."""
-        barred = Counter[int]()
-        for row, tokens in forbidden:
-            barred[row] += len(tokens)
-        suspects = {row for row, _, _ in matched} | {row for row, n in barred.items() if n >= self._vocab_size}
-        return [row for row in sorted(suspects) if logits[row].amax() == -math.inf]
+    def _look(self, changed: torch.Tensor, logits: torch.Tensor, suspects: list[tuple[int, _Rules]]) -> Emptied:
+        """Have the device find the rows without a token, and give them back what they had: a sampler needs a distribution."""
+        if not suspects:
+            return Emptied()
+        rows = self._ids(row for row, _ in suspects)
+        empty = changed[rows].amax(-1) == -math.inf
+        changed[rows] = torch.where(empty[:, None], logits[rows], changed[rows])
+        return Emptied(tuple(suspects), empty)
 
-    def _keep_matching(self, logits: torch.Tensor, matched: list[tuple[int, int, StopWatch]]) -> None:
+    def _keep_matching(self, logits: torch.Tensor, matched: list[tuple[int, int, _Rules]]) -> None:
         """Mask in place what a grammar does not permit. End tokens may come where its text may end."""
-        watches = {slot: watch for _, slot, watch in matched}  # a lone sequence stands in two rows
-        masks = self._grammars.masks([watch.grammar for watch in watches.values() if watch.grammar is not None])
-        permitted = dict(zip(watches, upload(masks, np.bool_, self._device), strict=True))
-        for slot, watch in watches.items():
-            rules = self._rules[slot]
-            if rules is not None and watch.grammar is not None and watch.grammar.accepting:
-                permitted[slot][rules.ends] = True
-        for row, slot, _ in matched:
-            logits[row].masked_fill_(~permitted[slot], -math.inf)
-
-    def _end(self, slot: int) -> End:
-        """A text that matches stops; one that does not is cut off; one that cannot be followed is an error."""
-        rules = self._rules[slot]
-        grammar = rules.watch.grammar if rules is not None else None
-        if grammar is not None and grammar.error is not None:
-            return FinishReason.ERROR, RowError(ErrorCode.BAD_SAMPLING, grammar.error)
-        matches = grammar is None or grammar.accepting
-        return FinishReason.STOP if matches else FinishReason.LENGTH, None
+        rules = {slot: one for _, slot, one in matched}  # a lone sequence stands in two rows
+        matchers = [one.watch.grammar for one in rules.values() if one.watch.grammar is not None]
+        masks = self._grammars.masks(matchers)
+        for mask, matcher, one in zip(masks, matchers, rules.values(), strict=True):
+            if matcher.accepting:
+                mask[one.ends] = True
+        order = {slot: i for i, slot in enumerate(rules)}
+        permitted = upload(masks[[order[slot] for _, slot, _ in matched]], np.bool_, self._device)
+        rows = self._ids(row for row, _, _ in matched)
+        logits[rows] = logits[rows].masked_fill_(~permitted, -math.inf)
 
     def _bad_words(self, words: tuple[str, ...]) -> BadWords:
         if words not in self._words:
@@ -176,16 +192,14 @@ class Constraints:
             shape = (self._slots + 1, self._vocab_size)  # the last row is nobody's, see `SlotState`
             self._counts = torch.zeros(shape, dtype=torch.float32, device=self._device)
             self._in_prompt = torch.zeros(shape, dtype=torch.bool, device=self._device)
-        self._counts[slot] = 0
-        self._in_prompt[slot] = False
-        self._in_prompt[slot, self._ids(prompt)] = True
+        self._counts[slot].fill_(0)
+        self._in_prompt[slot].fill_(False).index_fill_(0, self._ids(prompt), True)
 
     def _ids(self, tokens: Iterable[int]) -> torch.Tensor:
         return upload(list(tokens), np.int64, self._device)
 
-
-def _places(rows: Seq[tuple[int, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of a step, each with some token ids, as the index of all these places."""
-    tokens = torch.cat([ids for _, ids in rows])
-    places = [row for row, ids in rows for _ in range(len(ids))]
-    return upload(places, np.int64, tokens.device), tokens
+    def _places(self, rows: Mapping[int, Collection[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows of a step, each with some token ids, as the index of all these places."""
+        places = [(row, token) for row, tokens in rows.items() for token in tokens]
+        index = upload(list(zip(*places, strict=True)), np.int64, self._device)
+        return index[0], index[1]

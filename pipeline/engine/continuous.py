@@ -131,6 +131,8 @@ class ContinuousEngine:
             behind = self._behind
         while len(self._flights) > behind:
             self._land(self._flights.popleft(), done)
+        if not self._scheduler.running:
+            self._flights.clear()  # what was computed for nothing once more
 
     def _watch(self, sequence: Sequence) -> StopWatch:
         """Follow a sequence that was admitted."""
@@ -156,8 +158,8 @@ class ContinuousEngine:
             sequence = flight.sequences[row]
             sequence.in_flight -= 1
             good = outcome.finite[row]
-            if not good or row in flight.ends:
-                reason, error = flight.ends[row] if good else (FinishReason.ERROR, NONFINITE)
+            if not good or row in outcome.ends:
+                reason, error = outcome.ends[row] if good else (FinishReason.ERROR, NONFINITE)
                 done.append(self._finish(sequence, reason, None, error))
                 continue
             sequence.generated.append(outcome.tokens[row])

@@ -47,7 +47,7 @@ class EagerStepper:
         if with_prompt:
             logits = logits[choosing_rows(step)]
         if not step.choosing:
-            return Flight([], {}, lambda: Outcome(prompt_logprobs=read))
+            return Flight([], lambda: Outcome(prompt_logprobs=read))
         return choose(self._state, self._stats, step.choosing, logits, read)
 
 
@@ -68,7 +68,7 @@ def choose(
     if twice := rows == 1 and not native.serves(logits):
         logits = logits.expand(2, -1)  # torch reduces a lone row with several threads, with other rounding
     sequences_or_twice = sequences * 2 if twice else sequences
-    constrained, ends = state.constrain(logits, sequences_or_twice)
+    constrained, emptied = state.constrain(logits, sequences_or_twice)
     truncates, all_greedy = state.rules(sequences)
     slots, positions, columns = (
         torch.tensor(numbers, device=logits.device)
@@ -81,9 +81,9 @@ def choose(
     state.count(slots[:rows], chosen[:rows])
     outcome = Outcome(
         chosen[:rows].tolist(), distribution.measures.finite[:rows].tolist(),
-        {name: value[:rows].cpu() for name, value in values.items()}, list(read),
+        {name: value[:rows].cpu() for name, value in values.items()}, list(read), emptied.ends(),
     )  # fmt: skip
-    return Flight(sequences, ends, lambda: outcome)
+    return Flight(sequences, lambda: outcome)
 
 
 def choosing_rows(step: Step) -> list[int]:
@@ -108,7 +108,8 @@ def prompt_logprobs(step: Step, logits: torch.Tensor) -> list[tuple[Sequence, to
     found, row = [], len(step.decodes)
     for chunk in step.chunks:
         predicted = chunk.sequence.request.prompt_token_ids[chunk.start + 1 : chunk.start + chunk.length + 1]
-        block = torch.log_softmax(logits[row : row + chunk.length], -1)[: len(predicted)]
+        # a copy begins at an aligned place, whatever the chunk's place in the step: other lanes would add other elements
+        block = torch.log_softmax(logits[row : row + chunk.length].clone(), -1)[: len(predicted)]
         targets = torch.tensor(predicted, dtype=torch.long, device=logits.device)
         found.append((chunk.sequence, block.gather(-1, targets[:, None])[:, 0].cpu()))
         row += chunk.length

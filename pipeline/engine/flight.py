@@ -28,12 +28,14 @@ class Outcome:
         finite: Whether its logits were finite.
         values: Its statistics; for each column [B, …].
         prompt_logprobs: Log-probabilities of prompt tokens, in order, with the sequences that they belong to.
+        ends: How rows end that no token may go on with.
     """
 
     tokens: list[int] = field(default_factory=list)
     finite: list[bool] = field(default_factory=list)
     values: Values = field(default_factory=dict)
     prompt_logprobs: list[tuple[Sequence, torch.Tensor]] = field(default_factory=list)
+    ends: dict[int, End] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +44,10 @@ class Flight:
 
     Attributes:
         sequences: Those that choose a token in it.
-        ends: How rows of them end that no token may go on with.
         wait: Waits until the device has computed it, and gives the outcome.
     """
 
     sequences: list[Sequence]
-    ends: dict[int, End]
     wait: Callable[[], Outcome]
 
 

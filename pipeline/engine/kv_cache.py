@@ -71,6 +71,10 @@ def block_bytes(layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -
     return layers * sum(map(math.prod, side_shapes(kv_heads, head_dim, dtype))) * dtype.itemsize
 
 
+_TOGETHER = 32
+"""Blocks that are copied at once: what is copied is held twice meanwhile."""
+
+
 class KVCache:
     """Keys and values of `blocks` blocks in every layer.
 
@@ -101,9 +105,11 @@ class KVCache:
 
     def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy blocks in every layer; no target is a source."""
-        there = [upload(blocks, np.int64, self.device) for blocks in (sources, targets)]
-        for side in self._sides:
-            side[:, there[1]] = side[:, there[0]]
+        for first in range(0, len(sources), _TOGETHER):
+            few = slice(first, first + _TOGETHER)
+            taken, given = (upload(blocks[few], np.int64, self.device) for blocks in (sources, targets))
+            for side in self._sides:
+                side[:, given] = side[:, taken]
 
     def _zeros(self, *shape: int) -> torch.Tensor:
         """Zeros whose memory is taken page by page as they are written; `torch.zeros` would occupy every page."""

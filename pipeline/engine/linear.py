@@ -65,8 +65,11 @@ KERNELS: dict[str, Kernel] = {
     "int8-float64": partial(Int8Product, sums=Float64Sums),
 }
 """Those whose names begin with int8 quantise; among themselves they give the same bits."""
-ROW_UNITS = {"fixed-rows": 32, "fixed-rows-256": 256, "fixed-rows-64": 64, "logits-256": 256, "logits-64": 64}
-"""Rows that a kernel computes at least, and in multiples of which it wastes nothing."""
+ROW_UNITS = {
+    "fixed-rows": 32, "fixed-rows-256": 256, "fixed-rows-64": 64, "logits-256": 256, "logits-64": 64, "library": 64,
+    "logits": 64,
+}  # fmt: skip
+"""Rows that a kernel computes at least. Steps come in multiples of that: each number of rows is a shape to be recorded."""
 AS_IT_IS = frozenset({"fixed-rows", "fixed-rows-256", "fixed-rows-64", "library"})
 """Kernels that keep the weight that they are given."""
 UNPREPARED = frozenset({"compiled", "int8-compiled"})

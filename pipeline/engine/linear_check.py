@@ -27,7 +27,7 @@ _MORE_PARTS = (*_PARTS, (30, 67), (11, 59), (150, 230), (7, 107), (161, 288), (8
 """More of them, for results in 16 bits: the libraries that give those have other kernels at other numbers of rows."""
 _BLOCK = 4096
 """Channels that are compared at once, so that the float64 copy is small beside the weight."""
-_LOST = {"cpu": 5e-7, "cuda": 1e-5}
+_LOST = {"cpu": 5e-7, "cuda": 5e-5}
 """What a sum of products in float32 may lose, as a share of |x| · |w|: a few times what blocked sums do; on a GPU all are
 added one after the other, in matrix units with bits cut off."""
 _DISTINCT = 251

@@ -11,8 +11,8 @@ from pathlib import Path
 from pipeline.errors import ModelRefused
 
 _CGROUP_V2 = Path("/sys/fs/cgroup")
-_TORCH_SAYS = ("can't allocate memory", "std::bad_alloc")
-"""How torch's allocator and what it is built on put it on a processor."""
+_TORCH_SAYS = ("can't allocate memory", "std::bad_alloc", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""How torch's allocator and what it is built on put it: on a processor, then a GPU's driver, Triton and its library."""
 _LIKELY = 6
 """Blocks that a sequence is likely to use: 192 positions."""
 _LIKELY_SHARE = 0.25

@@ -12,7 +12,7 @@ from collections.abc import Sequence as Seq
 import numpy as np
 import torch
 
-from pipeline.engine.constraints import Constraints, End
+from pipeline.engine.constraints import Constraints, Emptied
 from pipeline.engine.noise import uniforms
 from pipeline.engine.sampler import SamplingRows
 from pipeline.engine.sequence import Sequence
@@ -84,7 +84,7 @@ class SlotState:
         if any(self._sampling[s.slot] for s, _ in admitted):
             self._noise[slots, : noise.shape[1]] = upload(noise, np.float64, self._device)
 
-    def constrain(self, logits: torch.Tensor, sequences: Seq[Sequence]) -> tuple[torch.Tensor, dict[int, End]]:
+    def constrain(self, logits: torch.Tensor, sequences: Seq[Sequence]) -> tuple[torch.Tensor, Emptied]:
         """Masks, biases and penalties of the rows that have any; see `Constraints.apply`."""
         return self._constraints.apply(logits, sequences)
 

@@ -103,7 +103,8 @@ class StaticEngine:
     ) -> list[Completion]:
         """Choose a token for each live row; remove from `live` what ends, and return it."""
         flight = choose(state, self._stats, live, logits[[s.slot for s in live]])
-        outcome, ends, done = flight.wait(), flight.ends, []
+        outcome = flight.wait()
+        ends, done = outcome.ends, list[Completion]()
         record.add(live, range(len(live)), outcome.values)
         for row, (sequence, token, good) in enumerate(zip(list(live), outcome.tokens, outcome.finite, strict=True)):
             watch = watches[sequence.slot]

@@ -15,11 +15,11 @@ def upload(values: ArrayLike, dtype: DTypeLike, device: torch.device) -> torch.T
     """Return a tensor on the device. The host may go on before it is there; whatever the device does next comes after.
 
     Args:
-        values: An array or nested lists.
+        values: An array, which must not be written to afterwards, or nested lists.
         dtype: Type of the elements.
         device: Where the tensor is to be.
     """
-    tensor = torch.from_numpy(np.array(values, dtype))
+    tensor = torch.from_numpy(np.asarray(values, dtype))
     if device.type == "cpu":
         return tensor
     # torch gives page-locked memory to another only when the copy from it is done

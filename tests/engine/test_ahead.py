@@ -63,7 +63,7 @@ def test_the_next_step_is_launched_before_the_last_one_is_waited_for(tiny: MakeT
             events.append(("wait", number))
             return flight.wait()
 
-        return Flight(flight.sequences, flight.ends, wait)
+        return Flight(flight.sequences, wait)
 
     engine._stepper.launch = watched  # type: ignore[method-assign]
     drain(engine, [request(str(i), [5, 6, i + 1], max_tokens=4, ignore_eos=True) for i in range(3)])

@@ -51,10 +51,18 @@ def admitted(
     return sequence
 
 
+def apply(
+    constraints: Constraints, logits: torch.Tensor, sequences: list[Sequence]
+) -> tuple[torch.Tensor, dict[int, End]]:
+    """The constrained logits, and how rows end of which no token is left."""
+    changed, emptied = constraints.apply(logits, sequences)
+    return changed, emptied.ends()
+
+
 def applied(generated: list[int], **rules: Any) -> tuple[list[int], dict[int, End]]:
     """Which tokens may come next, and how it ends if none may."""
     constraints = new()
-    logits, ends = constraints.apply(torch.zeros(1, VOCAB), [admitted(constraints, 0, generated, **rules)])
+    logits, ends = apply(constraints, torch.zeros(1, VOCAB), [admitted(constraints, 0, generated, **rules)])
     return logits[0].isfinite().nonzero()[:, 0].tolist(), ends
 
 
@@ -91,7 +99,7 @@ def test_a_mixed_batch_is_as_transformers_has_it(batch: list[tuple[list[int], di
     before = logits.clone()
     constraints = new()
     sequences = [admitted(constraints, i, generated, **rules) for i, (generated, rules) in enumerate(batch)]
-    ours, ends = constraints.apply(logits, sequences)
+    ours, ends = apply(constraints, logits, sequences)
     assert torch.equal(logits, before)  # what statistics are computed from
     for row, ((generated, _), sequence) in enumerate(zip(batch, sequences, strict=True)):
         sampling = sequence.request.sampling
@@ -101,8 +109,8 @@ def test_a_mixed_batch_is_as_transformers_has_it(batch: list[tuple[list[int], di
             assert torch.equal(ours[row] == -torch.inf, theirs == -torch.inf)
             torch.testing.assert_close(ours[row].double(), theirs, rtol=1e-5, atol=1e-4)
         alone = new()
-        again, _ = alone.apply(
-            logits[row : row + 1].expand(2, -1), [admitted(alone, 3, generated, **batch[row][1])] * 2
+        again, _ = apply(
+            alone, logits[row : row + 1].expand(2, -1), [admitted(alone, 3, generated, **batch[row][1])] * 2
         )
         assert torch.equal(ours[row], again[0]) and torch.equal(again[0], again[1])
 
@@ -114,30 +122,30 @@ def test_rows_without_rules_keep_every_bit(batch: list[tuple[list[int], dict[str
     logits = torch.randn(len(batch) + free, VOCAB)
     sequences = [admitted(constraints, i, generated, **rules) for i, (generated, rules) in enumerate(batch)]
     sequences += [admitted(constraints, 7, [9])] * free
-    ours, ends = constraints.apply(logits, sequences)
+    ours, ends = apply(constraints, logits, sequences)
     assert torch.equal(ours[len(batch) :], logits[len(batch) :])
     assert not ends.keys() & {*range(len(batch), len(batch) + free)}
     only = logits[:free]
-    assert constraints.apply(only, [sequences[-1]] * free) == (only, {})
+    assert apply(constraints, only, [sequences[-1]] * free) == (only, {})
 
 
 def test_penalties_belong_to_a_sequence_not_to_its_slot() -> None:
     constraints, logits = new(), torch.ones(1, VOCAB)
     a = admitted(constraints, 1, [9, 9], repetition_penalty=2.0, frequency_penalty=0.25)
-    changed = constraints.apply(logits, [a])[0][0]
+    changed = apply(constraints, logits, [a])[0][0]
     assert {i: v for i, v in enumerate(changed.tolist()) if v != 1} == {5: 0.5, 6: 0.5, 9: 0.0}
     b = admitted(constraints, 1, [], (7,), repetition_penalty=2.0)
-    assert {i: v for i, v in enumerate(constraints.apply(logits, [b])[0][0].tolist()) if v != 1} == {7: 0.5}
+    assert {i: v for i, v in enumerate(apply(constraints, logits, [b])[0][0].tolist()) if v != 1} == {7: 0.5}
     c = admitted(constraints, 1, [], (7,))
-    assert constraints.apply(logits, [c]) == (logits, {})
+    assert apply(constraints, logits, [c]) == (logits, {})
 
 
 def test_forbidden_ends_come_back() -> None:
     logits, rules = torch.zeros(1, VOCAB), {"min_tokens": 1, "stop_token_ids": [9, 4, VOCAB + 7]}
     constraints = new()
     first = admitted(constraints, 0, [], **rules)
-    assert constraints.apply(logits, [first])[0][0].isinf().nonzero()[:, 0].tolist() == [END, 4, 9]
-    assert constraints.apply(logits, [admitted(constraints, 0, [6], **rules)]) == (logits, {})
+    assert apply(constraints, logits, [first])[0][0].isinf().nonzero()[:, 0].tolist() == [END, 4, 9]
+    assert apply(constraints, logits, [admitted(constraints, 0, [6], **rules)]) == (logits, {})
 
 
 def test_end_tokens_may_come_only_where_the_text_may_end() -> None:
@@ -184,7 +192,7 @@ def test_what_nothing_matches_is_an_error() -> None:
 def test_a_bias_is_no_mask() -> None:
     constraints = new()
     every = {t: -100.0 for t in range(VOCAB)}
-    logits, ends = constraints.apply(torch.zeros(1, VOCAB), [admitted(constraints, 0, [], logit_bias=every)])
+    logits, ends = apply(constraints, torch.zeros(1, VOCAB), [admitted(constraints, 0, [], logit_bias=every)])
     assert (logits == -100).all() and not ends
 
 
@@ -192,7 +200,7 @@ def test_biases_beyond_the_vocabulary_are_left_out() -> None:
     """A job's are refused before it starts; the engine itself is not thrown by them."""
     constraints = new()
     sequence = admitted(constraints, 0, [], logit_bias={VOCAB: 5, 3: 2})
-    assert constraints.apply(torch.zeros(1, VOCAB), [sequence])[0].nonzero().tolist() == [[0, 3]]
+    assert apply(constraints, torch.zeros(1, VOCAB), [sequence])[0].nonzero().tolist() == [[0, 3]]
 
 
 def finished(completion: Completion) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ It does not know what the functions compute.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
@@ -55,16 +56,20 @@ class Recordings:
         """Record a function; (null, null) if it cannot be."""
         if self._pool is None:  # one memory for all: only one of them runs at a time
             self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
-            function()  # kernels are compiled and libraries made ready, which cannot be recorded
-        torch.cuda.current_stream().wait_stream(self._stream)
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        try:
+            with torch.cuda.stream(self._stream):
+                function()  # kernels are compiled and libraries made ready, which cannot be recorded
+        finally:  # what was launched before it failed must not run beside what is done instead
+            current.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         try:
             # other threads of this process may use the device meanwhile
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 result = function()
         except RuntimeError as error:
+            self._abandon(current)
             if out_of_memory(error):
                 raise
             logger.warning(
@@ -74,6 +79,16 @@ class Recordings:
             )
             return None, None
         return graph, result
+
+    def _abandon(self, current: Any) -> None:
+        """Put right what torch leaves of a recording that failed: the stream it ran on, and the memory it would go on to use.
+
+        Without that, the next recording fails, and so does giving memory back to the device.
+        """
+        torch.cuda.set_stream(current)
+        with contextlib.suppress(RuntimeError, AttributeError):  # it has done so itself, or it is called something else
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
+        self._pool = torch.cuda.graph_pool_handle()  # what was recorded before keeps the old one
 
 
 def fetch(tensors: dict[str, torch.Tensor]) -> Callable[[], dict[str, torch.Tensor]]:

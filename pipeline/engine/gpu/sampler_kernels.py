@@ -22,6 +22,10 @@ LOWEST = tl.constexpr(-2139095040)
 """The key of the least finite number."""
 
 
+LAYOUT = ["stride", "vocabulary", "width"]
+"""Arguments of which no value makes another program of a kernel, so that the one that was tried is the one that serves."""
+
+
 @triton.jit
 def read_tile(row, first, vocabulary, width, UNIT: tl.constexpr, TILE: tl.constexpr):
     """A tile of a row, float32 [TILE]; what is not a number, or past the end, is -inf."""
@@ -67,7 +71,7 @@ def _at(values, place, i):
     return tl.sum(tl.where(place == i, values, 0), 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LAYOUT)
 def weigh_tiles(
     logits, stride, vocabulary, width, temperature, thresholds, tops, ids, sums, UNIT: tl.constexpr, WEIGH: tl.constexpr,
     CUT: tl.constexpr, TILE: tl.constexpr,
@@ -86,7 +90,7 @@ def weigh_tiles(
         tl.store(sums + row * tiles + tile, tl.sum(whole(weights), 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*LAYOUT, "tiles"])
 def choose(
     logits, stride, vocabulary, width, greedy, temperature, uniform, thresholds, tops, ids, sums, tokens, tiles,
     UNIT: tl.constexpr, GREEDY: tl.constexpr, CUT: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr,
@@ -118,7 +122,7 @@ def choose(
     tl.store(tokens + row, token.to(tl.int64))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LAYOUT)
 def measure_tiles(
     logits, stride, vocabulary, width, tokens, tops, sums, products, larger, strange, UNIT: tl.constexpr, TILE: tl.constexpr
 ):  # fmt: skip
@@ -138,7 +142,7 @@ def measure_tiles(
     tl.store(strange + mine, tl.sum((real & (tl.abs(x) == float("inf"))).to(tl.int32), 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def measure(
     tops, sums, products, larger, strange, most, log_sum, entropy, rank, finite, tiles, TILES: tl.constexpr
 ):  # fmt: skip
@@ -162,7 +166,7 @@ def measure(
     tl.store(finite + row, tl.sum(tl.load(strange + mine, mask=there, other=0), 0) == 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*LAYOUT, "k"])
 def best_of_tiles(
     logits, stride, vocabulary, width, found, k, UNIT: tl.constexpr, TILE: tl.constexpr
 ):  # fmt: skip
@@ -178,7 +182,7 @@ def best_of_tiles(
         keys = tl.where(keys == best, NONE, keys)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride", "count", "k"])
 def best_of_rows(logits, stride, found, count, k, values, ids, UNIT: tl.constexpr, COUNT: tl.constexpr):
     """The k largest of a row from the `count` keys that its tiles found, with their logits."""
     row, place = tl.program_id(0).to(tl.int64), tl.arange(0, COUNT)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from pipeline.engine.attention import DeviceLayout
-from pipeline.engine.block_pool import blocks_for
+from pipeline.engine.block_pool import BLOCK, blocks_for
 from pipeline.engine.config import StatsConfig
 from pipeline.engine.eager import choosing_rows, prompt_logprobs
 from pipeline.engine.flight import Flight, Outcome
@@ -105,7 +105,7 @@ class GraphStepper:
             self._recordings.run(shape, lambda: self._run(tokens))
         copy_twins(self._runner.cache, step)
         if not step.choosing:
-            return Flight([], {}, lambda: Outcome(prompt_logprobs=read))
+            return Flight([], lambda: Outcome(prompt_logprobs=read))
         return self._choose(step.choosing, shape.choosing, read)
 
     def rehearse(self, most_tokens: int) -> None:
@@ -114,9 +114,11 @@ class GraphStepper:
         Args:
             most_tokens: Tokens of a step, at most.
         """
-        count, longest = rounded(max(most_tokens, self._most), self._unit), self._tables.shape[1]
+        slots, longest = self._runner.slots, self._tables.shape[1]
+        # a step with prompts to read takes a chunk, however many decode
+        count = rounded(max(most_tokens, slots + BLOCK), self._unit)
         shape = Shape(count, count // TOKENS_A_CHUNK, self._most, whole_splits(longest, SPLIT))
-        tokens = _Tokens(shape, self._tables, self._runner.slots)
+        tokens = _Tokens(shape, self._tables, slots)
         tokens.packed.copy_(upload(pack_tokens(Step([], [], []), shape, self._state.slots), np.int32, self._device))
         self._run(tokens)
         if self._stats.prompt_logprobs:
@@ -173,20 +175,25 @@ class GraphStepper:
         rows, used = self._rows[count], len(sequences)
         rows.copy_(upload(pack_rows(sequences, count, self._state.slots), np.int32, self._device))
         logits = self._logits[:used]
-        changed, ends = self._state.constrain(logits, sequences)
+        changed, emptied = self._state.constrain(logits, sequences)
         if ruled := changed is not logits:
             self._constrained = self._rows_of_logits() if self._constrained is None else self._constrained
             self._constrained[:used].copy_(changed)
         rules = self._state.rules(sequences)
         found = self._recordings.run((count, ruled, *rules), lambda: self._sample(rows, ruled, *rules))
-        self._state.count(rows[0].long(), found["chosen"])
-        waiting = fetch({name: values[:used] for name, values in found.items()})
+        self._state.count(rows[0], found["chosen"])
+        wanted_back = {name: values[:used] for name, values in found.items()}
+        if emptied.flags is not None:
+            wanted_back["empty"] = emptied.flags
+        waiting = fetch(wanted_back)
 
         def wait() -> Outcome:
             values = waiting()
-            return Outcome(values.pop("chosen").tolist(), values.pop("finite").tolist(), values, read)
+            chosen, finite = values.pop("chosen").tolist(), values.pop("finite").tolist()
+            empty = values.pop("empty").tolist() if "empty" in values else None
+            return Outcome(chosen, finite, values, read, emptied.ends(empty))
 
-        return Flight(sequences, ends, wait)
+        return Flight(sequences, wait)
 
     def _sample(self, rows: torch.Tensor, ruled: bool, truncates: bool, all_greedy: bool) -> dict[str, torch.Tensor]:
         """Choose, measure, and put the tokens where the next step reads them."""

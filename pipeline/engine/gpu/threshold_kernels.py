@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from pipeline.engine.gpu.sampler_kernels import (
+    LAYOUT,
     LEAST,
     LOG2_E,
     LOWEST,
@@ -89,7 +90,7 @@ def _reach(
     return tl.where(few, floor, low)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LAYOUT)
 def find_thresholds(
     logits, stride, vocabulary, width, greedy, temperature, top_p, log_min_p, top_k, thresholds, UNIT: tl.constexpr,
     TILE: tl.constexpr,

@@ -21,7 +21,9 @@ class Card:
     def __init__(self, broken: Exception | None = None) -> None:
         self.broken, self.log = broken, list[str]()
         stream = SimpleNamespace(wait_stream=lambda other: None)
+        self.stream = stream
         self.parts = {
+            "set_stream": lambda s: self.log.append("back" if s is stream else "astray"), "current_device": lambda: 0,
             "graph_pool_handle": object, "Stream": lambda: stream, "current_stream": lambda: stream,
             "stream": self.aside, "graph": self.graph,
             "CUDAGraph": lambda: SimpleNamespace(replay=lambda: self.log.append("replay")),
@@ -69,12 +71,17 @@ def test_a_function_is_recorded_once_and_replayed(card: Callable[..., Card]) -> 
 def test_what_cannot_be_recorded_is_called_each_time_and_said_once(
     card: Callable[..., Card], caplog: pytest.LogCaptureFixture
 ) -> None:
-    card(RuntimeError("operation not permitted when stream is capturing\nmore"))
+    made = card(RuntimeError("operation not permitted when stream is capturing\nmore"))
     recordings, calls = Recordings(torch.device("cuda")), list[str]()
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             recordings.run("key", lambda: calls.append("call"))
     assert len(calls) == 5  # made ready, tried, and three times for their result
+    assert made.log == ["aside", "record", "back"]
+    made.broken = None
+    pool = recordings._pool
+    recordings.run("other", lambda: None)  # with memory of its own: the first one's is not to be trusted
+    assert made.log[3:] == ["aside", "record", "replay"] and recordings._pool is pool
     assert [r.getMessage() for r in caplog.records] == [
         "key cannot be recorded and is launched kernel by kernel, which is slower: "
         "operation not permitted when stream is capturing"
@@ -101,3 +108,16 @@ def test_what_was_fetched_stays_when_the_device_goes_on() -> None:
     found = wait()
     assert found["a"].tolist() == [0, 1, 2, 3, 4] and found["b"].tolist() == [0.0, 1.0]
     assert all(t.device.type == "cpu" for t in found.values())
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="torch's own graphs need a GPU")
+def test_a_recording_that_failed_leaves_nothing_behind() -> None:
+    recordings, x = Recordings(torch.device("cuda")), torch.ones(4, device="cuda")
+    stream = torch.cuda.current_stream()
+    assert recordings.run("bad", lambda: x * x.sum().item()).tolist() == [4] * 4
+    assert torch.cuda.current_stream() == stream
+    torch.cuda.empty_cache()
+    for value in (2, 3):
+        x.fill_(value)
+        assert recordings.run("good", lambda: x + 1).tolist() == [value + 1] * 4
+    assert recordings._recorded["good"][0] is not None

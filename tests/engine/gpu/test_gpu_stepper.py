@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stepping import engine, loaded
@@ -135,3 +136,17 @@ def test_fault_8_memory_that_is_out_changes_no_bit(
         done = drain(made, POOL[:6])
         assert calls > 5 and made.room.max_num_seqs == 2
     assert {n: bits(c) for n, c in done.items()} == {n: bits(reference[n]) for n in done}
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="only a GPU can be waited for")
+def test_no_step_waits_for_the_device(tiny: MakeTiny) -> None:
+    """But for results, and grammars' rows do not either: whatever copies from or to the host in between is an error."""
+    with engine(tiny(), 8) as made:
+        drain(made, POOL)  # every shape is recorded
+        made.add(POOL)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            while any(made.load()):
+                made.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
