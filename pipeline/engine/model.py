@@ -90,6 +90,13 @@ def load_model(
         raise ModelRefused(
             "model.quantization=int8: is served on processors only; on a GPU, model.kv_cache_dtype=int8 is what saves time"
         )
+    if where.type == "cuda" and not torch.cuda.is_available():
+        why = (
+            "this build has no CUDA; install one that has" if torch.version.cuda is None else "see what nvidia-smi says"
+        )
+        raise ModelRefused(
+            f"torch {torch.__version__} sees no GPU here: {why}, or leave out cluster.gpus_per_replica to run on processors"
+        )
     set_precision(tf32=config.tf32)
     dtype = config.dtype if config.dtype != "auto" else ("float32" if where.type == "cpu" else "auto")
     try:

@@ -251,10 +251,15 @@ class RayPool:
         if sizing.memory:
             each.append(f"{sizing.memory / 2**30:.1f} GiB")
             have.append(f"{free.get('memory', 0) / 2**30:.1f} GiB")
+        keys = [
+            "cluster.cpus_per_replica",
+            "cluster.memory_per_replica",
+            *["cluster.gpus_per_replica"] * (sizing.gpus > 0),
+        ]
         return ClusterLost(
             f"{ready} of {needed} replicas started within cluster.start_timeout={self._config.start_timeout:g} s; "
             f"each needs {', '.join(each)} on one node, and free on all nodes together are {', '.join(have)}; lower "
-            "cluster.cpus_per_replica or cluster.memory_per_replica, or wait until nodes are free"
+            f"{', '.join(keys[:-1])} or {keys[-1]}, or wait until nodes are free"
         )
 
     def _shut_down(self) -> None:

@@ -17,7 +17,7 @@ from transformers import BloomConfig
 from pipeline.engine import native
 from pipeline.engine.checkpoint import resolve
 from pipeline.engine.config import ModelConfig
-from pipeline.engine.model import LoadedModel, load_model
+from pipeline.engine.model import LoadedModel, load_model, set_precision
 from pipeline.errors import ModelRefused
 
 MakeTiny = Callable[..., Tiny]
@@ -105,3 +105,31 @@ def test_a_model_whose_attention_cannot_be_exchanged_is_refused(tmp_path: Path) 
     write_model(tmp_path, BloomConfig(vocab_size=320, hidden_size=64, n_layer=1, n_head=4), 1)
     with pytest.raises(ModelRefused):
         load(tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one here")
+def test_without_a_gpu_it_is_said_what_to_do() -> None:
+    with pytest.raises(ModelRefused, match=r"sees no GPU here: .*, or leave out cluster\.gpus_per_replica") as refused:
+        load_model(resolve(ModelConfig(path=str(DEMO))), ModelConfig(path=str(DEMO)), device="cuda")
+    assert "\n" not in str(refused.value)
+
+
+def test_int8_weights_are_refused_on_a_gpu() -> None:
+    config = ModelConfig(path=str(DEMO), quantization="int8")
+    with pytest.raises(ModelRefused, match=r"model\.kv_cache_dtype=int8 is what saves time"):
+        load_model(resolve(config), config, device="cuda")
+
+
+def test_a_gpu_multiplies_in_the_precision_that_was_asked_for() -> None:
+    """Whatever was set before; the settings are there without a GPU, too."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        set_precision(tf32=True)
+        assert matmul.fp32_precision == "tf32"
+        set_precision(tf32=False)
+        assert matmul.fp32_precision == "ieee"
+        assert not matmul.allow_bf16_reduced_precision_reduction
+        assert not matmul.allow_fp16_reduced_precision_reduction
+    finally:
+        matmul.fp32_precision = before
