@@ -5,7 +5,7 @@ It knows no types, defaults or rules: those are the dataclasses' own. A test hol
 
 SECTIONS = {
     "model": "which causal language model",
-    "engine": "how requests are batched: speed only, never the output",
+    "engine": "how requests are batched; but for max_model_len and, on a GPU, deterministic, speed only",
     "sampling": "how tokens are chosen, and when a completion ends",
     "stats": "what is written for every token, all under the model's own distribution",
     "source": "where prompts come from",

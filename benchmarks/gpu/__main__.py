@@ -3,7 +3,7 @@
     python -m benchmarks.gpu [--budget SECONDS] [--device cpu --tiny] [--only PART …]
 
 The parts run in a process of their own, in order of importance. If it dies or hangs, a new one goes on with the next part. Exit
-status 1: a part failed, or a result is not good.
+status 1: a part failed, or a result is not good; 2: there is no GPU, and nothing was measured.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.gpu.parts import LIMITS
+from benchmarks.gpu.parts import LIMITS, NO_DEVICE
 from benchmarks.gpu.report import Reporter, ends, failures, read, table
 
 LOADING = 150
@@ -48,6 +48,8 @@ def supervise(command: Sequence[str], events: Path, names: Sequence[str], deadli
         before = len(left)
         with subprocess.Popen([*command, *left]) as process:
             status = _wait(process, events, deadline)
+        if status == NO_DEVICE and not read(events):
+            raise SystemExit(NO_DEVICE)  # the process has said so; there is nothing to write down
         over = ends(read(events))
         dead = [name for name in left if over.get(name) == "did not end"]
         if not any(name in over for name in left):
@@ -93,8 +95,8 @@ def main() -> None:
         try:
             supervise(command, events, [name for name in LIMITS if name in arguments.only], deadline)
         finally:
-            found = read(events)
-            out.write_text(json.dumps({"seconds": time.time() - start, "events": found}, indent=1))
+            if found := read(events):
+                out.write_text(json.dumps({"seconds": time.time() - start, "events": found}, indent=1))
     bad = failures(found)
     print(f"\n{time.time() - start:.0f} s; all events are in {out}", flush=True)
     print(f"not good: {', '.join(bad) or 'nothing'}\n\n{table(found)}", flush=True)

@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 from benchmarks.gpu import attention, ceilings, correctness, options, own_tests, roofline, same_bytes, throughput
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.device import Cpu, Cuda
-from benchmarks.gpu.parts import LIMITS, OutOfTime
+from benchmarks.gpu.parts import LIMITS, NO_DEVICE, OutOfTime
 from benchmarks.gpu.report import Reporter
 from benchmarks.gpu.scale import FULL, TINY
 
@@ -95,7 +95,8 @@ def main() -> None:
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("benchmarks/gpu.sh: torch sees no GPU here; --device cpu --tiny runs it without one")
+        print("benchmarks/gpu.sh: torch sees no GPU here; --device cpu --tiny runs it without one", file=sys.stderr)
+        raise SystemExit(NO_DEVICE)
     scale = TINY if size == "tiny" else FULL
     chosen = Cuda() if device == "cuda" else Cpu()
     bench = Bench(chosen, scale, Path(folder), Reporter(Path(file), names[0]), float(deadline))

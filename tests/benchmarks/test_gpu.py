@@ -176,6 +176,19 @@ def test_the_two_ways_to_run_transformers_count_the_same_tokens(bench: Bench) ->
     assert short.note.startswith("cut short")
 
 
+def test_without_a_gpu_it_says_so_once_and_writes_nothing(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one here")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OUT": str(tmp_path)},
+    )
+    assert (done.returncode, done.stdout) == (2, "") and not list(tmp_path.iterdir())
+    assert done.stderr.splitlines()[-1].endswith("torch sees no GPU here; --device cpu --tiny runs it without one")
+
+
 def test_promptmill_beside_transformers(bench: Bench) -> None:
     throughput.compare(bench)
     found = {row["what"]: row["value"] for row in rows(bench)}

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from small_runs import INLINE, MODEL, overrides, python, write
 
-# Installed beside us or not, no inline run needs them. (pandas is not ours to keep out: pyarrow imports it where it is.)
+# Installed beside us or not, no inline run needs them. (pandas and triton are not ours to keep out: pyarrow and torch import them where they are.)
 UNNEEDED = (
     "accelerate",
     "datasets",
@@ -17,6 +17,10 @@ UNNEEDED = (
     "llguidance",
     "matplotlib",
     "peft",
+    "pipeline.engine.gpu.attention_kernels",
+    "pipeline.engine.gpu.cache_kernels",
+    "pipeline.engine.gpu.sampler_kernels",
+    "pipeline.engine.gpu.threshold_kernels",
     "polars",
     "pytest",
     "ray",

@@ -107,6 +107,13 @@ def test_a_model_whose_attention_cannot_be_exchanged_is_refused(tmp_path: Path) 
         load(tmp_path)
 
 
+def test_a_processor_keeps_its_promise_whether_it_is_asked_for_or_not(caplog: pytest.LogCaptureFixture) -> None:
+    config = ModelConfig(path=str(DEMO))
+    asked, free = (load_model(resolve(config), config, deterministic=wanted) for wanted in (True, False))
+    assert free.batch_invariant and free.kernels == asked.kernels
+    assert not caplog.records
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one here")
 def test_without_a_gpu_it_is_said_what_to_do() -> None:
     with pytest.raises(ModelRefused, match=r"sees no GPU here: .*, or leave out cluster\.gpus_per_replica") as refused:
