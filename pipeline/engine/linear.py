@@ -104,11 +104,10 @@ def candidates(
         deterministic: Give a row the same bits in every batch. Processors always do.
     """
     if device.type != "cpu":
+        if not deterministic:
+            return ["logits"] if output else ["library"]
         # a GPU hardly notices fewer rows than 256, as it reads the weights meanwhile
-        fixed, free = (
-            (["logits-256", "logits-64"], ["logits"]) if output else (["fixed-rows-256", "fixed-rows-64"], ["library"])
-        )
-        return fixed if deterministic else free
+        return [*(["logits-256", "logits-64"] if output else []), "fixed-rows-256", "fixed-rows-64"]
     vendor, flags = processor()
     built = native.library() is not None
     if int8:

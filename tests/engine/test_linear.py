@@ -30,7 +30,7 @@ def test_candidates_follow_from_the_machine(built: bool, monkeypatch: pytest.Mon
     assert found("GenuineIntel", dtype=torch.bfloat16) == ["onednn-packed", "fixed-rows"]
     cuda, on_gpu = torch.device("cuda"), ["fixed-rows-256", "fixed-rows-64"]
     assert candidates(torch.float32, cuda) == on_gpu
-    assert candidates(torch.float32, cuda, output=True) == ["logits-256", "logits-64"]
+    assert candidates(torch.float32, cuda, output=True) == ["logits-256", "logits-64", *on_gpu]
     assert candidates(torch.float32, cuda, deterministic=False) == ["library"]
     assert candidates(torch.float32, cuda, output=True, deterministic=False) == ["logits"]
     assert candidates(torch.float32, CPU, deterministic=False) == candidates(torch.float32, CPU)
