@@ -56,6 +56,25 @@ def kill_node(node: Any) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def replica_on(node: Any) -> int:
+    """The process of the replica on a node."""
+    (process,) = node.all_processes["raylet"]
+    (replica,) = [
+        pid for pid in children(process.process.pid) if b"ReplicaActor" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    return replica
+
+
+@contextlib.contextmanager
+def halted(process: int) -> Iterator[None]:
+    """Keep a process from running for a while."""
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
 def children(parent: int) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
@@ -68,16 +87,16 @@ def children(parent: int) -> list[int]:
 def test_fault_23_and_24_a_raylet_is_killed_and_another_joins(
     cluster: Any, source: Path, reference: Path, tmp_path: Path
 ) -> None:
-    first = cluster.add_node(num_cpus=1)
-    cluster.add_node(num_cpus=1)
+    first, second = (cluster.add_node(num_cpus=1) for _ in range(2))
     output = tmp_path / "out"
-    # One sequence at a time: slow enough for a node to join and load the model before all is done.
-    options = ("cluster=existing", f"cluster.address={cluster.address}", *OPTIONS, "engine.max_num_seqs=1")
+    options = ("cluster=existing", f"cluster.address={cluster.address}", *OPTIONS)
     with started_generate(source, output, *options) as run:
         assert wait_until(lambda: (output / "_job" / "events").is_dir() and len(events(output, "replica_up")) == 2)
         run.wait_for_part()
-        kill_node(first)
-        cluster.add_node(num_cpus=1)
+        with halted(replica_on(second)):  # or it might have done everything before the node has joined
+            kill_node(first)
+            cluster.add_node(num_cpus=1)
+            assert wait_until(lambda: len(events(output, "replica_up")) == 3)
         code, text = run.finish()
     assert code == 0, text
     (down,) = events(output, "replica_down")
