@@ -21,7 +21,17 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 FOLDER = Path("pipeline/engine/native")
 FLAGS = ["-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wno-psabi"]
 OWN_FLAGS = {"product_int8.c": ["-ffp-contract=off"]}
-X86_LEVELS = ("x86-64-v4", "x86-64-v3")
+LEVELS = {
+    "x86_64": {
+        "v4-vnni": ["-march=x86-64-v4", "-mavx512vnni"],
+        "v4": ["-march=x86-64-v4"],
+        "v3-vnni": ["-march=x86-64-v3", "-mavxvnni"],
+        "v3": ["-march=x86-64-v3"],
+    },
+    "aarch64": {"dotprod": ["-march=armv8.2-a+dotprod"], "generic": []},
+}
+"""Kind of machine → level of the kernels → how it is compiled; the loader knows the same names."""
+OTHER: dict[str, list[str]] = {"generic": []}
 
 
 class CompileHook(BuildHookInterface[Any]):
@@ -33,21 +43,19 @@ class CompileHook(BuildHookInterface[Any]):
             return
         for old in Path(self.root, FOLDER).glob("_native*.so"):
             old.unlink()
-        levels = X86_LEVELS if platform.machine() in ("x86_64", "AMD64") else ("generic",)
-        built = [name for name in levels if self._compile(name)]
+        built = [name for name, own in LEVELS.get(platform.machine(), OTHER).items() if self._compile(name, own)]
         if not built:
             return
         build_data["pure_python"] = False
         build_data["tag"] = "py3-none-" + sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["artifacts"] += [str(FOLDER / _file(name)) for name in built]
 
-    def _compile(self, level: str) -> bool:
-        """Compile for a level of x86-64, or for any other processor; say so if that cannot be."""
+    def _compile(self, level: str, own: list[str]) -> bool:
+        """Compile for a level, with flags of its own; say so if that cannot be."""
         library = Path(self.root, FOLDER, _file(level))
         sources = sorted(library.parent.glob("*.c"))
         compiler = shlex.split(os.environ.get("CC") or "cc")
-        flags = [*FLAGS, f'-DPROMPTMILL_SOURCES="{digest_of_sources(library.parent)}"']
-        flags += [f"-march={level}"] if level in X86_LEVELS else []
+        flags = [*FLAGS, f'-DPROMPTMILL_SOURCES="{digest_of_sources(library.parent)}"', *own]
         with tempfile.TemporaryDirectory() as folder:
             built = Path(folder, library.name)
             objects = [str(Path(folder, source.stem + ".o")) for source in sources]
@@ -62,7 +70,7 @@ class CompileHook(BuildHookInterface[Any]):
             except (OSError, subprocess.CalledProcessError) as error:
                 why = (getattr(error, "stderr", None) or str(error)).strip().partition("\n")[0]
                 self.app.display_warning(
-                    f"the kernels for {level} processors were not compiled, and torch will do their work: {why}"
+                    f"the kernels of level {level} were not compiled, and a lower level or torch will do their work: {why}"
                 )
                 library.unlink(missing_ok=True)
                 return False

@@ -6,6 +6,7 @@ To add an engine: write its module and add a line to `ENGINES`.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -137,6 +138,14 @@ def _static(parts: _Parts, memory: MemoryPlan) -> Engine:
 ENGINES: dict[str, Callable[[_Parts, MemoryPlan], Engine]] = {"continuous": _continuous, "static": _static}
 
 
+_CAPS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+"""Variables of the environment by which torch and its libraries are told not to use all that the processor has."""
+
+
+def _caps() -> dict[str, str]:
+    return {name: os.environ[name] for name in _CAPS if name in os.environ}
+
+
 def build_engine(
     checkpoint: Checkpoint, model: ModelConfig, engine: EngineConfig, stats: StatsConfig, *,
     device: str = "cpu", threads: int | None = None, memory_share: float = 1.0,
@@ -156,6 +165,7 @@ def build_engine(
     """
     if threads is not None:
         torch.set_num_threads(threads)
+    native.use(engine.kernels)
     max_len = model_len(checkpoint, engine)
     loaded = load_model(
         checkpoint, model, device=device, max_len=max_len, plain=engine.name == "static",
@@ -170,6 +180,7 @@ def build_engine(
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "dtype": str(loaded.dtype).removeprefix("torch."), "kv_cache_dtype": str(loaded.kv_dtype).removeprefix("torch."),
         "linear_kernels": loaded.kernels, "attention": loaded.attention, "compiled": native.level(),
+        "kernels": engine.kernels, "caps": _caps(),
         "batch_invariant": loaded.batch_invariant, "threads": torch.get_num_threads(), "max_num_seqs": memory.sequences,
         "kv_blocks": memory.blocks, "engine": engine.name, **(gpu.facts() if device == "cuda" else {}),
     }  # fmt: skip

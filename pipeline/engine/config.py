@@ -9,6 +9,7 @@ from pipeline.types import require
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "int8")
 KV_DTYPES = ("auto", "bfloat16", "int8")
+KERNELS = ("auto", "none", *(f"native-{n}" for n in ("v3", "v3-vnni", "v4", "v4-vnni", "dotprod", "generic")))
 ENGINES = ("continuous", "static")
 STATISTICS = ("logprob", "entropy", "rank")
 DEFAULT_COLUMNS = ("logprob", "entropy", "rank")
@@ -55,7 +56,9 @@ class EngineConfig:
     (null: 256 on a processor, on a GPU one a sequence and 512). `prefix_caching` computes once what prompts that begin alike
     share. These change no output byte, only how fast it is made. `max_model_len` limits prompt plus generation (null: the
     model's context length). `deterministic` gives a row the same bits in every batch; without it a GPU takes whatever kernel
-    its library likes best for a number of rows. On a processor it is always so.
+    its library likes best for a number of rows. On a processor it is always so. `kernels` says which compiled kernels a
+    processor uses: `auto` is the best level that it has, `none` is torch's own operations, and `native-v3` (AVX2),
+    `native-v3-vnni`, `native-v4` (AVX-512), `native-v4-vnni`, `native-dotprod` (ARM) or `native-generic` is that level.
     """
 
     name: str = "continuous"
@@ -64,9 +67,11 @@ class EngineConfig:
     max_num_batched_tokens: int | None = None
     prefix_caching: bool = True
     deterministic: bool = True
+    kernels: str = "auto"
 
     def __post_init__(self) -> None:
         """Check every field."""
+        require(self.kernels in KERNELS, "kernels", self.kernels, "one of " + ", ".join(KERNELS))
         require(self.name in ENGINES, "name", self.name, "one of " + ", ".join(ENGINES))
         wanted = str(self.max_num_seqs)
         counted = wanted.isascii() and wanted.isdigit() and 1 <= int(wanted[:5]) <= 4096

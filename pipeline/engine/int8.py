@@ -1,118 +1,71 @@
-"""Dynamic int8: the weight has a scale for each output channel, the activations one for each row.
+"""Dynamic int8: weights and activations in whole numbers, with a scale for every STRETCH elements along the inner dimension.
 
-The sums are whole numbers, so every way to compute them gives the same bits; the ways differ in speed alone. What surrounds
-them (the largest value, quotients, products, roundings, one float32 addition) is rounded correctly by every processor, in a
-vector and after its end alike. So a row's bits depend on the row and the weight, and on nothing else.
+One scale for a whole row would be set by its largest element, and trained models have a few that are hundreds of times as
+large as the others, for which two or three steps would be left. So each stretch has its own scale, and the OUTLIERS largest
+elements of a row are not quantised at all (as in LLM.int8(), Dettmers et al., 2022, though row by row).
+
+The sums within a stretch are whole numbers that float32 holds exactly, so every way to compute them gives the same bits. What
+surrounds them (the largest value, quotients, products, roundings, additions stretch after stretch, then outlier after
+outlier) is rounded correctly by every processor. So a row's bits depend on the row and the weight, and on nothing else.
 
 It does not know which ways are there and right on a machine; see `linear`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
-
 import torch
+import torch.nn.functional as F
 
-from pipeline.engine.native.product import Int8Layer
+from pipeline.engine.native.product import OUTLIERS, STRETCH, Int8Layer
 
 STEPS = 127
-"""Steps from zero to the largest value of a row or channel; -128 is not used, so that both sides are alike."""
-ZERO = 128
-"""The byte that stands for zero in the rows: bytes have no sign."""
+"""Steps from zero to the largest value of a stretch; -128 is not used, so that both sides are alike."""
 _SMALLEST = 1e-12
 """Stands for the largest value where that is less, so that nothing is divided by zero."""
 _BLOCK = 4096
 """Channels that are handled at once, so that what is made on the way is small beside the weight."""
 
 
-class Sums(Protocol):
-    """Σ (rows - ZERO) · weight in whole numbers, rounded to float32 and multiplied by the channels' scales."""
-
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """Multiply bytes [M, K] by the weight [N, K] and sum: float32 [M, N]."""
-
-
-class OneDnnSums:
-    """oneDNN's product with a packed weight; it takes ZERO out of the sums by itself.
-
-    Its rows must be without sign: with signed ones the operator takes a kernel that is thousands of times slower. On
-    processors without VNNI instructions it adds products in pairs in 16 bits, which saturate; the check at loading finds that.
-    """
-
-    def __init__(self, weight: torch.Tensor, scale: torch.Tensor) -> None:
-        """Pack the int8 `weight` [N, K], which must be contiguous: the operator does not look at strides."""
-        self._weight = torch.ops.onednn.qlinear_prepack(weight, None)
-        self._scale, self._zeros = scale, torch.zeros(len(weight), dtype=torch.int32)
-
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """Multiply and sum."""
-        return torch.ops.onednn.qlinear_pointwise(  # type: ignore[no-any-return]
-            rows, 1.0, ZERO, self._weight, self._scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
-        )
-
-
-class IntMmSums:
-    """torch's product of int8 matrices with int32 sums."""
-
-    def __init__(self, weight: torch.Tensor, scale: torch.Tensor) -> None:
-        """Lay the int8 `weight` [N, K] out as [K, N]."""
-        self._weight, self._scale = weight.t().contiguous(), scale
-
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """Multiply and sum."""
-        signed = rows.bitwise_xor(ZERO).view(torch.int8)
-        return torch._int_mm(signed, self._weight).float().mul_(self._scale)
-
-
-class Float64Sums:
-    """Products in float64, exact up to 2^53: right everywhere and slow, the last resort and the check's measure."""
-
-    def __init__(self, weight: torch.Tensor, scale: torch.Tensor) -> None:
-        """Keep the int8 `weight` [N, K]; it is widened block by block."""
-        self._weight, self._scale = weight, scale
-
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """Multiply and sum."""
-        wide = rows.double() - ZERO
-        blocks = [self._weight[first : first + _BLOCK] for first in range(0, len(self._weight), _BLOCK)]
-        return torch.cat([(wide @ block.double().t()).float() for block in blocks], 1).mul_(self._scale)
-
-
 class Int8Product:
-    """x · Wᵀ + b in int8, between activations of the model's own type.
+    """x · Wᵀ + b in int8 by torch's operations, between activations of the model's own type.
 
-    The error of an element is at most Σ |w|·sx/2 + |x|·sw/2 + sx·sw/4, where sx is the step of the row (its largest
-    value / STEPS) and sw that of the channel: half a step for each factor.
+    The error of an element is at most Σ |w|·sx/2 + |x|·sw/2 + sx·sw/4, where sx is the step of the row in the element's
+    stretch (its largest value / STEPS) and sw that of the channel: half a step for each factor, and less for the outliers.
     """
 
-    def __init__(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        sums: Callable[[torch.Tensor, torch.Tensor], Sums],
-    ) -> None:
-        """Quantise `weight` [N, K], channel by channel."""
-        values, step = quantised(weight)
-        self._sums = sums(values, step / STEPS)  # the rows' STEPS too, which saves an operation a call
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        """Quantise `weight` [N, K]."""
+        self._values, step = quantised(weight)
+        self._scale = step / STEPS  # the rows' STEPS too, which saves an operation a call
         self._bias = None if bias is None else bias.float()
-        # tensors: a Python number takes as long as the operation that it is for
-        self._steps, self._zero = torch.tensor(float(STEPS)), torch.tensor(ZERO, dtype=torch.uint8)
+        self._steps = torch.tensor(float(STEPS))  # torch divides a Python number by multiplying it with a reciprocal
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Quantise the rows of x, multiply, and scale back."""
-        largest = x.abs().amax(1, keepdim=True).float().clamp_min_(_SMALLEST)
-        signed = x.mul(self._steps / largest).round_().to(torch.int8)
-        # To turn a signed byte's top bit over is to add ZERO; torch is slow in turning floats into bytes without sign.
-        y = self._sums(signed.view(torch.uint8).bitwise_xor_(self._zero)).mul_(largest)
-        return (y if self._bias is None else y.add_(self._bias)).to(x.dtype)
+        """Quantise the rows of x [M, K], multiply, and scale back: [M, N]."""
+        x, dtype = x.float(), x.dtype
+        places = x.abs().sort(dim=1, descending=True, stable=True).indices[:, :OUTLIERS]
+        rows = _stretches(x.scatter(1, places, 0.0))
+        strange = (rows * 0).sum(-1)  # 0, or not a number
+        largest = rows.abs().nan_to_num(0).amax(-1).clamp_min_(_SMALLEST)
+        factor = torch.where(strange == 0, self._steps / largest, 0)
+        whole = (rows * factor[..., None]).nan_to_num_(0).round_()
+        scales = largest + strange
+        y = torch.zeros(len(x), len(self._values))
+        for i in range(rows.shape[1]):
+            weight = self._values[:, i * STRETCH : (i + 1) * STRETCH].float()
+            sums = whole[:, i, : weight.shape[1]] @ weight.t()  # exact in any order: below 2²⁴
+            y.add_(sums.mul_(self._scale[:, i]).mul_(scales[:, i, None]))
+        for place in places.t():
+            weight = self._values[:, place].float().mul_(self._scale[:, place // STRETCH]).t()
+            y.add_(weight.mul(x.gather(1, place[:, None]).mul_(self._steps)))
+        return (y if self._bias is None else y.add_(self._bias)).to(dtype)
 
 
 class CompiledInt8Product:
     """The same, bit for bit, in compiled code: one pass over the rows, one over the weight."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        """Quantise `weight` [N, K], channel by channel."""
+        """Quantise `weight` [N, K]."""
         values, step = quantised(weight)
         self._layer = Int8Layer(values, step / STEPS, bias)
 
@@ -122,11 +75,18 @@ class CompiledInt8Product:
 
 
 def quantised(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (int8 [N, K], step float32 [N]): each channel of `weight` in steps of its own."""
-    largest = torch.maximum(weight.amax(1), weight.amin(1).neg_())
-    step = largest.float().clamp_min_(_SMALLEST) / STEPS
+    """Return (int8 [N, K], step float32 [N, stretches]): each stretch of each channel of `weight` in steps of its own."""
+    (channels, width), steps = weight.shape, []
     values = torch.empty(weight.shape, dtype=torch.int8)
-    for first in range(0, len(weight), _BLOCK):
+    for first in range(0, channels, _BLOCK):
         here = slice(first, first + _BLOCK)
-        values[here] = (weight[here] / step[here, None]).round_()
-    return values, step
+        cut = _stretches(weight[here].float())
+        step = cut.abs().amax(-1).clamp_min_(_SMALLEST) / STEPS
+        values[here] = (cut / step[..., None]).round_().flatten(1)[:, :width]
+        steps.append(step)
+    return values, torch.cat(steps)
+
+
+def _stretches(x: torch.Tensor) -> torch.Tensor:
+    """[M, K] as [M, stretches, STRETCH], the last stretch filled up with zeros."""
+    return F.pad(x, (0, -x.shape[1] % STRETCH)).view(len(x), -1, STRETCH)

@@ -9,14 +9,13 @@ It does not know models; see `exchange`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Protocol
 
 import torch
 from torch import nn
 
 from pipeline.engine import native
-from pipeline.engine.int8 import CompiledInt8Product, Float64Sums, Int8Product, IntMmSums, OneDnnSums
+from pipeline.engine.int8 import CompiledInt8Product, Int8Product
 from pipeline.engine.linear_check import keeps_rows_apart
 from pipeline.engine.native.product import Float32Layer
 from pipeline.engine.processor import processor
@@ -60,9 +59,7 @@ KERNELS: dict[str, Kernel] = {
     "logits-64": _fixed(LogitsProduct, 64),
     "logits": LogitsProduct,
     "int8-compiled": CompiledInt8Product,
-    "int8-onednn": partial(Int8Product, sums=OneDnnSums),
-    "int8-mm": partial(Int8Product, sums=IntMmSums),
-    "int8-float64": partial(Int8Product, sums=Float64Sums),
+    "int8-torch": Int8Product,
 }
 """Those whose names begin with int8 quantise; among themselves they give the same bits."""
 ROW_UNITS = {
@@ -108,17 +105,11 @@ def candidates(
             return ["logits"] if output else ["library"]
         # a GPU hardly notices fewer rows than 256, as it reads the weights meanwhile
         return [*(["logits-256", "logits-64"] if output else []), "fixed-rows-256", "fixed-rows-64"]
-    vendor, flags = processor()
     built = native.library() is not None
     if int8:
-        # Without these instructions oneDNN's product is wrong or slow, and only the first would be noticed.
-        onednn = ["int8-onednn"] if flags & {"avx512_vnni", "avx_vnni", "amx_int8"} else []
-        compiled = ["int8-compiled"] if built and "avx512_vnni" in flags else []
-        # oneDNN knows matrix units, which do several times what the vectors do
-        fast = [*onednn, *compiled] if "amx_int8" in flags else [*compiled, *onednn]
-        return [*fast, "int8-mm", "int8-float64"]
+        return [*(["int8-compiled"] if built else []), "int8-torch"]
     compiled = ["compiled"] if built and dtype == torch.float32 else []
-    mkl = ["mkl-packed"] if vendor == "GenuineIntel" and dtype == torch.float32 else []
+    mkl = ["mkl-packed"] if processor()[0] == "GenuineIntel" and dtype == torch.float32 else []
     return [*compiled, *mkl, "onednn-packed", "fixed-rows"]
 
 
@@ -130,7 +121,7 @@ def choose_kernel(weight: torch.Tensor, bias: torch.Tensor | None, names: Sequen
     for name in names:
         # those that keep what they are given get it in a row's order: other strides may mean other kernels
         given = weight.contiguous() if name in AS_IT_IS else weight
-        exact = KERNELS["int8-float64"] if name.startswith("int8") else None
+        exact = KERNELS["int8-torch"] if name.startswith("int8") else None
         if keeps_rows_apart(KERNELS[name], given, bias, exact=exact):
             return name, True
     return names[-1], False

@@ -33,7 +33,8 @@ def _flags() -> set[str]:
 X86 = platform.machine() in ("x86_64", "AMD64")
 FUSED = {"avx", "avx2", "fma", "bmi1", "bmi2", "f16c", "movbe", "abm"} <= _flags()
 WIDE = FUSED and {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} <= _flags()
-LEVEL = ("x86-64-v4" if WIDE else "x86-64-v3" if FUSED else "none") if X86 else "generic"
+VNNI = ("avx512_vnni" if WIDE else "avx_vnni") in _flags()
+LEVEL = (("v4" if WIDE else "v3") + "-vnni" * VNNI if FUSED else "none") if X86 else native.levels()[0]
 """Which build of the kernels must run here."""
 BUILT = (native.FOLDER / f"_native-{LEVEL}.so").exists()
 needs_kernels = pytest.mark.skipif(

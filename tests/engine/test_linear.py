@@ -34,13 +34,10 @@ def test_candidates_follow_from_the_machine(built: bool, monkeypatch: pytest.Mon
     assert candidates(torch.float32, cuda, deterministic=False) == ["library"]
     assert candidates(torch.float32, cuda, output=True, deterministic=False) == ["logits"]
     assert candidates(torch.float32, CPU, deterministic=False) == candidates(torch.float32, CPU)
-    rest = ["int8-mm", "int8-float64"]
-    assert found("AuthenticAMD", "avx512_vnni", int8=True) == [*ours_int8, "int8-onednn", *rest]
-    assert found("GenuineIntel", "avx512_vnni", "amx_int8", int8=True) == ["int8-onednn", *ours_int8, *rest]
-    assert found("GenuineIntel", "avx_vnni", int8=True, dtype=torch.bfloat16) == ["int8-onednn", *rest]
-    assert found("GenuineIntel", "avx2", int8=True) == rest
-    assert found("", int8=True) == rest
-    every = {"compiled", "int8-compiled", "mkl-packed", "onednn-packed", "fixed-rows", "int8-onednn", *rest}
+    rest = ["int8-torch"]
+    assert found("AuthenticAMD", "avx512_vnni", int8=True) == [*ours_int8, *rest]
+    assert found("", int8=True) == [*ours_int8, *rest]
+    every = {"compiled", "int8-compiled", "mkl-packed", "onednn-packed", "fixed-rows", *rest}
     every |= {*on_gpu, "library", "logits-256", "logits-64", "logits"}
     assert every == set(KERNELS)
 

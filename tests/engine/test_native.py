@@ -10,17 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from attention_cases import BUILT, DIMS, DTYPES, LEVEL, Case, assert_exact, cases, make_case, needs_kernels, put
+from attention_cases import BUILT, DIMS, DTYPES, LEVEL, X86, Case, assert_exact, cases, make_case, needs_kernels, put
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import older_processor, without_kernels
+from tiny_models import OLDER, kernels_of, without_kernels
 
 from pipeline.engine import native
 from pipeline.engine.block_pool import BLOCK
+from pipeline.engine.config import KERNELS
 from pipeline.engine.kv_cache import LANES
 from pipeline.engine.native.attention import ROWS, NativeStep
-from pipeline.engine.native.product import PANEL
+from pipeline.engine.native.product import PANEL, STRETCH
 from pipeline.engine.plain_attention import Spot
+from pipeline.errors import ModelRefused
 
 pytestmark = needs_kernels
 Run = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -203,31 +205,76 @@ def test_where_it_was_not_there_is_none(
     (tmp_path / f"_native-{LEVEL}.so").write_bytes(b"\x7fELF of another system")
     native._found.cache_clear()
     assert native.library() is None
-    assert f"_native-{LEVEL}.so is not used, and torch does its work: " in caplog.text
+    assert f"_native-{LEVEL}.so is not used: " in caplog.text
     monkeypatch.undo()
     native._found.cache_clear()
     assert native.library() is not None
 
 
-@pytest.mark.skipif(LEVEL != "x86-64-v4", reason="this processor has one level only")
-def test_an_older_processor_gets_an_older_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    with older_processor():
-        assert native.level() == "x86-64-v3"
-    assert native.level() == "x86-64-v4"
-    monkeypatch.setattr(native, "processor", lambda: ("GenuineIntel", frozenset({"sse2", "avx"})))
-    native._found.cache_clear()
-    assert native.level() == "none"
+V3 = {"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}
+V4 = V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+
+
+@pytest.mark.skipif(not X86, reason="these are levels of x86-64")
+@pytest.mark.parametrize(
+    ("flags", "levels"),
+    [
+        ({"sse2", "avx"}, []), (V3, ["v3"]), (V3 | {"avx_vnni"}, ["v3-vnni", "v3"]), (V4, ["v4", "v3"]),
+        (V4 | {"avx512_vnni"}, ["v4-vnni", "v4", "v3"]),
+        (V4 | {"avx512_vnni", "avx_vnni"}, ["v4-vnni", "v4", "v3-vnni", "v3"]),
+    ],
+)  # fmt: skip
+def test_a_processor_has_the_levels_whose_instructions_it_has(
+    flags: set[str], levels: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "processor", lambda: ("GenuineIntel", frozenset(flags)))
+    assert native.levels() == levels
+
+
+@pytest.mark.parametrize("level", [LEVEL, *OLDER])
+def test_a_level_can_be_forced(level: str) -> None:
+    with kernels_of(level):
+        assert native.level() == level and native.library() is not None
+    assert native.level() == LEVEL
+    native.use("none")
+    assert (native.level(), native.library()) == ("none", None)
+    native.use("auto")
+    assert native.level() == LEVEL
+
+
+def test_a_level_that_cannot_be_is_refused_and_what_was_in_use_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ModelRefused, match=f"there is no such level on .*; here it can be auto, none, .*{LEVEL}"):
+        native.use("native-of-a-dream")
+    assert native.level() == LEVEL
+    monkeypatch.setattr(native, "FOLDER", tmp_path)
+    with pytest.raises(
+        ModelRefused, match=r"was not compiled when promptmill was installed; here it can be auto, none$"
+    ):
+        native.use(f"native-{LEVEL}")
     monkeypatch.undo()
     native._found.cache_clear()
+    if X86:
+        monkeypatch.setattr(native, "processor", lambda: ("GenuineIntel", frozenset(V3)))
+        with pytest.raises(ModelRefused, match=r"engine\.kernels=native-v4: this processor has no avx512bw, avx512cd"):
+            native.use("native-v4")
+    monkeypatch.undo()
+    native._found.cache_clear()
+    assert native.level() == LEVEL
+
+
+def test_the_configuration_knows_every_level() -> None:
+    assert {f"native-{name}" for levels in native.LEVELS.values() for name in levels} == {*KERNELS} - {"auto", "none"}
 
 
 def test_both_languages_agree_on_the_sizes() -> None:
     """The scratch memory is laid out by one and filled by the other."""
-    text = "".join((native.FOLDER / name).read_text() for name in ("attention.c", "vector.h", "product.h"))
+    text = "".join((native.FOLDER / name).read_text() for name in ("attention.c", "vector.h", "product_int8.c"))
     sizes: dict[str, int] = {}
-    for name, value in re.findall(r"^#define (BLOCK|LANES|ROWS|PANEL) (\d+)", text, re.MULTILINE):
+    for name, value in re.findall(r"^#define (BLOCK|WIDTH|LANES|ROWS|STRETCH) (\d+)", text, re.MULTILINE):
         sizes[name] = max(sizes.get(name, 0), int(value))  # the largest, where it depends on the processor
-    assert sizes == {"BLOCK": BLOCK, "LANES": LANES, "ROWS": ROWS, "PANEL": PANEL}
+    assert sizes == {"BLOCK": BLOCK, "WIDTH": LANES, "LANES": PANEL // 2, "ROWS": ROWS, "STRETCH": STRETCH}
 
 
 def test_a_library_of_other_sources_is_not_called(

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from attention_cases import needs_kernels
 from sample_layers import SHAPES, made, rows_for, weight_of
-from tiny_models import older_processor
+from tiny_models import OLDER, kernels_of
 
 from pipeline.engine import linear_check, native, products
 from pipeline.engine.linear import KERNELS, choose_kernel
@@ -98,14 +98,14 @@ def test_logits_are_summed_and_kept_in_float32(dtype: torch.dtype, bias: bool) -
 
 
 @needs_kernels
-@pytest.mark.skipif(not native.X86, reason="one level only")
+@pytest.mark.parametrize("level", OLDER)
 @pytest.mark.parametrize("shape", [*SHAPES, (33, 1500)], ids=str)
-def test_the_compiled_product_has_the_same_bits_with_shorter_vectors(shape: tuple[int, int]) -> None:
+def test_the_compiled_product_has_the_same_bits_at_every_level(shape: tuple[int, int], level: str) -> None:
     """Another build, other groups of rows, half panels; and any strides of the weight."""
     weight, x, bias = weight_of(shape), rows_for(shape, 60), torch.linspace(-1, 1, shape[0])
     product = KERNELS["compiled"](weight, bias)
     turned = KERNELS["compiled"](weight.t().contiguous().t(), bias)
-    with older_processor():
+    with kernels_of(level):
         older = KERNELS["compiled"](weight, bias)
         for rows in (1, 2, 5, 6, 7, 13, 14, 15, 60):
             assert torch.equal(older(x[:rows]), product(x[:rows])) and torch.equal(turned(x[:rows]), product(x[:rows]))
@@ -114,7 +114,7 @@ def test_the_compiled_product_has_the_same_bits_with_shorter_vectors(shape: tupl
 @needs_kernels
 def test_the_check_at_loading_runs_every_size_of_group() -> None:
     """There is code for each: a compiler that gets one wrong must be found out."""
-    text = (native.SOURCES / "product_float32.c").read_text()
+    text = (native.SOURCES / "product.h").read_text()
     for most in map(int, re.findall(r"#define MOST (\d+)", text)):
         sizes = set[int]()
         for rows in [stop - start for start, stop in linear_check._PARTS] + [linear_check._PROBE_ROWS]:

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from sampling_cases import LAST, RULES, WAYS, Array, chosen_by, rows_of
 from scipy.special import softmax
 from scipy.stats import chisquare
-from tiny_models import Tiny, drain, older_processor, random_prompts
+from tiny_models import OLDER, Tiny, drain, kernels_of, random_prompts
 from transformers import (
     RepetitionPenaltyLogitsProcessor,
 )
 
-from pipeline.engine import native
 from pipeline.engine.native.sampler import choose_tokens
 from pipeline.engine.sampler import SamplingRows, invert_cdf, penalise, sample
 from pipeline.types import PromptRow, SamplingParams
@@ -206,8 +205,8 @@ def test_a_rows_token_and_threshold_are_its_own(
     assert run(slice(None)) == whole
     alone = [run(slice(i, i + 1)) for i in range(rows)]
     assert ([t for tokens, _ in alone for t in tokens], [x for _, least in alone for x in least]) == whole
-    if native.X86:
-        with older_processor():
+    for level in OLDER:
+        with kernels_of(level):
             assert run(slice(None)) == whole
 
 

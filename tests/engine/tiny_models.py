@@ -186,16 +186,17 @@ class Tiny:
 
 
 @contextlib.contextmanager
-def older_processor() -> Iterator[None]:
-    """The kernels as a processor without AVX-512 has them."""
-    before = native.processor
-    native.processor = lambda: (before()[0], frozenset(f for f in before()[1] if not f.startswith("avx512")))
-    native._found.cache_clear()
+def kernels_of(level: str) -> Iterator[None]:
+    """The kernels of a level that this processor can run."""
+    native.use(f"native-{level}")
     try:
         yield
     finally:
-        native.processor = before
-        native._found.cache_clear()
+        native.use("auto")
+
+
+OLDER = [level for level in native.levels()[1:] if (native.FOLDER / f"_native-{level}.so").exists()]
+"""Levels below this processor's own."""
 
 
 @contextlib.contextmanager

@@ -19,60 +19,106 @@ from pathlib import Path
 import torch
 
 from pipeline.engine.processor import processor
+from pipeline.errors import ModelRefused
 
-X86 = platform.machine() in ("x86_64", "AMD64")
 SOURCES = FOLDER = Path(__file__).parent
 _V3 = frozenset({"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"})
-LEVELS = {"x86-64-v4": _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}, "x86-64-v3": _V3}
-"""What x86-64 is divided into, the best first: name → flags of the processor. There is a library for each of them, as
-`hatch_build.py` knows, too."""
-OTHER = "generic"
-"""The only library on other processors."""
+_V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+LEVELS: dict[str, dict[str, frozenset[str]]] = {
+    "x86_64": {"v4-vnni": _V4 | {"avx512_vnni"}, "v4": _V4, "v3-vnni": _V3 | {"avx_vnni"}, "v3": _V3},
+    "aarch64": {"dotprod": frozenset({"asimddp"}), "generic": frozenset()},
+}
+"""Kind of machine → level of the kernels → flags of the processor that it needs; the best first. There is a library for each
+level, as `hatch_build.py` knows, too. v3 and v4 are those of x86-64: AVX2 with FMA, and AVX-512."""
+_OTHER: dict[str, frozenset[str]] = {"generic": frozenset()}
+"""The only level on other machines."""
 _TYPES = {"p": c_void_p, "n": c_int64, "i": c_int}
 _FUNCTIONS = {
     "block_attention": "pp", "activate": "ppnnii",
-    "pack_float32": "ppnni", "product_float32": "ppnppi", "pack_int8": "ppi", "product_int8": "ppnpppi",
+    "pack_float32": "ppnni", "product_float32": "ppnppi", "pack_int8": "pppi", "product_int8": "ppnppppi",
     "choose_tokens": "pnnppppni", "measure_tokens": "pnnppi",
 }  # fmt: skip
 """The types of what they take: pointers, numbers of 64 bits, ints."""
-_OPTIONAL = {"pack_int8", "product_int8"}
-"""Those that some processors have no instructions for."""
 logger = logging.getLogger(__name__)
+_wanted = "auto"
+
+
+def use(kernels: str) -> None:
+    """Say which kernels this process computes with from now on; models keep what they were loaded with.
+
+    Args:
+        kernels: As `engine.kernels`. `auto` is the best level that the processor has, `none` is torch's operations,
+            `native-v3` and so on are a level.
+
+    Raises:
+        ModelRefused: If the level is not for this processor, or its library is not there.
+    """
+    global _wanted
+    if kernels == _wanted:
+        return
+    previous, _wanted = _wanted, kernels
+    _found.cache_clear()
+    if kernels in ("auto", "none") or _found()[1] is not None:
+        return
+    name, _wanted = kernels.removeprefix("native-"), previous
+    _found.cache_clear()
+    there = ", ".join(["auto", "none", *(f"native-{n}" for n in levels() if _file(n).exists())])
+    lacking = sorted(_levels()[name] - processor()[1]) if name in _levels() else []
+    why = (
+        f"this processor has no {', '.join(lacking)}" if lacking
+        else "it was not compiled when promptmill was installed" if name in _levels()
+        else f"there is no such level on {platform.machine()}"
+    )  # fmt: skip
+    raise ModelRefused(f"engine.kernels={kernels}: {why}; here it can be {there}")
+
+
+def levels() -> list[str]:
+    """The levels that this processor can run, the best first, whether or not they were built."""
+    return [name for name, flags in _levels().items() if flags <= processor()[1]]
 
 
 def level() -> str:
-    """Which build of the kernels is for this processor, for the manifest: `none` where it is not there."""
+    """Which build of the kernels is in use, for the manifest: `none` where none is."""
     return _found()[0]
 
 
 def library() -> ctypes.CDLL | None:
-    """The kernels, or null: not built (no C compiler when promptmill was installed), or not for this processor."""
+    """The kernels; None: not built (no C compiler when promptmill was installed), not for this processor, or not wanted."""
     return _found()[1]
 
 
 @functools.cache
 def _found() -> tuple[str, ctypes.CDLL | None]:
-    for name in [n for n, flags in LEVELS.items() if flags <= processor()[1]] if X86 else [OTHER]:
-        file = FOLDER / f"_native-{name}.so"
-        if not file.exists():
+    for name in levels():
+        if _wanted not in ("auto", f"native-{name}") or not _file(name).exists():
             continue
         try:
-            runtime = _openmp()
-            if runtime is not None:
-                ctypes.CDLL(runtime, mode=ctypes.RTLD_GLOBAL)
-            found = ctypes.CDLL(str(file))
-            found.built_from.restype = ctypes.c_char_p
-            if found.built_from() != digest_of_sources().encode():
-                raise OSError("it was built from other sources; install promptmill again")
-            for function, types in _FUNCTIONS.items():
-                if function not in _OPTIONAL or hasattr(found, function):
-                    getattr(found, function).argtypes = [_TYPES[t] for t in types]
-                    getattr(found, function).restype = None
+            return name, _loaded(_file(name))
         except (OSError, AttributeError) as error:
-            logger.warning("%s is not used, and torch does its work: %s", file.name, error)
-            continue
-        return name, found
+            logger.warning("%s is not used: %s", _file(name).name, error)
     return "none", None
+
+
+def _loaded(file: Path) -> ctypes.CDLL:
+    runtime = _openmp()
+    if runtime is not None:
+        ctypes.CDLL(runtime, mode=ctypes.RTLD_GLOBAL)
+    found = ctypes.CDLL(str(file))
+    found.built_from.restype = ctypes.c_char_p
+    if found.built_from() != digest_of_sources().encode():
+        raise OSError("it was built from other sources; install promptmill again")
+    for function, types in _FUNCTIONS.items():
+        getattr(found, function).argtypes = [_TYPES[t] for t in types]
+        getattr(found, function).restype = None
+    return found
+
+
+def _levels() -> dict[str, frozenset[str]]:
+    return LEVELS.get(platform.machine(), _OTHER)
+
+
+def _file(name: str) -> Path:
+    return FOLDER / f"_native-{name}.so"
 
 
 def digest_of_sources() -> str:

@@ -4,14 +4,14 @@
  * position alone: over a head's elements one after the other, over positions one after the other. So a row of finite numbers has
  * the same bits whatever the batch, the number of threads, and whether its tokens come as a chunk or one by one.
  *
- * Keys lie as [block][head][element][32 positions]: the scores of 16 positions are one vector. Values lie as
+ * Keys lie as [block][head][element][32 positions]: the scores of successive positions are a vector. Values lie as
  * [block][head][32 positions][element, padded to 16]. Keys and values of 8 bits are followed by the 32 positions' scales in
  * float32: an element is its number times the scale of its position and head.
  */
 #include <math.h>
 #include <omp.h>
 #include <string.h>
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
@@ -27,6 +27,7 @@
 enum { FLOAT32, BFLOAT16, INT8 };
 static const int item_size[] = {4, 2, 1};
 #define SCALES (BLOCK * 4) /* bytes */
+#define LINE 64 /* bytes that memory gives at once */
 
 /* What a step's layers share. Chunk c: tokens first .. first + length are positions start .. of table row `slot`. */
 struct step {
@@ -46,7 +47,7 @@ struct layer {
     int64_t q_token, q_head, k_token, k_head, v_token, v_head;
 };
 
-INLINE int padded_dim(const struct step *s) { return (s->head_dim + LANES - 1) / LANES * LANES; }
+INLINE int padded_dim(const struct step *s) { return (s->head_dim + WIDTH - 1) / WIDTH * WIDTH; }
 
 INLINE char *keys_of(int64_t block, int head, const struct step *s, const struct layer *l, int kind) {
     const int64_t bytes = s->head_dim * BLOCK * item_size[kind] + (kind == INT8 ? SCALES : 0);
@@ -65,26 +66,29 @@ INLINE float *value_scales(const char *values, const struct step *s) { return (f
 
 INLINE void prefetch_scales(const float *scales) {
     __builtin_prefetch(scales, 0, 2);
-    __builtin_prefetch(scales + LANES, 0, 2);
+    __builtin_prefetch(scales + LINE / 4, 0, 2);
 }
 
 INLINE void scale_positions(float *x, const float *scales) {
-    ((vec *)x)[0] *= ((const vec *)scales)[0];
-    ((vec *)x)[1] *= ((const vec *)scales)[1];
+    for (int i = 0; i < BLOCK / LANES; i++)
+        ((vec *)x)[i] *= ((const vec *)scales)[i];
 }
 
 INLINE vec load(const char *base, int64_t element, int kind) {
     if (kind == FLOAT32)
         return *(const vec *)(base + 4 * element);
-#ifdef __AVX512F__
+#if defined __AVX512F__ && LANES == 16
     if (kind == INT8)
         return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(base + element))));
+#elif defined __AVX2__ && LANES == 8
+    if (kind == INT8)
+        return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(base + element))));
 #endif
     if (kind == INT8) { /* in steps that the compiler has instructions for */
-        const short16 wide = __builtin_convertvector(*(const byte16 *)(base + element), short16);
+        const short_vec wide = __builtin_convertvector(*(const byte_vec *)(base + element), short_vec);
         return __builtin_convertvector(__builtin_convertvector(wide, ivec), vec);
     }
-    return (vec)(__builtin_convertvector(*(const half16 *)(base + 2 * element), ivec) << 16);
+    return (vec)(__builtin_convertvector(*(const half_vec *)(base + 2 * element), ivec) << 16);
 }
 
 INLINE void store(char *base, int64_t element, float x, int kind) {
@@ -109,25 +113,28 @@ INLINE void score(const int rows, const float *queries, const struct step *s, co
         const char *next = keys_of(table[b], head + 1, s, l, kind);
         if (kind == INT8)
             prefetch_scales(key_scales(next, s));
-        vec sum[ROWS][2] = {0};
-        for (int d = 0; d < s->head_dim; d++) {
-            if (kind != INT8 || d % 2 == 0) /* a line of memory has two of its rows */
-                __builtin_prefetch(next + d * BLOCK * item_size[kind], 0, 2);
-            if (kind == FLOAT32)
-                __builtin_prefetch(next + d * BLOCK * item_size[kind] + 64, 0, 2);
-            vec k0 = load(keys, d * BLOCK, kind), k1 = load(keys, d * BLOCK + LANES, kind);
-            for (int r = 0; r < rows; r++) {
-                sum[r][0] += k0 * queries[r * s->head_dim + d];
-                sum[r][1] += k1 * queries[r * s->head_dim + d];
+        const int together = rows > 1 ? 2 : BLOCK / LANES; /* vectors of positions: as many sums as there are registers for */
+        for (int from = 0; from < BLOCK; from += together * LANES) {
+            vec sum[ROWS][BLOCK / LANES] = {0};
+            for (int d = 0; d < s->head_dim; d++) {
+                if (from == 0 && (kind != INT8 || d % 2 == 0)) /* a line of memory has two of its rows */
+                    __builtin_prefetch(next + d * BLOCK * item_size[kind], 0, 2);
+                if (from == 0 && kind == FLOAT32)
+                    __builtin_prefetch(next + d * BLOCK * item_size[kind] + LINE, 0, 2);
+                vec key[BLOCK / LANES];
+                for (int i = 0; i < together; i++)
+                    key[i] = load(keys, d * BLOCK + from + i * LANES, kind);
+                for (int r = 0; r < rows; r++)
+                    for (int i = 0; i < together; i++)
+                        sum[r][i] += key[i] * queries[r * s->head_dim + d];
             }
+            for (int r = 0; r < rows; r++)
+                for (int i = 0; i < together; i++)
+                    *(vec *)(scores + r * stride + b * BLOCK + from + i * LANES) = sum[r][i];
         }
-        for (int r = 0; r < rows; r++) {
-            float *place = scores + r * stride + b * BLOCK;
-            *(vec *)place = sum[r][0];
-            *(vec *)(place + LANES) = sum[r][1];
-            if (kind == INT8)
-                scale_positions(place, key_scales(keys, s));
-        }
+        if (kind == INT8)
+            for (int r = 0; r < rows; r++)
+                scale_positions(scores + r * stride + b * BLOCK, key_scales(keys, s));
     }
 }
 
@@ -135,23 +142,26 @@ INLINE void score(const int rows, const float *queries, const struct step *s, co
 INLINE float normalise(float *scores, int count, int blocks) {
     for (int i = count; i < blocks * BLOCK; i++)
         scores[i] = -INFINITY;
-    vec most = *(vec *)scores;
-    for (int i = LANES; i < blocks * BLOCK; i += LANES) {
-        vec x = *(vec *)(scores + i);
-        most = choose(x > most, x, most);
+    struct sums most = *(struct sums *)scores, sums = {0};
+    for (int i = WIDTH; i < blocks * BLOCK; i += WIDTH)
+        for (int v = 0; v < VECTORS; v++) {
+            const vec x = *(vec *)(scores + i + v * LANES);
+            most.part[v] = choose(x > most.part[v], x, most.part[v]);
+        }
+    float top = most.part[0][0];
+    for (int i = 1; i < WIDTH; i++) {
+        const float x = most.part[i / LANES][i % LANES];
+        top = x > top ? x : top;
     }
-    float top = most[0];
-    for (int i = 1; i < LANES; i++)
-        top = most[i] > top ? most[i] : top;
-    vec sums = {0};
-    for (int i = 0; i < blocks * BLOCK; i += LANES) {
-        vec x = exponential(*(vec *)(scores + i) - top);
-        *(vec *)(scores + i) = x;
-        sums += x;
-    }
+    for (int i = 0; i < blocks * BLOCK; i += WIDTH)
+        for (int v = 0; v < VECTORS; v++) {
+            const vec x = exponential(*(vec *)(scores + i + v * LANES) - top);
+            *(vec *)(scores + i + v * LANES) = x;
+            sums.part[v] += x;
+        }
     float sum = 0;
-    for (int i = 0; i < LANES; i++)
-        sum += sums[i];
+    for (int i = 0; i < WIDTH; i++)
+        sum += sums.part[i / LANES][i % LANES];
     return 1.0f / sum;
 }
 
@@ -167,7 +177,7 @@ INLINE void mix(const int rows, const int width, const float *weights, int64_t s
         if (kind == INT8)
             prefetch_scales(value_scales(next, s));
         for (int j = 0; j < stop; j++) {
-            for (int w = 0; w < width; w += 4 / item_size[kind])
+            for (int w = 0; w < width; w += LINE / LANES / item_size[kind])
                 __builtin_prefetch(next + ((int64_t)j * padded + element + w * LANES) * item_size[kind], 0, 2);
             for (int w = 0; w < width; w++) {
                 vec value = load(values, (int64_t)j * padded + element + w * LANES, kind);

@@ -1,8 +1,8 @@
 /* How the products cut their work, so that float32 and int8 do it alike.
  *
- * A packed weight lies in panels of PANEL output channels, in a panel step by step along the inner dimension. A step is one
- * inner element in float32 and four in int8: 4 bytes either way. Rows are packed likewise, in groups that share a reading of
- * the weight. Which rows are in a group, and which thread does a panel, changes no sum.
+ * A packed weight lies in panels of two vectors of output channels, in a panel step by step along the inner dimension. A step is
+ * one inner element in float32 and as many as an instruction sums in int8. Rows are packed likewise, 4 bytes a step, in groups
+ * that share a reading of the weight. Which rows are in a group, and which thread does a panel, changes no sum.
  */
 #ifndef PROMPTMILL_PRODUCT_H
 #define PROMPTMILL_PRODUCT_H
@@ -11,16 +11,20 @@
 
 #include "vector.h"
 
-#define PANEL 32
+#define PANEL (2 * LANES)
+#if defined __AVX512F__ || defined __aarch64__
+#define MOST 14 /* rows of a group: their sums, and what these are made of, fill the registers */
+#else /* half as many registers */
+#define MOST 6
+#endif
 #define DEPTH 512 /* steps that are done for all groups before the next ones: their weights stay in the core's own cache */
 #define EACH_ROW(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13) DO(14)
 
 /* A layer: y [rows][out] = x [rows][in] . weight + bias. */
 struct product {
-    const void *weight;   /* packed */
-    const float *bias;    /* [panels][PANEL], or null */
-    const float *scale;   /* int8: of each channel, likewise */
-    const int32_t *start; /* int8: what the sums begin with, likewise */
+    const void *weight; /* packed */
+    const float *bias;  /* [panels][PANEL], or null */
+    const float *scale; /* int8: [panels][stretches of the inner dimension][PANEL] */
     int64_t in, out;
 };
 
@@ -39,20 +43,20 @@ INLINE int64_t panels_of(const struct product *p) { return (p->out + PANEL - 1) 
 
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* Ask for the next weights while these are used, each group for its share: two lines of memory a step in all. */
+/* Ask for the next weights while these are used, each group for its share of the bytes of a step. */
 struct ahead {
     const char *place;
     int64_t stride;
 };
 
-INLINE struct ahead look_ahead(const void *next, int64_t steps, struct groups g, int64_t group) {
-    const int64_t stride = PANEL * 4 / g.count;
+INLINE struct ahead look_ahead(const void *next, int64_t bytes, int64_t steps, struct groups g, int64_t group) {
+    const int64_t stride = bytes / g.count;
     return (struct ahead){(const char *)next + group * steps * stride, stride};
 }
 
-INLINE void prefetch(struct ahead a, int64_t step) {
-    __builtin_prefetch(a.place + step * a.stride, 0, 2);
-    __builtin_prefetch(a.place + step * a.stride + 64, 0, 2);
+INLINE void prefetch(struct ahead a, int64_t bytes, int64_t step) {
+    for (int64_t line = 0; line < bytes; line += 64)
+        __builtin_prefetch(a.place + step * a.stride + line, 0, 2);
 }
 
 #endif

@@ -12,14 +12,16 @@ import torch
 from pipeline.engine.native import needed
 
 PANEL = 32
-"""Output channels that lie together, as in product.h: what is kept of a channel has room for whole panels."""
-LONGEST = 2**17
-"""Inner elements at the most, so that an int8 sum fits into 32 bits."""
+"""Output channels that lie together, at the most: what is kept of a channel has room for whole panels."""
+STRETCH = 128
+"""Inner elements that share a scale in int8, as in product_int8.c."""
+OUTLIERS = 8
+"""Elements of a row that are not quantised, likewise."""
 
 
 class _Product(Structure):
     _fields_ = (
-        *((name, c_void_p) for name in ("weight", "bias", "scale", "start")),
+        *((name, c_void_p) for name in ("weight", "bias", "scale")),
         *((name, c_int64) for name in ("in_features", "out_features")),
     )
 
@@ -38,7 +40,7 @@ class Float32Layer:
         self._library, (out, width) = needed(), weight.shape
         self._weight = torch.empty(_panels(out) * width)
         self._bias = None if bias is None else _filled(bias)
-        self._layer = _Product(self._weight.data_ptr(), _pointer(self._bias), None, None, width, out)
+        self._layer = _Product(self._weight.data_ptr(), _pointer(self._bias), None, width, out)
         self._library.pack_float32(
             byref(self._layer), weight.data_ptr(), weight.stride(0), weight.stride(1), torch.get_num_threads()
         )
@@ -57,33 +59,30 @@ class Int8Layer:
     """x · Wᵀ + b with an int8 weight; rows are quantised as they are read."""
 
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> None:
-        """Pack the contiguous int8 `weight` [N, K] with the scales [N] of its channels and a float32 bias.
+        """Pack the contiguous int8 `weight` [N, K] with the scales [N, stretches of STRETCH] and a float32 bias.
 
         Raises:
-            RuntimeError: If the kernels are not there, or the processor or the weight's width is not for them.
+            RuntimeError: If the kernels are not there.
         """
         self._library, (out, width) = needed(), weight.shape
-        if not hasattr(self._library, "multiplies_int8") or not self._library.multiplies_int8():
-            raise RuntimeError("this processor has no instructions for int8 sums")
-        if width > LONGEST:
-            raise RuntimeError(f"int8 sums of {width} products do not fit into 32 bits")
-        self._steps = -(-width // 4)
-        self._weight = torch.empty(_panels(out) * self._steps * 4, dtype=torch.int8)
-        self._start = torch.empty(_panels(out), dtype=torch.int32)
-        self._scale, self._bias = _filled(scale), None if bias is None else _filled(bias)
-        self._layer = _Product(
-            self._weight.data_ptr(), _pointer(self._bias), self._scale.data_ptr(), self._start.data_ptr(), width, out
+        self._stretches = -(-width // STRETCH)
+        assert weight.is_contiguous() and scale.shape == (out, self._stretches)
+        self._steps = -(-width // 2)  # where an instruction sums two elements, the fewest that one does
+        self._weight = torch.empty(_panels(out) * -(-width // 4) * 4, dtype=torch.int8)  # and four are the most
+        self._scale, self._bias = torch.empty(_panels(out) * self._stretches), None if bias is None else _filled(bias)
+        self._layer = _Product(self._weight.data_ptr(), _pointer(self._bias), self._scale.data_ptr(), width, out)
+        self._library.pack_int8(
+            byref(self._layer), weight.data_ptr(), scale.contiguous().data_ptr(), torch.get_num_threads()
         )
-        self._library.pack_int8(byref(self._layer), weight.data_ptr(), torch.get_num_threads())
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply contiguous float32 rows [M, K]."""
         rows = _checked(x, self._layer.in_features)
-        y, room = torch.empty(rows, self._layer.out_features), torch.empty(rows * (self._steps + 1))
-        packed = room.data_ptr()
+        y, packed = torch.empty(rows, self._layer.out_features), torch.empty(rows * self._steps)
+        factors, outliers = torch.empty(rows * self._stretches * 2), torch.empty(rows * OUTLIERS * 2)
         self._library.product_int8(
-            byref(self._layer), x.data_ptr(), rows, y.data_ptr(), packed, packed + 4 * rows * self._steps,
-            torch.get_num_threads(),
+            byref(self._layer), x.data_ptr(), rows, y.data_ptr(), packed.data_ptr(), factors.data_ptr(),
+            outliers.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         return y
 

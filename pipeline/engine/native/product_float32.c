@@ -6,13 +6,7 @@
  */
 #include "product.h"
 
-#ifdef __AVX512F__
-#define MOST 14 /* rows of a group */
-#define VECTORS 2 /* a panel at once */
-#else /* there are fewer registers, or shorter ones */
-#define MOST 6
-#define VECTORS 1
-#endif
+#define STEP (PANEL * 4) /* bytes of a weight's step */
 
 INLINE vec read_some(const float *from, int64_t count) {
     if (count >= LANES)
@@ -29,21 +23,19 @@ INLINE void write_some(float *to, vec x, int64_t count) {
         memcpy(to, &x, count * sizeof(float));
 }
 
-/* y = the sums of `rows` rows over some steps, in VECTORS vectors of channels; not the `first` ones: y += these sums */
+/* y = the sums of `rows` rows over some steps, for a panel of channels; not the `first` ones: y += these sums */
 INLINE void tile(const int rows, const float *x, const float *w, int64_t steps, struct ahead ahead, float *y, int64_t stride,
                  int64_t channels, int first, const float *bias) {
-    vec sum[MOST][VECTORS] = {0};
+    vec sum[MOST][2] = {0};
     for (int64_t k = 0; k < steps; k++) {
-        prefetch(ahead, k);
-        vec weight[VECTORS];
-        for (int v = 0; v < VECTORS; v++)
-            weight[v] = *(const vec *)(w + k * PANEL + v * LANES);
+        prefetch(ahead, STEP, k);
+        const vec weight[2] = {*(const vec *)(w + k * PANEL), *(const vec *)(w + k * PANEL + LANES)};
         for (int r = 0; r < rows; r++)
-            for (int v = 0; v < VECTORS; v++)
+            for (int v = 0; v < 2; v++)
                 sum[r][v] += weight[v] * x[k * rows + r];
     }
     for (int r = 0; r < rows; r++)
-        for (int v = 0; v < VECTORS && v * LANES < channels; v++) {
+        for (int v = 0; v < 2 && v * LANES < channels; v++) {
             float *place = y + r * stride + v * LANES;
             vec total = sum[r][v];
             if (!first)
@@ -54,18 +46,16 @@ INLINE void tile(const int rows, const float *x, const float *w, int64_t steps, 
         }
 }
 
-/* The same for any number of rows and all channels of a panel. */
-static void panel_tile(int rows, const float *x, const float *w, int64_t steps, struct ahead ahead, float *y, int64_t stride,
+static void any_tile(int rows, const float *x, const float *w, int64_t steps, struct ahead ahead, float *y, int64_t stride,
                        int64_t channels, int first, const float *bias) {
-    for (int from = 0; from < channels; from += VECTORS * LANES)
-        switch (rows) {
+    switch (rows) {
 #define ROWS(n)                                                                                                                \
     case n:                                                                                                                    \
         if (n <= MOST)                                                                                                         \
-            tile(n, x, w + from, steps, ahead, y + from, stride, channels - from, first, bias ? bias + from : bias);           \
+            tile(n, x, w, steps, ahead, y, stride, channels, first, bias);                                                     \
         break;
-            EACH_ROW(ROWS)
-        }
+        EACH_ROW(ROWS)
+    }
 }
 
 /* Rows of a group as they are used: step by step, the rows of a step together. Parts of DEPTH steps lie one after the other. */
@@ -106,8 +96,8 @@ void product_float32(const struct product *p, const float *x, int64_t rows, floa
                 const float *bias = p->bias && start + steps == p->in ? p->bias + channel : 0;
                 for (int64_t group = 0; group < g.count; group++) {
                     const int64_t from = group_start(g, group);
-                    panel_tile(group_start(g, group + 1) - from, packed + start * rows + from * steps, weight, steps,
-                          look_ahead(weight + steps * PANEL, steps, g, group), y + from * p->out + channel, p->out,
+                    any_tile(group_start(g, group + 1) - from, packed + start * rows + from * steps, weight, steps,
+                          look_ahead(weight + steps * PANEL, STEP, steps, g, group), y + from * p->out + channel, p->out,
                           smaller(p->out - channel, PANEL), start == 0, bias);
                 }
             }

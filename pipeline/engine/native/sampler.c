@@ -5,9 +5,6 @@
 
 #include "vector.h"
 
-typedef float half8 __attribute__((vector_size(32)));
-typedef float half4 __attribute__((vector_size(16)));
-
 #define BLOCK 128 /* probabilities that are summed in float32; such sums are added up in float64 */
 
 /* Where a row's numbers lie while it is worked on. */
@@ -37,17 +34,13 @@ INLINE float largest(const float *x, int64_t count) {
     return top;
 }
 
-INLINE float lane_sum(vec v) {
-    union {
-        vec whole;
-        half8 halves[2];
-    } sixteen = {v};
-    union {
-        half8 whole;
-        half4 halves[2];
-    } eight = {sixteen.halves[0] + sixteen.halves[1]};
-    const half4 four = eight.halves[0] + eight.halves[1];
-    return (four[0] + four[1]) + (four[2] + four[3]);
+INLINE float total(struct sums s) {
+    float x[WIDTH];
+    memcpy(x, &s, sizeof x);
+    for (int half = WIDTH / 2; half > 2; half /= 2)
+        for (int i = 0; i < half; i++)
+            x[i] += x[i + half];
+    return (x[0] + x[1]) + (x[2] + x[3]);
 }
 
 /* What a token of logit z weighs: exp(z - most), and nothing below the threshold. */
@@ -121,23 +114,24 @@ INLINE float threshold_of(const float *z, int64_t vocabulary, float most, struct
             least = float_of(reach(room.keys, 0, count, rule.top_k, 0));
     }
     if (rule.top_p < 1) {
-        double total = 0;
+        double mass = 0;
         int64_t count = 0;
         for (int64_t from = 0; from < vocabulary; from += BLOCK) {
-            vec sum = {0};
-            for (int64_t i = from; i < from + BLOCK; i += LANES) {
-                const vec v = read_padded(z, i, vocabulary), w = weigh(v, most, least);
-                sum += w;
-                for (int lane = 0; lane < LANES; lane++) {
-                    room.keys[count] = key_of(v[lane]);
-                    room.weights[count] = w[lane];
-                    count += w[lane] > 0;
+            struct sums sum = {0};
+            for (int64_t i = from; i < from + BLOCK; i += WIDTH)
+                for (int part = 0; part < VECTORS; part++) {
+                    const vec v = read_padded(z, i + part * LANES, vocabulary), w = weigh(v, most, least);
+                    sum.part[part] += w;
+                    for (int lane = 0; lane < LANES; lane++) {
+                        room.keys[count] = key_of(v[lane]);
+                        room.weights[count] = w[lane];
+                        count += w[lane] > 0;
+                    }
                 }
-            }
-            total += lane_sum(sum);
+            mass += total(sum);
         }
         if (count)
-            least = float_of(reach(room.keys, room.weights, count, rule.top_p * total, 1));
+            least = float_of(reach(room.keys, room.weights, count, rule.top_p * mass, 1));
     }
     return least;
 }
@@ -146,14 +140,15 @@ INLINE float threshold_of(const float *z, int64_t vocabulary, float most, struct
  * may carry past the end; it is the last token that weighs anything then. */
 INLINE int64_t invert(const float *z, int64_t vocabulary, float most, float threshold, double uniform, double *sums) {
     const int64_t blocks = (vocabulary + BLOCK - 1) / BLOCK;
-    double total = 0, running = 0, before = 0;
+    double mass = 0, running = 0, before = 0;
     for (int64_t b = 0; b < blocks; b++) {
-        vec sum = {0};
-        for (int64_t i = b * BLOCK; i < (b + 1) * BLOCK; i += LANES)
-            sum += weigh(read_padded(z, i, vocabulary), most, threshold);
-        total += sums[b] = lane_sum(sum);
+        struct sums sum = {0};
+        for (int64_t i = b * BLOCK; i < (b + 1) * BLOCK; i += WIDTH)
+            for (int part = 0; part < VECTORS; part++)
+                sum.part[part] += weigh(read_padded(z, i + part * LANES, vocabulary), most, threshold);
+        mass += sums[b] = total(sum);
     }
-    const double target = uniform * total;
+    const double target = uniform * mass;
     int64_t block = 0, token = 0;
     for (int64_t b = 0; b < blocks && !(running > target); b++)
         if (sums[b] > 0) {
@@ -205,22 +200,23 @@ struct measures {
 
 static void measure_row(const float *x, int64_t vocabulary, int64_t token, int64_t row, struct measures out) {
     const float most = largest(x, vocabulary), own = x[token];
-    const int64_t whole_vectors = vocabulary / LANES * LANES;
+    const int64_t complete = vocabulary / WIDTH * WIDTH;
     double sum = 0, sum_of_products = 0;
     ivec larger = {0};
     vec strange = {0};
     for (int64_t from = 0; from < vocabulary; from += 8 * BLOCK) {
-        vec part = {0}, products = {0};
-        for (int64_t i = from; i < from + 8 * BLOCK && i < vocabulary; i += LANES) {
-            const vec v = read_padded(x, i, vocabulary), below = v - most, e = exponential(below);
-            part += e;
-            products += choose(e > splat(0.0f), e * below, splat(0.0f));
-            larger -= v > splat(own);
-            if (i < whole_vectors)
-                strange += v * 0.0f; /* 0, or not a number */
-        }
-        sum += lane_sum(part);
-        sum_of_products += lane_sum(products);
+        struct sums weights = {0}, products = {0};
+        for (int64_t i = from; i < from + 8 * BLOCK && i < vocabulary; i += WIDTH)
+            for (int part = 0; part < VECTORS; part++) {
+                const vec v = read_padded(x, i + part * LANES, vocabulary), below = v - most, e = exponential(below);
+                weights.part[part] += e;
+                products.part[part] += choose(e > splat(0.0f), e * below, splat(0.0f));
+                larger -= v > splat(own);
+                if (i < complete)
+                    strange += v * 0.0f; /* 0, or not a number */
+            }
+        sum += total(weights);
+        sum_of_products += total(products);
     }
     int32_t rank = 1;
     float odd = 0;
@@ -228,7 +224,7 @@ static void measure_row(const float *x, int64_t vocabulary, int64_t token, int64
         rank += larger[lane];
         odd += strange[lane];
     }
-    for (int64_t i = whole_vectors; i < vocabulary; i++)
+    for (int64_t i = complete; i < vocabulary; i++)
         odd += x[i] * 0.0f;
     out.most[row] = most;
     out.log_sum[row] = log(sum);

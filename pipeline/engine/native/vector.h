@@ -1,17 +1,36 @@
-/* Vectors of 16 floats, and the functions on them that several kernels need. */
+/* Vectors as long as the processor's registers, and the functions on them that several kernels need.
+ *
+ * A longer vector would be right, too, but the compiler keeps it in memory. Layouts and the order of sums go by WIDTH, which is
+ * the same everywhere, so the bits do not depend on the length of a register.
+ */
 #ifndef PROMPTMILL_VECTOR_H
 #define PROMPTMILL_VECTOR_H
 
 #include <stdint.h>
 
+#define WIDTH 16 /* numbers that lie together in every layout, and sums that run side by side */
+#ifndef LANES /* numbers of a vector; a test sets others, to see that they give the same bits */
+#ifdef __AVX512F__
 #define LANES 16
+#elif defined __AVX2__
+#define LANES 8
+#else
+#define LANES 4
+#endif
+#endif
+#define VECTORS (WIDTH / LANES)
 #define INLINE static inline __attribute__((always_inline))
 
-typedef float vec __attribute__((vector_size(64), aligned(4)));
-typedef int32_t ivec __attribute__((vector_size(64), aligned(4)));
-typedef uint16_t half16 __attribute__((vector_size(32), aligned(2)));
-typedef int16_t short16 __attribute__((vector_size(32), aligned(2)));
-typedef int8_t byte16 __attribute__((vector_size(16), aligned(1)));
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint16_t half_vec __attribute__((vector_size(2 * LANES), aligned(2)));
+typedef int16_t short_vec __attribute__((vector_size(2 * LANES), aligned(2)));
+typedef int8_t byte_vec __attribute__((vector_size(LANES), aligned(1)));
+
+/* WIDTH sums that run side by side. */
+struct sums {
+    vec part[VECTORS];
+};
 
 INLINE vec splat(float x) { return (vec){0} + x; }
 
