@@ -17,7 +17,7 @@ from pipeline.engine.sampler import sample
 from pipeline.engine.scheduler import Step
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.slots import SlotState
-from pipeline.engine.stats import Distribution, compute, wanted
+from pipeline.engine.stats import Distribution, compute, token_logprobs, wanted
 from pipeline.engine.stopping import StopWatch
 
 
@@ -109,8 +109,8 @@ def prompt_logprobs(step: Step, logits: torch.Tensor) -> list[tuple[Sequence, to
     for chunk in step.chunks:
         predicted = chunk.sequence.request.prompt_token_ids[chunk.start + 1 : chunk.start + chunk.length + 1]
         # a copy begins at an aligned place, whatever the chunk's place in the step: other lanes would add other elements
-        block = torch.log_softmax(logits[row : row + chunk.length].clone(), -1)[: len(predicted)]
+        block = logits[row : row + len(predicted)].clone()
         targets = torch.tensor(predicted, dtype=torch.long, device=logits.device)
-        found.append((chunk.sequence, block.gather(-1, targets[:, None])[:, 0].cpu()))
+        found.append((chunk.sequence, token_logprobs(block, targets).cpu()))
         row += chunk.length
     return found

@@ -18,6 +18,7 @@ from pipeline.engine.model import LoadedModel
 from pipeline.engine.record import Record
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.slots import SlotState
+from pipeline.engine.stats import token_logprobs
 from pipeline.engine.stopping import StopWatch
 from pipeline.engine.structured import Grammars
 from pipeline.engine.tokenizer import Tokenizer
@@ -132,7 +133,7 @@ class StaticEngine:
         """Log-probabilities of each prompt's tokens but the first."""
         values = []
         for row, sequence in enumerate(sequences):
-            block = torch.log_softmax(logits[row, -sequence.prompt_len :].float(), -1)[:-1]
+            block = logits[row, -sequence.prompt_len : -1].float()
             targets = torch.tensor(sequence.request.prompt_token_ids[1:], dtype=torch.long, device=logits.device)
-            values.append(block.gather(-1, targets[:, None])[:, 0].cpu())
+            values.append(token_logprobs(block, targets).cpu())
         return values

@@ -125,6 +125,16 @@ def top_logprobs(d: Distribution) -> Values:
     return {"top_token_ids": ids.int(), "top_token_logprobs": d.log_probability(values)}
 
 
+def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities, float32 [B], of `tokens` [B] under `logits`, float32 [B, V]: of prompts and generated tokens alike."""
+    rows = len(tokens)
+    if rows == 0:
+        return logits.new_empty(0)
+    if rows == 1 and not native.serves(logits):  # torch reduces a lone row with several threads, with other rounding
+        logits, tokens = logits.expand(2, -1), tokens.expand(2)
+    return logprob(Distribution(logits, tokens))["token_logprobs"][:rows]
+
+
 def wanted(stats: StatsConfig) -> list[str]:
     """The statistics to compute for what was chosen: the log-probability always, as the cumulative one is its sum."""
     return [*dict.fromkeys(["logprob", *stats.columns]), *(["top_logprobs"] if stats.top_logprobs else [])]

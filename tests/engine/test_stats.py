@@ -11,11 +11,12 @@ import torch
 from attention_cases import needs_kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sampling_cases import WAYS, chosen_by
 from scipy.special import log_softmax
 from scipy.stats import entropy as scipy_entropy
 from tiny_models import FAMILIES, Tiny, drain, random_prompts, request, without_kernels
 
-from pipeline.engine.stats import STATISTICS, Distribution, Values, compute, statistic
+from pipeline.engine.stats import STATISTICS, Distribution, Values, compute, statistic, token_logprobs
 from pipeline.types import Completion
 
 MakeTiny = Callable[..., Tiny]
@@ -151,3 +152,18 @@ def test_both_ways_measure_the_same(seed: int, vocab: int, spread: float, bad: f
     alone = [Distribution(logits[i : i + 1], tokens[i : i + 1]).measures for i in range(5)]
     for name in ("most", "log_sum", "entropies", "ranks"):
         assert torch.equal(torch.cat([getattr(m, name) for m in alone])[sound], getattr(compiled, name)[sound])
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("vocab", [1000, 49_152, 262_144])
+def test_log_probabilities_are_those_of_float64_whatever_the_vocabulary(way: str, vocab: int) -> None:
+    """A sum of so many float32 numbers one after the other would shift every one of them by 2e-5 and more."""
+    draw = torch.Generator().manual_seed(vocab)
+    logits, tokens = 2 * torch.randn(12, vocab, generator=draw), torch.randint(vocab, (12,), generator=draw)
+    exact = torch.log_softmax(logits.double(), -1).gather(-1, tokens[:, None])[:, 0]
+    with chosen_by(way):
+        found = token_logprobs(logits, tokens)
+        alone = torch.cat([token_logprobs(logits[i : i + 1], tokens[i : i + 1]) for i in range(12)])
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=2e-6)  # one unit of the last place of 14 is 1e-6
+    assert abs((found - exact).mean().item()) < 5e-7
+    assert torch.equal(alone, found)
