@@ -116,13 +116,21 @@ def _check_vocabulary(config: GenerateConfig, size: int | None) -> None:
         raise ConfigurationError(f"stats.top_logprobs={config.stats.top_logprobs}: the model has {size} tokens")
 
 
+_INT8_SCHEME = 2
+"""Which way of quantising `int8` is: a run that was begun with an earlier one is not resumed with other numbers."""
+
+
 def _options(config: GenerateConfig, checkpoint: Checkpoint) -> dict[str, Any]:
     """Everything but the input files that decides the output's bytes; paths do not, what is in them does."""
     source, kv_dtype = asdict(config.source), config.model.kv_cache_dtype
     del source["path"]
     on_gpu = config.cluster.gpus_per_replica > 0  # elsewhere, these two change nothing
-    rounding = {"tf32": True} if on_gpu and config.model.tf32 else {}
-    batching = {"deterministic": False} if on_gpu and not config.engine.deterministic else {}
+    rounding: dict[str, Any] = {"tf32": True} if on_gpu and config.model.tf32 else {}
+    batching: dict[str, Any] = {"deterministic": False} if on_gpu and not config.engine.deterministic else {}
+    if config.engine.kernels == "none" and not on_gpu:
+        batching["kernels"] = "none"  # torch's sums have other last bits; those of all compiled levels are the same
+    if config.model.quantization == "int8":
+        rounding["int8_scheme"] = _INT8_SCHEME
     return {
         "schema": SCHEMA_VERSION,
         "model": {

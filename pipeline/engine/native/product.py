@@ -13,9 +13,9 @@ from pipeline.engine.native import needed
 
 PANEL = 32
 """Output channels that lie together, at the most: what is kept of a channel has room for whole panels."""
-STRETCH = 128
+STRETCH = 64
 """Inner elements that share a scale in int8, as in product_int8.c."""
-OUTLIERS = 8
+OUTLIERS = 4
 """Elements of a row that are not quantised, likewise."""
 
 

@@ -11,8 +11,8 @@
 #include "dot.h"
 #include "product.h"
 
-#define STRETCH 128 /* as in int8.py */
-#define OUTLIERS 8 /* likewise */
+#define STRETCH 64 /* as in int8.py */
+#define OUTLIERS 4 /* likewise */
 #define STEPS (STRETCH / UNIT) /* of a stretch */
 #define STEP (PANEL * UNIT) /* bytes of a weight's step */
 
