@@ -1,7 +1,7 @@
 """Linear layers whose rows do not depend on the batch they are in: which product stands for a weight on this machine.
 
-What a product promises (`products`, `int8`) is checked with the weight's own shape when the model is loaded (`linear_check`),
-and the first that keeps its promise is taken (`choose_kernel`). The order follows from the machine alone; nothing is timed.
+What a product promises (`products`, `int8`) is checked with the weight's shape when the model is loaded (`linear_check`), and
+the first that keeps its promise is taken (`choose_kernel`). The order follows from the machine alone; nothing is timed.
 
 It does not know models; see `exchange`.
 """
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from pipeline.engine import native
+from pipeline.engine.drawn_layer import DISTINCT, DrawnLayer
 from pipeline.engine.int8 import CompiledInt8Product, Float64Sums, Int8Product, IntMmSums, OneDnnSums
 from pipeline.engine.linear_check import keeps_rows_apart
 from pipeline.engine.native.product import Float32Layer
@@ -28,6 +29,7 @@ from pipeline.engine.products import (
     MklProduct,
     OneDnnProduct,
 )
+from pipeline.engine.verdicts import Verdicts
 
 MIN_ROWS = 2
 """torch gives a single row a matrix-vector kernel with other rounding, so a step never has one row only."""
@@ -74,6 +76,11 @@ AS_IT_IS = frozenset({"fixed-rows", "fixed-rows-256", "fixed-rows-64", "library"
 """Kernels that keep the weight that they are given."""
 UNPREPARED = frozenset({"compiled", "int8-compiled"})
 """Kernels that prepare nothing for a number of rows, so that any number is as good as another."""
+SLICED = UNPREPARED
+"""Kernels that are checked with a slice of a weight's channels. They go over panels of channels, each with the same code and by
+itself, so a slice that ends as all channels do tells as much. So does one of int8's kernels, whose sums are whole numbers: what
+may be wrong with them, saturation, lies along the inner dimension. A library may choose by the number of channels how it
+divides the inner dimension: its products are checked whole."""
 
 
 class PackedLinear(nn.Module):
@@ -122,15 +129,34 @@ def candidates(
     return [*compiled, *mkl, "onednn-packed", "fixed-rows"]
 
 
-def choose_kernel(weight: torch.Tensor, bias: torch.Tensor | None, names: Sequence[str]) -> tuple[str, bool]:
+def choose_kernel(
+    weight: torch.Tensor, bias: torch.Tensor | None, names: Sequence[str], verdicts: Verdicts | None = None
+) -> tuple[str, bool]:
     """Return the first kernel that gives rows the same bits in every batch for a weight [N, K], and whether one does.
 
     When none passes, the last is taken and the promise of identical bytes does not hold for this model here.
+
+    Args:
+        weight: The weight.
+        bias: Its bias [N].
+        names: Kernels to try.
+        verdicts: What was found before; None: nothing.
     """
     for name in names:
         # those that keep what they are given get it in a row's order: other strides may mean other kernels
-        given = weight.contiguous() if name in AS_IT_IS else weight
         exact = KERNELS["int8-float64"] if name.startswith("int8") else None
-        if keeps_rows_apart(KERNELS[name], given, bias, exact=exact):
+        if weight.device.type != "cpu":  # quick enough, and its memory may hold no second weight
+            given = weight.contiguous() if name in AS_IT_IS else weight
+            found = keeps_rows_apart(KERNELS[name], given, bias, exact=exact)
+        else:
+            layer = DrawnLayer.like(
+                weight, bias, turned=name not in AS_IT_IS, sliced=name in SLICED or exact is not None
+            )
+            found = None if verdicts is None else verdicts.get(f"{name} {layer}")
+            if found is None:
+                found = keeps_rows_apart(KERNELS[name], *layer.draw(), exact=exact, distinct=DISTINCT)
+                if verdicts is not None and found is not None:
+                    verdicts.put(f"{name} {layer}", found)
+        if found:
             return name, True
     return names[-1], False

@@ -112,7 +112,7 @@ def test_the_original_weights_are_freed() -> None:
 def test_equal_shapes_get_equal_kernels_and_a_failure_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[object, ...]] = []
 
-    def choose(weight: torch.Tensor, bias: torch.Tensor | None, names: list[str]) -> tuple[str, bool]:
+    def choose(weight: torch.Tensor, bias: torch.Tensor | None, *_: object) -> tuple[str, bool]:
         seen.append((*weight.shape, bias is None))
         return "fixed-rows", weight.shape[0] != 192
 
