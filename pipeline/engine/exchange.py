@@ -15,7 +15,7 @@ from torch import nn
 from transformers.activations import ACT2CLS, NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
-from pipeline.engine.linear import AS_IT_IS, KERNELS, PackedLinear, candidates, choose_kernel
+from pipeline.engine.linear import AS_IT_IS, COPY_FIRST, KERNELS, PackedLinear, candidates, choose_kernel
 from pipeline.engine.linear_speed import warn_if_slow
 from pipeline.engine.loading_log import LoadingLog
 from pipeline.engine.mapped import forget, mapped_ranges
@@ -97,6 +97,7 @@ class _Linears:
         self._chosen: dict[object, tuple[str, bool]] = {}
         self._largest: tuple[int, int, int, str] = (0, 0, 0, "")  # elements, [N, K], kernel
         self._dtype, self._device, self._verdicts = reference.dtype, reference.device, here()
+        self._room = torch.empty(0, dtype=reference.dtype)
         self._ranges = mapped_ranges()
         self._users = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
 
@@ -116,6 +117,8 @@ class _Linears:
         self.exact &= exact
         if name in AS_IT_IS:  # which is the file's
             weight = weight.clone(memory_format=torch.contiguous_format)
+        elif name in COPY_FIRST and weight.device.type == "cpu" and not weight.is_contiguous():
+            weight = self._in_rows(weight)
         packed = PackedLinear(KERNELS[name](weight, bias), weight.shape[1], weight.shape[0])
         if (
             self._users[id(layer.weight)] == 1
@@ -123,8 +126,15 @@ class _Linears:
             forget(layer.weight, self._ranges)
         return packed
 
+    def _in_rows(self, weight: torch.Tensor) -> torch.Tensor:
+        """A copy in a row's order, until the next one: in fresh memory, each would take several times as long."""
+        if self._room.numel() < weight.numel():
+            self._room = weight.new_empty(weight.numel())
+        return self._room[: weight.numel()].view(weight.shape).copy_(weight)
+
     def finish(self) -> None:
         """Remember what the checks found, and warn where the kernel of the largest weight is a slow one here."""
+        self._room = self._room.new_empty(0)
         self._verdicts.keep()
         _, channels, width, name = self._largest
         if name and self._device.type == "cpu":

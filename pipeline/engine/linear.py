@@ -74,6 +74,8 @@ ROW_UNITS = {
 """Rows that a kernel computes at least. Steps come in multiples of that: each number of rows is a shape to be recorded."""
 AS_IT_IS = frozenset({"fixed-rows", "fixed-rows-256", "fixed-rows-64", "library"})
 """Kernels that keep the weight that they are given."""
+COPY_FIRST = frozenset({"mkl-packed", "onednn-packed"})
+"""Kernels that copy a weight of other strides than a row's before they pack it, and keep neither."""
 UNPREPARED = frozenset({"compiled", "int8-compiled"})
 """Kernels that prepare nothing for a number of rows, so that any number is as good as another."""
 SLICED = UNPREPARED
@@ -96,6 +98,10 @@ class PackedLinear(nn.Module):
         """[..., K] → [..., N]."""
         rows = x.reshape(-1, self.in_features)
         return self._product(rows if rows.is_contiguous() else rows.contiguous()).view(*x.shape[:-1], self.out_features)
+
+    def zeros(self, x: torch.Tensor) -> torch.Tensor:
+        """What stands for the result where only its shape matters."""
+        return x.new_zeros(*x.shape[:-1], self.out_features)
 
 
 def candidates(
