@@ -148,21 +148,21 @@ def choose_kernel(
         names: Kernels to try.
         verdicts: What was found before; None: nothing.
     """
+    verdicts = Verdicts(None, "") if verdicts is None else verdicts
     for name in names:
-        # those that keep what they are given get it in a row's order: other strides may mean other kernels
         exact = KERNELS["int8-float64"] if name.startswith("int8") else None
+        check = partial(keeps_rows_apart, KERNELS[name], exact=exact)
+        # those that keep what they are given get it in a row's order: other strides may mean other kernels
+        turned = name not in AS_IT_IS
         if weight.device.type != "cpu":  # quick enough, and its memory may hold no second weight
-            given = weight.contiguous() if name in AS_IT_IS else weight
-            found = keeps_rows_apart(KERNELS[name], given, bias, exact=exact)
+            right = check(weight if turned else weight.contiguous(), bias)
         else:
-            layer = DrawnLayer.like(
-                weight, bias, turned=name not in AS_IT_IS, sliced=name in SLICED or exact is not None
-            )
-            found = None if verdicts is None else verdicts.get(f"{name} {layer}")
-            if found is None:
-                found = keeps_rows_apart(KERNELS[name], *layer.draw(), exact=exact, distinct=DISTINCT)
-                if verdicts is not None and found is not None:
-                    verdicts.put(f"{name} {layer}", found)
-        if found:
+            layer = DrawnLayer.like(weight, bias, turned=turned, sliced=name in SLICED or exact is not None)
+            right = verdicts.answer(f"{name} {layer}", partial(_drawn_right, check, layer))
+        if right:
             return name, True
     return names[-1], False
+
+
+def _drawn_right(check: Callable[..., bool | None], layer: DrawnLayer) -> bool | None:
+    return check(*layer.draw(), distinct=DISTINCT)

@@ -23,12 +23,12 @@ Kernel = Callable[[torch.Tensor, torch.Tensor | None], Multiply]
 Clock = Callable[[], float]
 
 _ROWS = 32
-_ELEMENTS = 1 << 20
+_ELEMENTS = 1 << 19
 """Elements of the measured slice of a weight, for each thread."""
 _SMALLEST = 1 << 18
 """Elements of a weight below which a call costs more than its arithmetic: such a model is quick anyway."""
-_RUNS = 5
-_LONG = 0.1
+_RUNS = 20
+_LONG = 0.05
 """Seconds after which no more runs are begun."""
 _SLOWER = 1.5
 """How many times as long as the library's product one of the same type may take."""
@@ -71,7 +71,9 @@ def measure(
     weight, _ = DrawnLayer(some, width, dtype, None, turned=False).draw()
     plain, x = weight.float(), torch.randn(_ROWS, width, generator=torch.Generator().manual_seed(0)).to(dtype)
     wide, product = x.float(), kernel(weight, None)
-    ways = (lambda: product(x)), (lambda: F.linear(wide, plain))
+    ways: tuple[Callable[[], object], ...] = (lambda: product(x)), (lambda: F.linear(wide, plain))
+    for way in ways:  # the first call may prepare something
+        way()
     chosen, library = _best(ways, clock)
     if chosen > _SLOWER_SHORT * library:  # something else may have been at work: only what is slow twice is slow
         chosen, library = (min(pair) for pair in zip((chosen, library), _best(ways, clock), strict=True))
@@ -82,8 +84,6 @@ def measure(
 def _best(ways: tuple[Callable[[], object], ...], clock: Clock) -> list[float]:
     """The shortest time of each way, in seconds; they take turns, so that what else runs slows all of them."""
     start, best = clock(), [float("inf")] * len(ways)
-    for way in ways:  # the first call may prepare something
-        way()
     for _ in range(_RUNS):
         for i, way in enumerate(ways):
             before = clock()
@@ -114,7 +114,7 @@ def warning(name: str, dtype: torch.dtype, speeds: Speeds) -> str | None:
     if ratio <= _SLOWER:
         return None
     told = f"the product {name} is slow on this processor: {chosen} GFLOP/s, against {library} of the library's own"
-    if name == "compiled":
+    if "compiled" in name:
         return f"{told}; set engine.kernels=none"
     return f"{told}, which does not keep rows apart; promptmill's compiled kernels may be faster (engine.kernels=auto)"
 

@@ -13,6 +13,7 @@ import logging
 import os
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -50,14 +51,15 @@ class Verdicts:
         self._known = {} if file is None else _read(file)
         self._new: dict[str, bool] = {}
 
-    def get(self, question: str) -> bool | None:
-        """The answer, if it is known."""
-        key = self._key(question)
-        return self._new.get(key, self._known.get(key))
-
-    def put(self, question: str, answer: bool) -> None:
-        """Remember an answer."""
-        self._new[self._key(question)] = answer
+    def answer(self, question: str, check: Callable[[], bool | None]) -> bool:
+        """The answer to a question: the known one, or what `check` finds; None counts as no, and is not remembered."""
+        key = f"{self._machine} {question}"
+        found = self._new.get(key, self._known.get(key))
+        if found is None:
+            found = check()
+            if found is not None:
+                self._new[key] = found
+        return bool(found)
 
     def keep(self) -> None:
         """Write new answers to the file, beside what others have written since. Where that fails, they are asked again."""
@@ -69,9 +71,6 @@ class Verdicts:
             _replace(self._file, json.dumps(dict(list(merged.items())[-_MOST:]), indent=0))
         except OSError as error:
             logger.debug("%s is not written, and the checks will be run again: %s", self._file, error)
-
-    def _key(self, question: str) -> str:
-        return f"{self._machine} {question}"
 
 
 def here() -> Verdicts:
