@@ -7,6 +7,8 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
+# What the checks at loading find is not kept: a test's kernel must not be found in the user's cache, nor in another test.
+os.environ["PROMPTMILL_CACHE"] = ""
 # Read when torch is loaded. On busy cores, two spinning threads make a test of half a second last a quarter of a minute.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Read when Triton is loaded, which parts of torch do by themselves: where there is no GPU, its kernels are interpreted.

@@ -8,6 +8,7 @@ operations (`plain_attention`). It does not know sampling, scheduling, or any pa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +22,7 @@ from pipeline.engine.gpu.attention_check import kernels_are_right
 from pipeline.engine.kv_cache import KVCache, key_scales, side_shapes, value_scales
 from pipeline.engine.native.attention import KINDS, NativeStep
 from pipeline.engine.plain_attention import Spot
+from pipeline.engine.verdicts import here
 from pipeline.errors import ModelRefused
 
 IMPLEMENTATION = "promptmill_slots"
@@ -179,9 +181,18 @@ def choose(
     groups = heads // kv_heads
     if gpu.serves(device) and kernels_are_right(heads, kv_heads, head_dim, dtype, kv_dtype, device):
         return TRITON, True
-    if device.type == "cpu" and kv_dtype in KINDS and _native_is_right(groups, head_dim, kv_dtype):
-        return f"native-{native.level()}", True
-    return "torch", plain_attention.batching_keeps_bits(groups, kv_heads, head_dim, device)
+    if device.type != "cpu":
+        return "torch", plain_attention.batching_keeps_bits(groups, kv_heads, head_dim, device)
+    verdicts = here()
+    asked = f"attention {groups}x{kv_heads}x{head_dim} {str(kv_dtype).removeprefix('torch.')}"
+    plain = partial(plain_attention.batching_keeps_bits, groups, kv_heads, head_dim, device)
+    compiled = partial(_native_is_right, groups, head_dim, kv_dtype)
+    if kv_dtype in KINDS and verdicts.answer(f"compiled {asked}", compiled):
+        way = f"native-{native.level()}", True
+    else:
+        way = "torch", verdicts.answer(f"torch {asked}", plain)
+    verdicts.keep()
+    return way
 
 
 def _native_is_right(groups: int, head_dim: int, dtype: torch.dtype) -> bool:

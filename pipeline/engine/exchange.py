@@ -15,9 +15,12 @@ from torch import nn
 from transformers.activations import ACT2CLS, NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
-from pipeline.engine.linear import AS_IT_IS, KERNELS, PackedLinear, candidates, choose_kernel
+from pipeline.engine.linear import AS_IT_IS, COPY_FIRST, KERNELS, PackedLinear, candidates, choose_kernel
+from pipeline.engine.linear_speed import warn_if_slow
+from pipeline.engine.loading_log import LoadingLog
 from pipeline.engine.mapped import forget, mapped_ranges
 from pipeline.engine.rowwise import RotaryTable, RowwiseActivation
+from pipeline.engine.verdicts import here
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +47,7 @@ def exchange(
     """
     reference = next(p for p in model.parameters() if p.is_floating_point())
     linears = _Linears(model, reference, int8=int8, deterministic=deterministic)
+    log = LoadingLog(sum(isinstance(module, _LEAVES) for module in model.modules()))
     # Places, not modules: a list of modules would keep every original weight until the end.
     for parent, attribute in [
         (m, a) for m in model.modules() if not isinstance(m, _LEAVES) for a, _ in m.named_children()
@@ -53,6 +57,7 @@ def exchange(
             setattr(parent, attribute, linears.packed(child))
             del child  # and with it the original weight, where nothing else uses it
             _trim()
+            log.packed()
         elif isinstance(child, NewGELUActivation):
             # the same function in one operation instead of five
             setattr(parent, attribute, RowwiseActivation(nn.GELU(approximate="tanh")))
@@ -60,6 +65,7 @@ def exchange(
             setattr(parent, attribute, RowwiseActivation(child))
         elif "RotaryEmbedding" in type(child).__name__:
             setattr(parent, attribute, RotaryTable(child, max_len, reference))
+    linears.finish()
     other = _other_products(model)
     if other:
         precision = ", not in int8" if int8 else ""
@@ -89,6 +95,9 @@ class _Linears:
             for output in (False, True)
         }
         self._chosen: dict[object, tuple[str, bool]] = {}
+        self._largest: tuple[int, int, int, str] = (0, 0, 0, "")  # elements, [N, K], kernel
+        self._dtype, self._device, self._verdicts = reference.dtype, reference.device, here()
+        self._room = torch.empty(0, dtype=reference.dtype)
         self._ranges = mapped_ranges()
         self._users = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
 
@@ -99,20 +108,37 @@ class _Linears:
             weight = weight.t()
         bias = None if layer.bias is None else layer.bias.detach().clone()
         names = self._names[layer is self._output]
-        key = tuple(weight.shape), weight.dtype, bias is None, names[0]
+        key = tuple(weight.shape), weight.dtype, bias is None, weight.is_contiguous(), names[0]
         if key not in self._chosen:
-            self._chosen[key] = choose_kernel(weight, bias, names)
+            self._chosen[key] = choose_kernel(weight, bias, names, self._verdicts)
         name, exact = self._chosen[key]
+        self._largest = max(self._largest, (weight.numel(), *weight.shape, name))
         self.kernels[name] += 1
         self.exact &= exact
         if name in AS_IT_IS:  # which is the file's
             weight = weight.clone(memory_format=torch.contiguous_format)
+        elif name in COPY_FIRST and weight.device.type == "cpu" and not weight.is_contiguous():
+            weight = self._in_rows(weight)
         packed = PackedLinear(KERNELS[name](weight, bias), weight.shape[1], weight.shape[0])
         if (
             self._users[id(layer.weight)] == 1
         ):  # a tied weight is still needed, and may have been changed since it was read
             forget(layer.weight, self._ranges)
         return packed
+
+    def _in_rows(self, weight: torch.Tensor) -> torch.Tensor:
+        """A copy in a row's order, until the next one: in fresh memory, each would take several times as long."""
+        if self._room.numel() < weight.numel():
+            self._room = weight.new_empty(weight.numel())
+        return self._room[: weight.numel()].view(weight.shape).copy_(weight)
+
+    def finish(self) -> None:
+        """Remember what the checks found, and warn where the kernel of the largest weight is a slow one here."""
+        self._room = self._room.new_empty(0)
+        self._verdicts.keep()
+        _, channels, width, name = self._largest
+        if name and self._device.type == "cpu":
+            warn_if_slow(name, KERNELS[name], channels, width, self._dtype)
 
 
 def _trim() -> None:

@@ -1,7 +1,7 @@
 """Linear layers whose rows do not depend on the batch they are in: which product stands for a weight on this machine.
 
-What a product promises (`products`, `int8`) is checked with the weight's own shape when the model is loaded (`linear_check`),
-and the first that keeps its promise is taken (`choose_kernel`). The order follows from the machine alone; nothing is timed.
+What a product promises (`products`, `int8`) is checked with the weight's shape when the model is loaded (`linear_check`), and
+the first that keeps its promise is taken (`choose_kernel`). The order follows from the machine alone; nothing is timed.
 
 It does not know models; see `exchange`.
 """
@@ -9,12 +9,14 @@ It does not know models; see `exchange`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import nn
 
 from pipeline.engine import native
+from pipeline.engine.drawn_layer import DISTINCT, DrawnLayer
 from pipeline.engine.int8 import CompiledInt8Product, Int8Product
 from pipeline.engine.linear_check import keeps_rows_apart
 from pipeline.engine.native.product import Float32Layer
@@ -27,6 +29,7 @@ from pipeline.engine.products import (
     MklProduct,
     OneDnnProduct,
 )
+from pipeline.engine.verdicts import Verdicts
 
 MIN_ROWS = 2
 """torch gives a single row a matrix-vector kernel with other rounding, so a step never has one row only."""
@@ -69,8 +72,15 @@ ROW_UNITS = {
 """Rows that a kernel computes at least. Steps come in multiples of that: each number of rows is a shape to be recorded."""
 AS_IT_IS = frozenset({"fixed-rows", "fixed-rows-256", "fixed-rows-64", "library"})
 """Kernels that keep the weight that they are given."""
+COPY_FIRST = frozenset({"mkl-packed", "onednn-packed"})
+"""Kernels that copy a weight of other strides than a row's before they pack it, and keep neither."""
 UNPREPARED = frozenset({"compiled", "int8-compiled"})
 """Kernels that prepare nothing for a number of rows, so that any number is as good as another."""
+SLICED = UNPREPARED
+"""Kernels that are checked with a slice of a weight's channels. They go over panels of channels, each with the same code and by
+itself, so a slice that ends as all channels do tells as much. So does one of int8's kernels, whose sums are whole numbers: what
+may be wrong with them, saturation, lies along the inner dimension. A library may choose by the number of channels how it
+divides the inner dimension: its products are checked whole."""
 
 
 class PackedLinear(nn.Module):
@@ -86,6 +96,10 @@ class PackedLinear(nn.Module):
         """[..., K] → [..., N]."""
         rows = x.reshape(-1, self.in_features)
         return self._product(rows if rows.is_contiguous() else rows.contiguous()).view(*x.shape[:-1], self.out_features)
+
+    def zeros(self, x: torch.Tensor) -> torch.Tensor:
+        """What stands for the result where only its shape matters."""
+        return x.new_zeros(*x.shape[:-1], self.out_features)
 
 
 def candidates(
@@ -113,15 +127,34 @@ def candidates(
     return [*compiled, *mkl, "onednn-packed", "fixed-rows"]
 
 
-def choose_kernel(weight: torch.Tensor, bias: torch.Tensor | None, names: Sequence[str]) -> tuple[str, bool]:
+def choose_kernel(
+    weight: torch.Tensor, bias: torch.Tensor | None, names: Sequence[str], verdicts: Verdicts | None = None
+) -> tuple[str, bool]:
     """Return the first kernel that gives rows the same bits in every batch for a weight [N, K], and whether one does.
 
     When none passes, the last is taken and the promise of identical bytes does not hold for this model here.
+
+    Args:
+        weight: The weight.
+        bias: Its bias [N].
+        names: Kernels to try.
+        verdicts: What was found before; None: nothing.
     """
+    verdicts = Verdicts(None, "") if verdicts is None else verdicts
     for name in names:
-        # those that keep what they are given get it in a row's order: other strides may mean other kernels
-        given = weight.contiguous() if name in AS_IT_IS else weight
         exact = KERNELS["int8-torch"] if name.startswith("int8") else None
-        if keeps_rows_apart(KERNELS[name], given, bias, exact=exact):
+        check = partial(keeps_rows_apart, KERNELS[name], exact=exact)
+        # those that keep what they are given get it in a row's order: other strides may mean other kernels
+        turned = name not in AS_IT_IS
+        if weight.device.type != "cpu":  # quick enough, and its memory may hold no second weight
+            right = check(weight if turned else weight.contiguous(), bias)
+        else:
+            layer = DrawnLayer.like(weight, bias, turned=turned, sliced=name in SLICED or exact is not None)
+            right = verdicts.answer(f"{name} {layer}", partial(_drawn_right, check, layer))
+        if right:
             return name, True
     return names[-1], False
+
+
+def _drawn_right(check: Callable[..., bool | None], layer: DrawnLayer) -> bool | None:
+    return check(*layer.draw(), distinct=DISTINCT)

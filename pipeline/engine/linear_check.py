@@ -1,7 +1,8 @@
 """Whether a product with a weight is right on this machine, and gives a row the same bits at any number of rows, in any place.
 
-It is asked when a model is loaded, with the weight's own shape and type. It does not know which products there are; see
-`linear`.
+It is asked when a model is loaded, with a drawn weight of the model's shapes and types (`drawn_layer`), so that its verdict
+follows from the machine and the installation alone, and can be remembered (`verdicts`). It does not know which products
+there are; see `linear`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
+
+from pipeline.engine.drawn_layer import DISTINCT
 
 Multiply = Callable[[torch.Tensor], torch.Tensor]
 """x [M, K] → [M, N]."""
@@ -30,29 +33,36 @@ _BLOCK = 4096
 _LOST = {"cpu": 5e-7, "cuda": 5e-5}
 """What a sum of products in float32 may lose, as a share of |x| · |w|: a few times what blocked sums do; on a GPU all are
 added one after the other, in matrix units with bits cut off."""
-_DISTINCT = 251
-"""Channels of the weight whose products cancel, before they repeat: to draw them all would take longer than to check."""
 
 
 def keeps_rows_apart(
-    kernel: Kernel, weight: torch.Tensor, bias: torch.Tensor | None, *, exact: Kernel | None = None
-) -> bool:
+    kernel: Kernel, weight: torch.Tensor, bias: torch.Tensor | None, *, exact: Kernel | None = None,
+    distinct: int | None = None,
+) -> bool | None:  # fmt: skip
     """Check a kernel: right, and the same bits whatever the number of rows and the row's place.
 
     Args:
         kernel: What is checked.
         weight: [N, K].
         bias: [N].
-        exact: What gives the very bits that it must give; null: those of float64, to rounding.
+        exact: What gives the very bits that it must give; None: those of float64, to rounding.
+        distinct: Channels before weight and bias repeat; None: they do not.
+
+    Returns:
+        What was found; None where the operator is absent in this build of torch, or not for this type on this processor.
     """
     x = _probe(weight)
     try:
         product = kernel(weight, bias)
         whole = product(x)
     except (RuntimeError, NotImplementedError, AttributeError):
-        return False  # the operator is absent in this build of torch, or not for this type on this processor
-    some, found = x[_COMPARED], whole[_COMPARED]
-    right = _close(found, some, weight, bias) if exact is None else torch.equal(found, exact(weight, bias)(some))
+        return None
+    some, found, period = x[_COMPARED], whole[_COMPARED], min(distinct or len(weight), len(weight))
+    if exact is None:
+        right = _close(found, some, weight, bias, period)
+    else:
+        bits = exact(weight[:period], None if bias is None else bias[:period])(some)
+        right = all(torch.equal(y, bits[:, : y.shape[1]]) for y in torch.split(found, period, 1))
     if not right or not _same(product, x, whole, _PARTS):
         return False
     if exact is not None or whole.dtype.itemsize > 2:
@@ -90,24 +100,27 @@ def _cancelling(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         sizes = torch.exp2(13 * torch.rand(rows, width // 2, generator=draw))
         return torch.where(torch.rand(sizes.shape, generator=draw) < 0.5, sizes, -sizes)
 
-    x, w = half(_PROBE_ROWS), half(min(channels, _DISTINCT))
+    x, w = half(_PROBE_ROWS), half(min(channels, DISTINCT))
     sides = torch.cat([x, -x[:, order]], 1), torch.cat([w, w[:, order]], 1)
     x, w = (torch.nn.functional.pad(side, (0, width % 2)).to(weight.device, weight.dtype) for side in sides)
     return x, w.repeat(-(-channels // len(w)), 1)[:channels]
 
 
-def _close(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+def _close(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, period: int) -> bool:
     """Compare with float64: the result's own rounding, and what sums in float32 lose.
 
     Products or sums in a shorter format than float32 lose many times as much.
     """
     x, eps = x.double(), torch.finfo(y.dtype).eps
+    norm = _LOST[weight.device.type] * x.square().sum(1, keepdim=True).sqrt()
     bias = torch.zeros_like(weight[:, 0]) if bias is None else bias
-    for first in range(0, len(weight), _BLOCK):
-        here = slice(first, first + _BLOCK)
+    for first in range(0, period, _BLOCK):
+        here = slice(first, min(first + _BLOCK, period))
         w, b = weight[here].double(), bias[here].double()
         exact = torch.addmm(b, x, w.t())
-        lost = _LOST[weight.device.type] * x.square().sum(1, keepdim=True).sqrt() * w.square().sum(1).sqrt()
-        if not ((y[:, here] - exact).abs() <= eps * (exact.abs() + b.abs()) + lost).all():
-            return False
+        allowed = eps * (exact.abs() + b.abs()) + norm * w.square().sum(1).sqrt()
+        for again in torch.split(y, period, 1):
+            part = again[:, here]
+            if not ((part - exact[:, : part.shape[1]]).abs() <= allowed[:, : part.shape[1]]).all():
+                return False
     return True

@@ -6,13 +6,15 @@ look ahead. It does not know the cache; what is asked of the attention functions
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from pipeline.engine.linear import MIN_ROWS
+from pipeline.engine.linear import MIN_ROWS, PackedLinear
 from pipeline.errors import ModelRefused
 
 _RECORDER = "promptmill_recorder"
@@ -63,13 +65,27 @@ def _recorded(model: PreTrainedModel) -> list[_Call]:
     ids = torch.zeros(1, MIN_ROWS, dtype=torch.long, device=model.device)
     try:
         positions = torch.arange(MIN_ROWS, device=model.device)[None]
-        model(input_ids=ids, position_ids=positions, use_cache=False, layout=calls)
+        with _without_products(model):
+            model(input_ids=ids, position_ids=positions, use_cache=False, layout=calls)
     except Exception as error:  # whatever a model's own code raises
         what = " ".join(str(error).split())[:200]
         raise ModelRefused(f"{model.config.model_type}: cannot be run as the engine runs models: {what}") from error
     finally:
         model.set_attn_implementation(before)
     return calls
+
+
+@contextmanager
+def _without_products(model: PreTrainedModel) -> Iterator[None]:
+    """Let linear layers give zeros: only shapes are looked at, and to read all weights takes as long as half of loading."""
+    layers = [module for module in model.modules() if isinstance(module, PackedLinear)]
+    for layer in layers:
+        layer.forward = layer.zeros  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
 
 
 def _record(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from pipeline.engine.native.attention import NativeStep
 from pipeline.engine.runner import ModelRunner
 from pipeline.engine.scheduler import Chunk, Scheduler, Step
 from pipeline.engine.sequence import Sequence
+from pipeline.engine.verdicts import VARIABLE
 from pipeline.errors import ModelRefused
 
 MakeTiny = Callable[..., Tiny]
@@ -140,6 +142,20 @@ def test_torch_attends_in_float32_whatever_the_models_type(dtype: torch.dtype) -
         layout = step_layout(cache, spots, tables, compiled=False)
         found.append(layout.attend(0, q.to(kind), k.to(kind), v.to(kind), 20**-0.5))
     assert found[0].dtype == dtype and torch.equal(found[0], found[1].to(dtype))
+
+
+@pytest.mark.parametrize("kernels", [contextlib.nullcontext, without_kernels], ids=lambda c: c.__name__)
+def test_what_was_found_of_attention_is_remembered(
+    kernels: Callable[[], contextlib.AbstractContextManager[None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    with kernels():
+        first = choose(4, 2, 16, torch.float32, torch.float32, CPU)
+        for check in ("attention._native_is_right", "plain_attention.batching_keeps_bits"):
+            monkeypatch.setattr(f"pipeline.engine.{check}", lambda *_: pytest.fail("checked again"))
+        assert choose(4, 2, 16, torch.float32, torch.float32, CPU) == first
+        with pytest.raises(pytest.fail.Exception):
+            choose(8, 2, 16, torch.float32, torch.float32, CPU)
 
 
 def test_torch_is_chosen_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

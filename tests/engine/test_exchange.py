@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gc
+import logging
 import weakref
 from collections.abc import Callable
+from functools import partial
+from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +17,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM, MixtralConfig
 from transformers.pytorch_utils import Conv1D
 
+from pipeline.engine import linear
 from pipeline.engine.exchange import exchange
 from pipeline.engine.linear import KERNELS, PackedLinear
+from pipeline.engine.loading_log import LoadingLog
 from pipeline.engine.rowwise import RotaryTable, RowwiseActivation
+from pipeline.engine.verdicts import VARIABLE
 
 MakeTiny = Callable[..., Tiny]
 
@@ -112,7 +119,7 @@ def test_the_original_weights_are_freed() -> None:
 def test_equal_shapes_get_equal_kernels_and_a_failure_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[object, ...]] = []
 
-    def choose(weight: torch.Tensor, bias: torch.Tensor | None, names: list[str]) -> tuple[str, bool]:
+    def choose(weight: torch.Tensor, bias: torch.Tensor | None, *_: object) -> tuple[str, bool]:
         seen.append((*weight.shape, bias is None))
         return "fixed-rows", weight.shape[0] != 192
 
@@ -135,3 +142,22 @@ def test_weights_that_are_no_linear_layers_are_told(int8: bool, caplog: pytest.L
     (record,) = caplog.records
     assert "MixtralForCausalLM" in record.message and "MixtralExperts.gate_up_proj" in record.message
     assert ("not in int8" in record.message) == int8
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_model_is_checked_once_on_a_machine(int8: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    first = exchange(fresh("gpt2"), 128, int8=int8)
+    monkeypatch.setattr(linear, "keeps_rows_apart", lambda *_, **__: pytest.fail("checked again"))
+    assert exchange(fresh("gpt2"), 128, int8=int8) == first
+    for file in tmp_path.iterdir():
+        file.unlink()
+    with pytest.raises(pytest.fail.Exception):
+        exchange(fresh("gpt2"), 128, int8=int8)
+
+
+def test_the_log_counts_every_linear_layer(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("pipeline.engine.exchange.LoadingLog", partial(LoadingLog, clock=count(0, 5).__next__))
+    with caplog.at_level(logging.INFO, "pipeline"):
+        exchange(fresh("gpt2"), 128)
+    assert [r.message for r in caplog.records] == [f"loading: {n} of 9 layers packed" for n in range(1, 10)]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from sample_layers import rows_for, weight_of
 
-from pipeline.engine.linear import KERNELS, Product, candidates, choose_kernel
+from pipeline.engine.drawn_layer import DrawnLayer
+from pipeline.engine.linear import KERNELS, Kernel, Product, candidates, choose_kernel
 from pipeline.engine.linear_check import _cancelling
+from pipeline.engine.verdicts import Verdicts
 
 HALF = [torch.bfloat16, torch.float16]
 SHAPE = (128, 512)
@@ -92,6 +95,68 @@ def test_what_passes_keeps_the_order_of_its_sums_at_every_number_of_rows(
     for rows in range(2, len(x)):
         start = rows * 7 % (len(x) - rows)
         assert torch.equal(product(x[start : start + rows]), whole[start : start + rows]), (name, rows)
+
+
+@pytest.mark.parametrize("shape", [(1200, 96), (3001, 128), (1025, 64)], ids=str)
+@pytest.mark.parametrize("name", ["compiled", "onednn-packed", "int8-compiled"])
+def test_a_channel_is_wrong_wherever_it_is(name: str, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first, one in the midst, the last of an odd panel: within the slice of a compiled kernel, too."""
+    right = KERNELS["int8-torch" if name.startswith("int8") else "fixed-rows"]
+
+    def spoilt(weight: torch.Tensor, bias: torch.Tensor | None, channel: int) -> Product:
+        inner = right(weight, bias)
+
+        def product(x: torch.Tensor) -> torch.Tensor:
+            y = inner(x).clone()
+            y[:, channel] += y[:, channel - 1] + 1
+            return y
+
+        return product
+
+    for channel in (0, 1, 700, -1):
+        monkeypatch.setitem(KERNELS, name, partial(spoilt, channel=channel))
+        assert choose_kernel(weight_of(shape), None, [name]) == (name, False)
+    monkeypatch.setitem(KERNELS, name, right)
+    assert choose_kernel(weight_of(shape), None, [name]) == (name, True)
+
+
+def test_kernels_of_panels_are_checked_with_a_slice_and_those_of_a_library_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = list[tuple[int, ...]]()
+
+    def spy(weight: torch.Tensor, bias: torch.Tensor | None, kernel: Kernel) -> Product:
+        seen.append(tuple(weight.shape))
+        return kernel(weight, bias)
+
+    for name, used in (("compiled", "fixed-rows"), ("int8-compiled", "int8-torch"), ("fixed-rows", "fixed-rows")):
+        monkeypatch.setitem(KERNELS, name, partial(spy, kernel=KERNELS[used]))
+        for channels in (1088, 5003):
+            assert choose_kernel(weight_of((channels, 40)), None, [name])[1]
+    assert seen == [(1088, 40), (1024 + 5003 % 64, 40)] * 2 + [(1088, 40), (5003, 40)]
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), 0.0])
+def test_what_is_found_is_no_matter_of_the_weights(broken: float) -> None:
+    """A damaged model must not leave a verdict behind that a good one of the same shape would find."""
+    assert choose_kernel(torch.full((96, 64), broken), None, ["fixed-rows"]) == ("fixed-rows", True)
+
+
+def test_what_was_found_is_not_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, bias, known, drawn = weight_of((192, 64)), torch.ones(192), Verdicts(None, ""), DrawnLayer.draw
+    counted = list[str]()
+
+    def counting(layer: DrawnLayer) -> tuple[torch.Tensor, torch.Tensor | None]:
+        counted.append(str(layer))
+        return drawn(layer)
+
+    monkeypatch.setattr(DrawnLayer, "draw", counting)
+    monkeypatch.setitem(KERNELS, "onednn-packed", split_sums(some))
+    for _ in range(2):
+        for given in (weight, weight.t().contiguous().t(), weight * 2):
+            for added in (None, bias):
+                assert choose_kernel(given, added, ["onednn-packed", "fixed-rows"], known) == ("fixed-rows", True)
+    assert len(counted) == 6 and len(set(counted)) == 4, "the last takes whatever strides in a row's order"
 
 
 def test_a_kernel_that_keeps_its_weight_is_checked_with_rows_as_it_will_have_them(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_models import CONTEXT, FAMILIES, Tiny, write_model
 from transformers import (
     BertConfig,
@@ -19,6 +20,7 @@ from transformers import (
 
 from pipeline.engine.checkpoint import resolve
 from pipeline.engine.config import ModelConfig
+from pipeline.engine.linear import PackedLinear
 from pipeline.engine.model import load_model
 from pipeline.engine.probe import check_attention
 from pipeline.errors import ModelRefused
@@ -35,6 +37,24 @@ def test_the_families_that_are_served_pass(tiny: MakeTiny, family: str) -> None:
     loaded = tiny(family).loaded()
     check_attention(loaded.model, layers=2, heads=4, kv_heads=loaded.kv_heads, head_dim=16)
     assert loaded.model.config._attn_implementation == "promptmill_slots"
+
+
+def test_no_weight_is_read_and_the_layers_multiply_again_afterwards(tiny: MakeTiny) -> None:
+    """Shapes are all that is looked at. A model that is refused may be looked at once more, by other means."""
+    model = tiny("llama").loaded().model
+    products = {layer: layer._product for layer in model.modules() if isinstance(layer, PackedLinear)}
+    try:
+        for layer in products:
+            layer._product = lambda _: pytest.fail("multiplied")
+        check_attention(model, layers=2, heads=4, kv_heads=2, head_dim=16)
+        with pytest.raises(ModelRefused):
+            check_attention(model, layers=3, heads=4, kv_heads=2, head_dim=16)
+        with pytest.raises(pytest.fail.Exception):
+            next(iter(products))(torch.zeros(2, 64))
+    finally:
+        for layer, product in products.items():
+            layer._product = product
+    assert products
 
 
 @pytest.mark.parametrize("other", [{"layers": 3}, {"heads": 8}, {"kv_heads": 1}, {"head_dim": 32}], ids=str)

@@ -121,6 +121,7 @@ def test_an_output_beside_its_input_is_fine(place: Path) -> None:
         {"model": {"dtype": "bfloat16"}},
         {"model": {"kv_cache_dtype": "bfloat16"}},
         {"engine": EngineConfig(max_model_len=100)},
+        {"engine": EngineConfig(kernels="none")},
         {"engine": EngineConfig(deterministic=False), "cluster": ON_GPU},
         {"model": {"tf32": True}, "cluster": ON_GPU},
     ],
@@ -133,6 +134,7 @@ def test_what_decides_the_bytes_is_in_the_id(place: Path, sections: dict[str, An
     "sections",
     [
         {"engine": EngineConfig(max_num_seqs="3")},
+        {"engine": EngineConfig(kernels="native-v3")},
         {"engine": EngineConfig(max_num_seqs="auto")},
         {"engine": EngineConfig(prefix_caching=False)},
         {"engine": EngineConfig(max_num_batched_tokens=64)},

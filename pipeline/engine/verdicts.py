@@ -1,0 +1,164 @@
+"""What the checks at loading have found on this machine before, kept in a small file of the user's cache.
+
+A check asks something whose answer follows from the machine and the installation alone, so it need not be asked again. The
+file only saves time: without it, and wherever it cannot be read or written, the checks are run, and that is no error. It does
+not know what is asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from pipeline.engine import native
+
+VARIABLE = "PROMPTMILL_CACHE"
+"""Names another folder for the file; empty: nothing is remembered."""
+_FILE = "verdicts.json"
+_MOST = 2000
+"""Verdicts that are kept; the oldest go."""
+_MOST_BYTES = 1 << 20
+"""A file that is larger is not ours: so many verdicts take a quarter of it."""
+_LONGEST = 200
+"""Characters of a question that is kept."""
+_CAPS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
+"""Variables by which torch and its libraries are told to use less than the processor has."""
+_ONE_CORE = ("vendor_id", "cpu family", "model", "model name", "stepping", "microcode", "flags")
+_OTHER_CORE = ("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features")
+"""What /proc/cpuinfo tells of a core of x86, and of ARM."""
+logger = logging.getLogger(__name__)
+
+
+class Verdicts:
+    """Answers to yes-or-no questions about this machine; new ones reach the file with `keep`.
+
+    Args:
+        file: Where they are kept; None: nowhere.
+        machine: What the answers follow from, beside the question.
+    """
+
+    def __init__(self, file: Path | None, machine: str) -> None:
+        """Read what is there."""
+        self._file, self._machine = file, machine
+        self._known = {} if file is None else _read(file)
+        self._new: dict[str, bool] = {}
+
+    def answer(self, question: str, check: Callable[[], bool | None]) -> bool:
+        """The answer to a question: the known one, or what `check` finds; None counts as no, and is not remembered."""
+        key = f"{self._machine} {question}"
+        found = self._new.get(key, self._known.get(key))
+        if found is None:
+            found = check()
+            if found is not None:
+                self._new[key] = found
+        return bool(found)
+
+    def keep(self) -> None:
+        """Write new answers to the file, beside what others have written since. Where that fails, they are asked again."""
+        if self._file is None or not self._new:
+            return
+        # Two replicas may do this at once: what the slower one writes lacks the other's new answers. They are the same anyway.
+        merged = {key: answer for key, answer in _read(self._file).items() if key not in self._new} | self._new
+        try:
+            _replace(self._file, json.dumps(dict(list(merged.items())[-_MOST:]), indent=0))
+        except OSError as error:
+            logger.debug("%s is not written, and the checks will be run again: %s", self._file, error)
+
+
+def here() -> Verdicts:
+    """The verdicts of this machine, as torch and the kernels are set up now."""
+    file = cache_file()
+    try:
+        return Verdicts(file, "" if file is None else machine())
+    except OSError as error:
+        logger.debug("what the checks depend on cannot be read, and nothing is remembered: %s", error)
+        return Verdicts(None, "")
+
+
+def cache_file() -> Path | None:
+    """Where verdicts are kept: in VARIABLE's folder, or the user's cache. None: nowhere."""
+    folder = os.environ.get(VARIABLE)
+    if folder is not None:
+        return Path(folder) / _FILE if folder else None
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        # as its specification wants it, a relative one is as none
+        return (base if base.is_absolute() else Path.home() / ".cache") / "promptmill" / _FILE
+    except RuntimeError:  # no home
+        return None
+
+
+def machine() -> str:
+    """A digest of all that a check's answer follows from, beside its question."""
+    return hashlib.sha256(json.dumps(_facts(), sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _facts() -> dict[str, object]:
+    return {
+        "processor": _processor(), "torch": [torch.__version__, torch.version.git_version],
+        "capability": torch.backends.cpu.get_cpu_capability(), "caps": {name: os.environ.get(name) for name in _CAPS},
+        "threads": torch.get_num_threads(),
+        "kernels": [native.level(), native.digest_of_sources(), _built()],
+        "code": _code(),
+    }  # fmt: skip
+
+
+def _processor() -> list[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
+    return [facts.get(name, "") for name in (*_ONE_CORE, *_OTHER_CORE)]
+
+
+def _built() -> str:
+    """A digest of the compiled kernels in use: another compiler makes others of the same sources."""
+    library = native.library()
+    name = getattr(library, "_name", None)
+    return hashlib.sha256(Path(name).read_bytes()).hexdigest() if isinstance(name, str) else ""
+
+
+def _code() -> str:
+    """A digest of the engine's own code, which says what is checked, and how."""
+    digest, folder = hashlib.sha256(), Path(__file__).parent
+    for file in sorted([*folder.glob("*.py"), *folder.glob("native/*.py")]):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _read(file: Path) -> dict[str, bool]:
+    """Return what a file has; nothing where it cannot be had, is none of ours, or others may write it."""
+    try:
+        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
+            facts = os.fstat(opened.fileno())
+            if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o022:
+                return {}
+            data = opened.read(_MOST_BYTES + 1)
+        found = json.loads(data) if len(data) <= _MOST_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {key: answer for key, answer in found.items() if isinstance(answer, bool) and len(key) <= _LONGEST}
+
+
+def _replace(file: Path, text: str) -> None:
+    """Put a file in place whole."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        with os.fdopen(handle, "w") as opened:
+            opened.write(text)
+        Path(name).replace(file)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
