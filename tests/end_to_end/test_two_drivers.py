@@ -20,8 +20,7 @@ from small_runs import (
 )
 
 OPTIONS = (
-    "source.id_column=id", "source.sampling_column=how", "output.rows_per_shard=10", "sampling.max_tokens=64",
-    "engine.max_num_seqs=4",
+    "source.id_column=id", "source.sampling_column=how", "output.rows_per_shard=10", "sampling.max_tokens=24",
 )  # fmt: skip
 ROWS, SHARDS = 160, 16
 

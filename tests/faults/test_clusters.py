@@ -17,8 +17,8 @@ from small_runs import RAY, Stage, assert_same_rows, events, generate, parts, pr
 pytestmark = pytest.mark.ray
 
 OPTIONS = (
-    "source.id_column=id", "output.rows_per_shard=8", "sampling.max_tokens=120", "sampling.ignore_eos=true",
-    "engine.max_num_seqs=2", "cluster.cpus_per_replica=1",
+    "source.id_column=id", "output.rows_per_shard=8", "sampling.max_tokens=24", "sampling.ignore_eos=true",
+    "cluster.cpus_per_replica=1",
 )  # fmt: skip
 ROWS = 128
 
