@@ -142,6 +142,7 @@ def test_fault_25_the_head_is_lost(cluster: Any, stage: Stage, source: Path, ref
         run.wait_at(stage)
         cluster.head_node.kill_gcs_server()
         kill_node(node)
+        stage.open()
         code, text = run.finish()
     assert code == 75, text
     assert "the same command goes on from there" in text.splitlines()[-1]
