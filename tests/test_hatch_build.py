@@ -46,7 +46,7 @@ def build(project: Path, target: str = "wheel", **environment: str) -> tuple[Pat
     """Build a distribution → (its file, what was said)."""
     done = subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", target], cwd=project, text=True, check=False,
-        env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
+        env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     (made,) = (project / "dist").glob("*.whl" if target == "wheel" else "*.tar.gz")

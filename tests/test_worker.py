@@ -49,7 +49,7 @@ def worker(tmp_path: Path) -> Iterator[Worker]:
 def test_many_shards_at_once(worker: Worker, tmp_path: Path) -> None:
     plan = job(tmp_path).plan
     futures = [worker.submit(Task(plan.shard(i))) for i in range(plan.shard_count)]
-    assert not wait(futures, timeout=60).not_done
+    assert not wait(futures, timeout=900).not_done
     reports = [future.result() for future in futures]
     assert [r.rows for r in reports] == [2, 2, 2, 2, 1]
     assert [r.completions for r in reports] == [4, 4, 4, 4, 2]
@@ -67,8 +67,8 @@ def test_many_shards_at_once(worker: Worker, tmp_path: Path) -> None:
 
 def test_fault_26_a_late_commit_finds_the_part_there(worker: Worker, tmp_path: Path) -> None:
     shard = job(tmp_path).plan.shard(2)
-    first = worker.submit(Task(shard)).result(timeout=60)
-    again = worker.submit(Task(shard, attempt=2)).result(timeout=60)
+    first = worker.submit(Task(shard)).result(timeout=900)
+    again = worker.submit(Task(shard, attempt=2)).result(timeout=900)
     assert (first.already_there, again.already_there) == (False, True)
     assert again.sha256 == first.sha256
     assert pq.read_schema(tmp_path / "out" / first.file).metadata[b"promptmill.attempt"] == b"1"
@@ -80,19 +80,19 @@ def test_a_foreign_file_in_its_place_is_not_touched(worker: Worker, tmp_path: Pa
     name.parent.mkdir(parents=True)
     name.write_bytes(b"mine")
     with pytest.raises(PlanRefused, match="is not a part"):
-        worker.submit(Task(plan.shard(0))).result(timeout=60)
+        worker.submit(Task(plan.shard(0))).result(timeout=900)
     assert name.read_bytes() == b"mine"
-    assert worker.submit(Task(plan.shard(1))).result(timeout=60).rows == 2, "it works on"
+    assert worker.submit(Task(plan.shard(1))).result(timeout=900).rows == 2, "it works on"
 
 
 def test_an_input_that_is_gone_fails_its_shard_only(worker: Worker, tmp_path: Path) -> None:
     plan = job(tmp_path).plan
-    assert worker.submit(Task(plan.shard(0))).result(timeout=60).rows == 2
+    assert worker.submit(Task(plan.shard(0))).result(timeout=900).rows == 2
     content = (tmp_path / "in.parquet").read_bytes()
     (tmp_path / "in.parquet").write_bytes(content[:10] + bytes(len(content) - 20) + content[-10:])
     failed = Worker(job_of(worker), threads=1)
     with pytest.raises(PromptmillError, match=r"in\.parquet"):
-        failed.submit(Task(plan.shard(2))).result(timeout=60)
+        failed.submit(Task(plan.shard(2))).result(timeout=900)
     failed.close()
 
 
@@ -110,9 +110,9 @@ def test_an_error_of_the_engine_reaches_every_shard_in_hand_and_to_come(worker: 
     futures = [worker.submit(Task(plan.shard(i))) for i in range(4)]
     for future in futures:
         with pytest.raises(RuntimeError, match="the engine is broken"):
-            future.result(timeout=60)
+            future.result(timeout=900)
     with pytest.raises(RuntimeError, match="the engine is broken"):
-        worker.submit(Task(plan.shard(4))).result(timeout=60)
+        worker.submit(Task(plan.shard(4))).result(timeout=900)
 
 
 def test_closing_with_work_in_hand(tmp_path: Path) -> None:
@@ -138,8 +138,8 @@ def test_a_job_travels(tmp_path: Path) -> None:
 
 def test_a_trial_writes_nothing(worker: Worker, tmp_path: Path) -> None:
     shard = job(tmp_path).plan.shard(2)
-    assert worker.submit(Task(shard, trial=(0, 1))).result(timeout=60) is None
-    assert worker.submit(Task(shard, trial=(0, 0))).result(timeout=60) is None
+    assert worker.submit(Task(shard, trial=(0, 1))).result(timeout=900) is None
+    assert worker.submit(Task(shard, trial=(0, 0))).result(timeout=900) is None
     assert worker.progress().completions == 2, "the samples of one row"
     assert not (tmp_path / "out" / "data").exists()
 
@@ -147,9 +147,9 @@ def test_a_trial_writes_nothing(worker: Worker, tmp_path: Path) -> None:
 def test_excluded_rows_are_errors_and_the_others_as_ever(worker: Worker, tmp_path: Path) -> None:
     shard = job(tmp_path).plan.shard(2)
     whole = Worker(job(tmp_path, path=str(tmp_path / "whole")), threads=1)
-    expected = pq.read_table(tmp_path / "whole" / whole.submit(Task(shard)).result(timeout=60).file)  # type: ignore[union-attr]
+    expected = pq.read_table(tmp_path / "whole" / whole.submit(Task(shard)).result(timeout=900).file)  # type: ignore[union-attr]
     whole.close()
-    report = worker.submit(Task(shard, excluded={1: ErrorCode.WORKER_CRASH})).result(timeout=60)
+    report = worker.submit(Task(shard, excluded={1: ErrorCode.WORKER_CRASH})).result(timeout=900)
     assert report is not None and report.errors == {"WORKER_CRASH": 2}
     table = pq.read_table(tmp_path / "out" / report.file)
     assert table.slice(0, 2).equals(expected.slice(0, 2))
@@ -160,5 +160,5 @@ def test_excluded_rows_are_errors_and_the_others_as_ever(worker: Worker, tmp_pat
 
 def test_beats_tell_that_it_gets_on(worker: Worker, tmp_path: Path) -> None:
     before = worker.progress().beats
-    worker.submit(Task(job(tmp_path).plan.shard(2))).result(timeout=60)
+    worker.submit(Task(job(tmp_path).plan.shard(2))).result(timeout=900)
     assert worker.progress().beats >= before + 4, "a shard read, steps, a part written"

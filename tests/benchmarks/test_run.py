@@ -14,14 +14,14 @@ from benchmarks.table import TARGETS, main
 ROOT = Path(__file__).parents[2]
 
 
-def python(code: str, timeout: float = 60) -> dict[str, object]:
+def python(code: str, timeout: float = 900) -> dict[str, object]:
     return measure((sys.executable, "-c", code), timeout)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "benchmarks.run", *arguments], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, check=False, timeout=300,
+        capture_output=True, text=True, check=False, timeout=900,
     )  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def test_a_killed_run_names_the_signal() -> None:
 
 
 def test_a_run_that_hangs_is_ended() -> None:
-    assert python("import time; time.sleep(60)", timeout=0.5)["error"] == "took longer than 0.5 seconds"
+    assert python("import time; time.sleep(3600)", timeout=0.5)["error"] == "took longer than 0.5 seconds"
 
 
 def test_an_environments_own_tools_come_first() -> None:

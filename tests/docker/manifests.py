@@ -56,6 +56,6 @@ def pods() -> Iterator[tuple[str, Object]]:
 def shell_words(command: str) -> list[str]:
     """The words of a command as a shell makes them, substitutions and all, without running the command."""
     done = subprocess.run(
-        ["sh", "-c", f"printf '%s\\0' {command}"], check=True, capture_output=True, text=True, timeout=30
+        ["sh", "-c", f"printf '%s\\0' {command}"], check=True, capture_output=True, text=True, timeout=900
     )
     return done.stdout.split("\0")[:-1]

@@ -67,7 +67,7 @@ def run(server: Server, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, **given, "no_proxy": "127.0.0.1"}
     return subprocess.run(
         [sys.executable, *container["command"][1:]],
-        env=environment, capture_output=True, text=True, timeout=60, check=False,
+        env=environment, capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
 
 

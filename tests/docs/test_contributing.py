@@ -96,7 +96,7 @@ def outputs(project: Path) -> dict[str, Path]:
     ]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps([commands(), runs])],
-        cwd=project, env={**os.environ, "PYTHONPATH": str(project)}, capture_output=True, text=True, timeout=300,
+        cwd=project, env={**os.environ, "PYTHONPATH": str(project)}, capture_output=True, text=True, timeout=900,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -139,7 +139,7 @@ def test_the_converter_makes_a_source(project: Path, tmp_path: Path) -> None:
     lines = tmp_path / "prompts.jsonl"
     lines.write_text('{"prompt": "Once", "topic": "a"}\n{"prompt": null, "topic": "b"}\n')
     target = tmp_path / "prompts.parquet"
-    subprocess.run([sys.executable, project / "to_parquet.py", lines, target], check=True, timeout=60)
+    subprocess.run([sys.executable, project / "to_parquet.py", lines, target], check=True, timeout=900)
     source = open_source(SourceConfig(path=str(target), keep_columns=["topic"]))
     assert [file.rows for file in source.files] == [2]
 

@@ -24,8 +24,9 @@ REPOSITORY = Path(__file__).parents[2]
 MODEL = REPOSITORY / "examples" / "demo-model"
 INLINE = ("cluster=inline", "cluster.cpus_per_replica=1")
 RAY = ("cluster=local", "cluster.cpus_per_replica=1")
-PATIENCE = 60.0
-"""Seconds after which something that must happen is taken not to."""
+PATIENCE = 900.0
+"""Seconds after which something that must happen is taken not to, on the busiest machine: no test ends by it that passes."""
+STAGED = Path(__file__).parent / "staged_runs"
 
 OPENINGS = (
     "Weather report for Larkfield, Monday: the morning",
@@ -137,14 +138,48 @@ def parts(output: Path) -> dict[str, tuple[int, int, bytes]]:
 
 def events(output: Path, kind: str) -> list[dict[str, Any]]:
     """The events of a kind, of all drivers in the order of their starts."""
-    files = sorted((output / "_job" / "events").iterdir(), key=lambda p: p.stat().st_mtime_ns)
-    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    folder = output / "_job" / "events"
+    files = sorted(folder.iterdir(), key=lambda p: p.stat().st_mtime_ns) if folder.is_dir() else []
+    # A run that is at work may have written the beginning of a line.
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines(True) if line.endswith("\n")]
     return [line for line in lines if line["event"] == kind]
 
 
 def no_half_files(output: Path) -> bool:
     """Whether everything under a final name can be read to its end."""
     return all(pq.read_table(path).num_rows >= 0 for path in (output / "data").glob("*.parquet"))
+
+
+@dataclass
+class Stage:
+    """A folder by which a test and the processes of its runs know of each other; `staged_runs` says how.
+
+    Attributes:
+        folder: Where; it is made.
+        parts: How many parts a process commits before it waits at the gate; None: it does not wait.
+    """
+
+    folder: Path
+    parts: int | None = 1
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process must be started with."""
+        gate = {} if self.parts is None else {"PROMPTMILL_TEST_PARTS": str(self.parts)}
+        path = f"{STAGED}{os.pathsep}{REPOSITORY}"
+        return {"PYTHONPATH": path, "PROMPTMILL_TEST_STAGE": str(self.folder), **gate}
+
+    def came(self) -> list[int]:
+        """The processes that came to the gate, the first one first, whatever became of them."""
+        files = sorted(self.folder.glob("at-gate-*"), key=lambda file: file.stat().st_mtime_ns)
+        return [int(file.name.rpartition("-")[2]) for file in files]
+
+    def open(self) -> None:
+        """Let through whoever waits, or will come."""
+        (self.folder / "open").touch()
 
 
 @dataclass
@@ -155,10 +190,16 @@ class Started:
     mark: str
     output: Path
 
-    def wait_for_part(self) -> None:
-        """Return when a part is committed, and more are to come."""
-        wait_until(lambda: any((self.output / "data").glob("*.parquet")) or self.process.poll() is not None)
+    def wait_at(self, stage: Stage, processes: int = 1) -> list[int]:
+        """Wait until as many processes have come to the gate, and return them in that order."""
+        self.wait_for(lambda: len(stage.came()) >= processes)
+        return stage.came()
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Wait until something is so while this runs."""
+        came = wait_until(lambda: self.process.poll() is not None or condition())
         assert self.process.poll() is None, f"ended too early: {self.finish()}"
+        assert came, "it does not come"
 
     def finish(self) -> tuple[int, str]:
         """Wait for the end; return the exit code and what was printed."""
@@ -201,9 +242,12 @@ def started(command: Sequence[str], output: Path, **environment: str) -> Iterato
         process.communicate()
 
 
-def started_generate(source: Path, output: Path, *more: str) -> contextlib.AbstractContextManager[Started]:
+def started_generate(
+    source: Path, output: Path, *more: str, stage: Stage | None = None
+) -> contextlib.AbstractContextManager[Started]:
     """Start `python -m jobs.generate` in its own session."""
-    return started(["-m", "jobs.generate", *overrides(source, output, *more)], output)
+    environment = {} if stage is None else stage.environment
+    return started(["-m", "jobs.generate", *overrides(source, output, *more)], output, **environment)
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:

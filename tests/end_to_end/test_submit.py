@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_runs import MODEL, REPOSITORY, assert_same_rows, events, generate, prompts, wait_until, write
+from small_runs import MODEL, PATIENCE, REPOSITORY, assert_same_rows, events, generate, prompts, wait_until, write
 
 pytestmark = pytest.mark.ray
 pytest.importorskip("aiohttp", reason="Ray's job server needs ray[default]")
@@ -49,7 +49,7 @@ def server() -> Iterator[dict[str, str]]:
             yield {**environment, "ADDRESS": f"http://127.0.0.1:{port}"}
         finally:
             head.send_signal(signal.SIGTERM)
-            head.wait(30)
+            head.wait(PATIENCE)
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -67,7 +67,7 @@ def submit(server: dict[str, str], *words: str) -> subprocess.Popen[str]:
 
 
 def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
-    text, _ = process.communicate(timeout=120)
+    text, _ = process.communicate(timeout=PATIENCE)
     return process.returncode, text
 
 

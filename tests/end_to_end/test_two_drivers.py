@@ -9,19 +9,18 @@ from pathlib import Path
 import pytest
 from small_runs import (
     INLINE,
+    Stage,
     assert_same_rows,
     events,
     generate,
     manifest,
     prompts,
     started_generate,
-    wait_until,
     write,
 )
 
 OPTIONS = (
-    "source.id_column=id", "source.sampling_column=how", "output.rows_per_shard=10", "sampling.max_tokens=64",
-    "engine.max_num_seqs=4",
+    "source.id_column=id", "source.sampling_column=how", "output.rows_per_shard=10", "sampling.max_tokens=24",
 )  # fmt: skip
 ROWS, SHARDS = 160, 16
 
@@ -47,16 +46,14 @@ def done_by(output: Path) -> list[set[int]]:
     return made
 
 
-def drivers(output: Path) -> list[Path]:
-    return list((output / "_job" / "drivers").iterdir())
-
-
 def test_fault_27_they_share_the_work(source: Path, reference: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
+    output, stage = tmp_path / "out", Stage(tmp_path / "stage", parts=3)
     with (
-        started_generate(source, output, *INLINE, *OPTIONS) as one,
-        started_generate(source, output, *INLINE, *OPTIONS) as two,
+        started_generate(source, output, *INLINE, *OPTIONS, stage=stage) as one,
+        started_generate(source, output, *INLINE, *OPTIONS, stage=stage) as two,
     ):
+        one.wait_at(stage, 2)  # whichever is quicker leaves some to the other
+        stage.open()
         ends = [one.finish(), two.finish()]
     assert [code for code, _ in ends] == [0, 0], ends
     first, second = done_by(output)
@@ -70,14 +67,14 @@ def test_fault_27_they_share_the_work(source: Path, reference: Path, tmp_path: P
 
 @pytest.mark.slow  # the simulation and `make chaos` have it too
 def test_one_that_is_killed_is_taken_over_by_the_other(source: Path, reference: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
+    output, stage = tmp_path / "out", Stage(tmp_path / "stage")
     with (
-        started_generate(source, output, *INLINE, *OPTIONS) as one,
-        started_generate(source, output, *INLINE, *OPTIONS) as two,
+        started_generate(source, output, *INLINE, *OPTIONS, stage=stage) as one,
+        started_generate(source, output, *INLINE, *OPTIONS, stage=stage) as two,
     ):
-        assert wait_until(lambda: (output / "_job" / "drivers").is_dir() and len(drivers(output)) == 2)
-        one.wait_for_part()
+        one.wait_at(stage, 2)
         os.kill(one.process.pid, signal.SIGKILL)
+        stage.open()
         code, text = two.finish()
         one.finish()
     assert code == 0, text
@@ -86,8 +83,9 @@ def test_one_that_is_killed_is_taken_over_by_the_other(source: Path, reference: 
 
 
 def test_fault_28_another_plan_is_refused_while_one_is_at_work(source: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    with started_generate(source, output, *INLINE, *OPTIONS) as one:
-        one.wait_for_part()
+    output, stage = tmp_path / "out", Stage(tmp_path / "stage")
+    with started_generate(source, output, *INLINE, *OPTIONS, stage=stage) as one:
+        one.wait_at(stage)
         assert generate(source, output, *OPTIONS, "sampling.seed=9") == 2
+        stage.open()
         assert one.finish()[0] == 0

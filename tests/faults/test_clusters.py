@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import RAY, assert_same_rows, events, generate, parts, prompts, started_generate, wait_until, write
+from small_runs import RAY, Stage, assert_same_rows, events, generate, parts, prompts, started_generate, write
 
 pytestmark = pytest.mark.ray
 
 OPTIONS = (
-    "source.id_column=id", "output.rows_per_shard=8", "sampling.max_tokens=120", "sampling.ignore_eos=true",
-    "engine.max_num_seqs=2", "cluster.cpus_per_replica=1",
+    "source.id_column=id", "output.rows_per_shard=8", "sampling.max_tokens=24", "sampling.ignore_eos=true",
+    "cluster.cpus_per_replica=1",
 )  # fmt: skip
-"""Some ten seconds of work for a replica."""
 ROWS = 128
 
 
@@ -37,10 +36,17 @@ def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cluster() -> Iterator[Any]:
-    """A head without processors, so that every replica is on a node that can be lost."""
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path / "stage")
+
+
+@pytest.fixture
+def cluster(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A head without processors, so that every replica is on a node that can be lost; each waits after its first part."""
     from ray.cluster_utils import Cluster
 
+    for name, value in stage.environment.items():
+        monkeypatch.setenv(name, value)
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         yield made
@@ -56,25 +62,6 @@ def kill_node(node: Any) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def replica_on(node: Any) -> int:
-    """The process of the replica on a node."""
-    (process,) = node.all_processes["raylet"]
-    (replica,) = [
-        pid for pid in children(process.process.pid) if b"ReplicaActor" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
-    return replica
-
-
-@contextlib.contextmanager
-def halted(process: int) -> Iterator[None]:
-    """Keep a process from running for a while."""
-    os.kill(process, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(process, signal.SIGCONT)
-
-
 def children(parent: int) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
@@ -85,18 +72,17 @@ def children(parent: int) -> list[int]:
 
 
 def test_fault_23_and_24_a_raylet_is_killed_and_another_joins(
-    cluster: Any, source: Path, reference: Path, tmp_path: Path
+    cluster: Any, stage: Stage, source: Path, reference: Path, tmp_path: Path
 ) -> None:
-    first, second = (cluster.add_node(num_cpus=1) for _ in range(2))
+    first, _ = (cluster.add_node(num_cpus=1) for _ in range(2))
     output = tmp_path / "out"
     options = ("cluster=existing", f"cluster.address={cluster.address}", *OPTIONS)
     with started_generate(source, output, *options) as run:
-        assert wait_until(lambda: (output / "_job" / "events").is_dir() and len(events(output, "replica_up")) == 2)
-        run.wait_for_part()
-        with halted(replica_on(second)):  # or it might have done everything before the node has joined
-            kill_node(first)
-            cluster.add_node(num_cpus=1)
-            assert wait_until(lambda: len(events(output, "replica_up")) == 3)
+        run.wait_at(stage, 2)
+        kill_node(first)
+        cluster.add_node(num_cpus=1)
+        run.wait_for(lambda: len(events(output, "replica_up")) == 3)
+        stage.open()
         code, text = run.finish()
     assert code == 0, text
     (down,) = events(output, "replica_down")
@@ -110,15 +96,16 @@ def test_fault_23_and_24_a_raylet_is_killed_and_another_joins(
 
 
 def test_a_node_that_is_drained_finishes_nothing_that_is_not_done_elsewhere(
-    cluster: Any, source: Path, reference: Path, tmp_path: Path
+    cluster: Any, stage: Stage, source: Path, reference: Path, tmp_path: Path
 ) -> None:
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     output = tmp_path / "out"
     options = ("cluster=existing", f"cluster.address={cluster.address}", *OPTIONS)
     with started_generate(source, output, *options) as run:
-        assert wait_until(lambda: (output / "_job" / "events").is_dir() and len(events(output, "replica_up")) == 2)
-        run.wait_for_part()
+        run.wait_at(stage, 2)
         announce_the_end_of(nodes[0], cluster)
+        run.wait_for(lambda: bool(events(output, "replica_leaving")))
+        stage.open()
         code, text = run.finish()
     assert code == 0, text
     (leaving,) = events(output, "replica_leaving")
@@ -132,13 +119,14 @@ def test_a_node_that_is_drained_finishes_nothing_that_is_not_done_elsewhere(
 
 
 def announce_the_end_of(node: Any, cluster: Any) -> None:
-    """Tell the cluster what a cloud's notice of preemption makes known: that a node has a minute left."""
+    """Tell the cluster what a cloud's notice of preemption makes known: how long a node has left; here, time enough."""
     script = """
 import sys, time
 from ray._raylet import GcsClient
 from ray.core.generated import autoscaler_pb2
 client = GcsClient(address=sys.argv[1])
-print(client.drain_node(sys.argv[2], autoscaler_pb2.DRAIN_NODE_REASON_PREEMPTION, "preempted", int((time.time() + 60) * 1000)))
+hour = int((time.time() + 3600) * 1000)
+print(client.drain_node(sys.argv[2], autoscaler_pb2.DRAIN_NODE_REASON_PREEMPTION, "preempted", hour))
 """
     done = subprocess.run(
         [sys.executable, "-c", script, cluster.address, node.node_id], check=True, capture_output=True, text=True
@@ -147,13 +135,14 @@ print(client.drain_node(sys.argv[2], autoscaler_pb2.DRAIN_NODE_REASON_PREEMPTION
 
 
 @pytest.mark.slow
-def test_fault_25_the_head_is_lost(cluster: Any, source: Path, reference: Path, tmp_path: Path) -> None:
+def test_fault_25_the_head_is_lost(cluster: Any, stage: Stage, source: Path, reference: Path, tmp_path: Path) -> None:
     node = cluster.add_node(num_cpus=1)
     output = tmp_path / "out"
     with started_generate(source, output, "cluster=existing", f"cluster.address={cluster.address}", *OPTIONS) as run:
-        run.wait_for_part()
+        run.wait_at(stage)
         cluster.head_node.kill_gcs_server()
         kill_node(node)
+        stage.open()
         code, text = run.finish()
     assert code == 75, text
     assert "the same command goes on from there" in text.splitlines()[-1]

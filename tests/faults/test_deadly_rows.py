@@ -11,23 +11,19 @@ import pytest
 from small_runs import (
     INLINE,
     RAY,
-    REPOSITORY,
-    Started,
+    Stage,
     assert_same_rows,
     events,
     generate,
     manifest,
-    overrides,
     read,
-    started,
     started_generate,
     write,
 )
 
 from jobs.verify import main as verify
 
-DEADLY = {"PYTHONPATH": f"{Path(__file__).parent / 'deadly_rows'}{os.pathsep}{REPOSITORY}"}
-OPTIONS = ("source.id_column=id", "output.rows_per_shard=3", "cluster.start_timeout=120")
+OPTIONS = ("source.id_column=id", "output.rows_per_shard=3")
 ROWS = 9
 
 
@@ -38,8 +34,10 @@ def prompts(**deadly: int) -> pa.Table:
     return pa.table({"id": [f"row-{i:02d}" for i in range(ROWS)], "prompt": texts})
 
 
-def started_deadly(source: Path, output: Path, *more: str) -> Started:
-    return started(["-m", "jobs.generate", *overrides(source, output, *OPTIONS, *more)], output, **DEADLY)  # type: ignore[return-value]
+@pytest.fixture
+def deadly(tmp_path: Path) -> Stage:
+    """What makes rows deadly."""
+    return Stage(tmp_path / "stage", parts=None)
 
 
 def assert_only(output: Path, source: Path, blamed: dict[str, str], tmp_path: Path) -> None:
@@ -48,7 +46,7 @@ def assert_only(output: Path, source: Path, blamed: dict[str, str], tmp_path: Pa
     codes = dict(zip(table.column("row_id").to_pylist(), table.column("error_code").to_pylist(), strict=True))
     assert {row: code for row, code in codes.items() if code} == blamed
     undisturbed = tmp_path / "undisturbed"
-    assert generate(source, undisturbed, *OPTIONS[:2]) == 0
+    assert generate(source, undisturbed, *OPTIONS) == 0
     expected, keep = read(undisturbed), [row not in blamed for row in table.column("row_id").to_pylist()]
     assert table.filter(keep).drop_columns("finish_reason").equals(expected.filter(keep).drop_columns("finish_reason"))
     assert verify([f"output.path={output}", "replay=100"]) == 0, "it does not generate deadly rows again"
@@ -56,9 +54,9 @@ def assert_only(output: Path, source: Path, blamed: dict[str, str], tmp_path: Pa
 
 
 @pytest.mark.ray
-def test_fault_9_a_row_that_kills_its_replica(tmp_path: Path) -> None:
+def test_fault_9_a_row_that_kills_its_replica(tmp_path: Path, deadly: Stage) -> None:
     source, output = write(prompts(CRASH=5), tmp_path / "in.parquet"), tmp_path / "out"
-    with started_deadly(source, output, *RAY, "cluster.replicas=1") as run:
+    with started_generate(source, output, *RAY, "cluster.replicas=1", *OPTIONS, stage=deadly) as run:
         code, text = run.finish()
         assert run.left_behind() == []
     assert code == 0, text
@@ -68,10 +66,10 @@ def test_fault_9_a_row_that_kills_its_replica(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-def test_fault_10_a_row_that_hangs_its_replica(tmp_path: Path) -> None:
+def test_fault_10_a_row_that_hangs_its_replica(tmp_path: Path, deadly: Stage) -> None:
     source, output = write(prompts(HANG=0).slice(0, 2), tmp_path / "in.parquet"), tmp_path / "out"
-    options = (*RAY, "cluster.replicas=1", "cluster.hang_timeout=2", "output.rows_per_shard=1")
-    with started_deadly(source, output, *options) as run:
+    options = (*RAY, "cluster.replicas=1", "cluster.hang_timeout=2", *OPTIONS, "output.rows_per_shard=1")
+    with started_generate(source, output, *options, stage=deadly) as run:
         code, text = run.finish()
         assert run.left_behind() == []
     assert code == 0, text
@@ -80,9 +78,9 @@ def test_fault_10_a_row_that_hangs_its_replica(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_fault_10_inline_it_stops_and_sets_the_shard_apart(tmp_path: Path) -> None:
+def test_fault_10_inline_it_stops_and_sets_the_shard_apart(tmp_path: Path, deadly: Stage) -> None:
     source, output = write(prompts(HANG=0), tmp_path / "in.parquet"), tmp_path / "out"
-    with started_deadly(source, output, *INLINE, "cluster.hang_timeout=1") as run:
+    with started_generate(source, output, *INLINE, *OPTIONS, "cluster.hang_timeout=1", stage=deadly) as run:
         code, text = run.finish()
     assert code == 75, text
     assert "a row hangs the model in this process" in text.splitlines()[-1]
@@ -91,11 +89,11 @@ def test_fault_10_inline_it_stops_and_sets_the_shard_apart(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_fault_9_inline_a_death_is_found_from_start_to_start(tmp_path: Path) -> None:
+def test_fault_9_inline_a_death_is_found_from_start_to_start(tmp_path: Path, deadly: Stage) -> None:
     """Nobody is left to see it: only that it happens each time with the same rows in hand tells."""
     source, output = write(prompts(CRASH=5), tmp_path / "in.parquet"), tmp_path / "out"
     for _ in range(40):
-        with started_deadly(source, output, *INLINE) as run:
+        with started_generate(source, output, *INLINE, *OPTIONS, stage=deadly) as run:
             code, text = run.finish()
         if code == 0:
             break
@@ -107,34 +105,17 @@ def test_fault_9_inline_a_death_is_found_from_start_to_start(tmp_path: Path) -> 
 @pytest.mark.ray
 def test_a_replica_that_is_killed_twice_is_no_rows_fault(tmp_path: Path) -> None:
     source, output = write(prompts(), tmp_path / "in.parquet"), tmp_path / "out"
+    stage = Stage(tmp_path / "stage", parts=0)
     options = (*RAY, "cluster.replicas=1", *OPTIONS, "engine.max_num_seqs=1", "sampling.max_tokens=64")
-    with started_generate(source, output, *options) as run:
-        for _ in range(2):
-            killed = _kill_a_replica(run)
-            assert killed
+    with started_generate(source, output, *options, stage=stage) as run:
+        for killed in (1, 2):
+            os.kill(run.wait_at(stage, killed)[-1], signal.SIGKILL)
+            run.wait_for(lambda killed=killed: len(events(output, "replica_down")) == killed)  # type: ignore[misc]
+        stage.open()
         code, text = run.finish()
     assert code == 0, text
+    assert [down["counts"] for down in events(output, "replica_down")] == [True, True]
     assert events(output, "row_blamed") == []
     reference = tmp_path / "reference"
     assert generate(source, reference, *OPTIONS, "sampling.max_tokens=64") == 0
     assert_same_rows(reference, output)
-
-
-def _kill_a_replica(run: Started) -> bool:
-    from small_runs import wait_until
-
-    seen = len(events(run.output, "replica_up")) if (run.output / "_job" / "events").is_dir() else 0
-
-    def ready() -> bool:
-        there = (run.output / "_job" / "events").is_dir()
-        return (
-            there
-            and len(events(run.output, "replica_up")) > seen - (seen > 0)
-            and bool(run.family("ray::ReplicaActor"))
-        )
-
-    if not wait_until(ready):
-        return False
-    os.kill(run.family("ray::ReplicaActor")[0], signal.SIGKILL)
-    down = len(events(run.output, "replica_down"))
-    return wait_until(lambda: len(events(run.output, "replica_down")) > down or bool(events(run.output, "driver_stop")))

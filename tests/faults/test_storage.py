@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from small_runs import (
     INLINE,
+    Stage,
     assert_same_rows,
     generate,
     manifest,
@@ -100,10 +101,11 @@ def test_a_folder_that_may_not_be_written(source: Path, tmp_path: Path, capsys: 
 
 
 def test_a_folder_that_is_removed_in_mid_run(source: Path, reference: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    with started_generate(source, output, *INLINE, *OPTIONS, "engine.max_num_seqs=2") as run:
-        run.wait_for_part()
+    output, stage = tmp_path / "out", Stage(tmp_path / "stage")
+    with started_generate(source, output, *INLINE, *OPTIONS, stage=stage) as run:
+        run.wait_at(stage)
         shutil.rmtree(output, ignore_errors=True)
+        stage.open()
         code, text = run.finish()
     assert code in (1, 2), text
     assert "Traceback" not in text and text.splitlines()[-1].startswith("promptmill: ")

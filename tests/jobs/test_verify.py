@@ -66,7 +66,7 @@ def test_a_signal_ends_it_with_its_code(tmp_path: Path) -> None:
             pipe = opened_when_read(job / "manifest.json")
             wait_until_asleep(process.pid)  # a signal just before the system call would not interrupt it
             process.send_signal(signal.SIGTERM)
-            _, told = process.communicate(timeout=60)
+            _, told = process.communicate(timeout=900)
             os.close(pipe)
         finally:
             process.kill()
@@ -76,7 +76,7 @@ def test_a_signal_ends_it_with_its_code(tmp_path: Path) -> None:
 def wait_until_asleep(pid: int) -> None:
     """Wait until a process has been found asleep some times in a row."""
     asleep = 0
-    for _ in range(1200):
+    for _ in range(18_000):
         asleep = asleep + 1 if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S" else 0
         if asleep == 5:
             return
@@ -86,7 +86,7 @@ def wait_until_asleep(pid: int) -> None:
 
 def opened_when_read(path: Path) -> int:
     """Open a pipe for writing as soon as somebody has opened it for reading."""
-    for _ in range(1200):
+    for _ in range(18_000):
         with contextlib.suppress(OSError):
             return os.open(path, os.O_WRONLY | os.O_NONBLOCK)
         time.sleep(0.05)

@@ -136,7 +136,7 @@ def test_stopping_lets_go_of_everything(files: SharedFiles, times: Times) -> Non
 def test_with_threads_a_driver_does_not_wait_until_a_shard_is_let_go_of(files: SharedFiles) -> None:
     answers, store = threading.Event(), memory(files)
     claims = Claims(store, "a", threads=2)
-    store.before = lambda kind, name: kind == "put_if_absent" or answers.wait(10) or pytest.fail("no answer")
+    store.before = lambda kind, name: kind == "put_if_absent" or answers.wait(900) or pytest.fail("no answer")
     for index in range(5):
         claims.take(index)
         claims.release(index)
@@ -159,7 +159,7 @@ def test_what_could_not_be_let_go_of_is_let_go_of_at_the_end(files: SharedFiles)
     store.before = once
     claims.take(0)
     claims.release(0)
-    assert fails.wait(10)
+    assert fails.wait(900)
     claims.take(1)
     claims.release(1)
     claims._pool.submit(int).result()  # type: ignore[union-attr]  # one thread: what was begun before is done

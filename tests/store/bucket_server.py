@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import boto3
 import pytest
 
-LATE = 1.5
-"""Seconds after which a reply comes that is late."""
+PATIENCE = 900.0
+"""Seconds for which a reply that is late waits for the next request."""
 
 
 class Door:
@@ -21,16 +20,20 @@ class Door:
         self._app = app
         self.troubles: list[tuple[str, str]] = []
         self.seen: list[str] = []
-        self._lock = threading.Lock()
+        self._asked = threading.Condition()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         method = environ["REQUEST_METHOD"]
-        with self._lock:
+        with self._asked:
             self.seen.append(method)
+            number = len(self.seen)
+            self._asked.notify_all()
             trouble = self.troubles.pop(0)[1] if self.troubles and self.troubles[0][0] == method else ""
         if trouble in ("lost", "late"):
             list(self._app(environ, lambda *_: None))
-            time.sleep(LATE if trouble == "late" else 0)
+            if trouble == "late":  # later than the client waits for it: it has asked again
+                with self._asked:
+                    self._asked.wait_for(lambda: len(self.seen) > number, PATIENCE)
             trouble = "503 Slow Down"
         elif trouble:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))

@@ -135,7 +135,7 @@ def test_fault_18_a_put_that_was_applied_and_its_reply_lost(store: ObjectStore, 
 
 
 def test_fault_18_a_put_that_timed_out_and_was_applied(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.store.objects.TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr("pipeline.store.objects.TIMEOUT_SECONDS", 3)
     door.troubles = [("PUT", "late")]
     store = open_store("s3://bucket/some/where")
     assert not store.put_if_absent("data/a", b"mine")
