@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test fuzz simulate chaos image-test metrics-test lint format bench scale clean
+.PHONY: help install demo test fuzz simulate chaos image-test metrics-test lint format bench bench-levels scale clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -49,6 +49,9 @@ format: install  ## rewrite the code in the project's style
 
 bench: install  ## measure, and print one table; BENCH="--help" lists its options
 	$(BIN)/python -m benchmarks.run $(BENCH)
+
+bench-levels: install  ## measure the compiled kernels of each level beside torch; LEVELS="--help" lists its options
+	$(BIN)/python -m benchmarks.levels $(LEVELS)
 
 scale: install  ## measure the driver with up to a million made-up shards; SCALE="--help" lists its options
 	$(BIN)/python -m benchmarks.scale $(SCALE)

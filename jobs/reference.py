@@ -27,7 +27,7 @@ MEANINGS = {
     "engine.max_num_seqs": "sequences generated at once: a number, or auto; fewer when memory does not hold them",
     "engine.max_model_len": "limit of prompt and generation together; null is the model's context length",
     "engine.max_num_batched_tokens": "tokens a step at most; null is 256, on a GPU 512 beside one a sequence",
-    "engine.kernels": "which compiled kernels a processor uses: auto is the best it has, none is torch's operations, native-v3 a level",
+    "engine.kernels": "compiled kernels: auto is the best the processor has, none is torch, native-v3 is a level",
     "engine.deterministic": "the same bits for a row in every batch; false lets a GPU choose kernels by the batch's size",
     "engine.prefix_caching": "compute once what prompts that begin alike share",
     "sampling.n": "completions of each prompt",
