@@ -122,7 +122,9 @@ def candidates(
     built = native.library() is not None
     if int8:
         return [*(["int8-compiled"] if built else []), "int8-torch"]
-    compiled = ["compiled"] if built and dtype == torch.float32 else []
+    # where the processor multiplies bfloat16 itself, the library's product is faster even with rows that fill it up
+    widened = dtype == torch.bfloat16 and not processor()[1] & {"avx512_bf16", "amx_bf16"}
+    compiled = ["compiled"] if built and (dtype == torch.float32 or widened) else []
     mkl = ["mkl-packed"] if processor()[0] == "GenuineIntel" and dtype == torch.float32 else []
     return [*compiled, *mkl, "onednn-packed", "fixed-rows"]
 

@@ -27,7 +27,10 @@ def test_candidates_follow_from_the_machine(built: bool, monkeypatch: pytest.Mon
     ours, ours_int8 = (["compiled"], ["int8-compiled"]) if built else ([], [])
     assert found("AuthenticAMD") == [*ours, "onednn-packed", "fixed-rows"]
     assert found("GenuineIntel") == [*ours, "mkl-packed", "onednn-packed", "fixed-rows"]
-    assert found("GenuineIntel", dtype=torch.bfloat16) == ["onednn-packed", "fixed-rows"]
+    assert found("GenuineIntel", dtype=torch.bfloat16) == [*ours, "onednn-packed", "fixed-rows"]
+    for flag in ("avx512_bf16", "amx_bf16"):
+        assert found("GenuineIntel", flag, dtype=torch.bfloat16) == ["onednn-packed", "fixed-rows"]
+    assert found("GenuineIntel", dtype=torch.float16) == ["onednn-packed", "fixed-rows"]
     cuda, on_gpu = torch.device("cuda"), ["fixed-rows-256", "fixed-rows-64"]
     assert candidates(torch.float32, cuda) == on_gpu
     assert candidates(torch.float32, cuda, output=True) == ["logits-256", "logits-64", *on_gpu]

@@ -121,3 +121,16 @@ def test_the_check_at_loading_runs_every_size_of_group() -> None:
             count = -(-rows // most)
             sizes |= {rows * (i + 1) // count - rows * i // count for i in range(count)}
         assert sizes == set(range(2, most + 1))
+
+
+@needs_kernels
+@pytest.mark.parametrize("shape", [*SHAPES, (33, 1500)], ids=str)
+def test_a_weight_of_bfloat16_gives_what_its_float32_gives(shape: tuple[int, int]) -> None:
+    """Widened as it is read, so that nothing is lost but the result's own rounding; whatever the weight's strides."""
+    weight, x = weight_of(shape).bfloat16(), rows_for(shape, 60).bfloat16()
+    bias = torch.linspace(-1, 1, shape[0]).bfloat16()
+    exact = KERNELS["compiled"](weight.float(), bias.float())
+    for given in (weight, weight.t().contiguous().t()):
+        product = KERNELS["compiled"](given, bias)
+        for rows in (1, 2, 5, 6, 7, 13, 14, 15, 60):
+            assert torch.equal(product(x[:rows]), exact(x[:rows].float()).bfloat16())

@@ -49,6 +49,8 @@ def numbers() -> list[torch.Tensor]:
         weight, bias = weight_of(shape), torch.linspace(-1, 1, shape[0])
         for product in (Float32Layer(weight, bias), Float32Layer(weight.t().contiguous().t(), None)):
             found += [product(rows_for(shape, rows)) for rows in (1, 2, 5, 6, 7, 13, 14, 15, 60)]
+        halved = Float32Layer(weight.bfloat16(), None)
+        found += [halved(rows_for(shape, rows).bfloat16()) for rows in (2, 6, 13, 60)]
         product = CompiledInt8Product(weight, bias)
         found += [product(rows_for(shape, rows)) for rows in (1, 5, 7, 14, 60)]
     for dim in DIMS:

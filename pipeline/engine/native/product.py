@@ -5,7 +5,7 @@ They keep rows apart by the order of their sums; see `product_float32.c` and `pr
 
 from __future__ import annotations
 
-from ctypes import Structure, byref, c_int64, c_void_p
+from ctypes import Structure, byref, c_int32, c_int64, c_void_p
 
 import torch
 
@@ -23,36 +23,40 @@ class _Product(Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("weight", "bias", "scale")),
         *((name, c_int64) for name in ("in_features", "out_features")),
+        ("halved", c_int32),
     )
 
 
 class Float32Layer:
-    """x · Wᵀ + b in float32."""
+    """x · Wᵀ + b: sums in float32, with a weight of float32 or bfloat16."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         """Pack `weight` [N, K], of any strides.
 
         Raises:
-            RuntimeError: If the kernels are not there or the weight is not float32.
+            RuntimeError: If the kernels are not there or the weight is of another type.
         """
-        if weight.dtype != torch.float32:
-            raise RuntimeError("the compiled product is for float32")
+        if weight.dtype not in (torch.float32, torch.bfloat16):
+            raise RuntimeError("the compiled product is for float32 and bfloat16")
         self._library, (out, width) = needed(), weight.shape
-        self._weight = torch.empty(_panels(out) * width)
+        self._weight = torch.empty(_panels(out) * width, dtype=weight.dtype)
         self._bias = None if bias is None else _filled(bias)
-        self._layer = _Product(self._weight.data_ptr(), _pointer(self._bias), None, width, out)
+        self._layer = _Product(
+            self._weight.data_ptr(), _pointer(self._bias), None, width, out, weight.dtype == torch.bfloat16
+        )
         self._library.pack_float32(
             byref(self._layer), weight.data_ptr(), weight.stride(0), weight.stride(1), torch.get_num_threads()
         )
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply contiguous float32 rows [M, K]."""
+        """Multiply contiguous rows [M, K] of the weight's type; so is the result, [M, N]."""
+        x, dtype = x.float(), x.dtype
         rows = _checked(x, self._layer.in_features)
         y, packed = torch.empty(rows, self._layer.out_features), torch.empty(x.numel())
         self._library.product_float32(
             byref(self._layer), x.data_ptr(), rows, y.data_ptr(), packed.data_ptr(), torch.get_num_threads()
         )
-        return y
+        return y.to(dtype)
 
 
 class Int8Layer:
@@ -70,7 +74,7 @@ class Int8Layer:
         self._steps = -(-width // 2)  # where an instruction sums two elements, the fewest that one does
         self._weight = torch.empty(_panels(out) * -(-width // 4) * 4, dtype=torch.int8)  # and four are the most
         self._scale, self._bias = torch.empty(_panels(out) * self._stretches), None if bias is None else _filled(bias)
-        self._layer = _Product(self._weight.data_ptr(), _pointer(self._bias), self._scale.data_ptr(), width, out)
+        self._layer = _Product(self._weight.data_ptr(), _pointer(self._bias), self._scale.data_ptr(), width, out, 0)
         self._library.pack_int8(
             byref(self._layer), weight.data_ptr(), scale.contiguous().data_ptr(), torch.get_num_threads()
         )

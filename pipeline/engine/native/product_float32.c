@@ -1,4 +1,4 @@
-/* The product of rows with a packed float32 weight.
+/* The product of float32 rows with a packed weight of float32, or of bfloat16, which is widened as it is read.
  *
  * Every sum has one order: fused multiplications and additions along the inner dimension, DEPTH at a time, then these parts
  * one after the other, then the bias. So an element has the same bits whatever the number of rows and threads, and with
@@ -6,7 +6,14 @@
  */
 #include "product.h"
 
-#define STEP (PANEL * 4) /* bytes of a weight's step */
+#define STEP(halved) (PANEL * (halved ? 2 : 4)) /* bytes of a weight's step */
+
+/* The weights of a step. A bfloat16 is the upper half of a float32; those of both vectors share lanes of 4 bytes. */
+INLINE void read_weights(vec weight[2], const char *w, const int halved) {
+    const ivec first = *(const ivec *)w;
+    weight[0] = (vec)(halved ? first << 16 : first);
+    weight[1] = halved ? (vec)(first & (int32_t)0xffff0000) : *(const vec *)(w + 4 * LANES);
+}
 
 INLINE vec read_some(const float *from, int64_t count) {
     if (count >= LANES)
@@ -24,12 +31,13 @@ INLINE void write_some(float *to, vec x, int64_t count) {
 }
 
 /* y = the sums of `rows` rows over some steps, for a panel of channels; not the `first` ones: y += these sums */
-INLINE void tile(const int rows, const float *x, const float *w, int64_t steps, struct ahead ahead, float *y, int64_t stride,
+INLINE void tile(const int rows, const int halved, const float *x, const char *w, int64_t steps, struct ahead ahead, float *y, int64_t stride,
                  int64_t channels, int first, const float *bias) {
     vec sum[MOST][2] = {0};
     for (int64_t k = 0; k < steps; k++) {
-        prefetch(ahead, STEP, k);
-        const vec weight[2] = {*(const vec *)(w + k * PANEL), *(const vec *)(w + k * PANEL + LANES)};
+        prefetch(ahead, STEP(halved), k);
+        vec weight[2];
+        read_weights(weight, w + k * STEP(halved), halved);
         for (int r = 0; r < rows; r++)
             for (int v = 0; v < 2; v++)
                 sum[r][v] += weight[v] * x[k * rows + r];
@@ -46,13 +54,13 @@ INLINE void tile(const int rows, const float *x, const float *w, int64_t steps, 
         }
 }
 
-static void any_tile(int rows, const float *x, const float *w, int64_t steps, struct ahead ahead, float *y, int64_t stride,
+INLINE void any_tile(int rows, const int halved, const float *x, const char *w, int64_t steps, struct ahead ahead, float *y, int64_t stride,
                        int64_t channels, int first, const float *bias) {
     switch (rows) {
 #define ROWS(n)                                                                                                                \
     case n:                                                                                                                    \
         if (n <= MOST)                                                                                                         \
-            tile(n, x, w, steps, ahead, y, stride, channels, first, bias);                                                     \
+            tile(n, halved, x, w, steps, ahead, y, stride, channels, first, bias);                                             \
         break;
         EACH_ROW(ROWS)
     }
@@ -67,20 +75,24 @@ INLINE void pack_rows(const struct product *p, const float *x, struct groups g, 
             out[k * rows + r] = x[(from + r) * p->in + start + k];
 }
 
-/* Put weight [out][in] with any strides into panels; channels beyond the last are zeros. */
-void pack_float32(const struct product *p, const float *weight, int64_t out_stride, int64_t in_stride, int threads) {
-    float *packed = (float *)p->weight;
+/* Put weight [out][in], float or the upper half of one, with any strides into panels; channels beyond the last are zeros. */
+void pack_float32(const struct product *p, const void *weight, int64_t out_stride, int64_t in_stride, int threads) {
 #pragma omp parallel for num_threads(threads)
     for (int64_t panel = 0; panel < panels_of(p); panel++)
         for (int64_t k = 0; k < p->in; k++)
             for (int64_t c = 0; c < PANEL; c++) {
                 const int64_t channel = panel * PANEL + c;
-                packed[(panel * p->in + k) * PANEL + c] = channel < p->out ? weight[channel * out_stride + k * in_stride] : 0;
+                const int64_t from = channel * out_stride + k * in_stride, step = (panel * p->in + k) * PANEL;
+                const int there = channel < p->out;
+                if (p->halved)
+                    ((uint16_t *)p->weight)[step + c % LANES * 2 + c / LANES] = there ? ((const uint16_t *)weight)[from] : 0;
+                else
+                    ((float *)p->weight)[step + c] = there ? ((const float *)weight)[from] : 0;
             }
 }
 
-/* `packed` is room for a copy of x. */
-void product_float32(const struct product *p, const float *x, int64_t rows, float *y, float *packed, int threads) {
+INLINE void product(const struct product *p, const int halved, const float *x, int64_t rows, float *y, float *packed,
+                    int threads) {
     const struct groups g = cut(rows, MOST);
 #pragma omp parallel num_threads(threads)
     {
@@ -92,14 +104,22 @@ void product_float32(const struct product *p, const float *x, int64_t rows, floa
         for (int64_t panel = 0; panel < panels_of(p); panel++)
             for (int64_t start = 0; start < p->in; start += DEPTH) {
                 const int64_t steps = smaller(p->in - start, DEPTH), channel = panel * PANEL;
-                const float *weight = (const float *)p->weight + (panel * p->in + start) * PANEL;
+                const char *weight = (const char *)p->weight + (panel * p->in + start) * STEP(halved);
                 const float *bias = p->bias && start + steps == p->in ? p->bias + channel : 0;
                 for (int64_t group = 0; group < g.count; group++) {
                     const int64_t from = group_start(g, group);
-                    any_tile(group_start(g, group + 1) - from, packed + start * rows + from * steps, weight, steps,
-                          look_ahead(weight + steps * PANEL, STEP, steps, g, group), y + from * p->out + channel, p->out,
+                    any_tile(group_start(g, group + 1) - from, halved, packed + start * rows + from * steps, weight, steps,
+                          look_ahead(weight + steps * STEP(halved), STEP(halved), steps, g, group), y + from * p->out + channel, p->out,
                           smaller(p->out - channel, PANEL), start == 0, bias);
                 }
             }
     }
+}
+
+/* `packed` is room for a copy of x. */
+void product_float32(const struct product *p, const float *x, int64_t rows, float *y, float *packed, int threads) {
+    if (p->halved)
+        product(p, 1, x, rows, y, packed, threads);
+    else
+        product(p, 0, x, rows, y, packed, threads);
 }
