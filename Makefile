@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test fuzz simulate chaos image-test metrics-test lint format bench bench-levels scale clean
+.PHONY: help install demo test fuzz simulate chaos image-test metrics-test lint format bench bench-levels quality scale clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -49,6 +49,10 @@ format: install  ## rewrite the code in the project's style
 
 bench: install  ## measure, and print one table; BENCH="--help" lists its options
 	$(BIN)/python -m benchmarks.run $(BENCH)
+
+quality: install  ## measure what each precision costs on real text; QUALITY="--help" lists its options
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[quality]'
+	$(BIN)/python -m benchmarks.quality $(QUALITY)
 
 bench-levels: install  ## measure the compiled kernels of each level beside torch; LEVELS="--help" lists its options
 	$(BIN)/python -m benchmarks.levels $(LEVELS)
