@@ -28,6 +28,7 @@ from pipeline.types import Request, SamplingParams
 
 ONE = Answers()
 
+
 def main() -> None:
     """Load, time, print."""
     arguments = options(__doc__).parse_args()

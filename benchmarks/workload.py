@@ -16,10 +16,10 @@ number of tokens. Imports only the standard library: every engine's environment 
 from __future__ import annotations
 
 import math
-import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 Work = list[tuple[list[int], int]]
 """(prompt token ids, new tokens) of each request."""
@@ -108,5 +108,8 @@ def longest(work: Work) -> int:
 def distinct_tokens(prompts: Sequence[Sequence[int]]) -> int:
     """Prompt tokens that have to be read if what prompts have in common at their beginnings is read once."""
     ordered = sorted(map(list, prompts))
-    shared = sum(len(os.path.commonprefix(pair)) for pair in zip(ordered, ordered[1:], strict=False))
-    return sum(map(len, prompts)) - shared
+    return sum(map(len, prompts)) - sum(_in_common(*pair) for pair in pairwise(ordered))
+
+
+def _in_common(left: Sequence[int], right: Sequence[int]) -> int:
+    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
