@@ -11,12 +11,16 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.workload import REQUESTS
+from benchmarks.workload import REQUESTS, SHARING, answers
 
-MEASUREMENTS = ("uniform", "mixed", "prefill", "decode", "few_shot")
-"""Workloads, and `decode`: the steps of `uniform` in which every sequence decodes."""
-WORKLOADS_OF_ALL = ("uniform", "mixed")
+WORKLOADS_OF_ALL = ("uniform", "mixed", *SHARING)
 """What every engine runs."""
+MEASUREMENTS = ("uniform", "mixed", "prefill", "decode", *SHARING)
+"""Workloads, and `decode`: the steps of `uniform` in which every sequence decodes."""
+CACHES = {"uniform": ("bfloat16", "int8"), "mixed": ("bfloat16", "int8")} | dict.fromkeys(SHARING, ("int8",))
+"""Workload → the other types of cache with which int8 is run."""
+WITH_AND_WITHOUT = ("few_shot", "samples")
+"""Workloads that run with prefix caching off, too."""
 ENGINES = ("limit", "promptmill", "transformers", "vllm", "openvino", "ctranslate2")
 PRECISIONS = ("float32", "int8")
 PEER_KEYS = {
@@ -25,8 +29,8 @@ PEER_KEYS = {
     "openvino": ("python", "float32", "int8"),
     "ctranslate2": ("python", "model"),
 }
-TRANSFORMERS_BATCH = {"uniform": 64, "mixed": 16}
-"""Its best: a large batch wastes most of its work when lengths are mixed."""
+TRANSFORMERS_BATCH = {"uniform": 64, "mixed": 16, "few_shot": 16, "samples": 64, "classify": 16, "chat": 16}
+"""A large batch wastes most of its work when lengths are mixed, and takes much memory when prompts are long."""
 OPENVINO_SETTINGS = {
     "OpenVINO GenAI float32": ("float32", ("INFERENCE_PRECISION_HINT=f32",)),
     "OpenVINO GenAI int8": ("int8", ("INFERENCE_PRECISION_HINT=f32",)),
@@ -115,7 +119,7 @@ def lines(measurement: str, settings: Settings) -> list[Line]:
     """The rows of one measurement, in the order in which they are run; the limit first."""
     limit = Line("limit", "limit", "", _script(None, "limits", str(settings.model), str(settings.batch)))
     own = _own(measurement, settings)
-    return [limit, *own, *(_peers(measurement, settings) if measurement in ("uniform", "mixed") else [])]
+    return [limit, *own, *(_peers(measurement, settings) if measurement in WORKLOADS_OF_ALL else [])]
 
 
 def _script(python: Path | None, name: str, *arguments: str) -> tuple[str, ...]:
@@ -136,14 +140,13 @@ def _own(measurement: str, settings: Settings) -> list[Line]:
     for precision in PRECISIONS:
         words = _script(None, script, *shared, *(["--int8"] if precision == "int8" else []))
         name = f"promptmill {precision}"
-        if measurement == "few_shot":
+        if measurement in WITH_AND_WITHOUT:
             made.append(Line(name, "promptmill", precision, (*words, "--prefix-caching", "off")))
             name, words = f"{name}, prefix caching", (*words, "--prefix-caching", "on")
         made.append(Line(name, "promptmill", precision, words))
-        if precision == "int8" and measurement in WORKLOADS_OF_ALL:
-            for dtype in ("bfloat16", "int8"):
-                cache = ("--kv-cache-dtype", dtype)
-                made.append(Line(f"{name}, cache in {dtype}", "promptmill", precision, (*words, *cache)))
+        for dtype in CACHES.get(measurement, ()) if precision == "int8" else ():
+            cache = ("--kv-cache-dtype", dtype)
+            made.append(Line(f"{name}, cache in {dtype}", "promptmill", precision, (*words, *cache)))
     return made
 
 
@@ -154,7 +157,8 @@ def _peers(workload: str, settings: Settings) -> list[Line]:
     python = peers.get("transformers", {}).get("python")
     size = str(min(TRANSFORMERS_BATCH[workload], settings.batch))
     words = _script(python, "peers.transformers_generate", *shared, size)
-    made = [Line(f"transformers `generate`, batch {size}", "transformers", "float32", words)]
+    free = ", free tokens" if answers(workload).choice else ""  # it has no structured output
+    made = [Line(f"transformers `generate`, batch {size}{free}", "transformers", "float32", words)]
     if "vllm" in peers:
         words = _script(peers["vllm"]["python"], "peers.vllm_cpu", *shared, batch)
         made.append(Line("vLLM, compiled", "vllm", "float32", words))

@@ -9,6 +9,8 @@ from typing import Any
 
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "sve")
 """Instructions that matrix products profit from."""
+CAPS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
+"""Variables that hold a library to fewer instructions than the processor has; README.md says which engines heed which."""
 
 
 def describe() -> dict[str, Any]:
@@ -24,6 +26,7 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "threads": os.environ.get("OMP_NUM_THREADS"),
+        "caps": {name: os.environ[name] for name in CAPS if name in os.environ},
     }
 
 

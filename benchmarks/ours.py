@@ -19,25 +19,28 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the jobs set it
 
 from benchmarks.procedure import measure, parser, report
-from benchmarks.workload import Work, longest, make
+from benchmarks.workload import Answers, Work, answers, longest, make
 from pipeline.engine.base import Engine
 from pipeline.engine.build import BuiltEngine, build_engine
 from pipeline.engine.checkpoint import resolve
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.types import Request, SamplingParams
 
+ONE = Answers()
+
 
 def main() -> None:
     """Load, time, print."""
     arguments = options(__doc__).parse_args()
     built = build(arguments)
-    figures = measure(lambda work: run(built.engine, work), arguments)
+    asked = answers(arguments.workload)
+    figures = measure(lambda work: run(built.engine, work, asked), arguments)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     work = make(arguments.workload, arguments.requests)
     report(
         {
             "engine": "promptmill", "precision": "int8" if arguments.int8 else "float32", **figures, "peak_bytes": peak,
-            "lengths": [len(prompt) + new for prompt, new in work], "facts": built.facts,
+            "lengths": [len(prompt) + new for prompt, new in work for _ in range(asked.samples)], "facts": built.facts,
         },
         "promptmill", "torch", "transformers",
     )  # fmt: skip
@@ -71,19 +74,27 @@ def build(arguments: argparse.Namespace) -> BuiltEngine:
     return built
 
 
-def add(engine: Engine, work: Work) -> None:
+def add(engine: Engine, work: Work, asked: Answers = ONE) -> None:
     """Queue a workload."""
     engine.add(
         [
-            Request(str(i), 0, tuple(prompt), SamplingParams(max_tokens=new, min_tokens=new, ignore_eos=True))
+            Request(str(i), sample, tuple(prompt), sampling(new, asked))
             for i, (prompt, new) in enumerate(work)
+            for sample in range(asked.samples)
         ]
     )
 
 
-def run(engine: Engine, work: Work) -> int:
+def sampling(new: int, asked: Answers) -> SamplingParams:
+    """Sample exactly `new` tokens; a choice ends by itself."""
+    if asked.choice:
+        return SamplingParams(max_tokens=new, choice=list(asked.choice), ignore_eos=True)
+    return SamplingParams(n=asked.samples, max_tokens=new, min_tokens=new, ignore_eos=True)
+
+
+def run(engine: Engine, work: Work, asked: Answers = ONE) -> int:
     """Run a workload to its end and return the number of tokens generated."""
-    add(engine, work)
+    add(engine, work, asked)
     tokens = 0
     while any(engine.load()):
         tokens += sum(len(completion.token_ids) for completion in engine.step())

@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks import ours  # first: it sets how threads wait, which is read when torch is loaded
 from benchmarks.procedure import report
-from benchmarks.workload import Work, make
+from benchmarks.workload import Answers, Work, answers, make
 
 BOOKKEEPING = "cache, bookkeeping"
 OUTPUT = "output layer"
@@ -142,10 +142,10 @@ class Seams:
         return self._run(runner, step, *rest, **named)
 
 
-def record(engine: Any, work: Work, clock: Clock, seams: Seams) -> list[StepTime]:
+def record(engine: Any, work: Work, clock: Clock, seams: Seams, asked: Answers = ours.ONE) -> list[StepTime]:
     """Run a workload to its end, step by step."""
     step = clock.timed(BOOKKEEPING, engine.step)
-    ours.add(engine, work)
+    ours.add(engine, work, asked)
     times: list[StepTime] = []
     while any(engine.load()):
         clock.seconds.clear()
@@ -191,9 +191,9 @@ def main() -> None:
     clock = Clock()
     seams = Seams(clock)
     built = ours.build(arguments)
-    work = make(arguments.workload, arguments.requests)
-    ours.run(built.engine, [(prompt[::-1], min(new, 2)) for prompt, new in work[:2]])
-    times = record(built.engine, work, clock, seams)
+    work, asked = make(arguments.workload, arguments.requests), answers(arguments.workload)
+    ours.run(built.engine, [(prompt[::-1], min(new, 2)) for prompt, new in work[:2]], asked)
+    times = record(built.engine, work, clock, seams, asked)
     entries = summary(times)
     print(table(entries))
     full = [sum(t.seconds.values()) for t in times if t.decodes == arguments.batch and not t.prompt_tokens]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from benchmarks.workload import WORKLOADS, Work, make
+from benchmarks.workload import WORKLOADS, Work, answers, distinct_tokens, make
 
 WARM_UP_TOKENS = 2
 """New tokens of each of the two requests that are left out of the time."""
@@ -32,11 +32,13 @@ def measure(generate: Callable[[Work], int], arguments: argparse.Namespace) -> d
     """Time an engine that is loaded.
 
     Args:
-        generate: Runs requests to their end and returns how many tokens it generated.
+        generate: Runs requests to their end, each as often as the workload's `answers` say, and returns how many tokens
+            it generated.
         arguments: Those of `parser`.
 
     Returns:
-        The measurement; `tok_s` counts generated tokens. Loading and the warm-up are left out of the time.
+        The measurement; `tok_s` counts generated tokens, `distinct_prompt_tokens` what has to be read if shared beginnings are
+        read once. Loading and the warm-up are left out of the time.
 
     Raises:
         SystemExit: If the engine generated another number of tokens than was asked for.
@@ -47,14 +49,16 @@ def measure(generate: Callable[[Work], int], arguments: argparse.Namespace) -> d
     start = time.perf_counter()
     tokens = generate(work)
     seconds = time.perf_counter() - start
-    wanted = sum(new for _, new in work)
+    samples = answers(arguments.workload).samples
+    wanted = samples * sum(new for _, new in work)
     if tokens != wanted:
         raise SystemExit(
             f"{arguments.workload}: generated {tokens} tokens where {wanted} were asked for: no comparison"
         )
     return {
-        "workload": arguments.workload, "requests": len(work), "batch": arguments.batch, "tokens": tokens,
-        "prompt_tokens": sum(len(prompt) for prompt, _ in work), "seconds": round(seconds, 3),
+        "workload": arguments.workload, "requests": len(work), "completions": samples * len(work),
+        "batch": arguments.batch, "tokens": tokens, "prompt_tokens": sum(len(prompt) for prompt, _ in work),
+        "distinct_prompt_tokens": distinct_tokens([prompt for prompt, _ in work]), "seconds": round(seconds, 3),
         "tok_s": round(tokens / seconds, 2),
     }  # fmt: skip
 

@@ -50,6 +50,9 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--requests", type=int, help="default: each workload's own number")
     made.add_argument("--max-num-seqs", type=int, default=64)
     made.add_argument("--timeout", type=float, default=3600, help="seconds after which a run is ended")
+    made.add_argument(
+        "--quality", type=Path, help="a file of perplexities to print beside the speeds; see benchmarks.table"
+    )
     made.add_argument("--json", type=Path, help="default: a file named by the time in outputs/benchmarks")
     made.add_argument("--profile", action="store_true", help="show where a step's time goes instead")
     made.add_argument("--dry-run", action="store_true", help="print the commands only")
@@ -64,6 +67,7 @@ def main() -> None:
             raise SystemExit(f"--{name.replace('_', '-')}={value}: must be at least 1")
     if arguments.model is not None and not (arguments.model / "config.json").is_file():
         raise SystemExit(f"--model={arguments.model}: has no config.json; give a model's folder")
+    quality = json.loads(arguments.quality.read_text()) if arguments.quality else None
     file = arguments.peers or (PEERS if PEERS.exists() else None)
     peers = rows.read_peers(file) if file else {}
     with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +80,7 @@ def main() -> None:
         elif arguments.profile:
             profile(plan, arguments.timeout)
         else:
-            print(render([alternate(plan, arguments, rows.absent(peers))]))
+            print(render([alternate(plan, arguments, rows.absent(peers))], quality))
 
 
 def chosen(measurement: str, settings: rows.Settings, arguments: argparse.Namespace) -> list[rows.Line]:

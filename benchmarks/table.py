@@ -1,15 +1,16 @@
 """The results as one Markdown table: medians, ratios, shares of the limit, and whether the targets are met.
 
-    python -m benchmarks.table RESULTS.json …
+    python -m benchmarks.table [--quality QUALITY.json] RESULTS.json …
 
-Several files are taken together as one. It measures nothing.
+Several files are taken together as one. It measures nothing. QUALITY.json has the perplexities of lines, with what they were
+measured on, as `{"model": "…", "text": "…", "perplexity": {"promptmill int8": 20.1, "OpenVINO GenAI int8": 20.2}}`.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ TARGETS = {
     ("mixed", "openvino"): {"float32": 1.6, "int8": 1.25},
 }
 """(Measurement, peer) → promptmill's precision → how many times as fast it is to be. OpenVINO's: in the same precision."""
+BEST_PEER_TARGETS = {"few_shot": 1.5, "samples": 1.5}
+"""Measurement → how many times as fast as the fastest peer (in the same precision, if one runs in it) promptmill is to be."""
 SHARE_TARGETS = {"prefill": {"float32": 0.75, "int8": 0.60}, "decode": {"float32": 0.65, "int8": 0.45}}
 """Measurement → precision → share of the limit."""
 MEMORY_TARGET = 1e9
@@ -79,6 +82,12 @@ class Measurement:
         ]
         return max(found, key=lambda name: self.median(name, "tok_s") or 0.0, default=None)
 
+    def best_peer(self, precision: str) -> str | None:
+        """The fastest line that is not promptmill's, of those in a precision, or of all if none is."""
+        others = {name: runs[0]["precision"] for name, runs in self.lines.items() if runs[0]["engine"] != "promptmill"}
+        found = [name for name, its in others.items() if its == precision] or list(others)
+        return max(found, key=lambda name: self.median(name, "tok_s") or 0.0, default=None)
+
     def row(self, line: str) -> str:
         """A line of the table."""
         if self.name == "decode":
@@ -89,7 +98,9 @@ class Measurement:
         generated = counted = ""
         if self.sizes is not None:
             rate, seconds = self.limit(precision, "rate"), self.median(line, "seconds") or 0.0
-            flops = arithmetic.work_flops(self.sizes, figures["prompt_tokens"], figures["tokens"], figures["requests"])
+            read = figures.get("distinct_prompt_tokens", figures["prompt_tokens"])
+            completions = figures.get("completions", figures["requests"])
+            flops = arithmetic.work_flops(self.sizes, read, figures["tokens"], completions)
             share = flops / seconds / rate
             generated = f"{100 * arithmetic.limit_share(self.sizes, rate, speed or 0.0):.0f} %"
             counted = against(share, SHARE_TARGETS.get(self.name, {}).get(precision), "%")
@@ -120,6 +131,8 @@ class Measurement:
         target = TARGETS.get((self.name, engine), {}).get(own)
         if engine == "openvino" and line != self.fastest(engine, own):
             target = None  # another precision, or not its fastest setting
+        if line == self.best_peer(own):
+            target = BEST_PEER_TARGETS.get(self.name, target)
         return against(base / speed, target, "×") if engine != "promptmill" or precision == own else ""
 
     def memory_rows(self) -> list[str]:
@@ -168,8 +181,22 @@ HEAD = _row(
 )  # fmt: skip
 
 
-def render(results: Sequence[dict[str, Any]]) -> str:
-    """The table with what it rests on: machine, limits, what failed and what is absent."""
+def quality_notes(quality: dict[str, Any] | None, measurements: Sequence[Measurement]) -> list[str]:
+    """What speeds in int8 are worth: perplexities where they are known, and whose are not."""
+    kinds = {name: runs[0] for one in measurements for name, runs in one.lines.items()}
+    int8 = [name for name, run in kinds.items() if run["precision"] == "int8"]
+    if len({kinds[name]["engine"] for name in int8}) < 2 and not quality:
+        return []
+    known = quality["perplexity"] if quality else {}
+    notes = [f"- {name}: {known[name]:.4f}" for name in kinds if name in known]
+    head = f"Perplexity of {quality['model']} on {quality['text']}:" if quality else "Perplexity:"
+    missing = [name for name in int8 if name not in known]
+    notes += [f"- not known, so not compared at equal quality: {'; '.join(missing)}"] if missing else []
+    return [head, "", *notes, ""]
+
+
+def render(results: Sequence[dict[str, Any]], quality: dict[str, Any] | None = None) -> str:
+    """The table with what it rests on: machine, limits, perplexities, what failed and what is absent."""
     runs: list[Run] = [run for result in results for run in result["runs"]]
     first, machine = results[0], results[0]["machine"]
     names = list(dict.fromkeys(run["measurement"] for run in runs))
@@ -177,6 +204,7 @@ def render(results: Sequence[dict[str, Any]]) -> str:
     text = [
         "",
         f"{first['model']}; {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB; {first['date']}",
+        *(f"held to {name}={value}" for name, value in machine.get("caps", {}).items()),
         "",
         HEAD,
         "|---|---|---:|---|---:|---:|---:|---:|",
@@ -186,6 +214,7 @@ def render(results: Sequence[dict[str, Any]]) -> str:
     ]
     notes = [note for measurement in measurements for note in measurement.limit_notes()]
     text += ["The GEMM limit, measured between the runs:", "", *notes, ""] if notes else []
+    text += quality_notes(quality, measurements)
     text += [f"Failed: {r['measurement']}, {r['line']}: {r['error']}" for r in runs if "error" in r]
     missing = set.intersection(*(set(result["absent"]) for result in results))
     text += [f"Absent: {', '.join(sorted(missing))}"] if missing else []
@@ -194,9 +223,12 @@ def render(results: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Read, print."""
-    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
-        raise SystemExit(__doc__)
-    print(render([json.loads(Path(name).read_text()) for name in sys.argv[1:]]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path, metavar="RESULTS.json")
+    parser.add_argument("--quality", type=Path, metavar="QUALITY.json")
+    arguments = parser.parse_args()
+    quality = json.loads(arguments.quality.read_text()) if arguments.quality else None
+    print(render([json.loads(file.read_text()) for file in arguments.files], quality))
 
 
 if __name__ == "__main__":

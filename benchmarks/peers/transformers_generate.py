@@ -2,7 +2,9 @@
 
     python -m benchmarks.peers.transformers_generate MODEL WORKLOAD REQUESTS BATCH
 
-Sorting is what a careful user does: a batch runs until its longest sequence ends. Needs torch and transformers.
+Sorting is what a careful user does: a batch runs until its longest sequence ends. Several completions of a prompt are
+`num_return_sequences`, and BATCH counts each. It follows no choice: `classify` generates as many tokens freely. Needs torch
+and transformers.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks.procedure import measure, parser, report
-from benchmarks.workload import Work
+from benchmarks.workload import Work, answers
 
 PAD = 50_256
 
@@ -23,18 +25,19 @@ def main() -> None:
     arguments = parser(__doc__).parse_args()
     model: Any = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32, local_files_only=True)
     model.eval()
+    samples = answers(arguments.workload).samples
+    prompts = max(1, arguments.batch // samples)
 
     def generate(work: Work) -> int:
         ordered = sorted(work, key=lambda request: request[1])
-        return sum(
-            run_batch(model, ordered[first : first + arguments.batch]) for first in range(0, len(work), arguments.batch)
-        )
+        starts = range(0, len(work), prompts)
+        return sum(run_batch(model, ordered[first : first + prompts], samples) for first in starts)
 
     figures = measure(generate, arguments)
     report({"engine": "transformers", "precision": "float32", **figures}, "transformers", "torch")
 
 
-def run_batch(model: Any, batch: Work) -> int:
+def run_batch(model: Any, batch: Work, samples: int) -> int:
     """Run one padded batch to its longest request's end; tokens past a request's own end do not count."""
     width, new = max(len(prompt) for prompt, _ in batch), max(count for _, count in batch)
     ids = torch.tensor([[PAD] * (width - len(prompt)) + prompt for prompt, _ in batch])
@@ -42,9 +45,9 @@ def run_batch(model: Any, batch: Work) -> int:
     with torch.inference_mode():
         out = model.generate(
             ids, attention_mask=mask, max_new_tokens=new, min_new_tokens=new, do_sample=True, temperature=1.0,
-            top_k=0, top_p=1.0, pad_token_id=PAD,
+            top_k=0, top_p=1.0, pad_token_id=PAD, num_return_sequences=samples,
         )  # fmt: skip
-    return sum(min(count, out.shape[1] - width) for _, count in batch)
+    return len(out) // len(batch) * sum(min(count, out.shape[1] - width) for _, count in batch)
 
 
 if __name__ == "__main__":

@@ -102,6 +102,23 @@ def test_what_is_measured_of_promptmill_alone() -> None:
     ]  # fmt: skip
 
 
+def test_what_prompts_share_is_read_by_every_peer_that_can_cache_it(tmp_path: Path) -> None:
+    settings = everyone(tmp_path)
+    for name in ("few_shot", "samples", "classify", "chat"):
+        found = [line for line in lines(name, settings) if line.engine not in ("limit", "promptmill")]
+        assert [line.engine for line in found] == ["transformers", "vllm", "openvino", "openvino", "openvino"]
+        assert all(line.command[4] == name for line in found)
+    assert [line.name for line in lines("samples", settings)[1:6]] == [
+        "promptmill float32", "promptmill float32, prefix caching", "promptmill int8", "promptmill int8, prefix caching",
+        "promptmill int8, prefix caching, cache in int8",
+    ]  # fmt: skip
+
+
+def test_a_peer_without_choices_says_that_it_has_none() -> None:
+    assert lines("classify", Settings(MODEL))[-1].name == "transformers `generate`, batch 16, free tokens"
+    assert lines("chat", Settings(MODEL))[-1].name == "transformers `generate`, batch 16"
+
+
 def test_peers_that_are_not_named_are_absent(tmp_path: Path) -> None:
     file = peers_file(tmp_path, '[vllm]\npython = "py"\n')
     assert absent(read_peers(file)) == ["openvino", "ctranslate2"]

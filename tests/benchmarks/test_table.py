@@ -151,3 +151,41 @@ def test_promptmills_fastest_line_counts() -> None:
     found = table(runs)
     assert found["mixed: ov"][-1] == "1.50 × (≥ 1.25: met)"
     assert found["mixed: promptmill int8"][-1] == "1.20 ×" and found["mixed: promptmill int8, half"][-1] == ""
+
+
+def test_few_shot_is_held_to_the_fastest_peer_of_the_same_precision() -> None:
+    runs = [
+        *ours("few_shot", 15.0, 30.0), run("few_shot", "hf", "transformers", "float32", 5.0),
+        run("few_shot", "vllm", "vllm", "float32", 10.0), run("few_shot", "ov", "openvino", "int8", 24.0),
+    ]  # fmt: skip
+    found = table(runs)
+    assert found["few_shot: vllm"][-2:] == ["1.50 × (≥ 1.5: met)", "3.00 ×"]
+    assert found["few_shot: ov"][-2:] == ["0.62 ×", "1.25 × (≥ 1.5: **not met**)"]
+    assert found["few_shot: hf"][-2:] == ["3.00 ×", "6.00 ×"]
+
+
+def test_what_is_shared_counts_once_and_each_completion_ends_once() -> None:
+    figures = {"seconds": 0.04, "tokens": 10, "prompt_tokens": 22, "requests": 2}
+    shared = {**figures, "distinct_prompt_tokens": 14, "completions": 4}
+    runs = [limit("samples"), run("samples", "promptmill float32", "promptmill", "float32", 250.0, **shared)]
+    # 2·1000·(14 + 10 - 4) + 2·100·10 operations in 0.04 s are 1.05e6 of 2.2e6 a second
+    assert table(runs)["samples: promptmill float32"][3] == "48 %"
+
+
+def test_perplexities_stand_beside_the_speeds_and_those_that_lack_are_named() -> None:
+    runs = [*ours("uniform", 15.0, 30.0), run("uniform", "ov", "openvino", "int8", 24.0)]
+    machine = {"processor": "p", "cores": 2, "memory_gib": 1, "caps": {"ONEDNN_MAX_CPU_ISA": "AVX2"}}
+    result = {"model": "m", "date": "d", "machine": machine, "absent": [], "runs": runs}
+    quality = {
+        "model": "small",
+        "text": "a book",
+        "perplexity": {"promptmill int8": 20.125, "promptmill float32": 20.0},
+    }
+    found = render([result], quality).splitlines()
+    place = found.index("Perplexity of small on a book:")
+    assert found[place + 2 : place + 5] == [
+        "- promptmill float32: 20.0000", "- promptmill int8: 20.1250",
+        "- not known, so not compared at equal quality: ov",
+    ]  # fmt: skip
+    assert "held to ONEDNN_MAX_CPU_ISA=AVX2" in found
+    assert "not compared at equal quality: promptmill int8; ov" in render([result])
