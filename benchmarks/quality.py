@@ -82,7 +82,7 @@ def row(name: str, found: np.ndarray[Any, Any], exact: np.ndarray[Any, Any], ker
         100 * (found - exact).std() / math.sqrt(len(exact)),
     )
     apart = np.abs(found - exact).mean()
-    return f"| {name} | {perplexity(found):.4f} | {change:+.3f} % ± {error:.3f} | {apart:.1e} | {kernels} |"
+    return f"| {name} | {perplexity(found):.4f} | {change:+.3f} % ± {error:.3f} % | {apart:.1e} | {kernels} |"
 
 
 def perplexity(logprobs: np.ndarray[Any, Any]) -> float:

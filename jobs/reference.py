@@ -5,7 +5,7 @@ It knows no types, defaults or rules: those are the dataclasses' own. A test hol
 
 SECTIONS = {
     "model": "which causal language model",
-    "engine": "how requests are batched; but for max_model_len, kernels=none and, on a GPU, deterministic, speed only",
+    "engine": "batching; speed only but for max_model_len, kernels=none and a GPU's deterministic",
     "sampling": "how tokens are chosen, and when a completion ends",
     "stats": "what is written for every token, all under the model's own distribution",
     "source": "where prompts come from",
@@ -27,7 +27,7 @@ MEANINGS = {
     "engine.max_num_seqs": "sequences generated at once: a number, or auto; fewer when memory does not hold them",
     "engine.max_model_len": "limit of prompt and generation together; null is the model's context length",
     "engine.max_num_batched_tokens": "tokens a step at most; null is 256, on a GPU 512 beside one a sequence",
-    "engine.kernels": "compiled kernels: auto is the best the processor has, none is torch, native-v3 is a level",
+    "engine.kernels": "compiled kernels: auto, none (torch does it), or a level: native-v3",
     "engine.deterministic": "the same bits for a row in every batch; false lets a GPU choose kernels by the batch's size",
     "engine.prefix_caching": "compute once what prompts that begin alike share",
     "sampling.n": "completions of each prompt",
