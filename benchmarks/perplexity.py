@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 HEAD = (
-    "| setting | perplexity | against float64 | mean absolute difference of a log-probability |",
-    "|---|---:|---:|---:|",
+    "| setting | perplexity | against float64 | mean absolute difference of a log-probability | kernels |",
+    "|---|---:|---:|---:|---|",
 )
 SHORTEST = 2
 """Tokens of a window in which something is scored: its first token is not."""
@@ -80,17 +80,18 @@ def heading(result: dict[str, Any]) -> list[str]:
         f"{machine['processor']}, {machine['cores']} cores; {result['date']}",
         "",
         *HEAD,
-        f"| transformers float64 | {result['exact']:.4f} | | |",
+        f"| transformers float64 | {result['exact']:.4f} | | | |",
     ]
 
 
 def row(run: dict[str, Any]) -> str:
     """One setting's row; empty cells if it failed."""
     if "error" in run:
-        return f"| {run['setting']} | failed | | |"
+        return f"| {run['setting']} | failed | | | |"
     change = Change(**run["change"])
     against = f"{100 * change.relative:+.3f} % ± {100 * change.error:.3f} %"
-    return f"| {run['setting']} | {change.perplexity:.4f} | {against} | {change.apart:.1e} |"
+    kernels = ", ".join(run["facts"]["linear_kernels"])
+    return f"| {run['setting']} | {change.perplexity:.4f} | {against} | {change.apart:.1e} | {kernels} |"
 
 
 def failures(result: dict[str, Any]) -> Iterator[str]:

@@ -34,8 +34,7 @@ from pipeline.types import Request
 
 OUTPUTS = Path(__file__).parents[1] / "outputs" / "benchmarks"
 PAGES = (
-    "assignment", "classes", "exceptions", "integers", "yield", "lambda", "while", "with", "execmodel", "naming", "strings",
-    "typesseq", "import", "calls",
+    "assignment", "classes", "exceptions", "execmodel", "naming", "strings", "typesseq", "with", "yield", "import", "calls",
 )  # fmt: skip
 """Pages of Python's documentation that explain something, more than list it."""
 SETTINGS: dict[str, dict[str, str]] = {

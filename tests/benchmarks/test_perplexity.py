@@ -65,16 +65,17 @@ def result(*runs: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_table() -> None:
     change = Change(perplexity=15.34567, relative=0.00233, error=0.0012, apart=0.056)
-    assert render(result({"setting": "int8", "change": asdict(change)})).splitlines() == [
+    one = {"setting": "int8", "change": asdict(change), "facts": {"linear_kernels": {"int8-compiled": 211}}}
+    assert render(result(one)).splitlines() == [
         "m; t: 10 tokens scored in windows of 6; p, 2 cores; today",
         "",
-        "| setting | perplexity | against float64 | mean absolute difference of a log-probability |",
-        "|---|---:|---:|---:|",
-        "| transformers float64 | 15.3100 | | |",
-        "| int8 | 15.3457 | +0.233 % ± 0.120 % | 5.6e-02 |",
+        "| setting | perplexity | against float64 | mean absolute difference of a log-probability | kernels |",
+        "|---|---:|---:|---:|---|",
+        "| transformers float64 | 15.3100 | | | |",
+        "| int8 | 15.3457 | +0.233 % ± 0.120 % | 5.6e-02 | int8-compiled |",
     ]
 
 
 def test_a_setting_that_failed_has_a_row_and_its_message() -> None:
     text = render(result({"setting": "bfloat16", "error": "dtype='bfloat16': not here"}))
-    assert text.splitlines()[-3:] == ["| bfloat16 | failed | | |", "", "Failed: bfloat16: dtype='bfloat16': not here"]
+    assert text.splitlines()[-3:] == ["| bfloat16 | failed | | | |", "", "Failed: bfloat16: dtype='bfloat16': not here"]
