@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.machine import describe
 from benchmarks.perplexity import SHORTEST, compare, cut, failures, heading, perplexity, row
@@ -33,6 +34,8 @@ from pipeline.sampling import SamplingParams
 from pipeline.types import Request
 
 OUTPUTS = Path(__file__).parents[1] / "outputs" / "benchmarks"
+SEQUENCES = "8"
+"""At a time: prompts are read in chunks, one after the other, so more would only take memory."""
 PAGES = (
     "assignment", "classes", "exceptions", "execmodel", "naming", "strings", "typesseq", "with", "yield", "import", "calls",
 )  # fmt: skip
@@ -72,6 +75,7 @@ def main() -> None:
             raise SystemExit(f"--{name}={value}: must be more than {SHORTEST}")
     if arguments.model is not None and not (arguments.model / "config.json").is_file():
         raise SystemExit(f"--model={arguments.model}: has no config.json; give a model's folder")
+    disable_progress_bar()
     text = read(arguments.text) if arguments.text else documentation()
     folder = arguments.model or model(OUTPUTS)
     windows = windows_of(folder, text, arguments)
@@ -161,7 +165,9 @@ def through_engine(
         ValueError: If it cannot score a window.
     """
     config = ModelConfig(path=str(folder), **chosen)
-    built = build_engine(resolve(config), config, EngineConfig(), StatsConfig(prompt_logprobs=True))
+    built = build_engine(
+        resolve(config), config, EngineConfig(max_num_seqs=SEQUENCES), StatsConfig(prompt_logprobs=True)
+    )
     once = SamplingParams(max_tokens=1)
     built.engine.add([Request(str(i), 0, tuple(window), once) for i, window in enumerate(windows)])
     scores: dict[str, list[float]] = {}
