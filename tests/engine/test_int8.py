@@ -14,16 +14,17 @@ from tiny_models import OLDER, kernels_of
 
 from pipeline.engine.int8 import STEPS, Int8Product, quantised
 from pipeline.engine.linear import KERNELS
-from pipeline.engine.native.product import STRETCH
+from pipeline.engine.native.product import OUTLIERS, STRETCH
 
 INT8 = [name for name in KERNELS if name.startswith("int8")]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def whole_numbers(rng: np.random.Generator, shape: tuple[int, int]) -> Ints:
-    """Numbers of the largest size in each stretch of each row, so that its step is 1."""
+    """Numbers of the largest size in each stretch of each row, more than there are exact ones, so that its step is 1."""
     numbers = rng.integers(-STEPS, STEPS + 1, shape)
-    numbers[:, ::STRETCH] = STEPS
+    for place in range(OUTLIERS + 2):
+        numbers[:, place::STRETCH] = STEPS
     return numbers
 
 
