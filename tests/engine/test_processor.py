@@ -17,7 +17,7 @@ from pipeline.engine.processor import processor
             "processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu avx512_vnni\n\nprocessor\t: 1\nflags\t: fpu\n",
             ("AuthenticAMD", frozenset({"fpu", "avx512_vnni"})),
         ),
-        ("processor\t: 0\nFeatures\t: fp asimd\n", ("", frozenset())),
+        ("processor\t: 0\nFeatures\t: fp asimd\n", ("", frozenset({"fp", "asimd"}))),
         (None, ("", frozenset())),
     ],
 )
