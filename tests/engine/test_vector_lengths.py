@@ -21,7 +21,7 @@ from pipeline.engine.native.product import Float32Layer
 from pipeline.engine.native.sampler import choose_tokens, measure_tokens
 
 COMPILER = shutil.which(os.environ.get("CC") or "cc")
-FLAGS = ["-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
+FLAGS = ["-O2", "-DUNROLL=2", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
 pytestmark = [needs_kernels, pytest.mark.skipif(COMPILER is None, reason="there is no C compiler here")]
 
 

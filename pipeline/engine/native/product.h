@@ -18,6 +18,9 @@
 #define MOST 6
 #endif
 #define DEPTH 512 /* steps that are done for all groups before the next ones: their weights stay in the core's own cache */
+#ifndef UNROLL /* a test sets less, to be compiled sooner */
+#define UNROLL 8 /* steps of a loop's turn: a core that two programs share has no time for what turns cost beside the sums */
+#endif
 #define EACH_ROW(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13) DO(14)
 
 /* A layer: y [rows][out] = x [rows][in] . weight + bias. */
@@ -44,20 +47,22 @@ INLINE int64_t panels_of(const struct product *p) { return (p->out + PANEL - 1) 
 
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* Ask for the next weights while these are used, each group for its share of the bytes of a step. */
+/* Ask for the next weights while these are used, each group for its share of them, evenly. */
 struct ahead {
     const char *place;
-    int64_t stride;
+    int64_t bytes; /* in a loop's turn */
 };
 
 INLINE struct ahead look_ahead(const void *next, int64_t bytes, int64_t steps, struct groups g, int64_t group) {
-    const int64_t stride = bytes / g.count;
-    return (struct ahead){(const char *)next + group * steps * stride, stride};
+    return (struct ahead){(const char *)next + group * steps * bytes / g.count, UNROLL * bytes / g.count};
 }
 
-INLINE void prefetch(struct ahead a, int64_t bytes, int64_t step) {
-    for (int64_t line = 0; line < bytes; line += 64)
-        __builtin_prefetch(a.place + step * a.stride + line, 0, 2);
+INLINE void prefetch(struct ahead a, int64_t turn) {
+    const char *place = a.place + turn * a.bytes;
+    __builtin_prefetch(place, 0, 2);
+#pragma GCC unroll 1
+    for (int64_t line = 64; line < a.bytes; line += 64)
+        __builtin_prefetch(place + line, 0, 2);
 }
 
 #endif

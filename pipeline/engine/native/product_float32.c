@@ -30,18 +30,27 @@ INLINE void write_some(float *to, vec x, int64_t count) {
         memcpy(to, &x, count * sizeof(float));
 }
 
+INLINE void add_step(const int rows, const int halved, vec sum[MOST][2], const float *x, const char *w) {
+    vec weight[2];
+    read_weights(weight, w, halved);
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < 2; v++)
+            sum[r][v] += weight[v] * x[r];
+}
+
 /* y = the sums of `rows` rows over some steps, for a panel of channels; not the `first` ones: y += these sums */
-INLINE void tile(const int rows, const int halved, const float *x, const char *w, int64_t steps, struct ahead ahead, float *y, int64_t stride,
-                 int64_t channels, int first, const float *bias) {
+INLINE void tile(const int rows, const int halved, const float *x, const char *w, int64_t steps, struct ahead ahead, float *y,
+                 int64_t stride, int64_t channels, int first, const float *bias) {
     vec sum[MOST][2] = {0};
-    for (int64_t k = 0; k < steps; k++) {
-        prefetch(ahead, STEP(halved), k);
-        vec weight[2];
-        read_weights(weight, w + k * STEP(halved), halved);
-        for (int r = 0; r < rows; r++)
-            for (int v = 0; v < 2; v++)
-                sum[r][v] += weight[v] * x[k * rows + r];
+    int64_t k = 0;
+    for (; k + UNROLL <= steps; k += UNROLL) {
+        prefetch(ahead, k / UNROLL);
+#pragma GCC unroll 8
+        for (int i = 0; i < UNROLL; i++)
+            add_step(rows, halved, sum, x + (k + i) * rows, w + (k + i) * STEP(halved));
     }
+    for (; k < steps; k++)
+        add_step(rows, halved, sum, x + k * rows, w + k * STEP(halved));
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < 2 && v * LANES < channels; v++) {
             float *place = y + r * stride + v * LANES;
@@ -54,8 +63,8 @@ INLINE void tile(const int rows, const int halved, const float *x, const char *w
         }
 }
 
-INLINE void any_tile(int rows, const int halved, const float *x, const char *w, int64_t steps, struct ahead ahead, float *y, int64_t stride,
-                       int64_t channels, int first, const float *bias) {
+INLINE void any_tile(int rows, const int halved, const float *x, const char *w, int64_t steps, struct ahead ahead, float *y,
+                     int64_t stride, int64_t channels, int first, const float *bias) {
     switch (rows) {
 #define ROWS(n)                                                                                                                \
     case n:                                                                                                                    \
@@ -70,9 +79,11 @@ INLINE void any_tile(int rows, const int halved, const float *x, const char *w, 
 INLINE void pack_rows(const struct product *p, const float *x, struct groups g, int64_t group, int64_t start, float *packed) {
     const int64_t from = group_start(g, group), rows = group_start(g, group + 1) - from, steps = smaller(p->in - start, DEPTH);
     float *out = packed + start * g.rows + from * steps;
-    for (int64_t k = 0; k < steps; k++)
-        for (int64_t r = 0; r < rows; r++)
-            out[k * rows + r] = x[(from + r) * p->in + start + k];
+    for (int64_t r = 0; r < rows; r++) {
+        const float *row = x + (from + r) * p->in + start;
+        for (int64_t k = 0; k < steps; k++)
+            out[k * rows + r] = row[k];
+    }
 }
 
 /* Put weight [out][in], float or the upper half of one, with any strides into panels; channels beyond the last are zeros. */
@@ -91,35 +102,33 @@ void pack_float32(const struct product *p, const void *weight, int64_t out_strid
             }
 }
 
-INLINE void product(const struct product *p, const int halved, const float *x, int64_t rows, float *y, float *packed,
-                    int threads) {
+/* A thread's share of a product, in a parallel region. `halved` is a constant here, so that no step asks for it. */
+INLINE void share(const struct product *p, const int halved, const float *x, int64_t rows, float *y, float *packed) {
     const struct groups g = cut(rows, MOST);
-#pragma omp parallel num_threads(threads)
-    {
 #pragma omp for schedule(static) collapse(2)
-        for (int64_t group = 0; group < g.count; group++)
-            for (int64_t start = 0; start < p->in; start += DEPTH)
-                pack_rows(p, x, g, group, start, packed);
+    for (int64_t group = 0; group < g.count; group++)
+        for (int64_t start = 0; start < p->in; start += DEPTH)
+            pack_rows(p, x, g, group, start, packed);
 #pragma omp for schedule(guided)
-        for (int64_t panel = 0; panel < panels_of(p); panel++)
-            for (int64_t start = 0; start < p->in; start += DEPTH) {
-                const int64_t steps = smaller(p->in - start, DEPTH), channel = panel * PANEL;
-                const char *weight = (const char *)p->weight + (panel * p->in + start) * STEP(halved);
-                const float *bias = p->bias && start + steps == p->in ? p->bias + channel : 0;
-                for (int64_t group = 0; group < g.count; group++) {
-                    const int64_t from = group_start(g, group);
-                    any_tile(group_start(g, group + 1) - from, halved, packed + start * rows + from * steps, weight, steps,
-                          look_ahead(weight + steps * STEP(halved), STEP(halved), steps, g, group), y + from * p->out + channel, p->out,
-                          smaller(p->out - channel, PANEL), start == 0, bias);
-                }
+    for (int64_t panel = 0; panel < panels_of(p); panel++)
+        for (int64_t start = 0; start < p->in; start += DEPTH) {
+            const int64_t steps = smaller(p->in - start, DEPTH), channel = panel * PANEL;
+            const char *weight = (const char *)p->weight + (panel * p->in + start) * STEP(halved);
+            const float *bias = p->bias && start + steps == p->in ? p->bias + channel : 0;
+            for (int64_t group = 0; group < g.count; group++) {
+                const int64_t from = group_start(g, group);
+                any_tile(group_start(g, group + 1) - from, halved, packed + start * rows + from * steps, weight, steps,
+                         look_ahead(weight + steps * STEP(halved), STEP(halved), steps, g, group), y + from * p->out + channel,
+                         p->out, smaller(p->out - channel, PANEL), start == 0, bias);
             }
-    }
+        }
 }
 
 /* `packed` is room for a copy of x. */
 void product_float32(const struct product *p, const float *x, int64_t rows, float *y, float *packed, int threads) {
+#pragma omp parallel num_threads(threads)
     if (p->halved)
-        product(p, 1, x, rows, y, packed, threads);
+        share(p, 1, x, rows, y, packed);
     else
-        product(p, 0, x, rows, y, packed, threads);
+        share(p, 0, x, rows, y, packed);
 }

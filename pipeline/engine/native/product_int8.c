@@ -81,7 +81,7 @@ INLINE void tile(const int rows, const int32_t *x, const int8_t *w, int64_t step
         a##n = b##n = (ivec){0} + factors[n - 1].start;
 #define MULTIPLY(n)                                                                                                            \
     if (rows >= n) {                                                                                                           \
-        const quads row = repeat(x[k * rows + n - 1]);                                                                         \
+        const quads row = repeat(step[n - 1]);                                                                         \
         ADD_PRODUCTS(a##n, w0, row);                                                                                           \
         ADD_PRODUCTS(b##n, w1, row);                                                                                           \
     }
@@ -90,11 +90,21 @@ INLINE void tile(const int rows, const int32_t *x, const int8_t *w, int64_t step
         add(sums[n - 1], a##n, scale, factors[n - 1].scale);                                                                   \
         add(sums[n - 1] + LANES, b##n, scale + LANES, factors[n - 1].scale);                                                   \
     }
+#define ADD_STEP(k)                                                                                                            \
+    const quads w0 = read_weights(w + (k) * STEP), w1 = read_weights(w + (k) * STEP + STEP / 2);                               \
+    const int32_t *step = x + (k) * rows;                                                                                      \
+    EACH_ROW(MULTIPLY)
         EACH_ROW(BEGIN)
-        for (int64_t k = from; k < stop; k++) {
-            prefetch(ahead, STEP, k);
-            const quads w0 = read_weights(w + k * STEP), w1 = read_weights(w + k * STEP + STEP / 2);
-            EACH_ROW(MULTIPLY)
+        int64_t k = from;
+        for (; k + UNROLL <= stop; k += UNROLL) {
+            prefetch(ahead, k / UNROLL);
+#pragma GCC unroll 8
+            for (int i = 0; i < UNROLL; i++) {
+                ADD_STEP(k + i)
+            }
+        }
+        for (; k < stop; k++) {
+            ADD_STEP(k)
         }
         EACH_ROW(END)
     }
