@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import PlanRefused
-from pipeline.inspect.findings import AGAIN, MOVE, REWRITE, Finding
+from pipeline.inspect.findings import AGAIN, ELSEWHERE, MOVE, REWRITE, Finding
 from pipeline.inspect.wanted import Wanted
 from pipeline.output.folder import PLAN
 from pipeline.output.manifest import MANIFEST, Manifest
@@ -20,7 +20,7 @@ from pipeline.output.part import FOLDER, part_name
 from pipeline.planning.fingerprint import digest
 from pipeline.planning.plan import Plan
 from pipeline.prompts.wording import one_line
-from pipeline.store.base import Store
+from pipeline.store.base import Kind, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +69,14 @@ def read_layout(store: Store, path: str) -> Layout:
             what = f"has {len(names)} shards, which are not the {len(of_this)} parts that are there and in the manifest"
             return Layout((*findings, Finding(PLAN, what, REWRITE)), None, manifest, ())
         findings += _manifest_findings(manifest, plan, names)
-    findings += _listing_findings(files, names, finished=manifest_data is not None)
+    findings += _listing_findings(files, names, plan.plan8, finished=manifest_data is not None)
+    findings += (Finding(entry.name, f"is a {entry.kind}, which readers of the folder may follow", ELSEWHERE)
+                 for entry in store.entries(FOLDER) if entry.kind is Kind.OTHER)  # fmt: skip
     present = tuple(index for index, name in enumerate(names) if name in files)
     return Layout(tuple(findings), wanted, manifest, present)
 
 
-def _listing_findings(files: set[str], names: list[str], *, finished: bool) -> Iterator[Finding]:
+def _listing_findings(files: set[str], names: list[str], plan8: str, *, finished: bool) -> Iterator[Finding]:
     """What is missing among the parts, and what is too many."""
     missing = [name for name in names if name not in files]
     if finished:
@@ -84,7 +86,7 @@ def _listing_findings(files: set[str], names: list[str], *, finished: bool) -> I
         what = f"is not there: the output is not finished, {done}"
         yield Finding(MANIFEST, what, f"{AGAIN}, which does the rest")
     for name in sorted(files.difference(names)):
-        mend = MOVE if can_be_set_aside(name) else "move it elsewhere"
+        mend = MOVE if can_be_set_aside(name, plan8) else ELSEWHERE
         yield Finding(name, "is not of this output, and who reads the folder reads it too", mend)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pipeline.errors import PlanRefused
 from pipeline.output.events import EventLog
 from pipeline.output.manifest import MANIFEST, Manifest, read_manifest
-from pipeline.output.part import FOLDER, parse_part_name, part_name
+from pipeline.output.part import FOLDER, SMALLEST, parse_part_name, part_name
 from pipeline.planning.fingerprint import differences, digest
 from pipeline.planning.plan import Plan
 from pipeline.store.base import Store
@@ -68,7 +68,7 @@ class OutputFolder:
         Args:
             plan: What `claim_plan` returned.
         """
-        found = (parse_part_name(file.name) for file in self.store.list(FOLDER))
+        found = (parse_part_name(file.name) for file in self.store.list(FOLDER) if file.size >= SMALLEST)
         return {
             p.index for p in found if p and (p.plan8, p.count) == (plan.plan8, plan.shard_count) and p.index < p.count
         }
@@ -76,7 +76,7 @@ class OutputFolder:
     def is_committed(self, plan: Plan, index: int) -> bool:
         """Whether a shard's part is there."""
         try:
-            return self.store.size(part_name(plan.plan8, index, plan.shard_count)) >= 0
+            return self.store.size(part_name(plan.plan8, index, plan.shard_count)) >= SMALLEST
         except FileNotFoundError:
             return False
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.errors import PlanRefused, WorkerFailed
-from pipeline.output.part import FOLDER, Counts, parse_part_name, part_name, read_report, sha256_of
+from pipeline.output.part import FOLDER, SMALLEST, Counts, parse_part_name, part_name, read_report, sha256_of
 from pipeline.planning.plan import Plan
 from pipeline.store.base import Store
 from pipeline.types import ShardReport
@@ -30,6 +30,15 @@ SHOWN = 5
 """Names in a message."""
 
 _log = logging.getLogger(__name__)
+
+
+class DamagedPart(WorkerFailed):
+    """A part that cannot be read; the next start sets it aside, if it is written down (`mending`)."""
+
+    def __init__(self, file: str, what: str) -> None:
+        """Remember its stored name."""
+        super().__init__(f"{what}; run the same command again, which sets it aside and makes it again")
+        self.file = file
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +191,7 @@ def _check_listing(store: Store, plan: Plan) -> None:
     present, foreign = bytearray(plan.shard_count), list[str]()
     for file in store.list(FOLDER):
         found = parse_part_name(file.name)
-        if found and (found.plan8, found.count) == (plan.plan8, plan.shard_count) and found.index < found.count:
+        if found and file.size >= SMALLEST and (found.plan8, found.count) == (plan.plan8, plan.shard_count) and found.index < found.count:
             present[found.index] = True
         else:
             foreign.append(file.name)
@@ -206,8 +215,10 @@ def _read(store: Store, plan: Plan, index: int) -> tuple[Counts, str]:
     name = part_name(plan.plan8, index, plan.shard_count)
     try:
         info = read_report(store, name)
-    except (ValueError, FileNotFoundError) as error:
-        raise WorkerFailed(f"{error}; remove it and run the same command again") from error
+    except FileNotFoundError as error:
+        raise WorkerFailed(f"{name} is not there any more; run the same command again") from error
+    except ValueError as error:
+        raise DamagedPart(name, str(error)) from error
     if info.plan_id != plan.plan_id:
         raise PlanRefused(f"{name} belongs to plan {info.plan_id[:8]}, not {plan.plan8}; choose another output.path")
     return info.counts, sha256_of(store, name)

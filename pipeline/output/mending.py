@@ -11,12 +11,11 @@ from collections.abc import Iterable, Iterator
 
 from pipeline.output.folder import PLAN
 from pipeline.output.manifest import MANIFEST
-from pipeline.output.part import FOLDER, parse_part_name, sha256_of
+from pipeline.output.part import FOLDER, SET_ASIDE, parse_part_name, sha256_of
 from pipeline.planning.plan import Plan
 from pipeline.store.base import Store, checked_name
 
 FINDINGS = "_job/findings.json"
-SET_ASIDE = "_job/set_aside/"
 
 
 def write_down(store: Store, names: Iterable[str]) -> None:
@@ -35,11 +34,11 @@ def mend(store: Store, plan: Plan) -> Iterator[str]:
     """Set aside what is damaged, so that it is missing, and yield a line for each file.
 
     In a folder that holds another plan than `plan` nothing is touched: it will be refused. Of a list that names anything
-    but parts, plan and manifest only these are taken.
+    but this plan's parts, plan and manifest only these are taken.
     """
     try:
         listed = json.loads(store.get(FINDINGS))["files"]
-        files = {name: str(digest) for name, digest in listed.items() if can_be_set_aside(name)}
+        files = {name: str(digest) for name, digest in listed.items() if can_be_set_aside(name, plan.plan8)}
     except FileNotFoundError:
         return
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -68,9 +67,10 @@ def _holds(store: Store, plan: Plan) -> bool:
         return all(part is None or part.plan8 == plan.plan8 for part in parts)
 
 
-def can_be_set_aside(name: str) -> bool:
-    """Whether a file has a name, and a place, that allow it."""
+def can_be_set_aside(name: str, plan8: str) -> bool:
+    """Whether a file has a name under which only this plan's own files were written: nobody else's are moved."""
     try:
-        return checked_name(name) in (PLAN, MANIFEST) or name.startswith(FOLDER)
-    except (ValueError, TypeError):
+        part = parse_part_name(checked_name(name))
+        return name in (PLAN, MANIFEST) or (part is not None and part.plan8 == plan8)
+    except (ValueError, TypeError, AttributeError):
         return False

@@ -6,9 +6,12 @@ It does not know which shard should be worked on, nor where its table came from.
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import json
+import logging
 import re
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -26,6 +29,11 @@ from pipeline.types import PromptRow
 FOLDER = "data/"
 ROWS_PER_GROUP = 10_000
 PIECE = 1 << 20
+SMALLEST = 1
+"""Bytes of a file that may be a part: an empty one only holds its name."""
+SET_ASIDE = "_job/set_aside/"
+
+_log = logging.getLogger(__name__)
 
 _FLOAT_LISTS = {
     name for name, kind in COLUMNS.items() if kind in (pa.list_(pa.float32()), pa.list_(pa.list_(pa.float32())))
@@ -156,7 +164,7 @@ def commit_part(store: Store, name: str, data: bytes, plan_id: str) -> bool:
         PlanRefused: If a file of that name is there that is not this plan's.
         StorageFull: If no space is left; nothing half-written stays.
     """
-    if store.put_if_absent(name, data):
+    if store.put_if_absent(name, data) or (_set_aside_if_void(store, name) and store.put_if_absent(name, data)):
         return True
     try:
         found = read_report(store, name)
@@ -169,6 +177,20 @@ def commit_part(store: Store, name: str, data: bytes, plan_id: str) -> bool:
             f"{name} is there already and belongs to plan {found.plan_id[:8]}; choose another output.path"
         )
     return False
+
+
+def _set_aside_if_void(store: Store, name: str) -> bool:
+    """Move away what holds a part's place and nothing else: an empty file, a folder, a link to nowhere."""
+    try:
+        if store.size(name) >= SMALLEST:
+            return False
+    except FileNotFoundError:
+        pass
+    aside = f"{SET_ASIDE}{secrets.token_hex(4)}/{name}"
+    with contextlib.suppress(FileNotFoundError):  # another replica was quicker
+        store.move(name, aside)
+        _log.warning("%s held no part, only its name; it is set aside as %s", name, aside)
+    return True
 
 
 def read_report(store: Store, name: str) -> PartInfo:

@@ -21,9 +21,11 @@ from pipeline.output.card import CARD, dataset_card
 from pipeline.output.environment import environment
 from pipeline.output.events import EventLog
 from pipeline.output.folder import OutputFolder
-from pipeline.output.manifest import Manifest, assemble, put_manifest
-from pipeline.output.mending import mend
+from pipeline.output.foreign import check_vacant
+from pipeline.output.manifest import DamagedPart, Manifest, assemble, put_manifest
+from pipeline.output.mending import mend, write_down
 from pipeline.output.samples import read_samples
+from pipeline.output.seal import put_card
 from pipeline.planning.plan import Plan
 from pipeline.run.claims import Claims, Pulse
 from pipeline.run.config import GenerateConfig
@@ -70,6 +72,7 @@ def generate(config: GenerateConfig, *, config_yaml: str) -> Outcome:
     with signals_raise() as check_signals:
         prepared = prepare(config)
         folder = OutputFolder(open_store(config.output.path, allow_unsafe=config.output.allow_unsafe_store))
+        check_vacant(folder.store, config.output.path)
         folder.store.probe()
         for line in mend(folder.store, prepared.plan):
             print(line, file=sys.stderr)
@@ -174,13 +177,18 @@ class _Run:
         done = self._folder.finished(self._plan)  # by another driver
         if done is not None:
             return done
-        manifest = assemble(store, self._plan, self._monitor.reports, self._monitor.timings(),
-                            {**environment(), **self._environment})  # fmt: skip
+        try:
+            manifest = assemble(store, self._plan, self._monitor.reports, self._monitor.timings(),
+                                {**environment(), **self._environment})  # fmt: skip
+        except DamagedPart as error:
+            write_down(store, [error.file])
+            raise
         card = dataset_card(
             manifest, self._plan, model=_shown(config.model.path), sampling=dataclasses.asdict(config.sampling),
             schema=self._prepared.output_schema, samples=read_samples(store, manifest.parts[0].file),
         )  # fmt: skip
-        store.put(CARD, card.encode())
+        if (name := put_card(store, card)) != CARD:
+            print(f"{CARD} in the output folder is not ours and stays as it is; the dataset card is {name}", file=sys.stderr)
         manifest = put_manifest(store, manifest)
         self._claims.sweep()
         return manifest

@@ -158,13 +158,20 @@ class TestMend:
             "data/more/copy.parquet",
             "data/notes of mine.parquet",
         ]
-        aside, by_hand = found.findings
-        assert aside.endswith("; run the same `generate` again, which sets it aside")
-        assert by_hand.endswith("; move it elsewhere"), "with such a name no store has a file"
-        (output.path / "data" / "notes\nof mine.parquet").unlink()
+        assert all(finding.endswith("; move it elsewhere") for finding in found.findings), "it is not ours to move"
         assert output.generate() == 0
+        assert len(output.verify().findings) == 2
+        (output.path / "data" / "notes\nof mine.parquet").unlink()
+        shutil.rmtree(output.path / "data" / "more")
         assert output.verify().code == 0
-        assert len(list((output.path / "_job" / "set_aside").rglob("copy.parquet"))) == 1
+        assert not (output.path / "_job" / "set_aside").exists()
+
+    def test_a_link_to_a_folder_with_a_part(self, output: Output, tmp_path: Path) -> None:
+        (tmp_path / "other").mkdir()
+        shutil.copy(output.parts[0], tmp_path / "other" / "x.parquet")
+        (output.path / "data" / "more").symlink_to(tmp_path / "other")
+        (line,) = output.verify().findings
+        assert line.startswith("data/more: is a link") and line.endswith("; move it elsewhere")
 
     @pytest.mark.parametrize("name", ["plan.json", "manifest.json"])
     def test_a_file_of_the_job_is_damaged(self, name: str, output: Output) -> None:

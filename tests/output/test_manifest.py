@@ -88,7 +88,7 @@ def test_a_part_with_other_rows_than_planned_is_refused(store: LocalStore) -> No
 
 def test_a_part_that_cannot_be_read_is_named(store: LocalStore) -> None:
     made = plan(rows=1)
-    store.put(part_name(made.plan8, 0, 1), b"PAR1")
+    store.put(part_name(made.plan8, 0, 1), b"PAR1" * 4)
     with pytest.raises(WorkerFailed, match=f"{made.plan8}-00000-of-00001.parquet: not a readable Parquet file"):
         finish(store, made, {}, TIMINGS, {})
 

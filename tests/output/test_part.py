@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -9,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_output import FULL, shard
+from made_output import FULL, commit, plan, shard
 
 from pipeline.errors import PlanRefused
 from pipeline.output import part
 from pipeline.output.config import COMPRESSIONS, OutputConfig
+from pipeline.output.folder import OutputFolder
 from pipeline.output.part import (
     Counts,
     PartInfo,
@@ -183,7 +186,7 @@ def test_a_part_is_committed_once_and_recognised_as_own(store: LocalStore) -> No
     assert read_report(store, "data/p").attempt == "1"
 
 
-@pytest.mark.parametrize("found", [b"", b"junk", b"PAR1junkPAR1", encoded()[:-9]])
+@pytest.mark.parametrize("found", [b"junk", b"PAR1junkPAR1", encoded()[:-9]])
 def test_a_file_in_the_way_is_refused_by_name(store: LocalStore, found: bytes) -> None:
     store.put("data/p", found)
     with pytest.raises(PlanRefused, match="data/p is there already and is not a part"):
@@ -210,3 +213,35 @@ def test_the_digest_of_a_file_longer_than_a_piece(store: LocalStore, monkeypatch
     monkeypatch.setattr(part, "PIECE", 3)
     store.put("a", b"abcdefgh")
     assert sha256_of(store, "a") == "9c56cc51b374c3ba189210d5b6d4bf57790d351c96c47c02190ecf1e430635ab"
+
+
+@pytest.mark.parametrize("kind", ["empty", "folder", "folder with files", "link to nowhere"])
+def test_what_only_has_a_parts_name_is_set_aside(tmp_path: Path, kind: str) -> None:
+    store, made = LocalStore(tmp_path), plan(rows=3)
+    name = part_name(made.plan8, 0, 1)
+    place = tmp_path / name
+    place.parent.mkdir()
+    if kind.startswith("folder"):
+        place.mkdir()
+        if kind.endswith("files"):
+            (place / "mine").write_bytes(b"mine")
+    elif kind.startswith("link"):
+        place.symlink_to("nowhere")
+    else:
+        place.write_bytes(b"")
+    folder = OutputFolder(store)
+    assert folder.committed(made) == set() and not folder.is_committed(made, 0)
+    assert not commit(store, made, 0).already_there
+    assert folder.committed(made) == {0} and folder.is_committed(made, 0)
+    (aside,) = (tmp_path / "_job" / "set_aside").iterdir()
+    assert os.path.lexists(aside / name)
+    if kind == "folder with files":
+        assert (aside / name / "mine").read_bytes() == b"mine"
+
+
+def test_a_file_that_could_be_a_part_is_not_moved(tmp_path: Path) -> None:
+    store, made = LocalStore(tmp_path), plan(rows=3)
+    store.put(part_name(made.plan8, 0, 1), b"1")
+    with pytest.raises(PlanRefused, match="is not a part"):
+        commit(store, made, 0)
+    assert not (tmp_path / "_job" / "set_aside").exists()
