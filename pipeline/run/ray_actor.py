@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import PromptmillError
+from pipeline.errors import DeviceFault, PromptmillError
 from pipeline.run.ray_cluster import (
     ActorUnavailableError,
     LocalRayletDiedError,
@@ -83,7 +84,11 @@ class ReplicaActor:
         """Do a task, and wait for it."""
         if self._worker is None:
             raise RuntimeError("process before ready")
-        return self._worker.submit(task).result()
+        try:
+            return self._worker.submit(task).result()
+        except DeviceFault as error:  # another process may find the device, or another one, in order
+            print(error, file=sys.stderr, flush=True)
+            os._exit(error.exit_code)
 
     def progress(self) -> Progress:
         """The counters of the worker."""
