@@ -191,7 +191,12 @@ def _check_listing(store: Store, plan: Plan) -> None:
     present, foreign = bytearray(plan.shard_count), list[str]()
     for file in store.list(FOLDER):
         found = parse_part_name(file.name)
-        if found and file.size >= SMALLEST and (found.plan8, found.count) == (plan.plan8, plan.shard_count) and found.index < found.count:
+        if (
+            found
+            and file.size >= SMALLEST
+            and (found.plan8, found.count) == (plan.plan8, plan.shard_count)
+            and found.index < found.count
+        ):
             present[found.index] = True
         else:
             foreign.append(file.name)

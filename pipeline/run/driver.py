@@ -26,6 +26,7 @@ from pipeline.output.manifest import DamagedPart, Manifest, assemble, put_manife
 from pipeline.output.mending import mend, write_down
 from pipeline.output.samples import read_samples
 from pipeline.output.seal import put_card
+from pipeline.planning.pace import AT_RISK, SHARDS_AT_RISK, Effort
 from pipeline.planning.plan import Plan
 from pipeline.run.claims import Claims, Pulse
 from pipeline.run.config import GenerateConfig
@@ -33,7 +34,7 @@ from pipeline.run.dispatch import Dispatcher
 from pipeline.run.metrics import FINISHED, Metrics
 from pipeline.run.monitor import Monitor
 from pipeline.run.prepare import Prepared, prepare
-from pipeline.run.progress import ProgressView, counted, progress_view
+from pipeline.run.progress import ProgressView, counted, duration, progress_view
 from pipeline.run.replica import InlinePool, ReplicaPool
 from pipeline.run.signals import Stopped, signals_raise
 from pipeline.run.sizing import Demand
@@ -104,6 +105,7 @@ class _Run:
         self._monitor = Monitor(plan, committed, config.sampling.n)
         self._deadline = _next_time(config.deadline)
         self._environment: dict[str, object] = {}
+        self._lost = "no row in hand is lost"
 
     def run(self) -> Outcome:
         """Do what is missing, then finish."""
@@ -128,11 +130,13 @@ class _Run:
         plan, config = self._plan, self._config
         view.note(f"plan {plan.plan8}: {counted(plan.rows, 'row')} in {counted(plan.shard_count, 'shard')}, "
                   f"{len(self._missing):,} to do")  # fmt: skip
-        if plan.rows_per_shard != config.output.rows_per_shard:
+        if config.output.rows_per_shard not in (None, plan.rows_per_shard):
             view.note(
                 f"this output was begun with output.rows_per_shard={plan.rows_per_shard}, which stays "
                 f"(asked: {config.output.rows_per_shard})"
             )
+        if self._missing and (warning := _at_risk(self._prepared.effort, plan)) is not None:
+            view.note(warning)
 
     def _work(self, view: ProgressView) -> None:
         """Do what is missing, together with other drivers if there are any."""
@@ -168,6 +172,7 @@ class _Run:
         finally:
             try:
                 watch.end(dispatcher.replicas, reason)
+                self._lost = self._monitor.lost(dispatcher.rows_in_hand, dispatcher.replicas)
             finally:
                 pool.close()
 
@@ -188,7 +193,10 @@ class _Run:
             schema=self._prepared.output_schema, samples=read_samples(store, manifest.parts[0].file),
         )  # fmt: skip
         if (name := put_card(store, card)) != CARD:
-            print(f"{CARD} in the output folder is not ours and stays as it is; the dataset card is {name}", file=sys.stderr)
+            print(
+                f"{CARD} in the output folder is not ours and stays as it is; the dataset card is {name}",
+                file=sys.stderr,
+            )
         manifest = put_manifest(store, manifest)
         self._claims.sweep()
         return manifest
@@ -198,7 +206,7 @@ class _Run:
         if error.exit_code in (2, 1):
             return error
         done = f"{self._monitor.shards_done:,} of {self._plan.shard_count:,} parts are committed"
-        text = f"{error}; {done}; the same command goes on from there"
+        text = f"{error}; {done}, {self._lost}; the same command goes on from there"
         return Interrupted(text, error.signum) if isinstance(error, Interrupted) else type(error)(text)
 
     def _summarise(self, manifest: Manifest) -> None:
@@ -210,6 +218,23 @@ class _Run:
             wall_seconds=timings["wall_seconds"] or 0.0, errors=totals.errors,
             samples=read_samples(self._folder.store, manifest.parts[0].file, 2),
         ))  # fmt: skip
+
+
+def _at_risk(effort: Effort, plan: Plan) -> str | None:
+    """Say so if a stop may lose more than it should."""
+    seconds = min(SHARDS_AT_RISK * plan.rows_per_shard, plan.rows) * effort.row_seconds
+    if seconds <= AT_RISK:
+        return None
+    better = effort.rows_per_shard
+    mend = (
+        "a row alone takes that long"
+        if better == plan.rows_per_shard
+        else f"a new output without that key has {better}"
+    )
+    return (
+        f"warning: output.rows_per_shard={plan.rows_per_shard}: a stop may lose {duration(seconds)} of work, by a careful "
+        f"estimate; {mend}"
+    )
 
 
 def _pool(config: GenerateConfig, job: Job, demand: Demand, note: Callable[[str], None]) -> ReplicaPool:

@@ -13,6 +13,7 @@ from pipeline.engine.checkpoint import Checkpoint, model_len, resolve
 from pipeline.engine.structured import check_grammar
 from pipeline.errors import ConfigurationError, InputRefused, PlanRefused
 from pipeline.output.schema import output_schema
+from pipeline.planning.pace import BYTES_A_TOKEN, CORE_SPEED, GPU_SPEED, Effort
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.prompts.columns import used_columns
 from pipeline.prompts.ids import check_ids
@@ -20,6 +21,7 @@ from pipeline.prompts.listing import Source, open_source
 from pipeline.prompts.reader import RowReader
 from pipeline.prompts.rows import kept_columns
 from pipeline.run.config import GenerateConfig
+from pipeline.run.sizing import likely_threads
 from pipeline.worker import Job
 
 SCHEMA_VERSION = 1
@@ -34,12 +36,14 @@ class Prepared:
         plan: As it follows from the configuration; the output folder may hold an older layout of the same plan.
         source: The input.
         checkpoint: The model's files on this machine.
+        effort: What a row takes, by an estimate.
         output_schema: Arrow schema of the parts.
     """
 
     plan: Plan
     source: Source
     checkpoint: Checkpoint
+    effort: Effort
     output_schema: Any
 
     def job(self, config: GenerateConfig, plan: Plan) -> Job:
@@ -64,7 +68,7 @@ class Prepared:
     @property
     def weight_bytes(self) -> int:
         """Size of the model's weight files."""
-        return sum(p.stat().st_size for p in self.checkpoint.directory.glob("*.safetensors"))
+        return _weight_bytes(self.checkpoint)
 
 
 def prepare(config: GenerateConfig) -> Prepared:
@@ -86,13 +90,30 @@ def prepare(config: GenerateConfig) -> Prepared:
     _check_vocabulary(config, checkpoint.config.get("vocab_size"))
     if not source.files:
         raise InputRefused(f"source.path={config.source.path}: no Parquet files")
+    effort = _effort(config, checkpoint, source)
     plan = make_plan(
         source.files,
         _options(config, checkpoint),
-        rows_per_shard=config.output.rows_per_shard,
+        rows_per_shard=config.output.rows_per_shard or effort.rows_per_shard,
         limit=config.source.limit,
     )
-    return Prepared(plan, source, checkpoint, schema)
+    return Prepared(plan, source, checkpoint, effort, schema)
+
+
+def _effort(config: GenerateConfig, checkpoint: Checkpoint, source: Source) -> Effort:
+    """Estimate what a row takes, from sizes that are known before a model is loaded."""
+    bytes_each = 2 if "16" in checkpoint.dtype else 4
+    longest, sampling, cluster = model_len(checkpoint, config.engine), config.sampling, config.cluster
+    size, rows = sum(f.size for f in source.files), sum(f.rows for f in source.files)
+    prompt = min(longest - 1, size / BYTES_A_TOKEN / max(1, rows))
+    speed = CORE_SPEED * likely_threads(cluster)
+    if cluster.gpus_per_replica > 0:
+        speed = GPU_SPEED * cluster.gpus_per_replica
+    return Effort(_weight_bytes(checkpoint) / bytes_each, prompt, sampling.n * min(longest, sampling.max_tokens), speed)
+
+
+def _weight_bytes(checkpoint: Checkpoint) -> int:
+    return sum(p.stat().st_size for p in checkpoint.directory.glob("*.safetensors"))
 
 
 def _check_structured(config: GenerateConfig) -> None:

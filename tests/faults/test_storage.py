@@ -215,7 +215,9 @@ def test_fault_40_a_folder_with_somebodys_files_is_refused(
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == mine
 
 
-def test_an_empty_part_and_a_folder_in_the_place_of_one_are_made_again(source: Path, reference: Path, done: Path) -> None:
+def test_an_empty_part_and_a_folder_in_the_place_of_one_are_made_again(
+    source: Path, reference: Path, done: Path
+) -> None:
     first, second = sorted((done / "data").iterdir())[:2]
     first.write_bytes(b"")
     second.unlink()

@@ -31,7 +31,16 @@ def test_a_folder_that_is_not_there_or_empty_is_taken(store: LocalStore) -> None
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "data/train.parquet", "data/x/y.parquet", ".git/config", "_job/notes.txt", "_job/claims", "x", "data.parquet"],
+    [
+        "README.md",
+        "data/train.parquet",
+        "data/x/y.parquet",
+        ".git/config",
+        "_job/notes.txt",
+        "_job/claims",
+        "x",
+        "data.parquet",
+    ],
 )
 def test_what_is_there_is_named(store: LocalStore, name: str) -> None:
     store.put(name, b"mine")

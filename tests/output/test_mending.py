@@ -93,7 +93,12 @@ def test_only_parts_plan_and_manifest_are_moved(store: LocalStore) -> None:
 
 def test_a_file_of_the_users_own_is_never_moved(store: LocalStore) -> None:
     store.put("_job/plan.json", PLAN.to_json())
-    mine = ["data/train.parquet", "data/sub/x.parquet", part_name("0" * 8, 0, 2), "data/" + A.removeprefix("data/").upper()]
+    mine = [
+        "data/train.parquet",
+        "data/sub/x.parquet",
+        part_name("0" * 8, 0, 2),
+        "data/" + A.removeprefix("data/").upper(),
+    ]
     for name in mine:
         store.put(name, b"mine")
     write_down(store, [*mine, A])

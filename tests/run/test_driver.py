@@ -20,9 +20,13 @@ from pipeline.errors import DeadlineReached, Interrupted
 from pipeline.output.config import OutputConfig
 from pipeline.output.manifest import Manifest
 from pipeline.output.part import Counts
+from pipeline.planning.pace import Effort
+from pipeline.planning.plan import InputFile, Plan, make_plan
 from pipeline.prompts.config import SourceConfig
 from pipeline.run import driver, signals
 from pipeline.run.config import ClusterConfig, GenerateConfig
+from pipeline.run.prepare import prepare
+from pipeline.types import Progress
 
 MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
 
@@ -117,7 +121,7 @@ def test_the_deadline_stops_the_run(
     with pytest.raises(DeadlineReached) as raised:
         driver.generate(config, config_yaml="a: b\n")
     assert str(raised.value) == (
-        "the deadline 06:00 has come; 0 of 5 parts are committed; the same command goes on from there"
+        "the deadline 06:00 has come; 0 of 5 parts are committed, no row in hand is lost; the same command goes on from there"
     )
     assert raised.value.exit_code == 75
     assert closed == [True]
@@ -151,3 +155,53 @@ def test_a_driver_is_named_so_that_its_log_can_be_a_file(monkeypatch: pytest.Mon
     assert "/" not in driver._driver_id()
     assert re.fullmatch(rf"\d{{8}}T\d{{6}}Z-a_b-{os.getpid()}-[0-9a-f]{{4}}", driver._driver_id())
     assert len({driver._driver_id() for _ in range(20)}) > 15, "two starts within a second differ"
+
+
+def test_a_stop_says_which_rows_are_lost(config: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(FakeReplica):
+        def submit(self, task: Any) -> Any:
+            self.counters = Progress(completions=1, running=2)
+            return super().submit(task)
+
+    pool = FakePool(1)
+    monkeypatch.setattr(pool, "start", lambda: [Slow("slow")], raising=False)
+    use(pool, monkeypatch)
+    config.deadline = "06:00"
+    monkeypatch.setattr(driver, "_next_time", lambda text: datetime.datetime(2000, 1, 1, 6, 0))
+    with pytest.raises(DeadlineReached, match=r"committed, 3 rows in hand are lost \(1 finished, 2 begun\); the same"):
+        driver.generate(config, config_yaml="")
+
+
+class TestWorkAtRisk:
+    EFFORT = Effort(774e6, 20, 5 * 64, 20e9)
+
+    def plan(self, rows: int, rows_per_shard: int) -> Plan:
+        return make_plan([InputFile("a", "/a", 1, rows, "f")], {}, rows_per_shard=rows_per_shard)
+
+    def test_a_layout_of_ones_own_that_may_lose_hours(self) -> None:
+        assert driver._at_risk(self.EFFORT, self.plan(10_000, 1000)) == (
+            "warning: output.rows_per_shard=1000: a stop may lose 14:37:12 of work, by a careful estimate; a new output "
+            "without that key has 8"
+        )
+
+    def test_a_layout_that_follows_from_the_work(self) -> None:
+        assert driver._at_risk(self.EFFORT, self.plan(10_000, self.EFFORT.rows_per_shard)) is None
+
+    def test_few_rows_are_little_work(self) -> None:
+        assert driver._at_risk(self.EFFORT, self.plan(3, 1000)) is None
+
+    def test_a_row_that_is_too_much_work(self) -> None:
+        told = driver._at_risk(Effort(70e9, 20, 8 * 64, 20e9), self.plan(100, 1))
+        assert told is not None and told.endswith("; a row alone takes that long")
+
+
+def test_rows_that_are_much_work_make_small_parts(config: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.output.rows_per_shard = None
+    assert prepare(config).plan.rows_per_shard == 1000
+    monkeypatch.setattr("pipeline.run.prepare.CORE_SPEED", 1e7)
+    few = prepare(config)
+    assert 1 <= few.plan.rows_per_shard < 1000
+    monkeypatch.setattr(config.sampling, "n", 50)
+    assert prepare(config).plan.rows_per_shard < few.plan.rows_per_shard
+    config.output.rows_per_shard = 7
+    assert prepare(config).plan.rows_per_shard == 7
