@@ -102,6 +102,7 @@ class Worker:
             expected=math.ceil(job.plan.rows * job.sampling.n * work_share),
         )  # fmt: skip
         self.facts = {**built.facts, "vocab_size": built.tokenizer.vocab_size}
+        self._max_model_len = built.max_model_len
         self._environment = identity({**environment(), **self.facts})
         self._engine = GuardedEngine(built.engine, built.renew, _probe(job.sampling, built.tokenizer))
         builder = RowBuilder(
@@ -222,7 +223,7 @@ class Worker:
             prompt_logprobs=job.stats.prompt_logprobs, include_prompt=job.output.include_prompt,
         )  # fmt: skip
         table = build_table(schema, opened.rows, opened.completions, opened.kept)
-        counts = count_rows(opened.rows, table)
+        counts = count_rows(opened.rows, table, self._max_model_len)
         metadata = part_metadata(job.plan.plan_id, shard.index, str(opened.task.attempt), counts, self._environment)
         data = encode_part(table, job.output, metadata)
         name = part_name(job.plan.plan8, shard.index, shard.count)
@@ -230,7 +231,8 @@ class Worker:
         digest = hashlib.sha256(data).hexdigest() if mine else sha256_of(self._store, name)
         return ShardReport(
             shard.index, name, counts.rows, counts.completions, counts.prompt_tokens, counts.completion_tokens,
-            counts.errors, digest, already_there=not mine,
+            counts.errors, digest, already_there=not mine, finish_reasons=counts.finish_reasons, lengths=counts.lengths,
+            clamped_rows=counts.clamped_rows, cut_off=counts.cut_off,
         )  # fmt: skip
 
 

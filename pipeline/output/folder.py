@@ -6,19 +6,21 @@ It does not know how a part is made, who makes it, or what is in it.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.errors import PlanRefused
 from pipeline.output.events import EventLog
 from pipeline.output.manifest import MANIFEST, Manifest, read_manifest
 from pipeline.output.part import FOLDER, SMALLEST, parse_part_name, part_name
-from pipeline.planning.fingerprint import differences, digest
+from pipeline.planning.fingerprint import differences
 from pipeline.planning.plan import Plan
 from pipeline.store.base import Store
+from pipeline.store.door import fetch
 
 PLAN = "_job/plan.json"
 CONFIG = "_job/config.yaml"
 EVENTS = "_job/events/"
+AGAIN = "choose another output.path, or run `verify` on this one, after which the same command writes the plan anew"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,9 @@ class OutputFolder:
             raise PlanRefused(
                 f"the output folder holds another plan: choose another output.path, or restore what differs: {changed}"
             )
+        planned, found = ({f.name: replace(f, path="") for f in files} for files in (stored.files, plan.files))
+        if planned != found:
+            raise PlanRefused(f"{PLAN} has other input files than its own id stands for: it was changed; {AGAIN}")
         if stored.rows != plan.rows:
             raise PlanRefused(
                 f"the output folder was planned for {stored.rows} rows, not {plan.rows}:"
@@ -95,6 +100,10 @@ class OutputFolder:
             raise PlanRefused(
                 f"{MANIFEST} is of plan {manifest.plan_id[:8]}, not {plan.plan8}; choose another output.path"
             )
+        if len(manifest.parts) != plan.shard_count:
+            raise PlanRefused(
+                f"{PLAN} has {plan.shard_count} shards, {MANIFEST} {len(manifest.parts)} parts: one was changed; {AGAIN}"
+            )
         if len(self.committed(plan)) == plan.shard_count:
             return manifest
         self.store.delete(MANIFEST)
@@ -133,9 +142,6 @@ class OutputFolder:
 
     def _stored_plan(self) -> Plan:
         try:
-            stored = Plan.from_json(self.store.get(PLAN))
-            if digest(stored.fingerprint) != stored.plan_id:
-                raise ValueError("its plan_id is not that of its content")
-        except (ValueError, AttributeError) as error:
-            raise PlanRefused(f"{PLAN} cannot be used: {error}; choose another output.path") from error
-        return stored
+            return Plan.from_json(fetch(self.store, PLAN))
+        except ValueError as error:
+            raise PlanRefused(f"{PLAN} cannot be used: {error}; {AGAIN}") from error

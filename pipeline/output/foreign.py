@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pipeline.errors import PlanRefused
 from pipeline.output.card import CARD
 from pipeline.output.part import FOLDER, parse_part_name
-from pipeline.output.seal import is_sealed
+from pipeline.output.seal import holds_card
 from pipeline.store.base import Entry, Kind, Store
 
 JOB = "_job/"
 _OURS = {
     **dict.fromkeys(("plan.json", "manifest.json", "config.yaml", "findings.json", "README.md"), Kind.FILE),
-    **dict.fromkeys(("claims", "drivers", "events", "probe", "set_aside", "suspects", "tmp"), Kind.FOLDER),
+    **dict.fromkeys(("claims", "drivers", "events", "inputs", "probe", "set_aside", "suspects", "tmp"), Kind.FOLDER),
 }
 """What may be in `_job/`."""
 _OF_THE_DISK = "lost+found"
@@ -54,7 +54,7 @@ def foreign(store: Store) -> Iterator[str]:
             yield from (e.name for e in store.entries(JOB) if _OURS.get(e.name.removeprefix(JOB)) != e.kind)
         elif entry == Entry(FOLDER.rstrip("/"), Kind.FOLDER):
             yield from (e.name for e in store.entries(FOLDER) if parse_part_name(e.name) is None)
-        elif entry.name != _OF_THE_DISK and not (entry == Entry(CARD, Kind.FILE) and is_sealed(store.get(CARD))):
+        elif entry.name != _OF_THE_DISK and not (entry == Entry(CARD, Kind.FILE) and holds_card(store)):
             yield entry.name + "/" * (entry.kind is Kind.FOLDER)
 
 

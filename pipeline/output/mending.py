@@ -7,15 +7,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from pipeline.output.folder import PLAN
 from pipeline.output.manifest import MANIFEST
 from pipeline.output.part import FOLDER, SET_ASIDE, parse_part_name, sha256_of
 from pipeline.planning.plan import Plan
 from pipeline.store.base import Store, checked_name
+from pipeline.store.door import fetch, parse
 
 FINDINGS = "_job/findings.json"
+
+
+MOST_BYTES = 1 << 28
+"""Bytes of the findings about a million parts."""
+
+
+@dataclass(frozen=True)
+class _Findings:
+    """The form of `_job/findings.json`: stored name → SHA-256."""
+
+    files: Mapping[str, str]
 
 
 def write_down(store: Store, names: Iterable[str]) -> None:
@@ -37,11 +50,11 @@ def mend(store: Store, plan: Plan) -> Iterator[str]:
     but this plan's parts, plan and manifest only these are taken.
     """
     try:
-        listed = json.loads(store.get(FINDINGS))["files"]
-        files = {name: str(digest) for name, digest in listed.items() if can_be_set_aside(name, plan.plan8)}
+        listed = parse(fetch(store, FINDINGS, MOST_BYTES), _Findings).files
+        files = {name: digest for name, digest in listed.items() if can_be_set_aside(name, plan.plan8)}
     except FileNotFoundError:
         return
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except ValueError:
         files = {}  # not a list of ours: what is damaged will be found again
     if not _holds(store, plan):
         return
@@ -61,8 +74,8 @@ def mend(store: Store, plan: Plan) -> Iterator[str]:
 def _holds(store: Store, plan: Plan) -> bool:
     """Whether a folder is this plan's, by its plan or, where that is what is damaged, by the names of its parts."""
     try:
-        return Plan.from_json(store.get(PLAN)).plan_id == plan.plan_id
-    except (FileNotFoundError, ValueError, AttributeError):
+        return Plan.from_json(fetch(store, PLAN)).plan_id == plan.plan_id
+    except (FileNotFoundError, ValueError):
         parts = (parse_part_name(file.name) for file in store.list(FOLDER))
         return all(part is None or part.plan8 == plan.plan8 for part in parts)
 

@@ -10,9 +10,11 @@ import hashlib
 from pipeline.errors import PlanRefused
 from pipeline.output.card import CARD
 from pipeline.store.base import Store
+from pipeline.store.door import fetch
 
 BESIDE = f"_job/{CARD}"
 """Where the card goes when README.md is somebody else's."""
+MOST_BYTES = 1 << 24
 _HEAD, _TAIL = b"<!-- promptmill wrote this file; sha256 of what is above: ", b" -->\n"
 
 
@@ -33,9 +35,14 @@ def put_card(store: Store, card: str) -> str:
     data = sealed(card)
     if store.put_if_absent(CARD, data):
         return CARD
-    try:
-        name = CARD if is_sealed(store.get(CARD)) else BESIDE
-    except (FileNotFoundError, PlanRefused):  # a link to nowhere, or a folder
-        name = BESIDE
+    name = CARD if holds_card(store) else BESIDE
     store.put(name, data)
     return name
+
+
+def holds_card(store: Store) -> bool:
+    """Whether README.md is a card that nobody has changed."""
+    try:
+        return is_sealed(fetch(store, CARD, MOST_BYTES))
+    except (FileNotFoundError, ValueError, PlanRefused):  # a link to nowhere, a folder, or far too large
+        return False

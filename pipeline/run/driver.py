@@ -31,6 +31,7 @@ from pipeline.planning.plan import Plan
 from pipeline.run.claims import Claims, Pulse
 from pipeline.run.config import GenerateConfig
 from pipeline.run.dispatch import Dispatcher
+from pipeline.run.machine import check_machine
 from pipeline.run.metrics import FINISHED, Metrics
 from pipeline.run.monitor import Monitor
 from pipeline.run.prepare import Prepared, prepare
@@ -71,6 +72,7 @@ def generate(config: GenerateConfig, *, config_yaml: str) -> Outcome:
         PromptmillError: With one line for the person who runs the job; its `exit_code` is the process's.
     """
     with signals_raise() as check_signals:
+        check_machine(config.cluster)
         prepared = prepare(config)
         folder = OutputFolder(open_store(config.output.path, allow_unsafe=config.output.allow_unsafe_store))
         check_vacant(folder.store, config.output.path)
@@ -81,7 +83,8 @@ def generate(config: GenerateConfig, *, config_yaml: str) -> Outcome:
         done = folder.finished(plan)
         if done is not None:
             print(f"{config.output.path} is complete: {done.totals.rows:,} rows, {done.totals.completions:,} completions "
-                  f"in {len(done.parts):,} parts; nothing to do", file=sys.stderr)  # fmt: skip
+                  f"in {counted(len(done.parts), 'part')}; nothing to do{_too_many(config, done)}",
+                  file=sys.stderr)  # fmt: skip
             return Outcome(_exit_code(config, done), done)
         folder.save_config(config_yaml)
         folder.store.sweep(STALE_SECONDS)
@@ -122,6 +125,9 @@ class _Run:
             error = stop.told() if isinstance(stop, Stopped) else stop
             self._events.add("driver_stop", reason=type(error).__name__, exit_code=error.exit_code)
             raise self._with_progress(error) from error.__cause__
+        except Exception as error:  # of a library, or a bug
+            self._events.add("driver_stop", reason=type(error).__name__, exit_code=PromptmillError.exit_code)
+            raise
         self._events.add("driver_stop", reason="complete", exit_code=_exit_code(self._config, manifest))
         self._summarise(manifest)
         return Outcome(_exit_code(self._config, manifest), manifest)
@@ -216,7 +222,7 @@ class _Run:
             rows_total=self._plan.rows, completions=totals.completions, prompt_tokens=totals.prompt_tokens,
             completion_tokens=totals.completion_tokens, tokens_per_second=timings.get("tokens_per_second") or None,
             wall_seconds=timings["wall_seconds"] or 0.0, errors=totals.errors,
-            samples=read_samples(self._folder.store, manifest.parts[0].file, 2),
+            samples=read_samples(self._folder.store, manifest.parts[0].file, 2), totals=totals,
         ))  # fmt: skip
 
 
@@ -262,6 +268,17 @@ def _shown(model: str) -> str:
 def _exit_code(config: GenerateConfig, manifest: Manifest) -> int:
     errors, rows = sum(manifest.totals.errors.values()), manifest.totals.completions
     return TOO_MANY_ERRORS if rows and errors / rows > config.max_error_rate else 0
+
+
+def _too_many(config: GenerateConfig, manifest: Manifest) -> str:
+    """Why a complete output ends with another exit code than 0; empty if it does not."""
+    if not _exit_code(config, manifest):
+        return ""
+    errors = manifest.totals.errors
+    codes = ", ".join(f"{n:,} {code}" for code, n in sorted(errors.items(), key=lambda e: (-e[1], e[0])))
+    share = f"{sum(errors.values()):,} of {manifest.totals.completions:,} output rows"
+    return (f". Exit code {TOO_MANY_ERRORS}: {share} are errors ({codes}), more than "
+            f"max_error_rate={config.max_error_rate:g} allows")  # fmt: skip
 
 
 def _driver_id() -> str:

@@ -5,13 +5,15 @@ It does not know Ray or dispatch, and writes nothing.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
 from pipeline.engine.checkpoint import Checkpoint, model_len, resolve
 from pipeline.engine.structured import check_grammar
-from pipeline.errors import ConfigurationError, InputRefused, PlanRefused
+from pipeline.errors import ConfigurationError, InputRefused, ModelRefused, PlanRefused, PromptmillError, Refused
 from pipeline.output.schema import output_schema
 from pipeline.planning.pace import BYTES_A_TOKEN, CORE_SPEED, GPU_SPEED, Effort
 from pipeline.planning.plan import Plan, make_plan
@@ -20,6 +22,7 @@ from pipeline.prompts.ids import check_ids
 from pipeline.prompts.listing import Source, open_source
 from pipeline.prompts.reader import RowReader
 from pipeline.prompts.rows import kept_columns
+from pipeline.prompts.wording import one_line, without_secrets
 from pipeline.run.config import GenerateConfig
 from pipeline.run.sizing import likely_threads
 from pipeline.worker import Job
@@ -78,15 +81,18 @@ def prepare(config: GenerateConfig) -> Prepared:
         Refused: With one line about what is wrong and what to do.
     """
     _check_structured(config)
-    source = open_source(config.source)
+    with refusing(InputRefused, f"source.path={without_secrets(config.source.path)}"):
+        source = open_source(config.source)
     _check_apart(config.source.path, config.output.path)
     empty = RowReader(source.filesystem, (), used_columns(config.source), source.schema).read(())
     schema = output_schema(
         kept_columns(empty, config.source).schema, statistics=config.stats.columns, top_logprobs=config.stats.top_logprobs,
         prompt_logprobs=config.stats.prompt_logprobs, include_prompt=config.output.include_prompt,
     )  # fmt: skip
-    check_ids(source, config.source)
-    checkpoint = resolve(config.model)
+    with refusing(InputRefused, f"source.path={without_secrets(config.source.path)}"):
+        check_ids(source, config.source)
+    with refusing(ModelRefused, f"model.path={config.model.path}"):
+        checkpoint = resolve(config.model)
     _check_vocabulary(config, checkpoint.config.get("vocab_size"))
     if not source.files:
         raise InputRefused(f"source.path={config.source.path}: no Parquet files")
@@ -114,6 +120,17 @@ def _effort(config: GenerateConfig, checkpoint: Checkpoint, source: Source) -> E
 
 def _weight_bytes(checkpoint: Checkpoint) -> int:
     return sum(p.stat().st_size for p in checkpoint.directory.glob("*.safetensors"))
+
+
+@contextlib.contextmanager
+def refusing(refusal: type[Refused], what: str) -> Iterator[None]:
+    """Turn an exception of a library that nobody expected into a refusal: fsspec and the hub raise all kinds of them."""
+    try:
+        yield
+    except (PromptmillError, MemoryError):
+        raise
+    except Exception as error:
+        raise refusal(f"{what}: {type(error).__name__}: {one_line(error)}") from error
 
 
 def _check_structured(config: GenerateConfig) -> None:

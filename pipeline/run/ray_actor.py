@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import DeviceFault, PromptmillError
+from pipeline.errors import DeviceFault, PromptmillError, WorkerFailed
 from pipeline.run.ray_cluster import (
     ActorUnavailableError,
     LocalRayletDiedError,
@@ -129,7 +129,9 @@ def unwrap(error: BaseException) -> BaseException:
     """Turn what Ray raises for an actor into what it means."""
     if isinstance(error, RayTaskError):
         cause = error.cause
-        return cause if isinstance(cause, PromptmillError) else error
+        if isinstance(cause, PromptmillError):
+            return cause
+        return WorkerFailed(f"a replica ended in an exception: {type(cause).__name__}: {reason(cause)}")
     if isinstance(error, RayActorError):
         return (ReplicaLost if _is_of_the_cluster(error) else ReplicaDied)(reason(error))
     if isinstance(error, NodeDiedError | LocalRayletDiedError | OutOfMemoryError):

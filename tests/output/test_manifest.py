@@ -26,7 +26,11 @@ def test_the_file_is_that_of_the_contract(store: LocalStore) -> None:
     assert body["plan_id"] == made.plan_id
     assert body["totals"]["rows"] == 10
     assert body["totals"]["completions"] == 20
-    assert list(body["totals"]) == ["rows", "completions", "prompt_tokens", "completion_tokens", "errors"]
+    assert list(body["totals"]) == [
+        "rows", "completions", "prompt_tokens", "completion_tokens", "errors",
+        "finish_reasons", "lengths", "clamped_rows", "cut_off",
+    ]  # fmt: skip
+    assert sum(body["totals"]["finish_reasons"].values()) == 20
     assert body["timings"] == TIMINGS
     names = [part_name(made.plan8, i, 3) for i in range(3)]
     assert body["parts"] == [

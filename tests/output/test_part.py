@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from pipeline.output.part import (
 from pipeline.output.schema import output_schema
 from pipeline.output.table import build_table
 from pipeline.store.local import LocalStore
+from pipeline.types import SamplingParams
 
 CONFIG = OutputConfig(path="out")
 ID, OTHER = "a" * 64, "b" * 64
@@ -167,8 +170,29 @@ def test_counts() -> None:
     rows, done, kept = shard(10, n=3)
     counts = count_rows(rows, build_table(FULL, rows, done, kept))
     tokens = sum(len(c.token_ids) for c in done.values())
-    assert counts == Counts(10, 30, 8 * 3, tokens, {"EMPTY_PROMPT": 6})
+    ends = collections.Counter(str(c.finish_reason) for c in done.values())
+    lengths = [len(c.token_ids) for c in done.values()]
+    assert counts == Counts(
+        10,
+        30,
+        8 * 3,
+        tokens,
+        {"EMPTY_PROMPT": 6},
+        {"error": 6, **ends},
+        {"shortest": min(lengths), "longest": max(lengths)},
+    )
     assert count_rows([], FULL.empty_table()) == Counts()
+
+
+def test_rows_that_the_context_clamps_and_grammars_that_are_cut_off() -> None:
+    rows, done, kept = shard(10, n=3)
+    table = build_table(FULL, rows, done, kept)
+    room = len(rows[0].prompt_token_ids) + rows[0].sampling.max_tokens
+    assert count_rows(rows, table, room).clamped_rows == 0
+    assert count_rows(rows, table, room - 1).clamped_rows == sum(row.error is None for row in rows)
+    assert count_rows(rows, table).cut_off == 0
+    follow = [replace(row, sampling=SamplingParams(n=3, regex="a+")) for row in rows]
+    assert count_rows(follow, table).cut_off == sum(c.finish_reason == "length" for c in done.values()) > 0
 
 
 @pytest.mark.parametrize("count", [0, 20])
