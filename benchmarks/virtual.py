@@ -22,7 +22,7 @@ from pipeline.output.config import OutputConfig
 from pipeline.output.part import FOLDER, Counts, commit_part, encode_part, part_metadata, part_name
 from pipeline.planning.plan import Plan
 from pipeline.run.replica import Replica
-from pipeline.store.base import Store, StoredFile
+from pipeline.store.base import Entry, Kind, Store, StoredFile
 from pipeline.types import Progress, ShardReport, Task
 
 TOKENS = 20
@@ -128,6 +128,17 @@ class PartStore:
             size = len(self.parts.content(0))
             found += [StoredFile(self.parts.name(i), size, 0.0) for i, there in enumerate(self.there) if there]
         yield from sorted(found, key=lambda file: file.name)
+
+    def entries(self, folder: str = "") -> Iterator[Entry]:
+        """See `Store`."""
+        rest = [file.name.removeprefix(folder) for file in self.list(folder)]
+        found = {name.partition("/")[0]: Kind.FOLDER if "/" in name else Kind.FILE for name in rest}
+        yield from (Entry(folder + name, kind) for name, kind in found.items())
+
+    def move(self, name: str, target: str) -> None:
+        """See `Store`."""
+        self.put(target, self.get(name))
+        self.delete(name)
 
     def delete(self, name: str) -> None:
         """See `Store`."""

@@ -64,7 +64,7 @@ MEANINGS = {
     "source.on_empty_prompt": "error, or bos: begin with the model's beginning-of-text token",
     "source.on_corrupt": "error, or skip: rows that cannot be decoded become errors, and the job goes on",
     "output.path": "a directory or a URI such as s3://bucket/first; when it holds a part of this very run, the rest is done",
-    "output.rows_per_shard": "input rows a part: what is committed at once and, after a crash, done again",
+    "output.rows_per_shard": "input rows a part, which a crash does again; null: ten minutes of work at risk, at most",
     "output.compression": "none, snappy, lz4, gzip, brotli or zstd",
     "output.compression_level": "gzip 1 to 9, brotli 0 to 11, zstd 1 to 22; null is the format's own",
     "output.include_prompt": "write the rendered prompt beside its generation",

@@ -12,7 +12,8 @@
     │   ├── StorageFull                 no space left; nothing half-written stays
     │   ├── StoreUnavailable            an object store that does not answer, or not as it should
     │   ├── DeadlineReached             the configured deadline passed
-    │   └── ClusterLost                 replicas cannot be had, or keep dying
+    │   ├── ClusterLost                 replicas cannot be had, or keep dying
+    │   └── DeviceFault                 the device under a replica does not work any more
     └── Interrupted           130/143   SIGINT or SIGTERM; the same command goes on from there
 
 It does not know who raises them or how they are shown: `jobs` prints one line and exits with `exit_code`.
@@ -79,6 +80,10 @@ class DeadlineReached(Resumable):
 
 class ClusterLost(Resumable):
     """The replicas cannot be had, or keep dying."""
+
+
+class DeviceFault(Resumable):
+    """The device under a replica does not work any more: another process may find that it does."""
 
 
 class Interrupted(PromptmillError):

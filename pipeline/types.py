@@ -153,7 +153,8 @@ class Task:
 class ShardReport:
     """What the driver learns of a finished shard; no text passes through the driver.
 
-    `rows` are input rows, `completions` output rows; `already_there` tells that another attempt had committed it.
+    `rows` are input rows, `completions` output rows; `already_there` tells that another attempt had committed it. The last four
+    are as in `pipeline.output.part.Counts`.
     """
 
     shard: int
@@ -165,6 +166,10 @@ class ShardReport:
     errors: Mapping[str, int]
     sha256: str
     already_there: bool = False
+    finish_reasons: Mapping[str, int] = field(default_factory=dict)
+    lengths: Mapping[str, int] = field(default_factory=dict)
+    clamped_rows: int = 0
+    cut_off: int = 0
 
 
 @dataclass(frozen=True, slots=True)

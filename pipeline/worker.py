@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import logging
 import math
 import queue
 import sys
@@ -20,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.engine.checkpoint import resolve
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
+from pipeline.engine.guarded import GuardedEngine, one_line
 from pipeline.engine.structured import check_grammar
+from pipeline.errors import PromptmillError, WorkerFailed
 from pipeline.output.config import OutputConfig
 from pipeline.output.environment import environment, identity
 from pipeline.output.part import commit_part, count_rows, encode_part, part_metadata, part_name, sha256_of
@@ -31,11 +34,14 @@ from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.rows import RowBuilder
 from pipeline.prompts.shard import ShardRows
 from pipeline.store.base import open_store
-from pipeline.types import Completion, Progress, PromptRow, SamplingParams, ShardReport, Task
+from pipeline.types import Completion, Progress, PromptRow, Request, SamplingParams, ShardReport, Task
 
 if TYPE_CHECKING:
     from pipeline.engine.build import BuiltEngine
+    from pipeline.engine.tokenizer import Tokenizer
 
+
+_log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 5
 """How long a step that is under way may take when the worker is closed; what it makes is dropped."""
@@ -96,8 +102,9 @@ class Worker:
             expected=math.ceil(job.plan.rows * job.sampling.n * work_share),
         )  # fmt: skip
         self.facts = {**built.facts, "vocab_size": built.tokenizer.vocab_size}
+        self._max_model_len = built.max_model_len
         self._environment = identity({**environment(), **self.facts})
-        self._engine = built.engine
+        self._engine = GuardedEngine(built.engine, built.renew, _probe(job.sampling, built.tokenizer))
         builder = RowBuilder(
             job.source, job.sampling, built.tokenizer, built.max_model_len, job.plan.files, check=check_grammar
         )
@@ -141,7 +148,7 @@ class Worker:
             opened.missing = sum(len(row.requests()) for row in opened.rows)
             self._prepared.put(opened)
         except BaseException as error:  # handed to whoever waits for the shard
-            opened.result.set_exception(error)
+            opened.result.set_exception(_told(error, "reading", task))
 
     def _run(self) -> None:
         """The engine's thread: take what is prepared, step, hand out what is finished."""
@@ -164,9 +171,9 @@ class Worker:
                     self._accept(completion)
         except BaseException as error:
             for opened in {id(o): o for o, _ in self._by_request.values()}.values():
-                opened.result.set_exception(error)
+                opened.result.set_exception(_told(error, "generating", opened.task))
             while (next_one := self._prepared.get()) is not None:  # until closed, so that nobody waits for ever
-                next_one.result.set_exception(error)
+                next_one.result.set_exception(_told(error, "generating", next_one.task))
 
     def _begin(self, opened: _OpenShard) -> None:
         """Give a shard's requests to the engine; a shard without any is finished already."""
@@ -207,7 +214,7 @@ class Worker:
             opened.result.set_result(self._write(opened) if opened.task.trial is None else None)
             self._beats += 1
         except BaseException as error:
-            opened.result.set_exception(error)
+            opened.result.set_exception(_told(error, "writing", opened.task))
 
     def _write(self, opened: _OpenShard) -> ShardReport:
         job, shard = self._job, opened.task.shard
@@ -216,7 +223,7 @@ class Worker:
             prompt_logprobs=job.stats.prompt_logprobs, include_prompt=job.output.include_prompt,
         )  # fmt: skip
         table = build_table(schema, opened.rows, opened.completions, opened.kept)
-        counts = count_rows(opened.rows, table)
+        counts = count_rows(opened.rows, table, self._max_model_len)
         metadata = part_metadata(job.plan.plan_id, shard.index, str(opened.task.attempt), counts, self._environment)
         data = encode_part(table, job.output, metadata)
         name = part_name(job.plan.plan8, shard.index, shard.count)
@@ -224,8 +231,25 @@ class Worker:
         digest = hashlib.sha256(data).hexdigest() if mine else sha256_of(self._store, name)
         return ShardReport(
             shard.index, name, counts.rows, counts.completions, counts.prompt_tokens, counts.completion_tokens,
-            counts.errors, digest, already_there=not mine,
+            counts.errors, digest, already_there=not mine, finish_reasons=counts.finish_reasons, lengths=counts.lengths,
+            clamped_rows=counts.clamped_rows, cut_off=counts.cut_off,
         )  # fmt: skip
+
+
+def _told(error: BaseException, doing: str, task: Task) -> BaseException:
+    """An exception that nobody expected, as one line; what is written for a person stays as it is."""
+    if isinstance(error, PromptmillError) or not isinstance(error, Exception):
+        return error
+    _log.debug("shard %d: %s", task.shard.index, doing, exc_info=error)
+    told = WorkerFailed(f"shard {task.shard.index}: {doing} it failed: {one_line(error)}")
+    told.__cause__ = error
+    return told
+
+
+def _probe(sampling: SamplingParams, tokenizer: Tokenizer) -> Request:
+    """A request of which nothing is known that could end the engine."""
+    token = next((t for t in (tokenizer.bos_token_id,) if t is not None and 0 <= t < tokenizer.vocab_size), 0)
+    return Request("", 0, (token,), sampling)
 
 
 def _engine_builder() -> Callable[..., BuiltEngine]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.engine.config import EngineConfig, ModelConfig
-from pipeline.errors import PlanRefused, PromptmillError
+from pipeline.errors import DeviceFault, PlanRefused, PromptmillError, WorkerFailed
 from pipeline.output.config import OutputConfig
 from pipeline.prompts.config import SourceConfig
 from pipeline.run.config import GenerateConfig
 from pipeline.run.prepare import prepare
-from pipeline.types import ErrorCode, SamplingParams, Task
+from pipeline.types import ErrorCode, Request, SamplingParams, Segment, Task
 from pipeline.worker import Job, Worker
 
 MODEL = Path(__file__).parents[1] / "examples" / "demo-model"
@@ -109,10 +110,69 @@ def test_an_error_of_the_engine_reaches_every_shard_in_hand_and_to_come(worker: 
     worker._engine.step = broken  # type: ignore[method-assign]
     futures = [worker.submit(Task(plan.shard(i))) for i in range(4)]
     for future in futures:
-        with pytest.raises(RuntimeError, match="the engine is broken"):
+        with pytest.raises(WorkerFailed, match="RuntimeError: the engine is broken"):
             future.result(timeout=900)
-    with pytest.raises(RuntimeError, match="the engine is broken"):
+    with pytest.raises(WorkerFailed, match="RuntimeError: the engine is broken"):
         worker.submit(Task(plan.shard(4))).result(timeout=900)
+
+
+def breaking(made: Worker, when: Callable[[Request], bool], error: Exception) -> None:
+    """Have every engine of a worker raise `error` as soon as it has a request with which `when` holds."""
+    guard = made._engine
+    renew = guard._renew
+
+    def broken(engine: Any) -> Any:
+        add, step = engine.add, engine.step
+        poisoned: list[Request] = []
+
+        def added(requests: Any) -> None:
+            poisoned.extend(request for request in requests if when(request))
+            add(requests)
+
+        def stepped() -> Any:
+            if poisoned:
+                raise error
+            return step()
+
+        engine.add, engine.step = added, stepped
+        return engine
+
+    guard._renew = lambda: broken(renew())
+    broken(guard._engine)
+
+
+def test_fault_39_an_exception_that_a_row_causes_is_its_own(worker: Worker, tmp_path: Path) -> None:
+    plan = job(tmp_path).plan
+    whole = Worker(job(tmp_path, path=str(tmp_path / "whole")), threads=1)
+    expected = [whole.submit(Task(plan.shard(i))).result(timeout=900) for i in range(plan.shard_count)]
+    whole.close()
+    breaking(worker, lambda request: request.row_id.endswith((":2", ":5")), IndexError("index out of range in self"))
+    futures = [worker.submit(Task(plan.shard(i))) for i in range(plan.shard_count)]
+    for index, (future, before) in enumerate(zip(futures, expected, strict=True)):
+        report = future.result(timeout=900)
+        assert report is not None and before is not None
+        made, wanted = (pq.read_table(tmp_path / f / before.file) for f in ("out", "whole"))
+        bad = [row.endswith((":2", ":5")) for row in made.column("row_id").to_pylist()]
+        good = [not b for b in bad]
+        keep = [name for name in made.column_names if name != "finish_reason"]
+        assert made.filter(good).select(keep).equals(wanted.filter(good).select(keep))
+        rows = made.filter(bad).to_pylist()
+        assert {row["error_code"] for row in rows} <= {"WORKER_CRASH"}
+        assert all("IndexError: index out of range in self" in row["error_message"] for row in rows)
+        assert len(rows) == (2 if index in (1, 2) else 0)
+
+
+def test_fault_39_the_only_row_there_is(worker: Worker, tmp_path: Path) -> None:
+    breaking(worker, lambda request: request.row_id.endswith(":2"), RuntimeError("no"))
+    shard = replace(job(tmp_path).plan.shard(1), segments=(Segment(0, 2, 3),))
+    report = worker.submit(Task(shard)).result(timeout=900)
+    assert report is not None and report.errors == {"WORKER_CRASH": 2}
+
+
+def test_fault_41_a_device_fault_is_held_against_no_row(worker: Worker, tmp_path: Path) -> None:
+    breaking(worker, lambda request: True, RuntimeError("CUDA error: an illegal memory access was encountered"))
+    with pytest.raises(DeviceFault, match="illegal memory access"):
+        worker.submit(Task(job(tmp_path).plan.shard(1))).result(timeout=900)
 
 
 def test_closing_with_work_in_hand(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ class BuiltEngine:
         engine: The engine.
         tokenizer: The model's tokenizer.
         max_model_len: Longest prompt plus generation.
+        renew: Makes another engine around the same model, empty; the one before must not be held any more.
         facts: What the identity of the output's bytes rests on here, for the manifest: processor, kernels, type, threads.
     """
 
@@ -60,6 +61,7 @@ class BuiltEngine:
     tokenizer: Tokenizer
     max_model_len: int
     facts: dict[str, Any]
+    renew: Callable[[], Engine]
 
 
 @dataclass(frozen=True)
@@ -184,4 +186,4 @@ def build_engine(
         "batch_invariant": loaded.batch_invariant, "threads": torch.get_num_threads(), "max_num_seqs": memory.sequences,
         "kv_blocks": memory.blocks, "engine": engine.name, **(gpu.facts() if device == "cuda" else {}),
     }  # fmt: skip
-    return BuiltEngine(built, tokenizer, max_len, facts)
+    return BuiltEngine(built, tokenizer, max_len, facts, lambda: ENGINES[engine.name](parts, memory))

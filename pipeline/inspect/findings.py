@@ -13,6 +13,7 @@ AGAIN = "run the same `generate` again"
 REMAKE = f"{AGAIN}, which sets this file aside and makes just this part"
 REWRITE = f"{AGAIN}, which sets this file aside and writes it anew; the parts stay"
 MOVE = f"{AGAIN}, which sets it aside"
+ELSEWHERE = "move it elsewhere"
 LONGEST = 500
 
 

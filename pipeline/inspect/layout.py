@@ -5,22 +5,20 @@ It does not read any part.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.errors import PlanRefused
-from pipeline.inspect.findings import AGAIN, MOVE, REWRITE, Finding
+from pipeline.inspect.findings import AGAIN, ELSEWHERE, MOVE, REWRITE, Finding
 from pipeline.inspect.wanted import Wanted
 from pipeline.output.folder import PLAN
 from pipeline.output.manifest import MANIFEST, Manifest
 from pipeline.output.mending import can_be_set_aside
 from pipeline.output.part import FOLDER, part_name
-from pipeline.planning.fingerprint import digest
 from pipeline.planning.plan import Plan
 from pipeline.prompts.wording import one_line
-from pipeline.store.base import Store
+from pipeline.store.base import Kind, Store
+from pipeline.store.door import fetch
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +49,17 @@ def read_layout(store: Store, path: str) -> Layout:
         PlanRefused: If there is no output at all.
     """
     files = {file.name for file in store.list(FOLDER)}
-    plan_data, manifest_data = _content(store, PLAN), _content(store, MANIFEST)
-    if plan_data is None and manifest_data is None and not files:
+    planned, finished = _is_there(store, PLAN), _is_there(store, MANIFEST)
+    if not (planned or finished or files):
         raise PlanRefused(
             f"output.path={path}: holds no output of `generate`: neither {PLAN} nor {MANIFEST} nor a part"
         )
     findings: list[Finding] = []
-    manifest = _manifest(manifest_data, findings)
-    wanted = _plan(plan_data, findings)
+    manifest = _manifest(store, findings) if finished else None
+    wanted = _plan(store, findings) if planned else None
+    if not planned:
+        mend = f"{AGAIN}, which writes it anew; the parts stay"
+        findings.append(Finding(PLAN, "is missing, so no part was checked", mend))
     if wanted is None:
         return Layout(tuple(findings), None, manifest, ())
     plan = wanted.plan
@@ -69,12 +70,14 @@ def read_layout(store: Store, path: str) -> Layout:
             what = f"has {len(names)} shards, which are not the {len(of_this)} parts that are there and in the manifest"
             return Layout((*findings, Finding(PLAN, what, REWRITE)), None, manifest, ())
         findings += _manifest_findings(manifest, plan, names)
-    findings += _listing_findings(files, names, finished=manifest_data is not None)
+    findings += _listing_findings(files, names, plan.plan8, finished=finished)
+    findings += (Finding(entry.name, f"is a {entry.kind}, which readers of the folder may follow", ELSEWHERE)
+                 for entry in store.entries(FOLDER) if entry.kind is Kind.OTHER)  # fmt: skip
     present = tuple(index for index, name in enumerate(names) if name in files)
     return Layout(tuple(findings), wanted, manifest, present)
 
 
-def _listing_findings(files: set[str], names: list[str], *, finished: bool) -> Iterator[Finding]:
+def _listing_findings(files: set[str], names: list[str], plan8: str, *, finished: bool) -> Iterator[Finding]:
     """What is missing among the parts, and what is too many."""
     missing = [name for name in names if name not in files]
     if finished:
@@ -84,63 +87,33 @@ def _listing_findings(files: set[str], names: list[str], *, finished: bool) -> I
         what = f"is not there: the output is not finished, {done}"
         yield Finding(MANIFEST, what, f"{AGAIN}, which does the rest")
     for name in sorted(files.difference(names)):
-        mend = MOVE if can_be_set_aside(name) else "move it elsewhere"
+        mend = MOVE if can_be_set_aside(name, plan8) else ELSEWHERE
         yield Finding(name, "is not of this output, and who reads the folder reads it too", mend)
 
 
-def _content(store: Store, name: str) -> bytes | None:
+def _is_there(store: Store, name: str) -> bool:
     try:
-        return store.get(name)
+        return store.size(name) >= 0
     except FileNotFoundError:
-        return None
+        return False
 
 
-def _plan(data: bytes | None, findings: list[Finding]) -> Wanted | None:
+def _plan(store: Store, findings: list[Finding]) -> Wanted | None:
     """Return what the plan says, or add what is wrong with it; the parts cannot be checked then."""
-    if data is None:
-        mend = f"{AGAIN}, which writes it anew; the parts stay"
-        findings.append(Finding(PLAN, "is missing, so no part was checked", mend))
-        return None
     try:
-        plan = Plan.from_json(data)
-        fault = _plan_fault(plan, json.loads(data))
-        if fault is None:
-            return Wanted.of(plan)
+        return Wanted.of(Plan.from_json(fetch(store, PLAN)))
     except KeyError as error:
         fault = f"its fingerprint has no {error}; is it of `generate`?"
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError) as error:
         fault = str(error)
     findings.append(Finding(PLAN, f"{one_line(fault)}; no part was checked", REWRITE))
     return None
 
 
-def _plan_fault(plan: Plan, body: Mapping[str, Any]) -> str | None:
-    if digest(plan.fingerprint) != plan.plan_id:
-        return "its plan_id is not that of its content"
-    inputs = {f.name: {"bytes": f.size, "rows": f.rows, "footer": f.footer_sha256} for f in plan.files}
-    if inputs != plan.fingerprint["input"]:
-        return "its files are not those of its fingerprint"
-    total, limit = sum(f.rows for f in plan.files), plan.fingerprint["source"]["limit"]
-    if plan.rows != (total if limit is None else min(limit, total)):
-        return f"it has {plan.rows} rows, its files {total}"
-    if not isinstance(plan.rows_per_shard, int) or plan.rows_per_shard < 1:
-        return f"its rows_per_shard is {plan.rows_per_shard!r}"
-    if body.get("shards") != plan.shard_count:
-        return f"it has {body.get('shards')} shards, not {plan.shard_count}"
-    return None
-
-
-def _manifest(data: bytes | None, findings: list[Finding]) -> Manifest | None:
-    if data is None:
-        return None
+def _manifest(store: Store, findings: list[Finding]) -> Manifest | None:
     try:
-        manifest = Manifest.from_json(data)
-        if not isinstance(manifest.environment, Mapping):
-            raise ValueError("its environment is no object")
-        if not all(isinstance(part.file, str) for part in manifest.parts):
-            raise ValueError("a part of it has no name")
-        return manifest
-    except (ValueError, AttributeError) as error:
+        return Manifest.from_json(fetch(store, MANIFEST))
+    except ValueError as error:
         findings.append(Finding(MANIFEST, f"cannot be used: {one_line(error)}", REWRITE))
     return None
 

@@ -20,9 +20,10 @@ from pipeline.inspect.findings import Finding, RowFindings
 from pipeline.inspect.numbers import NumberCheck
 from pipeline.inspect.order import RowOrder
 from pipeline.inspect.wanted import Wanted
-from pipeline.output.part import Counts, PartInfo, part_name, read_report, sha256_of
+from pipeline.output.part import Counts, PartInfo, lengths_of, part_name, read_report, sha256_of
 from pipeline.prompts.wording import brief, listed, one_line
 from pipeline.store.base import Store
+from pipeline.types import FinishReason
 
 ROWS_AT_ONCE = 1000
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)
@@ -120,11 +121,20 @@ class _RowReading:
         self._numbers = NumberCheck(wanted, size if isinstance(size, int) and size > 0 else None)
         self._rows = self._prompt_tokens = self._completion_tokens = 0
         self._errors: collections.Counter[str] = collections.Counter()
+        self._reasons: collections.Counter[str] = collections.Counter()
+        self._lengths: dict[str, int] = {}
+        self._told = info.counts
 
     @property
     def counts(self) -> Counts:
         errors = dict(sorted(self._errors.items()))
-        return Counts(self.order.input_rows, self._rows, self._prompt_tokens, self._completion_tokens, errors)
+        reasons = dict(sorted(self._reasons.items()))
+        told = self._told  # what the rows do not tell is taken from the footer
+        return Counts(
+            self.order.input_rows, self._rows, self._prompt_tokens, self._completion_tokens, errors,
+            reasons if told.finish_reasons else {}, self._lengths if told.finish_reasons else {}, told.clamped_rows,
+            told.cut_off,
+        )  # fmt: skip
 
     def read(self, parquet: pq.ParquetFile, tick: Callable[[], None]) -> None:
         """Check all rows, up to a page that cannot be read."""
@@ -177,6 +187,11 @@ class _RowReading:
         self._prompt_tokens += int(batch.values("prompt_tokens")[first_samples].sum())
         self._completion_tokens += int(batch.values("completion_tokens").sum())
         self._errors.update(code for code in rows.column("error_code").to_pylist() if code is not None)
+        reasons = rows.column("finish_reason").to_pylist()
+        self._reasons.update(str(reason) for reason in reasons)
+        generated = batch.values("completion_tokens").tolist()
+        made = [n for n, reason in zip(generated, reasons, strict=True) if reason != FinishReason.ERROR]
+        self._lengths = lengths_of([*self._lengths.values(), *made])
         self._rows += rows.num_rows
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.output.manifest import Manifest
+from pipeline.output.part import Counts
 from pipeline.output.schema import MEANINGS
 from pipeline.planning.plan import Plan
 
@@ -54,6 +55,7 @@ def dataset_card(
         "completions": totals.completions,
         "prompt tokens": totals.prompt_tokens,
         "generated tokens": totals.completion_tokens,
+        **_endings(totals),
         **{f"errors: {code}": count for code, count in totals.errors.items()},
     }
     return "\n".join(
@@ -76,6 +78,17 @@ def dataset_card(
             "",
         ]
     )
+
+
+def _endings(totals: Counts) -> dict[str, int]:
+    """How completions ended; nothing where parts of an earlier version do not tell."""
+    lengths = totals.lengths
+    return {
+        **{f"ended by {reason}": n for reason, n in totals.finish_reasons.items()},
+        **{f"{name} completion, tokens": n for name, n in lengths.items()},
+        **({"input rows clamped by the context": totals.clamped_rows} if totals.clamped_rows else {}),
+        **({"structured completions cut off by max_tokens": totals.cut_off} if totals.cut_off else {}),
+    }
 
 
 def _front_matter(pattern: str, completions: int) -> list[str]:

@@ -13,12 +13,13 @@ COMPRESSIONS = {"none": None, "snappy": None, "lz4": None, "gzip": (1, 9), "brot
 class OutputConfig:
     """The output folder and its Parquet files.
 
-    `rows_per_shard` input rows make one part: the unit that is committed and, after a crash, done again.
+    `rows_per_shard` input rows make one part: the unit that is committed and, after a crash, done again. Null: as many as
+    take about five minutes by a careful estimate, 1000 at most, so that a stop loses ten minutes of work or less.
     `allow_unsafe_store` takes an object store without put-if-absent, where two drivers may overwrite each other's files.
     """
 
     path: str = "???"
-    rows_per_shard: int = 1000
+    rows_per_shard: int | None = None
     compression: str = "zstd"
     compression_level: int | None = 3
     include_prompt: bool = True
@@ -27,7 +28,8 @@ class OutputConfig:
     def __post_init__(self) -> None:
         """Check every field."""
         require(bool(self.path.strip()), "path", self.path, "a directory or a URI")
-        require(self.rows_per_shard >= 1, "rows_per_shard", self.rows_per_shard, "at least 1")
+        rows = self.rows_per_shard
+        require(rows is None or rows >= 1, "rows_per_shard", rows, "null (by the work that a row is) or at least 1")
         require(self.compression in COMPRESSIONS, "compression", self.compression, "one of " + ", ".join(COMPRESSIONS))
         levels = COMPRESSIONS[self.compression]
         if levels is None:

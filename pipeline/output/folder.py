@@ -6,19 +6,21 @@ It does not know how a part is made, who makes it, or what is in it.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.errors import PlanRefused
 from pipeline.output.events import EventLog
 from pipeline.output.manifest import MANIFEST, Manifest, read_manifest
-from pipeline.output.part import FOLDER, parse_part_name, part_name
-from pipeline.planning.fingerprint import differences, digest
+from pipeline.output.part import FOLDER, SMALLEST, parse_part_name, part_name
+from pipeline.planning.fingerprint import differences
 from pipeline.planning.plan import Plan
 from pipeline.store.base import Store
+from pipeline.store.door import fetch
 
 PLAN = "_job/plan.json"
 CONFIG = "_job/config.yaml"
 EVENTS = "_job/events/"
+AGAIN = "choose another output.path, or run `verify` on this one, after which the same command writes the plan anew"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,9 @@ class OutputFolder:
             raise PlanRefused(
                 f"the output folder holds another plan: choose another output.path, or restore what differs: {changed}"
             )
+        planned, found = ({f.name: replace(f, path="") for f in files} for files in (stored.files, plan.files))
+        if planned != found:
+            raise PlanRefused(f"{PLAN} has other input files than its own id stands for: it was changed; {AGAIN}")
         if stored.rows != plan.rows:
             raise PlanRefused(
                 f"the output folder was planned for {stored.rows} rows, not {plan.rows}:"
@@ -68,7 +73,7 @@ class OutputFolder:
         Args:
             plan: What `claim_plan` returned.
         """
-        found = (parse_part_name(file.name) for file in self.store.list(FOLDER))
+        found = (parse_part_name(file.name) for file in self.store.list(FOLDER) if file.size >= SMALLEST)
         return {
             p.index for p in found if p and (p.plan8, p.count) == (plan.plan8, plan.shard_count) and p.index < p.count
         }
@@ -76,7 +81,7 @@ class OutputFolder:
     def is_committed(self, plan: Plan, index: int) -> bool:
         """Whether a shard's part is there."""
         try:
-            return self.store.size(part_name(plan.plan8, index, plan.shard_count)) >= 0
+            return self.store.size(part_name(plan.plan8, index, plan.shard_count)) >= SMALLEST
         except FileNotFoundError:
             return False
 
@@ -94,6 +99,10 @@ class OutputFolder:
         if manifest.plan_id != plan.plan_id:
             raise PlanRefused(
                 f"{MANIFEST} is of plan {manifest.plan_id[:8]}, not {plan.plan8}; choose another output.path"
+            )
+        if len(manifest.parts) != plan.shard_count:
+            raise PlanRefused(
+                f"{PLAN} has {plan.shard_count} shards, {MANIFEST} {len(manifest.parts)} parts: one was changed; {AGAIN}"
             )
         if len(self.committed(plan)) == plan.shard_count:
             return manifest
@@ -133,9 +142,6 @@ class OutputFolder:
 
     def _stored_plan(self) -> Plan:
         try:
-            stored = Plan.from_json(self.store.get(PLAN))
-            if digest(stored.fingerprint) != stored.plan_id:
-                raise ValueError("its plan_id is not that of its content")
-        except (ValueError, AttributeError) as error:
-            raise PlanRefused(f"{PLAN} cannot be used: {error}; choose another output.path") from error
-        return stored
+            return Plan.from_json(fetch(self.store, PLAN))
+        except ValueError as error:
+            raise PlanRefused(f"{PLAN} cannot be used: {error}; {AGAIN}") from error

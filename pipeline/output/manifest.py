@@ -11,6 +11,7 @@ import itertools
 import json
 import logging
 import math
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -18,9 +19,19 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.errors import PlanRefused, WorkerFailed
-from pipeline.output.part import FOLDER, Counts, parse_part_name, part_name, read_report, sha256_of
+from pipeline.output.part import (
+    FOLDER,
+    SMALLEST,
+    Counts,
+    lengths_of,
+    parse_part_name,
+    part_name,
+    read_report,
+    sha256_of,
+)
 from pipeline.planning.plan import Plan
 from pipeline.store.base import Store
+from pipeline.store.door import checked, fetch, parse
 from pipeline.types import ShardReport
 
 MANIFEST = "_job/manifest.json"
@@ -28,8 +39,18 @@ BATCH = 1000
 """Parts whose facts are gathered together: what is known of a million of them is too much to hold at once."""
 SHOWN = 5
 """Names in a message."""
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 _log = logging.getLogger(__name__)
+
+
+class DamagedPart(WorkerFailed):
+    """A part that cannot be read; the next start sets it aside, if it is written down (`mending`)."""
+
+    def __init__(self, file: str, what: str) -> None:
+        """Remember its stored name."""
+        super().__init__(f"{what}; run the same command again, which sets it aside and makes it again")
+        self.file = file
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +95,7 @@ class Manifest:
         Raises:
             ValueError: If they are not a manifest.
         """
-        try:
-            body = json.loads(data, object_hook=_part_or_mapping)
-            body["totals"] = Counts(**body["totals"])
-            body["parts"] = tuple(part if isinstance(part, Part) else Part(**part) for part in body["parts"])
-            return cls(**body)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a manifest: {error!r}") from error
+        return parse(data, cls, hook=_part_or_mapping)
 
 
 def _indented(value: Mapping[str, Any]) -> str:
@@ -89,7 +104,12 @@ def _indented(value: Mapping[str, Any]) -> str:
 
 def _part_or_mapping(value: dict[str, Any]) -> Part | dict[str, Any]:
     """Turn a part into its small form as soon as it is read: a million mappings would take several times as much."""
-    return Part(**value) if value.keys() == {"file", "rows", "sha256"} else value
+    if value.keys() != {"file", "rows", "sha256"}:
+        return value
+    part: Part = checked(value, Part, "parts")
+    if part.rows < 0 or not _DIGEST.fullmatch(part.sha256):
+        raise ValueError(f"parts: {part.file}: its rows or its sha256 are none")
+    return part
 
 
 def read_manifest(store: Store) -> Manifest | None:
@@ -99,7 +119,7 @@ def read_manifest(store: Store) -> Manifest | None:
         PlanRefused: If the file is there but is not a manifest.
     """
     try:
-        return Manifest.from_json(store.get(MANIFEST))
+        return Manifest.from_json(fetch(store, MANIFEST))
     except FileNotFoundError:
         return None
     except ValueError as error:
@@ -182,7 +202,12 @@ def _check_listing(store: Store, plan: Plan) -> None:
     present, foreign = bytearray(plan.shard_count), list[str]()
     for file in store.list(FOLDER):
         found = parse_part_name(file.name)
-        if found and (found.plan8, found.count) == (plan.plan8, plan.shard_count) and found.index < found.count:
+        if (
+            found
+            and file.size >= SMALLEST
+            and (found.plan8, found.count) == (plan.plan8, plan.shard_count)
+            and found.index < found.count
+        ):
             present[found.index] = True
         else:
             foreign.append(file.name)
@@ -206,8 +231,10 @@ def _read(store: Store, plan: Plan, index: int) -> tuple[Counts, str]:
     name = part_name(plan.plan8, index, plan.shard_count)
     try:
         info = read_report(store, name)
-    except (ValueError, FileNotFoundError) as error:
-        raise WorkerFailed(f"{error}; remove it and run the same command again") from error
+    except FileNotFoundError as error:
+        raise WorkerFailed(f"{name} is not there any more; run the same command again") from error
+    except ValueError as error:
+        raise DamagedPart(name, str(error)) from error
     if info.plan_id != plan.plan_id:
         raise PlanRefused(f"{name} belongs to plan {info.plan_id[:8]}, not {plan.plan8}; choose another output.path")
     return info.counts, sha256_of(store, name)
@@ -215,20 +242,26 @@ def _read(store: Store, plan: Plan, index: int) -> tuple[Counts, str]:
 
 def _reported(report: ShardReport) -> tuple[Counts, str]:
     counts = Counts(
-        report.rows, report.completions, report.prompt_tokens, report.completion_tokens, dict(report.errors)
-    )
+        report.rows, report.completions, report.prompt_tokens, report.completion_tokens, dict(report.errors),
+        dict(report.finish_reasons), dict(report.lengths), report.clamped_rows, report.cut_off,
+    )  # fmt: skip
     return counts, report.sha256
 
 
 def total(counts: Iterable[Counts]) -> Counts:
     """Add up what is in several parts."""
-    errors: collections.Counter[str] = collections.Counter()
-    rows = completions = prompt_tokens = completion_tokens = 0
+    errors, reasons = collections.Counter[str](), collections.Counter[str]()
+    rows = completions = prompt_tokens = completion_tokens = clamped_rows = cut_off = 0
+    lengths: list[int] = []
     for count in counts:
         rows, completions = rows + count.rows, completions + count.completions
-        prompt_tokens, completion_tokens = (
-            prompt_tokens + count.prompt_tokens,
-            completion_tokens + count.completion_tokens,
-        )
+        prompt_tokens += count.prompt_tokens
+        completion_tokens += count.completion_tokens
+        clamped_rows, cut_off = clamped_rows + count.clamped_rows, cut_off + count.cut_off
         errors.update(count.errors)
-    return Counts(rows, completions, prompt_tokens, completion_tokens, dict(sorted(errors.items())))
+        reasons.update(count.finish_reasons)
+        lengths = list(lengths_of([*lengths, *count.lengths.values()]).values())
+    return Counts(
+        rows, completions, prompt_tokens, completion_tokens, dict(sorted(errors.items())), dict(sorted(reasons.items())),
+        lengths_of(lengths), clamped_rows, cut_off,
+    )  # fmt: skip

@@ -7,16 +7,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from pipeline.output.folder import PLAN
 from pipeline.output.manifest import MANIFEST
-from pipeline.output.part import FOLDER, parse_part_name, sha256_of
+from pipeline.output.part import FOLDER, SET_ASIDE, parse_part_name, sha256_of
 from pipeline.planning.plan import Plan
 from pipeline.store.base import Store, checked_name
+from pipeline.store.door import fetch, parse
 
 FINDINGS = "_job/findings.json"
-SET_ASIDE = "_job/set_aside/"
+
+
+MOST_BYTES = 1 << 28
+"""Bytes of the findings about a million parts."""
+
+
+@dataclass(frozen=True)
+class _Findings:
+    """The form of `_job/findings.json`: stored name → SHA-256."""
+
+    files: Mapping[str, str]
 
 
 def write_down(store: Store, names: Iterable[str]) -> None:
@@ -35,14 +47,14 @@ def mend(store: Store, plan: Plan) -> Iterator[str]:
     """Set aside what is damaged, so that it is missing, and yield a line for each file.
 
     In a folder that holds another plan than `plan` nothing is touched: it will be refused. Of a list that names anything
-    but parts, plan and manifest only these are taken.
+    but this plan's parts, plan and manifest only these are taken.
     """
     try:
-        listed = json.loads(store.get(FINDINGS))["files"]
-        files = {name: str(digest) for name, digest in listed.items() if can_be_set_aside(name)}
+        listed = parse(fetch(store, FINDINGS, MOST_BYTES), _Findings).files
+        files = {name: digest for name, digest in listed.items() if can_be_set_aside(name, plan.plan8)}
     except FileNotFoundError:
         return
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except ValueError:
         files = {}  # not a list of ours: what is damaged will be found again
     if not _holds(store, plan):
         return
@@ -62,15 +74,16 @@ def mend(store: Store, plan: Plan) -> Iterator[str]:
 def _holds(store: Store, plan: Plan) -> bool:
     """Whether a folder is this plan's, by its plan or, where that is what is damaged, by the names of its parts."""
     try:
-        return Plan.from_json(store.get(PLAN)).plan_id == plan.plan_id
-    except (FileNotFoundError, ValueError, AttributeError):
+        return Plan.from_json(fetch(store, PLAN)).plan_id == plan.plan_id
+    except (FileNotFoundError, ValueError):
         parts = (parse_part_name(file.name) for file in store.list(FOLDER))
         return all(part is None or part.plan8 == plan.plan8 for part in parts)
 
 
-def can_be_set_aside(name: str) -> bool:
-    """Whether a file has a name, and a place, that allow it."""
+def can_be_set_aside(name: str, plan8: str) -> bool:
+    """Whether a file has a name under which only this plan's own files were written: nobody else's are moved."""
     try:
-        return checked_name(name) in (PLAN, MANIFEST) or name.startswith(FOLDER)
-    except (ValueError, TypeError):
+        part = parse_part_name(checked_name(name))
+        return name in (PLAN, MANIFEST) or (part is not None and part.plan8 == plan8)
+    except (ValueError, TypeError, AttributeError):
         return False

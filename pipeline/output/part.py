@@ -6,10 +6,13 @@ It does not know which shard should be worked on, nor where its table came from.
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import json
+import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,11 +24,17 @@ from pipeline.errors import PlanRefused
 from pipeline.output.config import OutputConfig
 from pipeline.output.schema import COLUMNS
 from pipeline.store.base import Store
-from pipeline.types import PromptRow
+from pipeline.store.door import parse
+from pipeline.types import FinishReason, PromptRow
 
 FOLDER = "data/"
 ROWS_PER_GROUP = 10_000
 PIECE = 1 << 20
+SMALLEST = 1
+"""Bytes of a file that may be a part: an empty one only holds its name."""
+SET_ASIDE = "_job/set_aside/"
+
+_log = logging.getLogger(__name__)
 
 _FLOAT_LISTS = {
     name for name, kind in COLUMNS.items() if kind in (pa.list_(pa.float32()), pa.list_(pa.list_(pa.float32())))
@@ -48,7 +57,10 @@ class Counts:
     """What is in a part.
 
     `rows` are input rows, `completions` output rows. A prompt's tokens count once, however many samples it has.
-    `errors` counts output rows by error code.
+    `errors` counts output rows by error code, `finish_reasons` by how they ended. `lengths` has the fewest and the most tokens
+    that were generated for an output row without an error (`shortest`, `longest`); none if there is no such row.
+    `clamped_rows` are input rows whose prompt leaves less of the context than `max_tokens`, `cut_off` output rows that
+    followed a grammar and ended by `length`. A part of an earlier version says nothing of the last four.
     """
 
     rows: int = 0
@@ -56,6 +68,10 @@ class Counts:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     errors: Mapping[str, int] = field(default_factory=dict)
+    finish_reasons: Mapping[str, int] = field(default_factory=dict)
+    lengths: Mapping[str, int] = field(default_factory=dict)
+    clamped_rows: int = 0
+    cut_off: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +102,38 @@ def parse_part_name(name: str) -> PartName | None:
     return parsed if parsed and part_name(parsed.plan8, parsed.index, parsed.count) == name else None
 
 
-def count_rows(rows: Sequence[PromptRow], table: pa.Table) -> Counts:
+def count_rows(rows: Sequence[PromptRow], table: pa.Table, max_model_len: int | None = None) -> Counts:
     """Count what is in a part.
 
     Args:
         rows: Its input rows.
         table: Its output rows, as `build_table` returned them.
+        max_model_len: Tokens of prompt and completion together; null: no row is clamped by it.
     """
     codes = collections.Counter(code for code in table.column("error_code").to_pylist() if code is not None)
     generated: list[Any] = table.column("completion_tokens").to_pylist()
+    reasons: list[Any] = table.column("finish_reason").to_pylist()
+    structured = [row.sampling.structured is not None for row in rows for _ in range(row.sampling.n)]
     return Counts(
         rows=len(rows),
         completions=table.num_rows,
         prompt_tokens=sum(len(row.prompt_token_ids) for row in rows),
         completion_tokens=sum(generated),
         errors=dict(sorted(codes.items())),
-    )
+        finish_reasons=dict(sorted(collections.Counter(reasons).items())),
+        lengths=lengths_of(n for n, reason in zip(generated, reasons, strict=True) if reason != FinishReason.ERROR),
+        clamped_rows=sum(
+            max_model_len is not None and len(row.prompt_token_ids) + row.sampling.max_tokens > max_model_len
+            for row in rows if row.error is None
+        ),
+        cut_off=sum(reason == FinishReason.LENGTH and of for reason, of in zip(reasons, structured, strict=True)),
+    )  # fmt: skip
+
+
+def lengths_of(tokens: Iterable[int]) -> dict[str, int]:
+    """The fewest and the most tokens, as `Counts.lengths` has them."""
+    found = list(tokens)
+    return {"shortest": min(found), "longest": max(found)} if found else {}
 
 
 def part_metadata(
@@ -156,7 +188,7 @@ def commit_part(store: Store, name: str, data: bytes, plan_id: str) -> bool:
         PlanRefused: If a file of that name is there that is not this plan's.
         StorageFull: If no space is left; nothing half-written stays.
     """
-    if store.put_if_absent(name, data):
+    if store.put_if_absent(name, data) or (_set_aside_if_void(store, name) and store.put_if_absent(name, data)):
         return True
     try:
         found = read_report(store, name)
@@ -169,6 +201,20 @@ def commit_part(store: Store, name: str, data: bytes, plan_id: str) -> bool:
             f"{name} is there already and belongs to plan {found.plan_id[:8]}; choose another output.path"
         )
     return False
+
+
+def _set_aside_if_void(store: Store, name: str) -> bool:
+    """Move away what holds a part's place and nothing else: an empty file, a folder, a link to nowhere."""
+    try:
+        if store.size(name) >= SMALLEST:
+            return False
+    except FileNotFoundError:
+        pass
+    aside = f"{SET_ASIDE}{secrets.token_hex(4)}/{name}"
+    with contextlib.suppress(FileNotFoundError):  # another replica was quicker
+        store.move(name, aside)
+        _log.warning("%s held no part, only its name; it is set aside as %s", name, aside)
+    return True
 
 
 def read_report(store: Store, name: str) -> PartInfo:
@@ -187,8 +233,8 @@ def read_report(store: Store, name: str) -> PartInfo:
         entry = {
             key: metadata[f"promptmill.{key}".encode()].decode() for key in ("plan_id", "shard", "attempt", "version")
         }
-        counts = Counts(**json.loads(metadata[b"promptmill.report"]))
-        environment = dict(json.loads(metadata.get(b"promptmill.environment", b"{}")))
+        counts = parse(metadata[b"promptmill.report"], Counts)
+        environment: Mapping[str, Any] = parse(metadata.get(b"promptmill.environment", b"{}"), Mapping)  # type: ignore[type-abstract]
         return PartInfo(entry["plan_id"], int(entry["shard"]), entry["attempt"], entry["version"], counts, environment)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{name}: its footer is not of a part: {error!r}") from error

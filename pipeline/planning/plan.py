@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pipeline.planning.fingerprint import digest
+from pipeline.store.door import checked, parse
 from pipeline.types import Segment, Shard
 
 FORMAT = 1
@@ -91,6 +92,10 @@ class Plan:
         paths = {file.name: file.path for file in files}
         return replace(self, files=tuple(replace(file, path=paths[file.name]) for file in self.files))
 
+    def inputs(self) -> dict[str, Any]:
+        """What the fingerprint has to say of the files."""
+        return {f.name: {"bytes": f.size, "rows": f.rows, "footer": f.footer_sha256} for f in self.files}
+
     def to_json(self) -> bytes:
         """The content of `_job/plan.json`: the same plan gives the same bytes."""
         body = {
@@ -102,6 +107,7 @@ class Plan:
             "fingerprint": self.fingerprint,
             "files": [asdict(f) for f in self.files],
         }
+        body = {"sha256": digest(body), **body}
         return (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode()
 
     @classmethod
@@ -109,16 +115,53 @@ class Plan:
         """Read `_job/plan.json`.
 
         Raises:
-            ValueError: If it is not a plan, or of a format that this version does not know.
+            ValueError: If it is not a plan, of a format that this version does not know, or not as it was written.
         """
-        try:
-            body = json.loads(data)
-            if body["format"] != FORMAT:
-                raise ValueError(f"plan format {body['format']}; this version reads format {FORMAT}")
-            files = tuple(InputFile(**f) for f in body["files"])
-            return cls(body["plan_id"], body["fingerprint"], files, body["rows"], body["rows_per_shard"])
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a plan: {error!r}") from error
+        found: Mapping[str, Any] = parse(data, Mapping)  # type: ignore[type-abstract]
+        if found.get("format") != FORMAT:
+            raise ValueError(f"plan format {found.get('format')}; this version reads format {FORMAT}")
+        body: _Body = checked(found, _Body, "")
+        plan = cls(body.plan_id, body.fingerprint, body.files, body.rows, body.rows_per_shard)
+        if fault := plan.fault(body.shards):
+            raise ValueError(fault)
+        if body.sha256 and body.sha256 != digest({k: v for k, v in found.items() if k != "sha256"}):
+            raise ValueError("it was changed after it had been written: its sha256 is not that of its content")
+        return plan
+
+    def fault(self, shards: int) -> str | None:
+        """Say what in it contradicts the rest, if anything does.
+
+        Args:
+            shards: How many shards it says that it has.
+        """
+        if digest(self.fingerprint) != self.plan_id:
+            return "its plan_id is not that of its content"
+        if self.rows_per_shard < 1:
+            return f"rows_per_shard: must be at least 1, not {self.rows_per_shard}"
+        if any(f.rows < 0 or f.size < 0 for f in self.files):
+            return "files: a number of rows or bytes is below 0"
+        if len(self.inputs()) != len(self.files) or self.inputs() != self.fingerprint.get("input"):
+            return "its files are not those of its fingerprint"
+        source = self.fingerprint.get("source")
+        limit = source.get("limit") if isinstance(source, Mapping) else None
+        total = sum(f.rows for f in self.files)
+        if self.rows != (total if limit is None else min(limit, total)):
+            return f"it has {self.rows} rows, its files {total}"
+        return None if shards == self.shard_count else f"it has {shards} shards, not {self.shard_count}"
+
+
+@dataclass(frozen=True)
+class _Body:
+    """The form of `_job/plan.json`. `sha256` is that of all else; a plan of an earlier version has none."""
+
+    format: int
+    plan_id: str
+    rows: int
+    rows_per_shard: int
+    shards: int
+    fingerprint: Mapping[str, Any]
+    files: tuple[InputFile, ...]
+    sha256: str = ""
 
 
 def make_plan(

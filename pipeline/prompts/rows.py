@@ -20,7 +20,7 @@ from pipeline.prompts.template import compile_template
 from pipeline.prompts.wording import brief, one_line
 from pipeline.types import ErrorCode, PromptRow, RowError, SamplingParams, Segment
 
-_NONE: Mapping[int, ErrorCode] = {}
+_NONE: Mapping[int, ErrorCode | RowError] = {}
 _EXCLUDED = {
     ErrorCode.WORKER_CRASH: "twice a replica's process ended while it had nothing but this row in hand",
     ErrorCode.CORRUPT_INPUT: "the row cannot be decoded: its page in the input file is damaged; see source.on_corrupt",
@@ -86,7 +86,7 @@ class RowBuilder:
 
     def build(
         self, table: pa.Table, segments: Sequence[Segment], *, only: tuple[int, int] | None = None,
-        excluded: Mapping[int, ErrorCode] = _NONE,
+        excluded: Mapping[int, ErrorCode | RowError] = _NONE,
     ) -> list[PromptRow]:  # fmt: skip
         """Return one `PromptRow` a row of the table.
 
@@ -116,8 +116,9 @@ class RowBuilder:
         )
         return [built.get(row) or self._excluded(row_ids[row], excluded[row]) for row in range(start, stop)]
 
-    def _excluded(self, row_id: str, code: ErrorCode) -> PromptRow:
-        return PromptRow(row_id, None, (), self._sampling, RowError(code, _EXCLUDED[code]))
+    def _excluded(self, row_id: str, why: ErrorCode | RowError) -> PromptRow:
+        error = why if isinstance(why, RowError) else RowError(why, _EXCLUDED[why])
+        return PromptRow(row_id, None, (), self._sampling, error)
 
     def _build(self, table: pa.Table, row_ids: list[str]) -> list[PromptRow]:
         samplings = self._samplings(table, len(row_ids))

@@ -9,12 +9,17 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
+from pipeline.errors import PromptmillError, WorkerFailed
 from pipeline.planning.plan import InputFile
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.listing import filesystem_for
 from pipeline.prompts.reader import RowReader
 from pipeline.prompts.rows import RowBuilder, kept_columns
-from pipeline.types import ErrorCode, PromptRow, Segment, Task
+from pipeline.prompts.wording import one_line
+from pipeline.types import ErrorCode, PromptRow, RowError, Segment, Task
+
+MOST_GUILTY = 16
+"""Rows of a shard that may all be errors by an exception; if more are, and no other row is there, something else is wrong."""
 
 
 class ShardRows:
@@ -45,8 +50,44 @@ class ShardRows:
         """
         segments = task.shard.segments
         table, broken = self._decoded(segments)
-        rows = self._builder.build(table, segments, only=task.trial, excluded={**broken, **task.excluded})
+        only = task.trial or (0, table.num_rows)
+        rows = self._built(table, segments, only, {**broken, **task.excluded})
         return rows, kept_columns(table, self._config)
+
+    def _built(
+        self, table: pa.Table, segments: Sequence[Segment], only: tuple[int, int], excluded: dict[int, ErrorCode | RowError]
+    ) -> list[PromptRow]:  # fmt: skip
+        """Build rows; one that ends in an exception that nobody expected, of a tokenizer say, is an error."""
+        try:
+            return self._builder.build(table, segments, only=only, excluded=excluded)
+        except PromptmillError:
+            raise
+        except Exception as error:
+            guilty = self._guilty(table, segments, only, excluded)
+            wanted = only[1] - only[0] - sum(only[0] <= row < only[1] for row in excluded)
+            if len(guilty) == wanted and len(guilty) > MOST_GUILTY:
+                raise WorkerFailed(f"no row of {wanted} can be made ready: {_told(error)}") from error
+            return self._builder.build(table, segments, only=only, excluded={**excluded, **guilty})
+
+    def _guilty(
+        self, table: pa.Table, segments: Sequence[Segment], only: tuple[int, int], excluded: Mapping[int, ErrorCode | RowError]
+    ) -> dict[int, RowError]:  # fmt: skip
+        """Try halves of the rows, until those are found that end in an exception alone."""
+        try:
+            self._builder.build(table, segments, only=only, excluded=excluded)
+        except PromptmillError:
+            raise
+        except Exception as error:
+            start, stop = only
+            if stop - start == 1:
+                message = f"making this row ready raised {_told(error)}"
+                return {start: RowError(ErrorCode.WORKER_CRASH, message)}
+            middle = (start + stop) // 2
+            return {
+                **self._guilty(table, segments, (start, middle), excluded),
+                **self._guilty(table, segments, (middle, stop), excluded),
+            }
+        return {}
 
     def _decoded(self, segments: Sequence[Segment]) -> tuple[pa.Table, Mapping[int, ErrorCode]]:
         if self._config.on_corrupt != "skip":
@@ -56,3 +97,7 @@ class ShardRows:
             place = table.schema.get_field_index(self._config.id_column)
             table = table.set_column(place, table.schema.field(place), self._ids.read(segments).column(0))
         return table, dict.fromkeys(gaps, ErrorCode.CORRUPT_INPUT)
+
+
+def _told(error: BaseException) -> str:
+    return one_line(f"{type(error).__name__}: {error}")

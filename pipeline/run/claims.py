@@ -17,6 +17,7 @@ from enum import Enum
 
 from pipeline.errors import PromptmillError
 from pipeline.store.base import Store, checked_name
+from pipeline.store.door import fetch
 from pipeline.store.process import is_gone, me
 
 CLAIMS = "_job/claims/"
@@ -25,6 +26,9 @@ BEAT = 10.0
 """Seconds between two signs of life of a driver."""
 STALE = 60.0
 """Seconds without one after which a driver counts as dead, and its claims as free."""
+
+MOST_BYTES = 1 << 16
+"""Bytes of a claim, and of what tells a driver's process from others."""
 
 _log = logging.getLogger(__name__)
 
@@ -162,9 +166,11 @@ class Claims:
 
     def _owner(self, index: int) -> str | None:
         try:
-            return self.store.get(_name(index)).decode(errors="replace")
+            return fetch(self.store, _name(index), MOST_BYTES).decode(errors="replace")
         except FileNotFoundError:
             return None
+        except ValueError:
+            return "nobody: no driver writes as much"
 
     def _lives(self, driver: str, *, look: bool = False) -> bool:
         """Whether a driver gives signs of life, as far as is known, or after another look."""
@@ -193,8 +199,8 @@ class Claims:
         """Whether a driver's process was on this machine and is no more; read once a driver."""
         if driver not in self._processes:
             try:
-                self._processes[driver] = self.store.get(DRIVERS + driver).decode(errors="replace")
-            except FileNotFoundError:
+                self._processes[driver] = fetch(self.store, DRIVERS + driver, MOST_BYTES).decode(errors="replace")
+            except (FileNotFoundError, ValueError):
                 return True
         return is_gone(self._processes[driver])
 

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from pipeline.errors import ClusterLost, PromptmillError
+from pipeline.planning.pace import AT_RISK
 from pipeline.run.hands import Hands
 from pipeline.run.replica import Replica, ReplicaDied, ReplicaHung, ReplicaLost, ReplicaPool
 from pipeline.run.stragglers import InHand, Pace
@@ -58,6 +59,7 @@ class Dispatcher:
     _leaving: dict[str, Replica] = field(default_factory=dict)
     _pace: Pace = field(default_factory=Pace)
     _beats: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _slow: bool = False
     _next_watch: float = float("-inf")
     _next_copy: float = float("-inf")
 
@@ -95,6 +97,12 @@ class Dispatcher:
         self.work.look()
         self.on_tick()
         return True
+
+    @property
+    def rows_in_hand(self) -> int:
+        """Input rows of the shards that replicas work on."""
+        wanted = {o.shard: o.task.shard.rows for future, o in self._in_flight.items() if future not in self._late}
+        return sum(wanted.values())
 
     def welcome(self, replica: Replica) -> None:
         """Take on a replica that is ready."""
@@ -226,6 +234,10 @@ class Dispatcher:
             elif now - since > self.hang_timeout:
                 del self._beats[name]
                 self._bury(replica, ReplicaHung(f"no progress for {self.hang_timeout:g} s"))
+        for future, held in self._in_flight.items():
+            if not self._slow and future not in self._late and now - held.since > AT_RISK:
+                self._slow = True
+                self.on_event("shard_slow", shard=held.shard, rows=held.task.shard.rows, minutes=round(AT_RISK / 60))
         # Every replica that is busy is asked: where that takes long, it is done more rarely.
         self._next_watch = now + max(WATCH, 10 * (self.clock() - now))
 

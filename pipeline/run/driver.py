@@ -21,17 +21,21 @@ from pipeline.output.card import CARD, dataset_card
 from pipeline.output.environment import environment
 from pipeline.output.events import EventLog
 from pipeline.output.folder import OutputFolder
-from pipeline.output.manifest import Manifest, assemble, put_manifest
-from pipeline.output.mending import mend
+from pipeline.output.foreign import check_vacant
+from pipeline.output.manifest import DamagedPart, Manifest, assemble, put_manifest
+from pipeline.output.mending import mend, write_down
 from pipeline.output.samples import read_samples
+from pipeline.output.seal import put_card
+from pipeline.planning.pace import AT_RISK, SHARDS_AT_RISK, Effort
 from pipeline.planning.plan import Plan
 from pipeline.run.claims import Claims, Pulse
 from pipeline.run.config import GenerateConfig
 from pipeline.run.dispatch import Dispatcher
+from pipeline.run.machine import check_machine
 from pipeline.run.metrics import FINISHED, Metrics
 from pipeline.run.monitor import Monitor
 from pipeline.run.prepare import Prepared, prepare
-from pipeline.run.progress import ProgressView, counted, progress_view
+from pipeline.run.progress import ProgressView, counted, duration, progress_view
 from pipeline.run.replica import InlinePool, ReplicaPool
 from pipeline.run.signals import Stopped, signals_raise
 from pipeline.run.sizing import Demand
@@ -68,8 +72,10 @@ def generate(config: GenerateConfig, *, config_yaml: str) -> Outcome:
         PromptmillError: With one line for the person who runs the job; its `exit_code` is the process's.
     """
     with signals_raise() as check_signals:
+        check_machine(config.cluster)
         prepared = prepare(config)
         folder = OutputFolder(open_store(config.output.path, allow_unsafe=config.output.allow_unsafe_store))
+        check_vacant(folder.store, config.output.path)
         folder.store.probe()
         for line in mend(folder.store, prepared.plan):
             print(line, file=sys.stderr)
@@ -77,7 +83,8 @@ def generate(config: GenerateConfig, *, config_yaml: str) -> Outcome:
         done = folder.finished(plan)
         if done is not None:
             print(f"{config.output.path} is complete: {done.totals.rows:,} rows, {done.totals.completions:,} completions "
-                  f"in {len(done.parts):,} parts; nothing to do", file=sys.stderr)  # fmt: skip
+                  f"in {counted(len(done.parts), 'part')}; nothing to do{_too_many(config, done)}",
+                  file=sys.stderr)  # fmt: skip
             return Outcome(_exit_code(config, done), done)
         folder.save_config(config_yaml)
         folder.store.sweep(STALE_SECONDS)
@@ -101,6 +108,7 @@ class _Run:
         self._monitor = Monitor(plan, committed, config.sampling.n)
         self._deadline = _next_time(config.deadline)
         self._environment: dict[str, object] = {}
+        self._lost = "no row in hand is lost"
 
     def run(self) -> Outcome:
         """Do what is missing, then finish."""
@@ -117,6 +125,9 @@ class _Run:
             error = stop.told() if isinstance(stop, Stopped) else stop
             self._events.add("driver_stop", reason=type(error).__name__, exit_code=error.exit_code)
             raise self._with_progress(error) from error.__cause__
+        except Exception as error:  # of a library, or a bug
+            self._events.add("driver_stop", reason=type(error).__name__, exit_code=PromptmillError.exit_code)
+            raise
         self._events.add("driver_stop", reason="complete", exit_code=_exit_code(self._config, manifest))
         self._summarise(manifest)
         return Outcome(_exit_code(self._config, manifest), manifest)
@@ -125,11 +136,13 @@ class _Run:
         plan, config = self._plan, self._config
         view.note(f"plan {plan.plan8}: {counted(plan.rows, 'row')} in {counted(plan.shard_count, 'shard')}, "
                   f"{len(self._missing):,} to do")  # fmt: skip
-        if plan.rows_per_shard != config.output.rows_per_shard:
+        if config.output.rows_per_shard not in (None, plan.rows_per_shard):
             view.note(
                 f"this output was begun with output.rows_per_shard={plan.rows_per_shard}, which stays "
                 f"(asked: {config.output.rows_per_shard})"
             )
+        if self._missing and (warning := _at_risk(self._prepared.effort, plan)) is not None:
+            view.note(warning)
 
     def _work(self, view: ProgressView) -> None:
         """Do what is missing, together with other drivers if there are any."""
@@ -165,6 +178,7 @@ class _Run:
         finally:
             try:
                 watch.end(dispatcher.replicas, reason)
+                self._lost = self._monitor.lost(dispatcher.rows_in_hand, dispatcher.replicas)
             finally:
                 pool.close()
 
@@ -174,13 +188,21 @@ class _Run:
         done = self._folder.finished(self._plan)  # by another driver
         if done is not None:
             return done
-        manifest = assemble(store, self._plan, self._monitor.reports, self._monitor.timings(),
-                            {**environment(), **self._environment})  # fmt: skip
+        try:
+            manifest = assemble(store, self._plan, self._monitor.reports, self._monitor.timings(),
+                                {**environment(), **self._environment})  # fmt: skip
+        except DamagedPart as error:
+            write_down(store, [error.file])
+            raise
         card = dataset_card(
             manifest, self._plan, model=_shown(config.model.path), sampling=dataclasses.asdict(config.sampling),
             schema=self._prepared.output_schema, samples=read_samples(store, manifest.parts[0].file),
         )  # fmt: skip
-        store.put(CARD, card.encode())
+        if (name := put_card(store, card)) != CARD:
+            print(
+                f"{CARD} in the output folder is not ours and stays as it is; the dataset card is {name}",
+                file=sys.stderr,
+            )
         manifest = put_manifest(store, manifest)
         self._claims.sweep()
         return manifest
@@ -190,7 +212,7 @@ class _Run:
         if error.exit_code in (2, 1):
             return error
         done = f"{self._monitor.shards_done:,} of {self._plan.shard_count:,} parts are committed"
-        text = f"{error}; {done}; the same command goes on from there"
+        text = f"{error}; {done}, {self._lost}; the same command goes on from there"
         return Interrupted(text, error.signum) if isinstance(error, Interrupted) else type(error)(text)
 
     def _summarise(self, manifest: Manifest) -> None:
@@ -200,8 +222,25 @@ class _Run:
             rows_total=self._plan.rows, completions=totals.completions, prompt_tokens=totals.prompt_tokens,
             completion_tokens=totals.completion_tokens, tokens_per_second=timings.get("tokens_per_second") or None,
             wall_seconds=timings["wall_seconds"] or 0.0, errors=totals.errors,
-            samples=read_samples(self._folder.store, manifest.parts[0].file, 2),
+            samples=read_samples(self._folder.store, manifest.parts[0].file, 2), totals=totals,
         ))  # fmt: skip
+
+
+def _at_risk(effort: Effort, plan: Plan) -> str | None:
+    """Say so if a stop may lose more than it should."""
+    seconds = min(SHARDS_AT_RISK * plan.rows_per_shard, plan.rows) * effort.row_seconds
+    if seconds <= AT_RISK:
+        return None
+    better = effort.rows_per_shard
+    mend = (
+        "a row alone takes that long"
+        if better == plan.rows_per_shard
+        else f"a new output without that key has {better}"
+    )
+    return (
+        f"warning: output.rows_per_shard={plan.rows_per_shard}: a stop may lose {duration(seconds)} of work, by a careful "
+        f"estimate; {mend}"
+    )
 
 
 def _pool(config: GenerateConfig, job: Job, demand: Demand, note: Callable[[str], None]) -> ReplicaPool:
@@ -229,6 +268,17 @@ def _shown(model: str) -> str:
 def _exit_code(config: GenerateConfig, manifest: Manifest) -> int:
     errors, rows = sum(manifest.totals.errors.values()), manifest.totals.completions
     return TOO_MANY_ERRORS if rows and errors / rows > config.max_error_rate else 0
+
+
+def _too_many(config: GenerateConfig, manifest: Manifest) -> str:
+    """Why a complete output ends with another exit code than 0; empty if it does not."""
+    if not _exit_code(config, manifest):
+        return ""
+    errors = manifest.totals.errors
+    codes = ", ".join(f"{n:,} {code}" for code, n in sorted(errors.items(), key=lambda e: (-e[1], e[0])))
+    share = f"{sum(errors.values()):,} of {manifest.totals.completions:,} output rows"
+    return (f". Exit code {TOO_MANY_ERRORS}: {share} are errors ({codes}), more than "
+            f"max_error_rate={config.max_error_rate:g} allows")  # fmt: skip
 
 
 def _driver_id() -> str:

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 
 from pipeline.planning.plan import Plan
-from pipeline.run.progress import RunSnapshot
+from pipeline.run.progress import RunSnapshot, counted
 from pipeline.run.replica import Replica
 from pipeline.run.reports import Reports
 from pipeline.types import Progress, ShardReport
@@ -67,6 +67,25 @@ class Monitor:
             self._shards_done += 1
             self._rows += self._plan.shard_rows(index)
 
+    def lost(self, in_hand: int, replicas: Iterable[Replica]) -> str:
+        """Say what a stop loses: rows that are finished or begun, and not committed.
+
+        Args:
+            in_hand: Rows of the shards that replicas have in hand.
+            replicas: These replicas; their last counters are taken.
+        """
+        finished = min(in_hand, self._uncommitted())
+        running = sum(self.latest[r.name].running for r in replicas if r.name in self.latest)
+        begun = min(in_hand - finished, -(-running // self._samples))
+        if not finished + begun:
+            return "no row in hand is lost"
+        verb = "is" if finished + begun == 1 else "are"
+        return f"{counted(finished + begun, 'row')} in hand {verb} lost ({finished:,} finished, {begun:,} begun)"
+
+    def _uncommitted(self) -> int:
+        """Rows that replicas have finished, and that are in no committed part."""
+        return max(0, sum(p.completions for p in self.latest.values()) - self._reported) // self._samples
+
     def snapshot(self, replicas: Iterable[Replica]) -> RunSnapshot:
         """Ask the replicas' counters and add everything up."""
         alive = list(replicas)
@@ -77,8 +96,7 @@ class Monitor:
         while now - self._recent[0][0] > WINDOW:
             self._recent.popleft()
         seconds, made = now - self._recent[0][0], tokens - self._recent[0][1]
-        # rows that are finished but not committed yet, so that a long shard is seen to move
-        in_hand = max(0, sum(p.completions for p in self.latest.values()) - self._reported) // self._samples
+        in_hand = self._uncommitted()  # so that a long shard is seen to move
         return RunSnapshot(
             rows_done=min(self._rows + in_hand, self._plan.rows), rows_total=self._plan.rows,
             completion_tokens=tokens, tokens_per_second=made / seconds if made and seconds > 0 else None,

@@ -5,21 +5,26 @@ It does not know Ray or dispatch, and writes nothing.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
 from pipeline.engine.checkpoint import Checkpoint, model_len, resolve
 from pipeline.engine.structured import check_grammar
-from pipeline.errors import ConfigurationError, InputRefused, PlanRefused
+from pipeline.errors import ConfigurationError, InputRefused, ModelRefused, PlanRefused, PromptmillError, Refused
 from pipeline.output.schema import output_schema
+from pipeline.planning.pace import BYTES_A_TOKEN, CORE_SPEED, GPU_SPEED, Effort
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.prompts.columns import used_columns
 from pipeline.prompts.ids import check_ids
 from pipeline.prompts.listing import Source, open_source
 from pipeline.prompts.reader import RowReader
 from pipeline.prompts.rows import kept_columns
+from pipeline.prompts.wording import one_line, without_secrets
 from pipeline.run.config import GenerateConfig
+from pipeline.run.sizing import likely_threads
 from pipeline.worker import Job
 
 SCHEMA_VERSION = 1
@@ -34,12 +39,14 @@ class Prepared:
         plan: As it follows from the configuration; the output folder may hold an older layout of the same plan.
         source: The input.
         checkpoint: The model's files on this machine.
+        effort: What a row takes, by an estimate.
         output_schema: Arrow schema of the parts.
     """
 
     plan: Plan
     source: Source
     checkpoint: Checkpoint
+    effort: Effort
     output_schema: Any
 
     def job(self, config: GenerateConfig, plan: Plan) -> Job:
@@ -64,7 +71,7 @@ class Prepared:
     @property
     def weight_bytes(self) -> int:
         """Size of the model's weight files."""
-        return sum(p.stat().st_size for p in self.checkpoint.directory.glob("*.safetensors"))
+        return _weight_bytes(self.checkpoint)
 
 
 def prepare(config: GenerateConfig) -> Prepared:
@@ -74,25 +81,56 @@ def prepare(config: GenerateConfig) -> Prepared:
         Refused: With one line about what is wrong and what to do.
     """
     _check_structured(config)
-    source = open_source(config.source)
+    with refusing(InputRefused, f"source.path={without_secrets(config.source.path)}"):
+        source = open_source(config.source)
     _check_apart(config.source.path, config.output.path)
     empty = RowReader(source.filesystem, (), used_columns(config.source), source.schema).read(())
     schema = output_schema(
         kept_columns(empty, config.source).schema, statistics=config.stats.columns, top_logprobs=config.stats.top_logprobs,
         prompt_logprobs=config.stats.prompt_logprobs, include_prompt=config.output.include_prompt,
     )  # fmt: skip
-    check_ids(source, config.source)
-    checkpoint = resolve(config.model)
+    with refusing(InputRefused, f"source.path={without_secrets(config.source.path)}"):
+        check_ids(source, config.source)
+    with refusing(ModelRefused, f"model.path={config.model.path}"):
+        checkpoint = resolve(config.model)
     _check_vocabulary(config, checkpoint.config.get("vocab_size"))
     if not source.files:
         raise InputRefused(f"source.path={config.source.path}: no Parquet files")
+    effort = _effort(config, checkpoint, source)
     plan = make_plan(
         source.files,
         _options(config, checkpoint),
-        rows_per_shard=config.output.rows_per_shard,
+        rows_per_shard=config.output.rows_per_shard or effort.rows_per_shard,
         limit=config.source.limit,
     )
-    return Prepared(plan, source, checkpoint, schema)
+    return Prepared(plan, source, checkpoint, effort, schema)
+
+
+def _effort(config: GenerateConfig, checkpoint: Checkpoint, source: Source) -> Effort:
+    """Estimate what a row takes, from sizes that are known before a model is loaded."""
+    bytes_each = 2 if "16" in checkpoint.dtype else 4
+    longest, sampling, cluster = model_len(checkpoint, config.engine), config.sampling, config.cluster
+    size, rows = sum(f.size for f in source.files), sum(f.rows for f in source.files)
+    prompt = min(longest - 1, size / BYTES_A_TOKEN / max(1, rows))
+    speed = CORE_SPEED * likely_threads(cluster)
+    if cluster.gpus_per_replica > 0:
+        speed = GPU_SPEED * cluster.gpus_per_replica
+    return Effort(_weight_bytes(checkpoint) / bytes_each, prompt, sampling.n * min(longest, sampling.max_tokens), speed)
+
+
+def _weight_bytes(checkpoint: Checkpoint) -> int:
+    return sum(p.stat().st_size for p in checkpoint.directory.glob("*.safetensors"))
+
+
+@contextlib.contextmanager
+def refusing(refusal: type[Refused], what: str) -> Iterator[None]:
+    """Turn an exception of a library that nobody expected into a refusal: fsspec and the hub raise all kinds of them."""
+    try:
+        yield
+    except (PromptmillError, MemoryError):
+        raise
+    except Exception as error:
+        raise refusal(f"{what}: {type(error).__name__}: {one_line(error)}") from error
 
 
 def _check_structured(config: GenerateConfig) -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import PromptmillError
+from pipeline.errors import DeviceFault, PromptmillError, WorkerFailed
 from pipeline.run.ray_cluster import (
     ActorUnavailableError,
     LocalRayletDiedError,
@@ -83,7 +84,11 @@ class ReplicaActor:
         """Do a task, and wait for it."""
         if self._worker is None:
             raise RuntimeError("process before ready")
-        return self._worker.submit(task).result()
+        try:
+            return self._worker.submit(task).result()
+        except DeviceFault as error:  # another process may find the device, or another one, in order
+            print(error, file=sys.stderr, flush=True)
+            os._exit(error.exit_code)
 
     def progress(self) -> Progress:
         """The counters of the worker."""
@@ -124,7 +129,9 @@ def unwrap(error: BaseException) -> BaseException:
     """Turn what Ray raises for an actor into what it means."""
     if isinstance(error, RayTaskError):
         cause = error.cause
-        return cause if isinstance(cause, PromptmillError) else error
+        if isinstance(cause, PromptmillError):
+            return cause
+        return WorkerFailed(f"a replica ended in an exception: {type(cause).__name__}: {reason(cause)}")
     if isinstance(error, RayActorError):
         return (ReplicaLost if _is_of_the_cluster(error) else ReplicaDied)(reason(error))
     if isinstance(error, NodeDiedError | LocalRayletDiedError | OutOfMemoryError):

@@ -109,7 +109,7 @@ def connect(config: ClusterConfig, folder: str | None, note: Callable[[str], Non
                     address="local", _node_ip_address=LOOPBACK, include_dashboard=False, num_cpus=_logical_cpus(config),
                     object_store_memory=OBJECT_STORE_BYTES, _temp_dir=folder, **quiet,
                 )  # fmt: skip
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except Exception as error:  # Ray's start may raise whatever what it rests on does
         if isinstance(error, ConnectionError) and config.address == "auto":
             raise ClusterLost("cluster.address=auto: no Ray is running here; name the cluster's address") from error
         where = config.address or "this machine"

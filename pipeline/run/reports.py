@@ -1,4 +1,4 @@
-"""The reports of a run's parts, in 65 bytes each: a driver keeps them until the manifest is made.
+"""The reports of a run's parts, in 93 bytes each: a driver keeps them until the manifest is made.
 
 It does not know what is done with them.
 """
@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping
 
 from pipeline.output.part import part_name
 from pipeline.planning.plan import Plan
-from pipeline.types import ShardReport
+from pipeline.types import FinishReason, ShardReport
 
-_RECORD = struct.Struct("<?4q32s")
-"""Whether there is one; rows, completions, prompt tokens, completion tokens; SHA-256."""
+_RECORD = struct.Struct("<?4q32s7I")
+"""Whether there is one; rows, completions, prompt tokens, completion tokens; SHA-256; reasons, lengths, clamped rows."""
+_REASONS = tuple(FinishReason)
 
 
 class Reports(Mapping[int, ShardReport]):
@@ -37,6 +38,8 @@ class Reports(Mapping[int, ShardReport]):
         _RECORD.pack_into(
             self._records, index * _RECORD.size, True, report.rows, report.completions, report.prompt_tokens,
             report.completion_tokens, bytes.fromhex(report.sha256),
+            *(report.finish_reasons.get(reason, 0) for reason in _REASONS),
+            report.lengths.get("shortest", 0), report.lengths.get("longest", 0), report.clamped_rows, report.cut_off,
         )  # fmt: skip
         self._errors.pop(index, None)
         if report.errors:
@@ -49,10 +52,16 @@ class Reports(Mapping[int, ShardReport]):
         """Return a shard's report."""
         if index not in self:
             raise KeyError(index)
-        _, rows, completions, prompts, generated, sha256 = _RECORD.unpack_from(self._records, index * _RECORD.size)
+        _, rows, completions, prompts, generated, sha256, *more = _RECORD.unpack_from(
+            self._records, index * _RECORD.size
+        )
+        reasons = {str(reason): n for reason, n in sorted(zip(_REASONS, more[:3], strict=True)) if n}
+        without_error = sum(n for reason, n in reasons.items() if reason != FinishReason.ERROR)
+        lengths = {"shortest": more[3], "longest": more[4]} if without_error else {}
         return ShardReport(
             index, part_name(self._plan8, index, self._shards), rows, completions, prompts, generated,
-            self._errors.get(index, {}), sha256.hex(), already_there=index in self._already_there,
+            self._errors.get(index, {}), sha256.hex(), already_there=index in self._already_there, finish_reasons=reasons,
+            lengths=lengths, clamped_rows=more[5], cut_off=more[6],
         )  # fmt: skip
 
     def __contains__(self, index: object) -> bool:

@@ -63,6 +63,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def likely_threads(config: ClusterConfig) -> int:
+    """Threads that a replica will have at least, as far as that is known before nodes are."""
+    if config.cpus_per_replica != "auto":
+        return int(config.cpus_per_replica)
+    if config.name == "inline":
+        return cores()
+    return max(1, cores() // int(config.replicas) if config.replicas != "auto" else min(cores(), CORES_A_REPLICA))
+
+
 def choose_sizing(config: ClusterConfig, demand: Demand, nodes: Sequence[Node]) -> Sizing:
     """Resolve `auto`.
 

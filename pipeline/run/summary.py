@@ -15,7 +15,9 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
+from pipeline.output.part import Counts
 from pipeline.run.progress import counted, duration, plain
+from pipeline.types import FinishReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class RunSummary:
         wall_seconds: From start to end.
         errors: Error code → number of rows.
         samples: A few prompts and what was generated from them.
+        totals: How completions ended, and how long they are.
     """
 
     path: str
@@ -47,6 +50,7 @@ class RunSummary:
     wall_seconds: float
     errors: Mapping[str, int] = field(default_factory=dict)
     samples: Sequence[tuple[str, str]] = ()
+    totals: Counts = field(default_factory=Counts)
 
 
 _ENDINGS = {
@@ -80,13 +84,39 @@ def summary(result: RunSummary, *, stream: TextIO | None = None, console: Consol
     figures = {
         "rows": f"{rows}, {counted(result.completions, 'completion')}",
         "tokens": f"{result.completion_tokens:,} generated{rate}, {result.prompt_tokens:,} of prompts",
+        **_endings(result.totals, result.completion_tokens),
         "time": duration(result.wall_seconds),
         "errors": ", ".join(f"{n:,} {code}" for code, n in sorted(result.errors.items(), key=lambda e: (-e[1], e[0]))),
     }
     for name, value in figures.items():
         _print(out, Text.assemble((f"  {name:<8}", "dim"), plain(value) or "none"))
+    for line in warnings(result.totals):
+        _print(out, Text.assemble(("  warning ", "yellow"), line))
     if result.rows:
         _print(out, Text.assemble(("  look    ", "dim"), look_command(result)))
+
+
+def _endings(totals: Counts, tokens: int) -> dict[str, str]:
+    """Which completions ended how, and how long they are."""
+    if not totals.finish_reasons:
+        return {}
+    shown = {"ends": ", ".join(f"{reason} {n:,}" for reason, n in totals.finish_reasons.items())}
+    made = totals.completions - totals.finish_reasons.get(FinishReason.ERROR, 0)
+    if made:
+        shortest, longest = totals.lengths["shortest"], totals.lengths["longest"]
+        shown["lengths"] = f"{shortest:,} to {longest:,} tokens, {tokens / made:,.1f} on average"
+    return shown
+
+
+def warnings(totals: Counts) -> list[str]:
+    """What may not have come out as it was meant."""
+    told = []
+    if totals.cut_off:
+        told.append(f"{counted(totals.cut_off, 'completion')} that should follow a schema, regex or choice ended by length: "
+                    "cut off before the end; raise sampling.max_tokens")  # fmt: skip
+    if totals.clamped_rows:
+        told.append(f"the context left less than sampling.max_tokens for {counted(totals.clamped_rows, 'row')}")
+    return told
 
 
 def look_command(result: RunSummary) -> str:

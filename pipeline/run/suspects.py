@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.errors import WorkerFailed
 from pipeline.store.base import Store
+from pipeline.store.door import fetch, parse
 from pipeline.types import ErrorCode, Shard, Task
 
 SUSPECTS = "_job/suspects/"
@@ -22,6 +23,8 @@ UNEXPLAINED = 4
 """Drivers that may end with the same rows in hand before that counts as a death: most are killed by something else."""
 SEARCHES = 2
 """Searches of one shard; a third would not find more."""
+MOST_BYTES = 1 << 20
+"""Bytes of what is known of a shard."""
 GUILTY = 8
 """Rows of one shard that may be blamed; with more, something else is wrong."""
 
@@ -130,15 +133,24 @@ class Suspect:
         Raises:
             ValueError: If it is not one.
         """
-        try:
-            body = json.loads(data)
-            return cls(
-                shard, int(body["rows"]), int(body["deaths"]), int(body["unexplained"]),
-                [(int(start), int(stop)) for start, stop in body["open"]],
-                {int(row): ErrorCode(code) for row, code in body["guilty"].items()}, int(body["searches"]),
-            )  # fmt: skip
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a suspect: {error!r}") from error
+        body = parse(data, _Body)
+        ranges = [(r[0], r[1]) for r in body.open if len(r) == 2 and 0 <= r[0] <= r[1] <= body.rows]
+        guilty = {int(row): ErrorCode(code) for row, code in body.guilty.items()}
+        if len(ranges) != len(body.open) or any(not 0 <= row < body.rows for row in guilty):
+            raise ValueError("it speaks of rows that the shard does not have")
+        return cls(shard, body.rows, body.deaths, body.unexplained, ranges, guilty, body.searches)
+
+
+@dataclass(frozen=True)
+class _Body:
+    """The form of a suspect's file."""
+
+    rows: int
+    deaths: int
+    unexplained: int
+    open: tuple[tuple[int, ...], ...]
+    guilty: Mapping[str, str]
+    searches: int
 
 
 @dataclass
@@ -175,8 +187,8 @@ class Suspects:
         if task.witness is None:
             return True
         try:
-            return self.store.get(task.witness) == str(task.attempt).encode()
-        except FileNotFoundError:
+            return fetch(self.store, task.witness, MOST_BYTES) == str(task.attempt).encode()
+        except (FileNotFoundError, ValueError):
             return False
 
     def clear(self, index: int) -> None:
@@ -191,7 +203,7 @@ class Suspects:
     def _read(self, shard: Shard) -> Suspect:
         if shard.index in self._kept:
             try:
-                found = Suspect.from_json(shard.index, self.store.get(_name(shard.index)))
+                found = Suspect.from_json(shard.index, fetch(self.store, _name(shard.index), MOST_BYTES))
                 if found.rows == shard.rows:
                     return found
                 raise ValueError(f"it has {found.rows} rows, the shard {shard.rows}")

@@ -25,6 +25,8 @@ SHOW_SECONDS = 0.5
 TOLD = {
     "replica_down": "{replica} is gone: {reason}; shards {shards} are done again",
     "shard_taken_over": "shard {shard} is taken over from a driver that is gone",
+    "shard_slow": "shard {shard} is in hand for {minutes} minutes, and a stop loses its work; a new output with a smaller "
+    "output.rows_per_shard than its {rows} rows would lose less",
     "bisected": "shard {shard}: replicas died with it; looking for the row, still to try: {open}",
     "row_blamed": "shard {shard}: row {row} is the one; it becomes an error, {code}",
 }

@@ -9,6 +9,7 @@ import importlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import BinaryIO, Protocol, cast
 from urllib.parse import unquote
 
@@ -30,6 +31,22 @@ class StoredFile:
     name: str
     size: int
     last_modified: float
+
+
+class Kind(StrEnum):
+    """What a name in a folder stands for."""
+
+    FILE = "file"
+    FOLDER = "folder"
+    OTHER = "link to a folder or to nowhere, or a device"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is directly in a folder: its full stored name, and what it is."""
+
+    name: str
+    kind: Kind
 
 
 class Store(Protocol):
@@ -70,6 +87,14 @@ class Store(Protocol):
 
     def list(self, prefix: str = "") -> Iterator[StoredFile]:
         """Yield the files whose names begin with `prefix` (`data/`: those of a folder), sorted by name."""
+        ...
+
+    def entries(self, folder: str = "") -> Iterator[Entry]:
+        """Yield what is directly in a folder (`data/`; the whole store unless given), in any order; nothing is left out."""
+        ...
+
+    def move(self, name: str, target: str) -> None:
+        """Give a file, or whatever has its name, another name that is free; `FileNotFoundError` when there is none."""
         ...
 
     def delete(self, name: str) -> None:

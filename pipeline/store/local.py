@@ -12,12 +12,13 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import PlanRefused, PromptmillError, StorageFull
-from pipeline.store.base import StoredFile, checked_name
+from pipeline.store.base import Entry, Kind, StoredFile, checked_name
 from pipeline.store.process import is_gone, me
 
 TEMPORARIES = "_job/tmp/"
@@ -96,7 +97,10 @@ class LocalStore:
     def size(self, name: str) -> int:
         """Return the number of bytes; see `Store`."""
         with self._telling(name):
-            return self._path(name).stat().st_size
+            found = self._path(name).stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise FileNotFoundError(name)
+        return found.st_size
 
     def list(self, prefix: str = "") -> Iterator[StoredFile]:
         """Yield the files whose names begin with `prefix`; see `Store`."""
@@ -105,6 +109,30 @@ class LocalStore:
         with self._telling(prefix):
             found = [f for f in self._walk(start, f"{folder}/" if folder else "") if f.name.startswith(prefix)]
         yield from sorted(found, key=lambda f: f.name)
+
+    def entries(self, folder: str = "") -> Iterator[Entry]:
+        """Yield what is directly in a folder; see `Store`."""
+        with self._telling(folder):
+            try:
+                found = os.scandir(self._path(folder.rstrip("/")) if folder else self.root)
+            except FileNotFoundError:
+                return
+            with found:
+                for entry in found:
+                    name = f"{folder}{os.fsencode(entry.name).decode(errors='replace')}"
+                    if entry.is_dir(follow_symlinks=False):
+                        yield Entry(name, Kind.FOLDER)
+                    else:
+                        yield Entry(name, Kind.FILE if entry.is_file() else Kind.OTHER)
+
+    def move(self, name: str, target: str) -> None:
+        """Rename, a folder too; see `Store`."""
+        source, final = self._path(name), self._path(target)
+        with self._telling(name):
+            self._make_folder(final.parent)
+            source.rename(final)
+            _sync(final.parent)
+            _sync(source.parent)
 
     def delete(self, name: str) -> None:
         """Remove the file; see `Store`."""
@@ -151,8 +179,8 @@ class LocalStore:
                 continue
             with contextlib.suppress(FileNotFoundError):  # removed since the scan, or a link to nowhere
                 if entry.is_file():
-                    stat = entry.stat()
-                    yield StoredFile(name, stat.st_size, stat.st_mtime)
+                    found = entry.stat()
+                    yield StoredFile(name, found.st_size, found.st_mtime)
 
     @contextlib.contextmanager
     def _temporary(self, data: bytes | memoryview) -> Iterator[Path]:

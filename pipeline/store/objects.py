@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from pipeline.errors import PlanRefused, PromptmillError, StoreUnavailable
-from pipeline.store.base import StoredFile, checked_name
+from pipeline.store.base import Entry, Kind, StoredFile, checked_name
 
 PROBE = "_job/probe/"
 RETRY_SECONDS = 60
@@ -144,6 +144,18 @@ class ObjectStore:
                     if entry["path"].startswith(prefix)
                 ]
         yield from sorted(found, key=lambda file: file.name)
+
+    def entries(self, folder: str = "") -> Iterator[Entry]:
+        """Yield what is directly in a folder; see `Store`."""
+        with self._telling(folder):
+            found = self._store.list_with_delimiter(folder or None)
+            yield from (Entry(path.rstrip("/"), Kind.FOLDER) for path in found["common_prefixes"])
+            yield from (Entry(entry["path"], Kind.FILE) for entry in found["objects"])
+
+    def move(self, name: str, target: str) -> None:
+        """Copy, then delete; see `Store`."""
+        self.put(target, self.get(name))
+        self.delete(name)
 
     def delete(self, name: str) -> None:
         """Remove the file; see `Store`."""

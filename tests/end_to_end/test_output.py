@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import json
 import re
@@ -108,12 +109,20 @@ def test_the_manifest(output: Path) -> None:
     body = manifest(output)
     assert set(body) == {"plan_id", "promptmill_version", "totals", "timings", "parts", "environment"}
     table = read(output)
+    reasons = table.column("finish_reason").to_pylist()
+    lengths = [
+        n for n, reason in zip(table.column("completion_tokens").to_pylist(), reasons, strict=True) if reason != "error"
+    ]
     assert body["totals"] == {
         "rows": ROWS,
         "completions": 2 * ROWS,
         "prompt_tokens": sum(r["prompt_tokens"] for r in table.to_pylist()) // 2,
         "completion_tokens": sum(table.column("completion_tokens").to_pylist()),
         "errors": {"EMPTY_PROMPT": 2, "NULL_PROMPT": 2},
+        "finish_reasons": dict(sorted(collections.Counter(reasons).items())),
+        "lengths": {"shortest": min(lengths), "longest": max(lengths)},
+        "clamped_rows": 0,
+        "cut_off": 0,
     }
     assert set(body["timings"]) == {"wall_seconds", "engine_seconds", "tokens_per_second"}
     assert [part["rows"] for part in body["parts"]] == [5, 5, 2]

@@ -146,7 +146,7 @@ def test_fault_32_a_deleted_part_is_named_and_made_again(
     assert_same_rows(reference, done)
 
 
-def test_a_foreign_file_is_named_and_set_aside(
+def test_fault_40_a_foreign_file_is_named_and_stays(
     source: Path, reference: Path, done: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (done / "data" / "notes.parquet").write_bytes(b"somebody's own")
@@ -154,7 +154,8 @@ def test_a_foreign_file_is_named_and_set_aside(
     assert verify([f"output.path={done}"]) == 4
     assert "data/notes.parquet: is not of this output" in capsys.readouterr().out
     assert generate(source, done, *OPTIONS) == 0
-    assert [p.read_bytes() for p in (done / "_job" / "set_aside").rglob("*.parquet")] == [b"somebody's own"]
+    assert (done / "data" / "notes.parquet").read_bytes() == b"somebody's own"
+    (done / "data" / "notes.parquet").unlink()
     assert {name: entry[2] for name, entry in parts(done).items()} == {name: entry[2] for name, entry in before.items()}
     assert verify([f"output.path={done}"]) == 0
 
@@ -198,3 +199,39 @@ def test_fault_36_killed_while_finishing(when: str, source: Path, reference: Pat
     assert manifest(output)["totals"] == manifest(reference)["totals"]
     assert_same_rows(reference, output)
     assert os.listdir(output / "_job" / "tmp") == [], "nor is anything of the killed one left"  # noqa: PTH208
+
+
+def test_fault_40_a_folder_with_somebodys_files_is_refused(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    (output / "data").mkdir(parents=True)
+    mine = {output / "README.md": b"# Mine", output / "data" / "train.parquet": b"my own"}
+    for path, content in mine.items():
+        path.write_bytes(content)
+    assert generate(source, output, *OPTIONS) == 2
+    told = capsys.readouterr().err
+    assert "README.md, data/train.parquet; nothing was touched" in told
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == mine
+
+
+def test_an_empty_part_and_a_folder_in_the_place_of_one_are_made_again(
+    source: Path, reference: Path, done: Path
+) -> None:
+    first, second = sorted((done / "data").iterdir())[:2]
+    first.write_bytes(b"")
+    second.unlink()
+    second.mkdir()
+    assert generate(source, done, *OPTIONS) == 0
+    assert verify([f"output.path={done}"]) == 0
+    assert_same_rows(reference, done)
+
+
+def test_a_part_without_its_end_is_set_aside_by_the_next_start(source: Path, reference: Path, done: Path) -> None:
+    first, second = sorted((done / "data").iterdir())[:2]
+    first.write_bytes(first.read_bytes()[:-9])
+    second.unlink()
+    assert generate(source, done, *OPTIONS) == 1
+    assert generate(source, done, *OPTIONS) == 0
+    assert verify([f"output.path={done}"]) == 0
+    assert_same_rows(reference, done)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -158,13 +159,20 @@ class TestMend:
             "data/more/copy.parquet",
             "data/notes of mine.parquet",
         ]
-        aside, by_hand = found.findings
-        assert aside.endswith("; run the same `generate` again, which sets it aside")
-        assert by_hand.endswith("; move it elsewhere"), "with such a name no store has a file"
-        (output.path / "data" / "notes\nof mine.parquet").unlink()
+        assert all(finding.endswith("; move it elsewhere") for finding in found.findings), "it is not ours to move"
         assert output.generate() == 0
+        assert len(output.verify().findings) == 2
+        (output.path / "data" / "notes\nof mine.parquet").unlink()
+        shutil.rmtree(output.path / "data" / "more")
         assert output.verify().code == 0
-        assert len(list((output.path / "_job" / "set_aside").rglob("copy.parquet"))) == 1
+        assert not (output.path / "_job" / "set_aside").exists()
+
+    def test_a_link_to_a_folder_with_a_part(self, output: Output, tmp_path: Path) -> None:
+        (tmp_path / "other").mkdir()
+        shutil.copy(output.parts[0], tmp_path / "other" / "x.parquet")
+        (output.path / "data" / "more").symlink_to(tmp_path / "other")
+        (line,) = output.verify().findings
+        assert line.startswith("data/more: is a link") and line.endswith("; move it elsewhere")
 
     @pytest.mark.parametrize("name", ["plan.json", "manifest.json"])
     def test_a_file_of_the_job_is_damaged(self, name: str, output: Output) -> None:
@@ -225,11 +233,21 @@ class TestManifest:
                 lambda m: m["totals"].update(errors={}),
                 "says errors {}, the parts have {'EMPTY_PROMPT': 2, 'NULL_PROMPT': 2}",
             ),
-            (lambda m: m["totals"].update(rows="many"), "says rows many, the parts have 11"),
-            (lambda m: m.update(environment=[]), "cannot be used: its environment is no object"),
-            (lambda m: m["parts"][0].update(file=[]), "cannot be used: a part of it has no name"),
-            (lambda m: m.update(more=1), "cannot be used: not a manifest"),
-            (lambda m: m.clear(), "cannot be used: not a manifest"),
+            (
+                lambda m: m["totals"].update(rows="many"),
+                'cannot be used: totals.rows: must be a whole number, not "many"',
+            ),
+            (lambda m: m["totals"].update(cut_off=3), "says cut_off 3, the parts have 0"),
+            (lambda m: m["totals"]["finish_reasons"].update(length=1), "says finish_reasons {"),
+            (lambda m: m.update(environment=[]), "cannot be used: environment: must be an object"),
+            (lambda m: m["parts"][0].update(file=[]), "cannot be used: parts.file: must be text"),
+            (lambda m: m["parts"][0].update(sha256=None), "cannot be used: parts.sha256: must be text, not null"),
+            (
+                lambda m: m["environment"].update(x=functools.reduce(lambda x, _: [x], range(99), 1)),
+                "nested more than 64 deep",
+            ),
+            (lambda m: m.update(more=1), "cannot be used: more: no such key is known"),
+            (lambda m: m.clear(), "cannot be used: plan_id: is missing"),
         ],
     )
     def test_something_in_it_was_changed(self, change: Callable[[Any], Any], told: str, output: Output) -> None:
@@ -239,6 +257,19 @@ class TestManifest:
         assert found.findings[0].startswith(f"_job/manifest.json: {told}") or told in found.findings[0]
         assert found.findings[0].startswith("_job/manifest.json: ")
 
+    def test_what_is_nested_without_end(self, output: Output) -> None:
+        (output.path / "_job" / "manifest.json").write_text("[" * 200_000)
+        (line,) = output.verify().findings
+        assert line.startswith("_job/manifest.json: cannot be used: ")
+
+    def test_totals_of_an_earlier_version_say_less(self, output: Output) -> None:
+        def older(manifest: Any) -> None:
+            for key in ("finish_reasons", "lengths", "clamped_rows", "cut_off"):
+                del manifest["totals"][key]
+
+        output.edit_json("manifest.json", older)
+        assert output.verify().code == 0
+
     def test_another_sha256(self, output: Output) -> None:
         output.edit_json("manifest.json", lambda m: m["parts"][1].update(sha256="0" * 64))
         assert output.verify().findings == [f"{output.name(1)}: its SHA-256 is not the manifest's; {REMAKE}"]
@@ -246,16 +277,40 @@ class TestManifest:
 
 class TestPlan:
     @pytest.mark.parametrize(
+        "change",
+        [
+            lambda p: p["files"][0].update(rows=12), lambda p: p.update(rows_per_shard="16"),
+            lambda p: p.update(rows_per_shard=16.0), lambda p: p.update(rows_per_shard=2, shards=6),
+            lambda p: p.update(files=[]), lambda p: p.update(rows=10),
+            lambda p: (p.update(rows_per_shard=2, shards=6), p.pop("sha256")),
+        ],
+    )  # fmt: skip
+    def test_an_edited_plan_is_not_believed(self, change: Callable[[Any], Any], output: Output) -> None:
+        output.edit_json("plan.json", change)
+        before = output.stamps()
+        assert output.generate() == 2
+        assert output.stamps() == before
+
+    @pytest.mark.parametrize(
         ("change", "told"),
         [
             (lambda p: p["fingerprint"]["sampling"].update(seed=1), "its plan_id is not that of its content"),
             (lambda p: p.update(rows=10), "it has 10 rows, its files 11"),
             (lambda p: p["files"][0].update(rows=12), "its files are not those of its fingerprint"),
             (lambda p: p.update(shards=2), "it has 2 shards, not 3"),
-            (lambda p: p.update(rows_per_shard=0), "its rows_per_shard is 0"),
-            (lambda p: p.update(rows_per_shard=2, shards=6), "has 6 shards, which are not the 3 parts"),
+            (lambda p: p.update(rows_per_shard=0), "rows_per_shard: must be at least 1, not 0"),
+            (lambda p: p.update(rows_per_shard=None), "rows_per_shard: must be a whole number, not null"),
+            (lambda p: p.update(rows_per_shard=2, shards=6), "it was changed after it had been written"),
+            (
+                lambda p: (p.update(rows_per_shard=2, shards=6), p.pop("sha256")),
+                "has 6 shards, which are not the 3 parts",
+            ),
             (lambda p: p.update(format=9), "plan format 9"),
-            (lambda p: p.pop("files"), "not a plan"),
+            (lambda p: p.pop("files"), "files: is missing"),
+            (
+                lambda p: p["fingerprint"].update(x=functools.reduce(lambda x, _: [x], range(99), 1)),
+                "nested more than 64 deep",
+            ),
         ],
     )
     def test_something_in_it_was_changed(self, change: Callable[[Any], Any], told: str, output: Output) -> None:
@@ -263,6 +318,9 @@ class TestPlan:
         found = output.verify()
         assert (found.code, len(found.findings)) == (4, 1), found.lines
         assert found.findings[0].startswith("_job/plan.json: ") and told in found.findings[0]
+        stamps = output.stamps()
+        assert output.generate() == 0, "it is set aside, and written anew"
+        assert output.verify().code == 0 and output.stamps() == stamps
 
 
 class TestFooter:

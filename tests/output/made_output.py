@@ -75,5 +75,6 @@ def commit(store: Store, plan: Plan, index: int, attempt: str = "1") -> ShardRep
     sha256 = hashlib.sha256(data).hexdigest()
     return ShardReport(
         index, name, counts.rows, counts.completions, counts.prompt_tokens, counts.completion_tokens, counts.errors,
-        sha256, already_there=not mine,
+        sha256, already_there=not mine, finish_reasons=counts.finish_reasons, lengths=counts.lengths,
+        clamped_rows=counts.clamped_rows, cut_off=counts.cut_off,
     )  # fmt: skip

@@ -57,6 +57,19 @@ def test_size_categories(completions: int, size: str) -> None:
     assert front_matter(card(completions=completions))["size_categories"] == [size]
 
 
+def test_how_completions_ended_is_among_the_counts() -> None:
+    made = plan()
+    totals = Counts(
+        10, 20, 40, 50, {}, {"length": 5, "stop": 15}, {"shortest": 1, "longest": 64}, clamped_rows=3, cut_off=2
+    )
+    manifest = Manifest(made.plan_id, "0.1.0", totals, {}, (), {})
+    text = dataset_card(manifest, made, model="m", sampling={}, schema=FULL)
+    for line in ("| ended by length | 5 |", "| ended by stop | 15 |", "| shortest completion, tokens | 1 |",
+                 "| longest completion, tokens | 64 |", "| input rows clamped by the context | 3 |"):  # fmt: skip
+        assert line in text
+    assert "ended by" not in card(made), "nothing is said where parts of an earlier version say nothing"
+
+
 def test_tables_say_what_is_there() -> None:
     text = card()
     for line in (

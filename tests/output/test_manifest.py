@@ -26,7 +26,11 @@ def test_the_file_is_that_of_the_contract(store: LocalStore) -> None:
     assert body["plan_id"] == made.plan_id
     assert body["totals"]["rows"] == 10
     assert body["totals"]["completions"] == 20
-    assert list(body["totals"]) == ["rows", "completions", "prompt_tokens", "completion_tokens", "errors"]
+    assert list(body["totals"]) == [
+        "rows", "completions", "prompt_tokens", "completion_tokens", "errors",
+        "finish_reasons", "lengths", "clamped_rows", "cut_off",
+    ]  # fmt: skip
+    assert sum(body["totals"]["finish_reasons"].values()) == 20
     assert body["timings"] == TIMINGS
     names = [part_name(made.plan8, i, 3) for i in range(3)]
     assert body["parts"] == [
@@ -88,7 +92,7 @@ def test_a_part_with_other_rows_than_planned_is_refused(store: LocalStore) -> No
 
 def test_a_part_that_cannot_be_read_is_named(store: LocalStore) -> None:
     made = plan(rows=1)
-    store.put(part_name(made.plan8, 0, 1), b"PAR1")
+    store.put(part_name(made.plan8, 0, 1), b"PAR1" * 4)
     with pytest.raises(WorkerFailed, match=f"{made.plan8}-00000-of-00001.parquet: not a readable Parquet file"):
         finish(store, made, {}, TIMINGS, {})
 

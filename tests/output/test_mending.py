@@ -13,13 +13,14 @@ from pipeline.planning.plan import InputFile, make_plan
 from pipeline.store.local import LocalStore
 
 PLAN = make_plan([InputFile("a.parquet", "/a.parquet", 1, 4, "0")], {}, rows_per_shard=2)
+A, B = (part_name(PLAN.plan8, index, 2) for index in range(2))
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
     made = LocalStore(tmp_path)
-    made.put("data/a.parquet", b"damaged")
-    made.put("data/b.parquet", b"good")
+    made.put(A, b"damaged")
+    made.put(B, b"good")
     return made
 
 
@@ -28,20 +29,20 @@ def names(store: LocalStore) -> set[str]:
 
 
 def test_what_is_damaged_is_set_aside_and_nothing_is_lost(store: LocalStore) -> None:
-    write_down(store, ["data/a.parquet", "data/missing.parquet"])
+    write_down(store, [A, "data/missing.parquet"])
     (line,) = mend(store, PLAN)
-    assert line.startswith("data/a.parquet: was found damaged by verify; it is set aside as _job/set_aside/")
+    assert line.startswith(f"{A}: was found damaged by verify; it is set aside as _job/set_aside/")
     aside = line.rpartition(" ")[2]
     assert store.get(aside) == b"damaged"
-    assert names(store) == {"data/b.parquet", aside}
+    assert names(store) == {B, aside}
     assert list(mend(store, PLAN)) == []
 
 
 def test_a_file_that_was_made_again_meanwhile_stays(store: LocalStore) -> None:
-    write_down(store, ["data/a.parquet"])
-    store.put("data/a.parquet", b"made again")
+    write_down(store, [A])
+    store.put(A, b"made again")
     assert list(mend(store, PLAN)) == []
-    assert store.get("data/a.parquet") == b"made again"
+    assert store.get(A) == b"made again"
     assert FINDINGS not in names(store)
 
 
@@ -49,8 +50,10 @@ def test_a_file_that_was_made_again_meanwhile_stays(store: LocalStore) -> None:
 def test_a_folder_of_another_plan_is_left_as_it_is(store: LocalStore, damaged: bool) -> None:
     other = make_plan([InputFile("b.parquet", "/b.parquet", 1, 4, "0")], {"seed": 1}, rows_per_shard=2)
     store.put("_job/plan.json", b"{" if damaged else other.to_json())
+    store.delete(A)
+    store.delete(B)
     store.put(part_name(other.plan8, 0, 2), b"part")
-    write_down(store, ["data/a.parquet"])
+    write_down(store, [part_name(other.plan8, 0, 2)])
     before = names(store)
     assert list(mend(store, PLAN)) == []
     assert names(store) == before
@@ -76,7 +79,7 @@ def test_a_list_that_is_not_ours_moves_nothing(store: LocalStore, content: bytes
     store.put("_job/config.yaml", b"c")
     store.put(FINDINGS, content)
     assert list(mend(store, PLAN)) == []
-    assert names(store) == {"data/a.parquet", "data/b.parquet", "_job/config.yaml"}
+    assert names(store) == {A, B, "_job/config.yaml"}
 
 
 def test_only_parts_plan_and_manifest_are_moved(store: LocalStore) -> None:
@@ -86,3 +89,18 @@ def test_only_parts_plan_and_manifest_are_moved(store: LocalStore) -> None:
     assert len(json.loads(store.get(FINDINGS))["files"]) == 2
     assert len(list(mend(store, PLAN))) == 1
     assert "_job/config.yaml" in names(store) and "_job/plan.json" not in names(store)
+
+
+def test_a_file_of_the_users_own_is_never_moved(store: LocalStore) -> None:
+    store.put("_job/plan.json", PLAN.to_json())
+    mine = [
+        "data/train.parquet",
+        "data/sub/x.parquet",
+        part_name("0" * 8, 0, 2),
+        "data/" + A.removeprefix("data/").upper(),
+    ]
+    for name in mine:
+        store.put(name, b"mine")
+    write_down(store, [*mine, A])
+    assert len(list(mend(store, PLAN))) == 1
+    assert all(store.get(name) == b"mine" for name in mine)

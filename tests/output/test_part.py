@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import collections
+import os
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -9,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_output import FULL, shard
+from made_output import FULL, commit, plan, shard
 
 from pipeline.errors import PlanRefused
 from pipeline.output import part
 from pipeline.output.config import COMPRESSIONS, OutputConfig
+from pipeline.output.folder import OutputFolder
 from pipeline.output.part import (
     Counts,
     PartInfo,
@@ -30,6 +35,7 @@ from pipeline.output.part import (
 from pipeline.output.schema import output_schema
 from pipeline.output.table import build_table
 from pipeline.store.local import LocalStore
+from pipeline.types import SamplingParams
 
 CONFIG = OutputConfig(path="out")
 ID, OTHER = "a" * 64, "b" * 64
@@ -164,8 +170,29 @@ def test_counts() -> None:
     rows, done, kept = shard(10, n=3)
     counts = count_rows(rows, build_table(FULL, rows, done, kept))
     tokens = sum(len(c.token_ids) for c in done.values())
-    assert counts == Counts(10, 30, 8 * 3, tokens, {"EMPTY_PROMPT": 6})
+    ends = collections.Counter(str(c.finish_reason) for c in done.values())
+    lengths = [len(c.token_ids) for c in done.values()]
+    assert counts == Counts(
+        10,
+        30,
+        8 * 3,
+        tokens,
+        {"EMPTY_PROMPT": 6},
+        {"error": 6, **ends},
+        {"shortest": min(lengths), "longest": max(lengths)},
+    )
     assert count_rows([], FULL.empty_table()) == Counts()
+
+
+def test_rows_that_the_context_clamps_and_grammars_that_are_cut_off() -> None:
+    rows, done, kept = shard(10, n=3)
+    table = build_table(FULL, rows, done, kept)
+    room = len(rows[0].prompt_token_ids) + rows[0].sampling.max_tokens
+    assert count_rows(rows, table, room).clamped_rows == 0
+    assert count_rows(rows, table, room - 1).clamped_rows == sum(row.error is None for row in rows)
+    assert count_rows(rows, table).cut_off == 0
+    follow = [replace(row, sampling=SamplingParams(n=3, regex="a+")) for row in rows]
+    assert count_rows(follow, table).cut_off == sum(c.finish_reason == "length" for c in done.values()) > 0
 
 
 @pytest.mark.parametrize("count", [0, 20])
@@ -183,7 +210,7 @@ def test_a_part_is_committed_once_and_recognised_as_own(store: LocalStore) -> No
     assert read_report(store, "data/p").attempt == "1"
 
 
-@pytest.mark.parametrize("found", [b"", b"junk", b"PAR1junkPAR1", encoded()[:-9]])
+@pytest.mark.parametrize("found", [b"junk", b"PAR1junkPAR1", encoded()[:-9]])
 def test_a_file_in_the_way_is_refused_by_name(store: LocalStore, found: bytes) -> None:
     store.put("data/p", found)
     with pytest.raises(PlanRefused, match="data/p is there already and is not a part"):
@@ -210,3 +237,35 @@ def test_the_digest_of_a_file_longer_than_a_piece(store: LocalStore, monkeypatch
     monkeypatch.setattr(part, "PIECE", 3)
     store.put("a", b"abcdefgh")
     assert sha256_of(store, "a") == "9c56cc51b374c3ba189210d5b6d4bf57790d351c96c47c02190ecf1e430635ab"
+
+
+@pytest.mark.parametrize("kind", ["empty", "folder", "folder with files", "link to nowhere"])
+def test_what_only_has_a_parts_name_is_set_aside(tmp_path: Path, kind: str) -> None:
+    store, made = LocalStore(tmp_path), plan(rows=3)
+    name = part_name(made.plan8, 0, 1)
+    place = tmp_path / name
+    place.parent.mkdir()
+    if kind.startswith("folder"):
+        place.mkdir()
+        if kind.endswith("files"):
+            (place / "mine").write_bytes(b"mine")
+    elif kind.startswith("link"):
+        place.symlink_to("nowhere")
+    else:
+        place.write_bytes(b"")
+    folder = OutputFolder(store)
+    assert folder.committed(made) == set() and not folder.is_committed(made, 0)
+    assert not commit(store, made, 0).already_there
+    assert folder.committed(made) == {0} and folder.is_committed(made, 0)
+    (aside,) = (tmp_path / "_job" / "set_aside").iterdir()
+    assert os.path.lexists(aside / name)
+    if kind == "folder with files":
+        assert (aside / name / "mine").read_bytes() == b"mine"
+
+
+def test_a_file_that_could_be_a_part_is_not_moved(tmp_path: Path) -> None:
+    store, made = LocalStore(tmp_path), plan(rows=3)
+    store.put(part_name(made.plan8, 0, 1), b"1")
+    with pytest.raises(PlanRefused, match="is not a part"):
+        commit(store, made, 0)
+    assert not (tmp_path / "_job" / "set_aside").exists()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
 from pipeline.errors import StoreUnavailable
-from pipeline.store.base import StoredFile, checked_name
+from pipeline.store.base import Entry, Kind, StoredFile, checked_name
 
 
 class Killed(BaseException):
@@ -74,6 +74,16 @@ class View:
         self.before("list", prefix)
         files = sorted(self.shared.files.items())
         return iter([StoredFile(name, len(data), at) for name, (data, at) in files if name.startswith(prefix)])
+
+    def entries(self, folder: str = "") -> Iterator[Entry]:
+        self.before("list", folder)
+        rest = [name.removeprefix(folder) for name in self.shared.files if name.startswith(folder)]
+        found = {name.partition("/")[0]: Kind.FOLDER if "/" in name else Kind.FILE for name in rest}
+        return iter([Entry(folder + name, kind) for name, kind in sorted(found.items())])
+
+    def move(self, name: str, target: str) -> None:
+        self.put(target, self.get(name))
+        self.delete(name)
 
     def delete(self, name: str) -> None:
         self.before("delete", checked_name(name))

@@ -166,6 +166,7 @@ def test_a_replica_that_beats_is_not_ended_however_long_it_takes() -> None:
     story.tell = tell
     story.run(2)
     assert story.named("replica_down") == []
+    assert len(story.named("shard_slow")) == 1, "that a stop would lose much is told once"
 
 
 def test_a_replica_that_dies_twice_is_buried_once() -> None:

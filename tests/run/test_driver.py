@@ -13,16 +13,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from fakes import FakePool, FakeReplica
 
 from pipeline.engine.config import ModelConfig
-from pipeline.errors import DeadlineReached, Interrupted
+from pipeline.errors import ConfigurationError, DeadlineReached, InputRefused, Interrupted, ModelRefused
 from pipeline.output.config import OutputConfig
 from pipeline.output.manifest import Manifest
 from pipeline.output.part import Counts
+from pipeline.planning.pace import Effort
+from pipeline.planning.plan import InputFile, Plan, make_plan
 from pipeline.prompts.config import SourceConfig
-from pipeline.run import driver, signals
+from pipeline.run import driver, machine, signals
 from pipeline.run.config import ClusterConfig, GenerateConfig
+from pipeline.run.prepare import prepare
+from pipeline.types import Progress
 
 MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
 
@@ -62,6 +67,15 @@ def test_exit_code(errors: int, rows: int, allowed: float, code: int) -> None:
     totals = Counts(rows, rows, 0, 0, {"NULL_PROMPT": errors} if errors else {})
     manifest = Manifest("0" * 64, "0", totals, {}, (), {})
     assert driver._exit_code(GenerateConfig(max_error_rate=allowed), manifest) == code
+
+
+def test_why_a_finished_output_ends_with_3() -> None:
+    totals = Counts(10, 20, 0, 0, {"TIMEOUT": 1, "NULL_PROMPT": 4})
+    manifest = Manifest("0" * 64, "0", totals, {}, (), {})
+    assert driver._too_many(GenerateConfig(max_error_rate=0.5), manifest) == ""
+    assert driver._too_many(GenerateConfig(max_error_rate=0.1), manifest) == (
+        ". Exit code 3: 5 of 20 output rows are errors (4 NULL_PROMPT, 1 TIMEOUT), more than max_error_rate=0.1 allows"
+    )
 
 
 class TestSignals:
@@ -117,7 +131,7 @@ def test_the_deadline_stops_the_run(
     with pytest.raises(DeadlineReached) as raised:
         driver.generate(config, config_yaml="a: b\n")
     assert str(raised.value) == (
-        "the deadline 06:00 has come; 0 of 5 parts are committed; the same command goes on from there"
+        "the deadline 06:00 has come; 0 of 5 parts are committed, no row in hand is lost; the same command goes on from there"
     )
     assert raised.value.exit_code == 75
     assert closed == [True]
@@ -144,6 +158,8 @@ def test_an_unexpected_error_still_stops_the_replicas(
     with pytest.raises(RuntimeError, match="a bug"):
         driver.generate(config, config_yaml="")
     assert closed == [True]
+    (log,) = (Path(config.output.path) / "_job" / "events").iterdir()
+    assert '"driver_stop"' in log.read_text() and '"RuntimeError"' in log.read_text()
 
 
 def test_a_driver_is_named_so_that_its_log_can_be_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,3 +167,91 @@ def test_a_driver_is_named_so_that_its_log_can_be_a_file(monkeypatch: pytest.Mon
     assert "/" not in driver._driver_id()
     assert re.fullmatch(rf"\d{{8}}T\d{{6}}Z-a_b-{os.getpid()}-[0-9a-f]{{4}}", driver._driver_id())
     assert len({driver._driver_id() for _ in range(20)}) > 15, "two starts within a second differ"
+
+
+def test_a_stop_says_which_rows_are_lost(config: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(FakeReplica):
+        def submit(self, task: Any) -> Any:
+            self.counters = Progress(completions=1, running=2)
+            return super().submit(task)
+
+    pool = FakePool(1)
+    monkeypatch.setattr(pool, "start", lambda: [Slow("slow")], raising=False)
+    use(pool, monkeypatch)
+    config.deadline = "06:00"
+    monkeypatch.setattr(driver, "_next_time", lambda text: datetime.datetime(2000, 1, 1, 6, 0))
+    with pytest.raises(DeadlineReached, match=r"committed, 3 rows in hand are lost \(1 finished, 2 begun\); the same"):
+        driver.generate(config, config_yaml="")
+
+
+class TestWorkAtRisk:
+    EFFORT = Effort(774e6, 20, 5 * 64, 20e9)
+
+    def plan(self, rows: int, rows_per_shard: int) -> Plan:
+        return make_plan([InputFile("a", "/a", 1, rows, "f")], {}, rows_per_shard=rows_per_shard)
+
+    def test_a_layout_of_ones_own_that_may_lose_hours(self) -> None:
+        assert driver._at_risk(self.EFFORT, self.plan(10_000, 1000)) == (
+            "warning: output.rows_per_shard=1000: a stop may lose 14:37:12 of work, by a careful estimate; a new output "
+            "without that key has 8"
+        )
+
+    def test_a_layout_that_follows_from_the_work(self) -> None:
+        assert driver._at_risk(self.EFFORT, self.plan(10_000, self.EFFORT.rows_per_shard)) is None
+
+    def test_few_rows_are_little_work(self) -> None:
+        assert driver._at_risk(self.EFFORT, self.plan(3, 1000)) is None
+
+    def test_a_row_that_is_too_much_work(self) -> None:
+        told = driver._at_risk(Effort(70e9, 20, 8 * 64, 20e9), self.plan(100, 1))
+        assert told is not None and told.endswith("; a row alone takes that long")
+
+
+def test_rows_that_are_much_work_make_small_parts(config: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.output.rows_per_shard = None
+    assert prepare(config).plan.rows_per_shard == 1000
+    monkeypatch.setattr("pipeline.run.prepare.CORE_SPEED", 1e7)
+    few = prepare(config)
+    assert 1 <= few.plan.rows_per_shard < 1000
+    monkeypatch.setattr(config.sampling, "n", 50)
+    assert prepare(config).plan.rows_per_shard < few.plan.rows_per_shard
+    config.output.rows_per_shard = 7
+    assert prepare(config).plan.rows_per_shard == 7
+
+
+def test_an_exception_of_a_library_before_the_start_is_a_refusal(
+    config: GenerateConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any) -> Any:
+        raise KeyError("what fsspec may raise")
+
+    monkeypatch.setattr("pipeline.run.prepare.resolve", broken)
+    with pytest.raises(ModelRefused, match=r"^model\.path=.*: KeyError: 'what fsspec may raise'$"):
+        prepare(config)
+    monkeypatch.setattr("pipeline.run.prepare.open_source", broken)
+    with pytest.raises(InputRefused, match=r"^source\.path=.*: KeyError"):
+        prepare(config)
+
+
+def test_cores_that_are_not_there_are_refused_at_once(config: GenerateConfig) -> None:
+    config.cluster.cpus_per_replica = "100000"
+    with pytest.raises(ConfigurationError, match=r"cluster\.cpus_per_replica=100000: this process may use \d+ cores"):
+        driver.generate(config, config_yaml="")
+    assert not Path(config.output.path).exists()
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "right"), [(0, 1.0, False), (1, 0.5, True), (1, 2.0, False), (None, 1.0, True)]
+)
+def test_gpus_that_are_not_there_are_refused_at_once(
+    there: int | None, asked: float, right: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_gpus", lambda: there)
+    cluster = ClusterConfig(name="local", gpus_per_replica=asked)
+    with contextlib.nullcontext() if right else pytest.raises(ConfigurationError, match="GPUs that Ray would see"):
+        machine.check_machine(cluster)
+
+
+@pytest.mark.ray
+def test_ray_counts_the_gpus_of_this_machine() -> None:
+    assert machine._gpus() == torch.cuda.device_count()

@@ -70,3 +70,19 @@ def test_the_rate_is_of_the_last_seconds() -> None:
 def test_no_engine_no_rate() -> None:
     clock = Clock()
     assert Monitor(PLAN, [], 1, clock).timings() == {"wall_seconds": 0, "engine_seconds": 0, "tokens_per_second": 0}
+
+
+@pytest.mark.parametrize(
+    ("completions", "running", "in_hand", "told"),
+    [
+        (0, 0, 8, "no row in hand is lost"),
+        (2, 0, 8, "1 row in hand is lost (1 finished, 0 begun)"),
+        (5, 3, 8, "4 rows in hand are lost (2 finished, 2 begun)"),
+        (50, 9, 8, "8 rows in hand are lost (8 finished, 0 begun)"),
+    ],
+)
+def test_what_a_stop_loses(completions: int, running: int, in_hand: int, told: str) -> None:
+    monitor, replica = Monitor(PLAN, [], 2), FakeReplica("a")
+    replica.counters = Progress(completions=completions, running=running)
+    monitor.snapshot([replica])
+    assert monitor.lost(in_hand, [replica]) == told

@@ -75,3 +75,13 @@ def test_a_cluster_that_turns_us_away_may_want_a_token(mode: str, monkeypatch: p
     with pytest.raises(ClusterLost, match="cannot be reached") as error:
         ray_cluster.connect(ClusterConfig(name="existing", address="head:6379"), None, print)
     assert ("if the cluster has a token, set RAY_AUTH_MODE=token" in str(error.value)) == (mode == "disabled")
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), TypeError("y"), OSError("z"), AssertionError(), ImportError("grpc")])
+def test_whatever_the_start_of_ray_raises_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(ray_cluster.ray, "init", init)
+    with pytest.raises(ClusterLost, match="Ray cannot be reached or started"):
+        ray_cluster.connect(ClusterConfig(), "/nowhere", print)

@@ -12,16 +12,27 @@ from pipeline.types import ShardReport
 
 PLAN = plan_of(7, 4)
 COUNT = st.integers(0, 2**63 - 1)
+FEW = st.integers(1, 2**32 - 1)
 REPORTS = st.lists(
     st.builds(
-        lambda shard, counts, errors, sha256, already_there: ShardReport(
-            shard, part_name(PLAN.plan8, shard, 7), *counts, errors, sha256.hex(), already_there=already_there
+        lambda shard, counts, errors, sha256, already_there, ends: ShardReport(
+            shard, part_name(PLAN.plan8, shard, 7), *counts, errors, sha256.hex(), already_there=already_there, **ends
         ),
         st.integers(0, 6),
         st.tuples(COUNT, COUNT, COUNT, COUNT),
         st.dictionaries(st.sampled_from(["NULL_PROMPT", "TIMEOUT"]), st.integers(1, 9)),
         st.binary(min_size=32, max_size=32),
         st.booleans(),
+        st.fixed_dictionaries(
+            {
+                "finish_reasons": st.dictionaries(st.sampled_from(["length", "stop"]), FEW, min_size=1),
+                "lengths": st.fixed_dictionaries({"shortest": FEW, "longest": FEW}),
+                "clamped_rows": FEW,
+                "cut_off": FEW,
+            }
+        )
+        | st.just({"finish_reasons": {"error": 4}})
+        | st.just({}),
     ),
     max_size=20,
 )

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 from rich.console import Console
 
+from pipeline.output.part import Counts
 from pipeline.run.summary import RunSummary, look_command, summary
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -43,6 +44,30 @@ class TestSummary:
             "  look    python -c \"import pyarrow.parquet as pq; [print(row) for row in pq.read_table('outputs/demo/data',"
             " columns=['row_id', 'text', 'finish_reason']).slice(0, 5).to_pylist()]\"",
         ]
+
+    def test_how_completions_ended(self) -> None:
+        totals = Counts(
+            64, 128, 400, 6000, {"TIMEOUT": 8}, {"error": 8, "length": 100, "stop": 20}, {"shortest": 3, "longest": 64}
+        )
+        lines = printed(result(totals=totals)).splitlines()
+        assert "  ends    error 8, length 100, stop 20" in lines
+        assert "  lengths 3 to 64 tokens, 50.0 on average" in lines
+        assert not any("warning" in line for line in lines)
+
+    def test_what_may_not_have_come_out_as_it_was_meant(self) -> None:
+        totals = Counts(
+            64, 128, 400, 6000, {}, {"length": 128}, {"shortest": 3, "longest": 64}, clamped_rows=1, cut_off=2
+        )
+        warnings = [line for line in printed(result(totals=totals)).splitlines() if line.startswith("  warning ")]
+        assert warnings == [
+            "  warning 2 completions that should follow a schema, regex or choice ended by length: cut off before the end; "
+            "raise sampling.max_tokens",
+            "  warning the context left less than sampling.max_tokens for 1 row",
+        ]
+
+    def test_nothing_but_errors(self) -> None:
+        totals = Counts(1, 1, 0, 0, {"TIMEOUT": 1}, {"error": 1})
+        assert "lengths" not in printed(result(totals=totals))
 
     @pytest.mark.parametrize(
         ("code", "meaning"),

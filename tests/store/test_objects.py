@@ -14,7 +14,7 @@ from bucket_server import door as door
 from bucket_server import server as server
 
 from pipeline.errors import PlanRefused, StoreUnavailable
-from pipeline.store.base import open_store
+from pipeline.store.base import Entry, Kind, open_store
 from pipeline.store.objects import ATTEMPTS, ObjectStore
 
 
@@ -33,6 +33,18 @@ def test_put_if_absent_makes_a_file_once(store: ObjectStore) -> None:
     store.put("data/a", b"third")
     assert store.get("data/a") == b"third"
     assert [f.name for f in store.list()] == ["data/a"], "the probe left nothing"
+
+
+def test_entries_are_those_of_one_folder_and_a_file_is_moved(store: ObjectStore) -> None:
+    for name in ("a", "data/x/y", "data/z"):
+        store.put(name, b"1")
+    assert set(store.entries()) == {Entry("a", Kind.FILE), Entry("data", Kind.FOLDER)}
+    assert set(store.entries("data/")) == {Entry("data/x", Kind.FOLDER), Entry("data/z", Kind.FILE)}
+    assert list(store.entries("none/")) == []
+    store.move("data/z", "aside/z")
+    assert {f.name for f in store.list()} == {"a", "data/x/y", "aside/z"}
+    with pytest.raises(FileNotFoundError):
+        store.move("data/z", "aside/z")
 
 
 def test_reading(store: ObjectStore) -> None:

@@ -1,0 +1,167 @@
+"""An engine whose exceptions are found out: the request that raises one alone becomes an error, and all others go on.
+
+After an exception a fresh engine takes the place of the old one, since nobody knows in which state that is. What was in hand
+is tried in halves until single requests are left. A completion does not depend on its company, so what comes through such
+a trial is kept. An exception that has nothing to do with a request, as a request known to be good raises it, too, is raised.
+It does not know how an engine works.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from pipeline.engine.base import Engine
+from pipeline.errors import DeviceFault, PromptmillError, WorkerFailed
+from pipeline.types import Completion, ErrorCode, FinishReason, Request, Room, RowError
+
+PROBE = "\0"
+"""The row id of a request that only shows whether the engine works at all; no row has it."""
+PROBE_TOKENS = 4
+HOPELESS = 16
+"""Requests in a row that may fail alone before it is seen whether the engine works."""
+_OF_THE_DEVICE = re.compile(
+    r"(?i)CUDA error|device-side assert|CUBLAS_STATUS|CUDNN_STATUS|uncorrectable ECC|illegal memory"
+)
+
+_log = logging.getLogger(__name__)
+
+
+class GuardedEngine:
+    """See the module.
+
+    Args:
+        engine: The first engine, empty.
+        renew: Makes another, when nothing holds the one before any more.
+        probe: A request that any engine can serve; as soon as one has come through, that one is taken instead.
+    """
+
+    def __init__(self, engine: Engine, renew: Callable[[], Engine], probe: Request) -> None:
+        """Start empty."""
+        self._engine: Engine | None = engine
+        self._renew, self._probe = renew, _short(probe)
+        self._worked = False
+        self._in_hand: dict[tuple[str, int], Request] = {}
+        self._to_add: list[Sequence[Request]] = []
+        self._trials: deque[list[Request]] = deque()
+        self._trying: list[Request] = []
+        self._held: list[tuple[Request, str]] = []
+
+    def add(self, requests: Sequence[Request]) -> None:
+        """Queue requests; see `Engine.add`. While a search is on, they wait for its end."""
+        self._in_hand.update({_key(request): request for request in requests})
+        self._to_add.append(requests)
+
+    def load(self) -> tuple[int, int]:
+        """Return (running, waiting); see `Engine.load`."""
+        running, _ = self._now().load()
+        return running, len(self._in_hand) - running
+
+    @property
+    def room(self) -> Room:
+        """See `Engine.room`."""
+        return self._now().room
+
+    def step(self) -> list[Completion]:
+        """Advance; see `Engine.step`.
+
+        Raises:
+            DeviceFault: If the device is of no use any more.
+            PromptmillError: If the engine fails whatever it is given.
+        """
+        try:
+            engine = self._now()
+            while self._to_add and not (self._trying or self._trials):
+                engine.add(self._to_add.pop(0))
+            done = engine.step()
+        except BaseException as error:
+            self._failed(error)
+            done = []
+        told = [completion for completion in done if completion.request.row_id != PROBE]
+        for completion in done:
+            del self._in_hand[_key(completion.request)]
+        if done and self._held:
+            self._check_hope(told)
+            told += [self._blamed(*held) for held in self._held]
+            self._held.clear()
+        for completion in told:
+            if completion.error is None:
+                self._worked, self._probe = True, _short(completion.request)
+        if self._trying and not any(_key(request) in self._in_hand for request in self._trying):
+            self._next_trial()
+        return told
+
+    def _now(self) -> Engine:
+        """The engine; a fresh one, with what is tried in it, if the last one failed."""
+        if self._engine is None:
+            self._engine = self._renew()
+            self._engine.add(self._trying)
+        return self._engine
+
+    def _failed(self, error: BaseException) -> None:
+        """Put halves of what was tried in its place, or hold what was alone until it is seen whether others come through."""
+        if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+            raise error
+        text = one_line(error)
+        if _OF_THE_DEVICE.search(str(error)):
+            raise DeviceFault(f"the device does not work any more: {text}") from error
+        if self._trying == [self._probe]:
+            raise error if isinstance(error, PromptmillError) else _of_all(text) from error
+        tried = [request for request in self._trying or self._in_hand.values() if _key(request) in self._in_hand]
+        _log.debug("an exception out of the engine", exc_info=error)
+        if not self._trying:
+            _log.warning("the engine raised %s; looking for the row, among %d", text, len({r.row_id for r in tried}))
+            self._to_add.clear()
+        self._engine = None
+        if len(tried) > 1:
+            middle = len(tried) // 2
+            self._trials.extendleft((tried[middle:], tried[:middle]))
+        else:
+            self._held += [(request, text) for request in tried]
+        self._next_trial()
+
+    def _next_trial(self) -> None:
+        """Begin the next trial; what failed alone is judged at the end, or after many, by a request that should work."""
+        if self._held and (not self._trials or len(self._held) >= HOPELESS):
+            self._trying = [self._probe]
+            self._in_hand[_key(self._probe)] = self._probe
+        elif self._trials:  # while none comes through, those that are far from the ones that failed
+            self._trying = self._trials.pop() if self._held else self._trials.popleft()
+        else:
+            self._trying = []
+        if self._engine is not None and self._trying:
+            self._engine.add(self._trying)
+
+    def _check_hope(self, told: Sequence[Completion]) -> None:
+        """Refuse to blame many rows where none has ever come through, though a made-up request does."""
+        if not (told or self._worked) and len(self._held) >= HOPELESS:
+            raise _of_all(f"{self._held[0][1]} for each of {len(self._held)} rows")
+
+    def _blamed(self, request: Request, text: str) -> Completion:
+        """Make a request an error: it failed alone, and another came through after that."""
+        del self._in_hand[_key(request)]
+        _log.warning("row %s: it becomes an error: %s", request.row_id, text)
+        message = f"the engine raised {text}, with nothing but this row in hand"
+        return Completion(request, finish_reason=FinishReason.ERROR, error=RowError(ErrorCode.WORKER_CRASH, message))
+
+
+def one_line(error: BaseException) -> str:
+    """What kind an exception is, and the first line of what it says."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first[:300]}" if first else type(error).__name__
+
+
+def _of_all(text: str) -> WorkerFailed:
+    return WorkerFailed(f"the engine raises {text}, and does so whatever it is given: no row is to blame")
+
+
+def _short(request: Request) -> Request:
+    sampling = replace(request.sampling, n=1, min_tokens=0, max_tokens=min(PROBE_TOKENS, request.sampling.max_tokens))
+    return Request(PROBE, 0, request.prompt_token_ids, sampling)
+
+
+def _key(request: Request) -> tuple[str, int]:
+    return request.row_id, request.sample_index

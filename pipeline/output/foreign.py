@@ -1,0 +1,64 @@
+"""What in a folder promptmill did not write: a folder that has such files and no plan is not taken for an output.
+
+It does not know how a file that is ours came to be, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+
+from pipeline.errors import PlanRefused
+from pipeline.output.card import CARD
+from pipeline.output.part import FOLDER, parse_part_name
+from pipeline.output.seal import holds_card
+from pipeline.store.base import Entry, Kind, Store
+
+JOB = "_job/"
+_OURS = {
+    **dict.fromkeys(("plan.json", "manifest.json", "config.yaml", "findings.json", "README.md"), Kind.FILE),
+    **dict.fromkeys(("claims", "drivers", "events", "inputs", "probe", "set_aside", "suspects", "tmp"), Kind.FOLDER),
+}
+"""What may be in `_job/`."""
+_OF_THE_DISK = "lost+found"
+"""A folder that file systems have at their root, and that is nobody's."""
+_SHOWN = 5
+
+
+def check_vacant(store: Store, path: str) -> None:
+    """Refuse a folder without a plan that holds anything which is not of an output whose plan was lost.
+
+    Args:
+        store: The folder.
+        path: How it was asked for, for the message.
+
+    Raises:
+        PlanRefused: If there is anything that promptmill did not write; it is named.
+    """
+    if _has_plan(store):
+        return
+    found = list(itertools.islice(foreign(store), _SHOWN + 1))
+    if found and not _has_plan(store):  # asked again: another driver may have begun
+        more = " and more" if len(found) > _SHOWN else ""
+        raise PlanRefused(
+            f"output.path={path}: is not empty and holds no output of promptmill: {', '.join(sorted(found[:_SHOWN]))}{more}; "
+            "nothing was touched; choose a new folder"
+        )
+
+
+def foreign(store: Store) -> Iterator[str]:
+    """Yield the names that are not of an output; of what is in a foreign folder only the folder itself."""
+    for entry in store.entries():
+        if entry == Entry(JOB.rstrip("/"), Kind.FOLDER):
+            yield from (e.name for e in store.entries(JOB) if _OURS.get(e.name.removeprefix(JOB)) != e.kind)
+        elif entry == Entry(FOLDER.rstrip("/"), Kind.FOLDER):
+            yield from (e.name for e in store.entries(FOLDER) if parse_part_name(e.name) is None)
+        elif entry.name != _OF_THE_DISK and not (entry == Entry(CARD, Kind.FILE) and holds_card(store)):
+            yield entry.name + "/" * (entry.kind is Kind.FOLDER)
+
+
+def _has_plan(store: Store) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return store.size(f"{JOB}plan.json") >= 0
+    return False

@@ -1,0 +1,47 @@
+"""Whether this machine has what a Ray of our own, or this process, is asked to use; told before anything is started.
+
+It does not know clusters: their nodes may come later.
+"""
+
+from __future__ import annotations
+
+from pipeline.errors import ConfigurationError
+from pipeline.run.config import ClusterConfig
+from pipeline.run.sizing import cores
+
+
+def check_machine(config: ClusterConfig) -> None:
+    """Refuse cores and GPUs that are not there.
+
+    Raises:
+        ConfigurationError: With what was asked for and what there is.
+    """
+    if config.name == "existing":
+        return
+    asked, there = config.cpus_per_replica, cores()
+    if asked != "auto" and int(asked) > there:
+        raise ConfigurationError(
+            f"cluster.cpus_per_replica={asked}: this process may use {there} cores; must be auto or at most {there}"
+        )
+    if config.name == "inline" or config.gpus_per_replica == 0:
+        return  # inline, torch says it when it loads the model
+    gpus = _gpus()
+    if gpus is not None and config.gpus_per_replica > gpus:
+        raise ConfigurationError(
+            f"cluster.gpus_per_replica={config.gpus_per_replica:g}: this machine has {gpus} GPUs that Ray would see; leave it "
+            "out to run on processors"
+        )
+
+
+def _gpus() -> int | None:
+    """GPUs as Ray counts them when it starts; null where it cannot be asked: it offers nothing public for that."""
+    try:
+        from ray._private.accelerators import get_accelerator_manager_for_resource
+    except ImportError:
+        return None
+    manager = get_accelerator_manager_for_resource("GPU")
+    if manager is None:
+        return None
+    visible = manager.get_current_process_visible_accelerator_ids()
+    there = int(manager.get_current_node_num_accelerators())
+    return there if visible is None else min(there, len(visible))
