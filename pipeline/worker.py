@@ -23,6 +23,7 @@ from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.structured import check_grammar
 from pipeline.output.config import OutputConfig
 from pipeline.output.environment import environment, identity
+from pipeline.output.inputs import agree
 from pipeline.output.part import commit_part, count_rows, encode_part, part_metadata, part_name, sha256_of
 from pipeline.output.schema import output_schema
 from pipeline.output.table import build_table
@@ -30,6 +31,7 @@ from pipeline.planning.plan import Plan
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.rows import RowBuilder
 from pipeline.prompts.shard import ShardRows
+from pipeline.prompts.wording import one_line
 from pipeline.store.base import open_store
 from pipeline.types import Completion, Progress, PromptRow, SamplingParams, ShardReport, Task
 
@@ -137,11 +139,18 @@ class Worker:
             if task.witness is not None:
                 self._store.put(task.witness, str(task.attempt).encode())
             opened.rows, opened.kept = self._rows.read(task)
+            self._agree()
             self._beats += 1
             opened.missing = sum(len(row.requests()) for row in opened.rows)
             self._prepared.put(opened)
         except BaseException as error:  # handed to whoever waits for the shard
             opened.result.set_exception(error)
+
+    def _agree(self) -> None:
+        """See that what was read is what others read."""
+        digests = self._rows.unplanned()
+        files = self._job.plan.files
+        agree(self._store, digests, {key: one_line(files[int(key.partition("-")[0])].name) for key in digests})
 
     def _run(self) -> None:
         """The engine's thread: take what is prepared, step, hand out what is finished."""

@@ -117,8 +117,7 @@ def _plan(data: bytes | None, findings: list[Finding]) -> Wanted | None:
 def _plan_fault(plan: Plan, body: Mapping[str, Any]) -> str | None:
     if digest(plan.fingerprint) != plan.plan_id:
         return "its plan_id is not that of its content"
-    inputs = {f.name: {"bytes": f.size, "rows": f.rows, "footer": f.footer_sha256} for f in plan.files}
-    if inputs != plan.fingerprint["input"]:
+    if plan.inputs() != plan.fingerprint["input"]:
         return "its files are not those of its fingerprint"
     total, limit = sum(f.rows for f in plan.files), plan.fingerprint["source"]["limit"]
     if plan.rows != (total if limit is None else min(limit, total)):

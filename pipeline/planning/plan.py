@@ -16,7 +16,8 @@ from typing import Any
 from pipeline.planning.fingerprint import digest
 from pipeline.types import Segment, Shard
 
-FORMAT = 1
+FORMAT = 2
+"""2: input files are known by their content. 1 knew them by size and footer; its outputs are read, and not gone on with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,9 @@ class InputFile:
         rows: Number of rows.
         footer_sha256: SHA-256 of the Parquet footer, in hex.
         partitions: Hive partition keys and values found in the path.
+        groups: For each row group the digest of its pages of the columns in use, in hex.
+        stamp: What the store says of the file's version, where a pass over its pages would cost too much; `groups` is empty
+            then.
     """
 
     name: str
@@ -38,6 +42,16 @@ class InputFile:
     rows: int
     footer_sha256: str
     partitions: Mapping[str, str] = field(default_factory=dict)
+    groups: tuple[str, ...] = ()
+    stamp: str = ""
+
+    def identity(self, format: int = FORMAT) -> dict[str, Any]:
+        """What stands for the file's content in the fingerprint of a plan of `format`."""
+        known = {"bytes": self.size, "rows": self.rows, "footer": self.footer_sha256}
+        if format == 1:
+            return known
+        content = {"stamp": self.stamp} if self.stamp else {"content": digest({"groups": self.groups})}
+        return {**known, **content}
 
 
 @dataclass(frozen=True)
@@ -53,11 +67,16 @@ class Plan:
     files: tuple[InputFile, ...]
     rows: int
     rows_per_shard: int
+    format: int = FORMAT
 
     @property
     def plan8(self) -> str:
         """The start of the id, which names the parts."""
         return self.plan_id[:8]
+
+    def inputs(self) -> dict[str, Any]:
+        """What the fingerprint has to say of the files."""
+        return {f.name: f.identity(self.format) for f in self.files}
 
     @property
     def shard_count(self) -> int:
@@ -94,7 +113,7 @@ class Plan:
     def to_json(self) -> bytes:
         """The content of `_job/plan.json`: the same plan gives the same bytes."""
         body = {
-            "format": FORMAT,
+            "format": self.format,
             "plan_id": self.plan_id,
             "rows": self.rows,
             "rows_per_shard": self.rows_per_shard,
@@ -113,10 +132,11 @@ class Plan:
         """
         try:
             body = json.loads(data)
-            if body["format"] != FORMAT:
-                raise ValueError(f"plan format {body['format']}; this version reads format {FORMAT}")
-            files = tuple(InputFile(**f) for f in body["files"])
-            return cls(body["plan_id"], body["fingerprint"], files, body["rows"], body["rows_per_shard"])
+            if body["format"] not in (1, FORMAT):
+                raise ValueError(f"plan format {body['format']}; this version reads formats up to {FORMAT}")
+            files = tuple(InputFile(**{**f, "groups": tuple(f.get("groups", ()))}) for f in body["files"])
+            plan = cls(body["plan_id"], body["fingerprint"], files, body["rows"], body["rows_per_shard"])
+            return replace(plan, format=body["format"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a plan: {error!r}") from error
 
@@ -134,6 +154,5 @@ def make_plan(
     """
     total = sum(f.rows for f in files)
     rows = total if limit is None else min(limit, total)
-    inputs = {f.name: {"bytes": f.size, "rows": f.rows, "footer": f.footer_sha256} for f in files}
-    fingerprint = {**options, "input": inputs}
+    fingerprint = {**options, "input": {f.name: f.identity() for f in files}}
     return Plan(digest(fingerprint), fingerprint, tuple(files), rows, rows_per_shard)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.prompts.kinds import is_json, is_uuid
 from pipeline.prompts.wording import brief, one_line
 from pipeline.types import ErrorCode, RowError
 
@@ -23,6 +24,10 @@ def cells(column: pa.ChunkedArray[Any], name: str, other: ErrorCode) -> list[Any
         name: The column's name, for messages.
         other: The code of values that are beyond Python for another reason, such as a date in the year 20000.
     """
+    if is_uuid(column.type):
+        return [None if value is None else str(value) for value in column.to_pylist()]
+    if is_json(column.type):
+        column = pa.chunked_array([c.storage for c in column.chunks], type=column.type.storage_type)
     try:
         return column.to_pylist()
     except (ValueError, OverflowError, pa.ArrowException):

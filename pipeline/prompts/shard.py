@@ -31,9 +31,9 @@ class ShardRows:
         self, config: SourceConfig, builder: RowBuilder, files: Sequence[InputFile], schema: pa.Schema
     ) -> None:
         """Open nothing yet."""
-        self._config, self._builder = config, builder
+        self._config, self._builder, self._files = config, builder, files
         filesystem, _ = filesystem_for(config.path)
-        self._reader = RowReader(filesystem, files, builder.columns, schema)
+        self._reader = RowReader(filesystem, files, builder.columns, schema, verify=True)
         self._ids = RowReader(filesystem, files, [config.id_column] if config.id_column else [], schema)
 
     def read(self, task: Task) -> tuple[list[PromptRow], pa.Table]:
@@ -47,6 +47,15 @@ class ShardRows:
         table, broken = self._decoded(segments)
         rows = self._builder.build(table, segments, only=task.trial, excluded={**broken, **task.excluded})
         return rows, kept_columns(table, self._config)
+
+    def unplanned(self) -> dict[str, str]:
+        """Return the digests of pages that were read since this was last asked and that the plan does not know.
+
+        Returns:
+            (number of the file)-(of its row group) → digest. Whoever reads the same pages must find the same.
+        """
+        read = self._reader.digests()
+        return {f"{file}-{group}": digest for (file, group), digest in read.items() if not self._files[file].groups}
 
     def _decoded(self, segments: Sequence[Segment]) -> tuple[pa.Table, Mapping[int, ErrorCode]]:
         if self._config.on_corrupt != "skip":

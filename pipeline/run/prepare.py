@@ -22,7 +22,7 @@ from pipeline.prompts.rows import kept_columns
 from pipeline.run.config import GenerateConfig
 from pipeline.worker import Job
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when the meaning of an output column or of an option changes, so that old and new rows never mix."""
 
 

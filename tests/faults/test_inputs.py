@@ -205,3 +205,31 @@ class TestHostileInputs:
             return
         (row,) = read(tmp_path / "out").to_pylist()
         assert (code, row["error_code"]) == (0, "BAD_TEMPLATE_ROW")
+
+
+PLAIN: dict[str, Any] = {"use_dictionary": False, "compression": "none", "write_statistics": False}
+
+
+def test_fault_13_a_row_is_corrected_in_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, output = tmp_path / "in.parquet", tmp_path / "out"
+    pq.write_table(pa.table({"prompt": ["A city in France", "Lost"]}), source, **PLAIN)
+    size = source.stat().st_size
+    assert generate(source, output) == 0
+    pq.write_table(pa.table({"prompt": ["A city in Poland", "Lost"]}), source, **PLAIN)
+    assert source.stat().st_size == size
+    capsys.readouterr()
+    assert generate(source, output) == 2
+    told = capsys.readouterr().err
+    assert "in.parquet.content" in told and len(told.splitlines()) == 1
+
+
+def test_fault_13_an_output_of_an_earlier_version_is_not_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output = texts(tmp_path / "in.parquet", "Lost"), tmp_path / "out"
+    assert generate(source, output) == 0
+    plan = output / "_job" / "plan.json"
+    plan.write_text(plan.read_text().replace('"format": 2', '"format": 1'))
+    capsys.readouterr()
+    assert generate(source, output) == 2
+    assert "an earlier version" in capsys.readouterr().err
