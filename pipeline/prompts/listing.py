@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs
@@ -20,6 +20,7 @@ from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.content import MOST_REMOTE_BYTES, is_near, scan, stamp_of, used_bytes
 from pipeline.prompts.footer import Footer, open_file, read_footer
 from pipeline.prompts.locate import FoundFile, filesystem_for, find_files
+from pipeline.prompts.trial import deadly_signal
 from pipeline.prompts.unify import unified
 from pipeline.prompts.wording import one_line, without_secrets
 
@@ -65,8 +66,16 @@ def open_source(config: SourceConfig) -> Source:
         schemas.append(schemas[-1] if same else look.schema)
     merged = _merged(schemas, [key for file in found for key in file.keys])
     schema = unified(used, files, schemas, merged)
+    for place, field in enumerate(schema):
+        if pa.types.is_dictionary(field.type) and field.name not in config.keep_columns:
+            schema = schema.set(
+                place, field.with_type(field.type.value_type)
+            )  # categories are of use in the output only
     check_columns(config, schema)
     return Source(filesystem, files, schema)
+
+
+_Named: TypeAlias = FoundFile | InputFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +94,7 @@ def _looked_at(filesystem: pyarrow.fs.FileSystem, found: Sequence[FoundFile], us
         shown = one_line(file.name)
         with open_file(filesystem, file.path, shown) as handle:
             footer = read_footer(handle, shown, used)
-            groups = _groups(handle, footer, used, shown) if is_near(filesystem) else ()
+            groups = _groups(filesystem, handle, footer, used, file) if is_near(filesystem) else ()
         rows = footer.metadata.num_rows
         made = InputFile(file.name, file.path, footer.size, rows, footer.sha256, file.partitions, groups)
         return _Look(made, footer.schema, used_bytes(footer, used))
@@ -110,14 +119,22 @@ def _identified(
             footer = read_footer(handle, shown, used)
             if (footer.size, footer.sha256) != (file.size, file.footer_sha256):
                 raise InputRefused(f"{shown}: changes while it is read; start again when it is written")
-            return replace(file, groups=_groups(handle, footer, used, shown))
+            return replace(file, groups=_groups(filesystem, handle, footer, used, file))
 
     return tuple(_side_by_side(identify, looks))
 
 
-def _groups(handle: pa.NativeFile, footer: Footer, used: Sequence[str], name: str) -> tuple[str, ...]:
+def _groups(
+    filesystem: pyarrow.fs.FileSystem, handle: pa.NativeFile, footer: Footer, used: Sequence[str], file: _Named
+) -> tuple[str, ...]:
+    """The digests of a file's row groups. Pages that are not what they should be are first decoded in another process."""
+    name = one_line(file.name)
     try:
-        return tuple(scan(handle, footer, used, group, name).digest for group in range(footer.metadata.num_row_groups))
+        scans = [scan(handle, footer, used, group, name) for group in range(footer.metadata.num_row_groups)]
+        ended = None if all(found.whole for found in scans) else deadly_signal(filesystem, file.path, used)
+        if ended is not None:
+            raise InputRefused(f"{name}: is damaged so that decoding it ends the process ({ended}); leave it out")
+        return tuple(found.digest for found in scans)
     except CorruptInput as error:  # it says what no file can hold, so that it is of no use to begin
         raise InputRefused(str(error)) from error
     except OSError as error:

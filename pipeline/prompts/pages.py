@@ -55,11 +55,13 @@ class GroupScan:
         digest: SHA-256 of the bytes of its chunks, one after the other; its first 32 hex digits.
         row_bytes: Bytes that a row has when decoded, on average.
         most_row_bytes: Bytes that a row may have where each value is the longest of its dictionary.
+        whole: Whether the headers of all its pages could be read.
     """
 
     digest: str
     row_bytes: int
     most_row_bytes: int
+    whole: bool
 
 
 def leaves(metadata: pq.FileMetaData, columns: Sequence[str]) -> list[int]:
@@ -100,6 +102,7 @@ def scan_group(file: pa.NativeFile, rows: int, found: list[Chunk], where: str) -
     """
     digest = hashlib.sha256()
     plain = longest = 0
+    all_whole = True
     size = int(file.size())
     if not 0 <= rows < MOST_ROWS:
         raise CorruptInput(f"{where}: the footer gives it {rows} rows, which no file holds")
@@ -108,6 +111,7 @@ def scan_group(file: pa.NativeFile, rows: int, found: list[Chunk], where: str) -
             raise CorruptInput(f"{where}, column {brief(chunk.column)}: its pages lie beyond the file's {size} bytes")
         stream = _Stream(file, chunk.start, chunk.length, digest)
         values, data, dictionary, whole = _walk(stream, chunk, where)
+        all_whole &= whole
         stream.finish()
         if whole and (values != rows if chunk.flat else values < rows):
             raise CorruptInput(
@@ -116,7 +120,7 @@ def scan_group(file: pa.NativeFile, rows: int, found: list[Chunk], where: str) -
         plain += data if whole else max(data, chunk.unpacked)
         longest += dictionary * max(1, values // max(1, rows))
     each = plain // max(1, rows)
-    return GroupScan(digest.hexdigest()[:32], each, each + longest)
+    return GroupScan(digest.hexdigest()[:32], each, each + longest, all_whole)
 
 
 def _walk(stream: _Stream, chunk: Chunk, where: str) -> tuple[int, int, int, bool]:

@@ -6,10 +6,12 @@ It does not know what is generated from them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 
 from pipeline.planning.plan import InputFile
+from pipeline.prompts.cells import not_text
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.listing import filesystem_for
 from pipeline.prompts.reader import RowReader
@@ -46,7 +48,16 @@ class ShardRows:
         segments = task.shard.segments
         table, broken = self._decoded(segments)
         rows = self._builder.build(table, segments, only=task.trial, excluded={**broken, **task.excluded})
-        return rows, kept_columns(table, self._config)
+        kept = kept_columns(table, self._config)
+        return self._with_kept_errors(rows, kept, first=task.trial[0] if task.trial else 0), kept
+
+    def _with_kept_errors(self, rows: list[PromptRow], kept: pa.Table, *, first: int) -> list[PromptRow]:
+        """Make an error of each row of which a kept value would be lost; `rows` begin at row `first` of `kept`."""
+        for name in kept.column_names:
+            for place, error in not_text(kept.column(name), name).items():
+                if 0 <= place - first < len(rows) and rows[place - first].error is None:
+                    rows[place - first] = replace(rows[place - first], prompt_token_ids=(), error=error)
+        return rows
 
     def unplanned(self) -> dict[str, str]:
         """Return the digests of pages that were read since this was last asked and that the plan does not know.

@@ -5,6 +5,7 @@ It does not know Ray or dispatch, and writes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -81,6 +82,7 @@ def prepare(config: GenerateConfig) -> Prepared:
         kept_columns(empty, config.source).schema, statistics=config.stats.columns, top_logprobs=config.stats.top_logprobs,
         prompt_logprobs=config.stats.prompt_logprobs, include_prompt=config.output.include_prompt,
     )  # fmt: skip
+    _check_keys(config.output.path, schema.names)
     check_ids(source, config.source)
     checkpoint = resolve(config.model)
     _check_vocabulary(config, checkpoint.config.get("vocab_size"))
@@ -171,6 +173,18 @@ def _check_apart(source: str, output: str) -> None:
         raise PlanRefused(
             f"output.path={output}: is inside source.path, so its parts would be read as prompts the next time; choose another"
         )
+
+
+def _check_keys(output: str, columns: Sequence[str]) -> None:
+    """Refuse a folder `text=…` on the way to the output: DuckDB and others would read its value for the column."""
+    names = {name.casefold() for name in columns}
+    for folder in _place(output).parts:
+        key, equals, _ = folder.partition("=")
+        if equals and key.casefold() in names:
+            raise PlanRefused(
+                f"output.path={output}: who reads the output takes the folder {folder!r} for the column {key!r}, which it has; "
+                "choose another"
+            )
 
 
 def _absolute(path: str) -> str:
