@@ -46,7 +46,7 @@ def stamp(filesystem: pyarrow.fs.FileSystem, path: str) -> str:
     if isinstance(filesystem, PyFileSystem) and isinstance(filesystem.handler, FSSpecHandler):
         return _fsspec_stamp(filesystem.handler.fs, path)
     with filesystem.open_input_file(path) as handle:
-        told = {key.decode().lower(): value.decode() for key, value in (_metadata(handle) or {}).items()}
+        told = _metadata(handle)
     if "etag" in told:
         return f"etag {told['etag']}"
     info = filesystem.get_file_info(path)
@@ -67,8 +67,13 @@ def stamp_of(filesystem: pyarrow.fs.FileSystem, file: InputFile) -> str:
         raise InputRefused(f"{one_line(file.name)}: {one_line(error)} (it changed since the plan was made)") from error
 
 
-def _metadata(handle: Any) -> Any:
-    return handle.metadata()
+def _metadata(handle: Any) -> dict[str, str]:
+    """What the store says of an open file, keys in small letters."""
+    try:
+        told = handle.metadata() or {}
+    except NotImplementedError:
+        return {}
+    return {key.decode().lower(): value.decode() for key, value in told.items()}
 
 
 def _fsspec_stamp(filesystem: Any, path: str) -> str:

@@ -115,7 +115,7 @@ def _projected(raw: bytes, name: str, used: Sequence[str] | None, error: Excepti
     """Return the footer without the columns that are not used, one of which Arrow does not know."""
     try:
         return projected_footer(raw, used)
-    except (ValueError, IndexError, KeyError, TypeError, UnicodeDecodeError):
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError):
         raise InputRefused(f"{name}: the Parquet footer is corrupt: {one_line(error)}") from error
 
 

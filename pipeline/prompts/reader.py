@@ -18,7 +18,7 @@ from pipeline.prompts.kinds import brought_to
 from pipeline.prompts.wording import brief, one_line
 from pipeline.types import Segment
 
-MOST_BYTES = 4 << 30
+MOST_BYTES = 2 << 30
 """Bytes that are held at once of the rows of a task: a page of some kilobytes can unpack to half a gigabyte."""
 
 

@@ -84,7 +84,7 @@ def refuse_encrypted(raw: bytes, name: str, used: Sequence[str] | None) -> None:
                     raise InputRefused(
                         f"{name}: column {brief(column)} is encrypted, which is not supported; decrypt it first"
                     )
-    except (ValueError, IndexError, KeyError, TypeError) as error:
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         raise InputRefused(f"{name}: the Parquet footer is corrupt: {error}") from error
 
 
