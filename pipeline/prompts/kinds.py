@@ -7,12 +7,12 @@ column is used for.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.types as kinds
 
-Type = pa.DataType
+Type: TypeAlias = Any  # a `pa.DataType`, which has the attributes of its kind only
 ANNOTATION = b"parquet"
 """The key of a field's metadata where its Parquet type has no like in Arrow; only `INTERVAL` needs it."""
 
