@@ -29,7 +29,8 @@ def cells(column: pa.ChunkedArray[Any], name: str, other: ErrorCode) -> list[Any
     if is_uuid(column.type):
         return [None if value is None else str(value) for value in column.to_pylist()]
     if is_json(column.type):
-        column = pa.chunked_array([c.storage for c in column.chunks], type=column.type.storage_type)
+        chunks: list[Any] = column.chunks
+        column = pa.chunked_array([chunk.storage for chunk in chunks], type=column.type.storage_type)
     try:
         return column.to_pylist()
     except (ValueError, OverflowError, pa.ArrowException):

@@ -62,7 +62,7 @@ class FileCursor:
         self._handle, self._footer = _open_unchanged(filesystem, file, columns)
         footer = self._footer
         self.columns = [c for c in columns if c in footer.schema.names]
-        self._parquet = pq.ParquetFile(  # type: ignore[call-arg]
+        self._parquet = pq.ParquetFile(
             self._handle,
             metadata=footer.metadata,
             pre_buffer=False,

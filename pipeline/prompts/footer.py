@@ -108,7 +108,7 @@ def _parsed(raw: bytes, name: str, used: Sequence[str] | None) -> tuple[pq.FileM
 def _opened(raw: bytes) -> pq.ParquetFile:
     # Arrow wants a whole file: leading magic bytes and a footer are enough of one, and it is read only once.
     end = len(raw).to_bytes(4, "little") + b"PAR1"
-    return pq.ParquetFile(pa.BufferReader(b"PAR1" + raw + end), **READING)  # type: ignore[call-arg, arg-type]
+    return pq.ParquetFile(pa.BufferReader(b"PAR1" + raw + end), **READING)
 
 
 def _projected(raw: bytes, name: str, used: Sequence[str] | None, error: Exception) -> bytes:

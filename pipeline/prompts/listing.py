@@ -141,7 +141,8 @@ def _groups(
         raise InputRefused(f"{name}: cannot be read: {one_line(error)}") from error
 
 
-_T, _R = TypeVar("_T"), TypeVar("_R")
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 def _side_by_side(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:

@@ -40,7 +40,7 @@ def deadly_signal(
 def _decode(filesystem: pyarrow.fs.FileSystem, path: str, columns: Sequence[str]) -> None:
     with open_file(filesystem, path, path) as handle:
         footer = read_footer(handle, path, columns)
-        parquet = pq.ParquetFile(handle, metadata=footer.metadata, pre_buffer=False, **READING)  # type: ignore[call-arg]
+        parquet = pq.ParquetFile(handle, metadata=footer.metadata, pre_buffer=False, **READING)
         for group in range(parquet.num_row_groups):
             for _ in parquet.iter_batches(64, row_groups=[group], columns=list(columns), use_threads=False):
                 pass

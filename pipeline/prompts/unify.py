@@ -58,7 +58,8 @@ def _only(schema: pa.Schema, name: str, file: InputFile) -> pa.DataType:
     if len(places) != 1:
         count = "no column" if not places else f"{len(places)} columns"
         raise InputRefused(f"{one_line(file.name)}: {count} {brief(name)}, unlike other files of the source")
-    return schema.field(places[0]).type
+    kind: pa.DataType = schema.field(places[0]).type
+    return kind
 
 
 def _refusal(name: str, here: str, first: str, mismatch: Mismatch) -> InputRefused:
