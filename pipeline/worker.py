@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.engine.checkpoint import resolve
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
-from pipeline.engine.guarded import GuardedEngine, one_line
+from pipeline.engine.guarded import GuardedEngine, named
 from pipeline.engine.structured import check_grammar
 from pipeline.errors import PromptmillError, WorkerFailed
 from pipeline.output.config import OutputConfig
 from pipeline.output.environment import environment, identity
+from pipeline.output.inputs import agree
 from pipeline.output.part import commit_part, count_rows, encode_part, part_metadata, part_name, sha256_of
 from pipeline.output.schema import output_schema
 from pipeline.output.table import build_table
@@ -33,6 +34,7 @@ from pipeline.planning.plan import Plan
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.rows import RowBuilder
 from pipeline.prompts.shard import ShardRows
+from pipeline.prompts.wording import one_line
 from pipeline.store.base import open_store
 from pipeline.types import Completion, Progress, PromptRow, Request, SamplingParams, ShardReport, Task
 
@@ -144,11 +146,18 @@ class Worker:
             if task.witness is not None:
                 self._store.put(task.witness, str(task.attempt).encode())
             opened.rows, opened.kept = self._rows.read(task)
+            self._agree()
             self._beats += 1
             opened.missing = sum(len(row.requests()) for row in opened.rows)
             self._prepared.put(opened)
         except BaseException as error:  # handed to whoever waits for the shard
             opened.result.set_exception(_told(error, "reading", task))
+
+    def _agree(self) -> None:
+        """See that what was read is what others read."""
+        digests = self._rows.unplanned()
+        files = self._job.plan.files
+        agree(self._store, digests, {key: one_line(files[int(key.partition("-")[0])].name) for key in digests})
 
     def _run(self) -> None:
         """The engine's thread: take what is prepared, step, hand out what is finished."""
@@ -241,7 +250,7 @@ def _told(error: BaseException, doing: str, task: Task) -> BaseException:
     if isinstance(error, PromptmillError) or not isinstance(error, Exception):
         return error
     _log.debug("shard %d: %s", task.shard.index, doing, exc_info=error)
-    told = WorkerFailed(f"shard {task.shard.index}: {doing} it failed: {one_line(error)}")
+    told = WorkerFailed(f"shard {task.shard.index}: {doing} it failed: {named(error)}")
     told.__cause__ = error
     return told
 

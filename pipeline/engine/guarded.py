@@ -105,7 +105,7 @@ class GuardedEngine:
         """Put halves of what was tried in its place, or hold what was alone until it is seen whether others come through."""
         if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
             raise error
-        text = one_line(error)
+        text = named(error)
         if _OF_THE_DEVICE.search(str(error)):
             raise DeviceFault(f"the device does not work any more: {text}") from error
         if self._trying == [self._probe]:
@@ -148,7 +148,7 @@ class GuardedEngine:
         return Completion(request, finish_reason=FinishReason.ERROR, error=RowError(ErrorCode.WORKER_CRASH, message))
 
 
-def one_line(error: BaseException) -> str:
+def named(error: BaseException) -> str:
     """What kind an exception is, and the first line of what it says."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {first[:300]}" if first else type(error).__name__

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pipeline.output.manifest import Manifest
 from pipeline.output.part import Counts
 from pipeline.output.schema import MEANINGS
-from pipeline.planning.plan import Plan
+from pipeline.planning.plan import InputFile, Plan
 
 CARD = "README.md"
 SAMPLE_CHARACTERS = 600
@@ -118,10 +118,16 @@ def _table(title: str, head: str, rows: Mapping[str, str]) -> list[str]:
 
 
 def _inputs(plan: Plan) -> list[str]:
-    lines = [f"| {_text(f.name)} | {f.rows:,} | {_hex(f.footer_sha256)[:16]} |" for f in plan.files[:MOST_FILES]]
+    lines = [f"| {_text(f.name)} | {f.rows:,} | {_content(f)} |" for f in plan.files[:MOST_FILES]]
     if len(plan.files) > MOST_FILES:
         lines.append(f"| and {len(plan.files) - MOST_FILES:,} more | | |")
-    return ["## Input\n", "| file | rows | footer SHA-256 begins |", "|---|---|---|", *lines, ""]
+    return ["## Input\n", "| file | rows | content |", "|---|---|---|", *lines, ""]
+
+
+def _content(file: InputFile) -> str:
+    """What the plan knows the file's content by; a digest by its start."""
+    known = file.identity()
+    return _text(known["stamp"]) if "stamp" in known else f"SHA-256 {_hex(known['content'])[:16]}…"
 
 
 def _columns(schema: pa.Schema) -> list[str]:

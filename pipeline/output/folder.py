@@ -44,6 +44,12 @@ class OutputFolder:
         if self.store.put_if_absent(PLAN, plan.to_json()):
             return plan
         stored = self._stored_plan()
+        if stored.format != plan.format:
+            raise PlanRefused(
+                f"the output folder holds a plan of an earlier version (format {stored.format}), which knew the input by size"
+                " and footer only, so that a corrected row went unnoticed: finish it with that version, or choose another"
+                " output.path"
+            )
         if stored.plan_id != plan.plan_id:
             asked = json.loads(json.dumps(plan.fingerprint))  # as it would read back: lists, not tuples
             changed = "; ".join(differences(stored.fingerprint, asked))

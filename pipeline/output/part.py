@@ -35,6 +35,8 @@ SMALLEST = 1
 SET_ASIDE = "_job/set_aside/"
 
 _log = logging.getLogger(__name__)
+LARGEST_PAGE = 64 << 20
+"""Bytes after which a page ends, about; Arrow looks at its size after a batch of values only, and 2 GiB do not fit."""
 
 _FLOAT_LISTS = {
     name for name, kind in COLUMNS.items() if kind in (pa.list_(pa.float32()), pa.list_(pa.list_(pa.float32())))
@@ -172,6 +174,7 @@ def encode_part(table: pa.Table, config: OutputConfig, metadata: Mapping[str, st
         "compression": config.compression,
         "compression_level": config.compression_level,
         "use_dictionary": [leaf for leaf, name in leaves if name not in _FLOAT_LISTS and name not in _NO_DICTIONARY],
+        "write_batch_size": max(1, min(1024, LARGEST_PAGE // max(1, table.nbytes // max(1, table.num_rows)))),
         "column_encoding": {leaf: "BYTE_STREAM_SPLIT" for leaf, name in leaves if name in _FLOAT_LISTS},
     }
     sink = pa.BufferOutputStream()

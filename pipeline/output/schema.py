@@ -67,14 +67,14 @@ def output_schema(
     """Return the schema of the output's parts.
 
     Args:
-        kept: The input columns that are copied to the output; their types pass through, their metadata does not.
+        kept: The input columns that are copied to the output; their types pass through but for maps, their metadata does not.
         statistics: Which of `logprob`, `entropy` and `rank` have a column.
         top_logprobs: How many of the most likely tokens are written at each position; 0: no such columns.
         prompt_logprobs: Whether the prompt's tokens and their log-probabilities are written.
         include_prompt: Whether the rendered prompt is written.
 
     Raises:
-        InputRefused: If a kept column has the name of an output column, or two have the same name.
+        InputRefused: If a kept column has the name of an output column, or two have the same name, capitals aside.
     """
     left_out = {column for name, column in STATISTIC_COLUMNS.items() if name not in statistics}
     if not top_logprobs:
@@ -85,7 +85,7 @@ def output_schema(
         left_out.add("prompt")
     _check_kept(kept, include_prompt)
     ours = [pa.field(name, type_) for name, type_ in COLUMNS.items() if name not in left_out]
-    copied = [pa.field(f.name, f.type) for f in kept]
+    copied = [pa.field(f.name, kept_type(f.type)) for f in kept]
     return pa.schema([*ours[:2], *copied, *ours[2:]])
 
 
@@ -93,16 +93,39 @@ def _check_kept(kept: pa.Schema, include_prompt: bool) -> None:
     # A name that is ours stays ours where its column is left out: who reads the output must be able to rely on it.
     # Only `prompt` is free then: it is what most inputs call their prompts.
     taken = set(COLUMNS) if include_prompt else set(COLUMNS) - {"prompt"}
+    seen: dict[str, str] = {}
     for name in kept.names:
+        # To SQL names that differ in capitals are one: DuckDB would give the input's `Text` for the `text` that was asked for.
+        plain = name.casefold()
         # Parquet names the leaf of a list column `token_logprobs.list.element`; no other column may be called that.
-        if name in taken or name.partition(".list.")[0] in taken:
-            hint = " or set output.include_prompt=false" if name == "prompt" else ""
+        if plain in taken or plain.partition(".list.")[0] in taken:
+            hint = " or set output.include_prompt=false" if plain == "prompt" else ""
+            aside = "" if name == plain else ", capitals aside"
             raise InputRefused(
-                f"kept column {name!r} has the name of an output column;"
+                f"kept column {name!r} has the name of an output column{aside};"
                 f" rename it in the input, leave it out of source.keep_columns{hint}"
+            )
+        if (other := seen.setdefault(plain, name)) != name:
+            raise InputRefused(
+                f"kept columns {other!r} and {name!r} differ only in capitals; rename one of them in the input"
             )
     if len(set(kept.names)) < len(kept.names):
         twice = next(n for n in kept.names if kept.names.count(n) > 1)
         raise InputRefused(
             f"kept column {twice!r} is there more than once; name each column once in source.keep_columns"
         )
+
+
+def kept_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type with which a kept column is written: a map as a list of keys and values, which all readers open."""
+    types = pa.types
+    if types.is_map(kind):
+        item = pa.struct([("key", kept_type(kind.key_type)), ("value", kept_type(kind.item_type))])
+        return pa.list_(item)
+    if types.is_struct(kind):
+        return pa.struct([f.with_type(kept_type(f.type)) for f in kind])
+    if types.is_list(kind) and not isinstance(kind, pa.BaseExtensionType):
+        return pa.list_(kind.value_field.with_type(kept_type(kind.value_type)))
+    if types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(kept_type(kind.value_type)))
+    return kind

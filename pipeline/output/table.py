@@ -40,7 +40,8 @@ def build_table(
     """Return the output rows of a shard, ordered by position and then by sample.
 
     A row with an error yields its n rows too, with `finish_reason = "error"` and neither text nor lists; so does a
-    completion with an error. Kept string values that are not UTF-8 become null: no reader opens a file with them.
+    completion with an error. Kept string values that are not UTF-8 are null, and their rows errors: no reader opens a file
+    with them.
 
     Args:
         schema: What `output_schema` returned.
@@ -57,7 +58,7 @@ def build_table(
     if kept.num_columns and kept.num_rows != len(rows):
         raise RuntimeError(f"{kept.num_rows} rows of kept columns for {len(rows)} input rows")
     slots = _slots(rows, completions)
-    chunks = [_build_chunk(schema, slots[i : i + CHUNK], kept) for i in range(0, len(slots), CHUNK)]
+    chunks = [chunk for i in range(0, len(slots), CHUNK) for chunk in _build_chunks(schema, slots[i : i + CHUNK], kept)]
     return pa.concat_tables(chunks) if chunks else schema.empty_table()
 
 
@@ -73,6 +74,17 @@ def _slots(rows: Sequence[PromptRow], completions: Mapping[tuple[int, int], Comp
                 error = completion.error
             slots.append(Slot(position, sample, row, None if error else completion, error))
     return slots
+
+
+def _build_chunks(schema: pa.Schema, slots: Sequence[Slot], kept: pa.Table) -> list[pa.Table]:
+    """The rows in one table, or in several where one array cannot hold a column: its texts may have 2 GiB."""
+    try:
+        return [_build_chunk(schema, slots, kept)]
+    except (pa.ArrowInvalid, pa.ArrowCapacityError):
+        if len(slots) < 2:
+            raise
+        half = len(slots) // 2
+        return [*_build_chunks(schema, slots[:half], kept), *_build_chunks(schema, slots[half:], kept)]
 
 
 def _build_chunk(schema: pa.Schema, slots: Sequence[Slot], kept: pa.Table) -> pa.Table:

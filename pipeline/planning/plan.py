@@ -17,7 +17,8 @@ from pipeline.planning.fingerprint import digest
 from pipeline.store.door import checked, parse
 from pipeline.types import Segment, Shard
 
-FORMAT = 1
+FORMAT = 2
+"""2: input files are known by their content. 1 knew them by size and footer; its outputs are read, and not gone on with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,9 @@ class InputFile:
         rows: Number of rows.
         footer_sha256: SHA-256 of the Parquet footer, in hex.
         partitions: Hive partition keys and values found in the path.
+        groups: For each row group the digest of its pages of the columns in use, in hex.
+        stamp: What the store says of the file's version, where a pass over its pages would cost too much; `groups` is empty
+            then.
     """
 
     name: str
@@ -39,6 +43,16 @@ class InputFile:
     rows: int
     footer_sha256: str
     partitions: Mapping[str, str] = field(default_factory=dict)
+    groups: tuple[str, ...] = ()
+    stamp: str = ""
+
+    def identity(self, format: int = FORMAT) -> dict[str, Any]:
+        """What stands for the file's content in the fingerprint of a plan of `format`."""
+        known = {"bytes": self.size, "rows": self.rows, "footer": self.footer_sha256}
+        if format == 1:
+            return known
+        content = {"stamp": self.stamp} if self.stamp else {"content": digest({"groups": self.groups})}
+        return {**known, **content}
 
 
 @dataclass(frozen=True)
@@ -54,11 +68,16 @@ class Plan:
     files: tuple[InputFile, ...]
     rows: int
     rows_per_shard: int
+    format: int = FORMAT
 
     @property
     def plan8(self) -> str:
         """The start of the id, which names the parts."""
         return self.plan_id[:8]
+
+    def inputs(self) -> dict[str, Any]:
+        """What the fingerprint has to say of the files."""
+        return {f.name: f.identity(self.format) for f in self.files}
 
     @property
     def shard_count(self) -> int:
@@ -92,14 +111,10 @@ class Plan:
         paths = {file.name: file.path for file in files}
         return replace(self, files=tuple(replace(file, path=paths[file.name]) for file in self.files))
 
-    def inputs(self) -> dict[str, Any]:
-        """What the fingerprint has to say of the files."""
-        return {f.name: {"bytes": f.size, "rows": f.rows, "footer": f.footer_sha256} for f in self.files}
-
     def to_json(self) -> bytes:
         """The content of `_job/plan.json`: the same plan gives the same bytes."""
         body = {
-            "format": FORMAT,
+            "format": self.format,
             "plan_id": self.plan_id,
             "rows": self.rows,
             "rows_per_shard": self.rows_per_shard,
@@ -118,10 +133,10 @@ class Plan:
             ValueError: If it is not a plan, of a format that this version does not know, or not as it was written.
         """
         found: Mapping[str, Any] = parse(data, Mapping)  # type: ignore[type-abstract]
-        if found.get("format") != FORMAT:
-            raise ValueError(f"plan format {found.get('format')}; this version reads format {FORMAT}")
+        if found.get("format") not in (1, FORMAT):
+            raise ValueError(f"plan format {found.get('format')}; this version reads formats up to {FORMAT}")
         body: _Body = checked(found, _Body, "")
-        plan = cls(body.plan_id, body.fingerprint, body.files, body.rows, body.rows_per_shard)
+        plan = cls(body.plan_id, body.fingerprint, body.files, body.rows, body.rows_per_shard, body.format)
         if fault := plan.fault(body.shards):
             raise ValueError(fault)
         if body.sha256 and body.sha256 != digest({k: v for k, v in found.items() if k != "sha256"}):
@@ -177,6 +192,5 @@ def make_plan(
     """
     total = sum(f.rows for f in files)
     rows = total if limit is None else min(limit, total)
-    inputs = {f.name: {"bytes": f.size, "rows": f.rows, "footer": f.footer_sha256} for f in files}
-    fingerprint = {**options, "input": inputs}
+    fingerprint = {**options, "input": {f.name: f.identity() for f in files}}
     return Plan(digest(fingerprint), fingerprint, tuple(files), rows, rows_per_shard)

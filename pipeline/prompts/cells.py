@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.prompts.kinds import is_json, is_uuid
 from pipeline.prompts.wording import brief, one_line
 from pipeline.types import ErrorCode, RowError
 
@@ -23,6 +24,13 @@ def cells(column: pa.ChunkedArray[Any], name: str, other: ErrorCode) -> list[Any
         name: The column's name, for messages.
         other: The code of values that are beyond Python for another reason, such as a date in the year 20000.
     """
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if is_uuid(column.type):
+        return [None if value is None else str(value) for value in column.to_pylist()]
+    if is_json(column.type):
+        chunks: list[Any] = column.chunks
+        column = pa.chunked_array([chunk.storage for chunk in chunks], type=column.type.storage_type)
     try:
         return column.to_pylist()
     except (ValueError, OverflowError, pa.ArrowException):
@@ -37,3 +45,20 @@ def _cell(scalar: pa.Scalar[Any], name: str, other: ErrorCode) -> Any:
         return RowError(ErrorCode.NOT_UTF8, message)
     except (ValueError, OverflowError, pa.ArrowException) as error:
         return RowError(other, f"column {brief(name)}: {one_line(error)}")
+
+
+def not_text(column: pa.ChunkedArray[Any], name: str) -> dict[int, RowError]:
+    """Return the rows in which a string of the column, however deep, is not UTF-8: no reader opens a file with it."""
+    try:
+        column.validate(full=True)
+        return {}
+    except pa.ArrowInvalid:
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+    found = {}
+    for row in range(len(column)):
+        try:
+            column.take(pa.array([row])).validate(full=True)
+        except pa.ArrowInvalid:
+            found[row] = RowError(ErrorCode.NOT_UTF8, f"kept column {brief(name)}: not UTF-8, so it cannot be kept")
+    return found

@@ -13,6 +13,7 @@ import pyarrow.types as kinds
 
 from pipeline.errors import InputRefused
 from pipeline.prompts.config import SourceConfig
+from pipeline.prompts.kinds import ANNOTATION, is_json, is_list, is_text, is_uuid
 from pipeline.prompts.template import compile_template
 from pipeline.prompts.wording import brief, did_you_mean, listed, one_line
 
@@ -73,29 +74,24 @@ def _there_are(schema: pa.Schema) -> str:
 
 
 def _type_name(field: pa.Field[Any]) -> str:
-    extension = (field.metadata or {}).get(b"ARROW:extension:name")
+    metadata = field.metadata or {}
+    if ANNOTATION in metadata:
+        return f"{metadata[ANNOTATION].decode(errors='replace')}, which Arrow does not have"
+    extension = metadata.get(b"ARROW:extension:name")
     return str(field.type) if extension is None else f"extension<{extension.decode(errors='replace')}>"
 
 
 def _is_text(field: pa.Field[Any]) -> bool:
-    kind = field.type.value_type if kinds.is_dictionary(field.type) else field.type
-    return bool(kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind))
+    return is_text(field.type) or bool(kinds.is_null(field.type))
 
 
 def _is_ids(field: pa.Field[Any]) -> bool:
     kind = field.type
-    lists = (
-        kinds.is_list,
-        kinds.is_large_list,
-        kinds.is_fixed_size_list,
-        kinds.is_list_view,
-        kinds.is_large_list_view,
-    )
-    return any(is_list(kind) for is_list in lists) and bool(kinds.is_integer(kind.value_type))
+    return bool(kinds.is_null(kind) or (is_list(kind) and kinds.is_integer(kind.value_type)))
 
 
 def _is_id(field: pa.Field[Any]) -> bool:
-    return _is_text(field) or bool(kinds.is_integer(field.type))
+    return _is_text(field) or is_uuid(field.type) or bool(kinds.is_integer(field.type))
 
 
 def _is_sampling(field: pa.Field[Any]) -> bool:
@@ -103,11 +99,16 @@ def _is_sampling(field: pa.Field[Any]) -> bool:
 
 
 def _is_plain(field: pa.Field[Any]) -> bool:
-    """Whether no part of the type is an extension, known to this process (a type) or not (metadata).
+    """Whether no part of the type is an extension, known to this process (a type) or not (metadata), or beyond Arrow.
 
-    Reading an extension type may run code that its author registered, on bytes that the file's author chose.
+    Reading an extension type may run code that its author registered, on bytes that the file's author chose. Arrow's own
+    UUID and JSON do not.
     """
     kind = field.type
+    if is_uuid(kind) or is_json(kind):
+        return True
+    if ANNOTATION in (field.metadata or {}):
+        return False
     if isinstance(kind, pa.BaseExtensionType) or b"ARROW:extension:name" in (field.metadata or {}):
         return False
     if kinds.is_dictionary(kind):

@@ -16,11 +16,13 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import CorruptInput, InputRefused
 from pipeline.planning.plan import InputFile
-from pipeline.prompts.footer import Footer, open_file, read_footer
+from pipeline.prompts.content import scan, stamp_of
+from pipeline.prompts.footer import READING, Footer, open_file, read_footer
 from pipeline.prompts.wording import one_line
 
 _READ_BUFFER = 1 << 20  # bytes buffered for each column, whatever the size of its chunk
 _BATCH_BYTES = 8 << 20  # decoded bytes to aim at
+_MOST_BYTES = 64 << 20  # decoded bytes of a batch where every value were the longest of its dictionary
 _BATCH_ROWS = 8192
 
 
@@ -38,29 +40,41 @@ class FileCursor:
     row group stays open between calls, and what it decoded beyond the last row asked for is kept.
     """
 
-    def __init__(self, filesystem: pyarrow.fs.FileSystem, file: InputFile, columns: Sequence[str]) -> None:
+    def __init__(
+        self, filesystem: pyarrow.fs.FileSystem, file: InputFile, columns: Sequence[str], *, verify: bool = False
+    ) -> None:
         """Open `file` for those of `columns` that it has.
+
+        Args:
+            filesystem: Where the file is.
+            file: What the plan knows of it.
+            columns: The columns wanted.
+            verify: Whether `columns` are those that the plan's digests are of, so that the pages are compared with them.
 
         Raises:
             InputRefused: If the file is not the one that was planned.
         """
-        self._file = file
-        self._handle, footer = _open_unchanged(filesystem, file)
+        self._filesystem, self._file, self._verify = filesystem, file, verify
+        self.digests: dict[int, str] = {}  # row group → digest of its pages, of those that were read
+        self._stamp = stamp_of(filesystem, file)  # before anything of it is read
+        if file.stamp and file.stamp != self._stamp:
+            raise _changed(file, f"{file.stamp} then, {self._stamp} now")
+        self._handle, self._footer = _open_unchanged(filesystem, file, columns)
+        footer = self._footer
         self.columns = [c for c in columns if c in footer.schema.names]
-        self._metadata = footer.metadata
-        self._parquet = pq.ParquetFile(  # type: ignore[call-arg]
+        self._parquet = pq.ParquetFile(
             self._handle,
             metadata=footer.metadata,
             pre_buffer=False,
             buffer_size=_READ_BUFFER,
             page_checksum_verification=True,
-            arrow_extensions_enabled=False,
+            **READING,
         )
         counts = (footer.metadata.row_group(i).num_rows for i in range(footer.metadata.num_row_groups))
         self._starts = [0, *itertools.accumulate(counts)]  # [row groups + 1]
         self._group = -1
         self._position = 0  # row number of the first row of `_rest`, or else of what `_batches` gives next
-        self._batches: Iterator[pa.RecordBatch] = iter(())
+        self._batches: Iterator[pa.RecordBatch] | None = None  # none: the row group's pages were not looked at yet
         self._rest: pa.RecordBatch | None = None
         self._broken: dict[int, int] = {}  # row group → first row that cannot be decoded
 
@@ -78,6 +92,7 @@ class FileCursor:
 
         Raises:
             CorruptInput: If a page cannot be decoded; the text names the file and the row group.
+            InputRefused: If the file is not the one that was planned.
             ValueError: If the file has no such rows.
         """
         if not 0 <= start <= stop <= self._starts[-1]:
@@ -101,17 +116,27 @@ class FileCursor:
                 taken.append(batch.slice(begin, end - begin))
             self._rest = batch.slice(end) if end < batch.num_rows else None
             self._position += end
+        if stamp_of(self._filesystem, self._file) != self._stamp:
+            raise _changed(self._file, "written to while it was read")
         return taken
 
     def close(self) -> None:
         """Close the file; taken batches stay valid."""
-        self._batches, self._rest = iter(()), None
+        self._batches, self._rest = None, None
         self._handle.close()
 
     def _enter(self, group: int) -> None:
-        self._group, self._position, self._rest = group, self._starts[group], None
-        self._batches = self._parquet.iter_batches(
-            batch_size=self._batch_rows(group), row_groups=[group], columns=self.columns, use_threads=False
+        self._group, self._position, self._rest, self._batches = group, self._starts[group], None, None
+
+    def _begin(self, group: int) -> Iterator[pa.RecordBatch]:
+        """Look at the raw pages of a row group, compare them with the plan's, and start to decode them."""
+        found = scan(self._handle, self._footer, self.columns, group, one_line(self._file.name))
+        self.digests[group] = found.digest
+        if self._verify and self._file.groups and found.digest != self._file.groups[group]:
+            raise _changed(self._file, f"other values in row group {group}")
+        rows = min(_BATCH_ROWS, _BATCH_BYTES // max(1, found.row_bytes), _MOST_BYTES // max(1, found.most_row_bytes))
+        return self._parquet.iter_batches(
+            batch_size=max(1, rows), row_groups=[group], columns=self.columns, use_threads=False
         )
 
     def _next_or_gap(self) -> pa.RecordBatch | Gap:
@@ -133,7 +158,11 @@ class FileCursor:
             self._enter(self._group + 1)
         where = f"{one_line(self._file.name)}: row group {self._group}"
         try:
+            self._batches = self._begin(self._group) if self._batches is None else self._batches
             batch = next(self._batches, None)
+        except CorruptInput:
+            self._group = -1
+            raise
         except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
             self._group = -1  # the decoder is of no use after an error
             raise CorruptInput(f"{where} cannot be decoded: {one_line(error)}") from error
@@ -142,24 +171,19 @@ class FileCursor:
             raise CorruptInput(f"{where} has not the number of rows that the footer tells")
         return batch.select(self.columns)  # Arrow also reads `a.b` for `a`, and orders as the file does
 
-    def _batch_rows(self, group: int) -> int:
-        """Rows that decode to about `_BATCH_BYTES`, so that a million-row group of long texts needs no more memory."""
-        row_group = self._metadata.row_group(group)
-        wanted = set(self.columns)
-        size = 0
-        for i in range(row_group.num_columns):
-            path = row_group.column(i).path_in_schema
-            if path.split(".")[0] in wanted or path in wanted:
-                size += row_group.column(i).total_uncompressed_size
-        return max(1, min(_BATCH_ROWS, _BATCH_BYTES * row_group.num_rows // max(1, size)))
+
+def _changed(file: InputFile, what: str) -> InputRefused:
+    return InputRefused(f"{one_line(file.name)}: changed since the plan was made: {what}")
 
 
-def _open_unchanged(filesystem: pyarrow.fs.FileSystem, file: InputFile) -> tuple[pa.NativeFile, Footer]:
+def _open_unchanged(
+    filesystem: pyarrow.fs.FileSystem, file: InputFile, columns: Sequence[str]
+) -> tuple[pa.NativeFile, Footer]:
     name = one_line(file.name)
     try:
         handle = open_file(filesystem, file.path, name)
         try:
-            footer = read_footer(handle, name)
+            footer = read_footer(handle, name, columns)
         except InputRefused:
             handle.close()
             raise
@@ -168,5 +192,5 @@ def _open_unchanged(filesystem: pyarrow.fs.FileSystem, file: InputFile) -> tuple
     if (footer.size, footer.sha256) != (file.size, file.footer_sha256):
         handle.close()
         what = f"{file.size} bytes then, {footer.size} now" if footer.size != file.size else "another footer"
-        raise InputRefused(f"{name}: changed since the plan was made: {what}")
+        raise _changed(file, what)
     return handle, footer

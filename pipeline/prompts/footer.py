@@ -6,14 +6,21 @@ It does not know which of the columns are wanted, and reads no data page.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputRefused
+from pipeline.prompts.kinds import ANNOTATION, annotated
+from pipeline.prompts.rewriting import projected_footer, readable_footer, refuse_encrypted
 from pipeline.prompts.wording import one_line
+
+READING: dict[str, Any] = {"arrow_extensions_enabled": False, "coerce_int96_timestamp_unit": "us"}
+"""How Arrow is to read a file. Moments of 96 bits go beyond 1677 to 2262, which is all that nanoseconds in 64 bits hold."""
 
 _FIRST_READ = 64 * 1024  # one request covers most footers
 _TAIL = 8  # the footer's length (4 bytes, little-endian) and the magic bytes
@@ -26,8 +33,8 @@ class Footer:
     Attributes:
         size: Bytes of the whole file.
         sha256: SHA-256 of the footer's raw bytes, its length and magic bytes included, in hex.
-        metadata: Row groups and column chunks.
-        schema: The columns as Arrow types.
+        metadata: Row groups and column chunks, as they are to be handed to Arrow's reader.
+        schema: The columns with their logical types.
     """
 
     size: int
@@ -52,29 +59,80 @@ def open_file(filesystem: pyarrow.fs.FileSystem, path: str, name: str) -> pa.Nat
         raise InputRefused(f"{name}: cannot be opened: {one_line(error)}") from error
 
 
-def read_footer(file: pa.NativeFile, name: str) -> Footer:
+def read_footer(file: pa.NativeFile, name: str, used: Sequence[str] | None = None) -> Footer:
     """Read the footer of an open file, in one or two reads.
 
+    Args:
+        file: The file.
+        name: What to call it in messages.
+        used: The columns that are wanted; the others need neither be decrypted nor be of a type that Arrow has. None: all.
+
     Raises:
-        InputRefused: If it is no Parquet file, is encrypted, or its footer is corrupt; the text begins with `name`.
+        InputRefused: If it is no Parquet file, a used column is encrypted, or its footer is corrupt; the text begins with
+            `name`.
     """
     try:
         size = int(file.size())
         raw = _raw_footer(file, size, name)
     except OSError as error:
         raise InputRefused(f"{name}: cannot be read: {one_line(error)}") from error
-    try:
-        # Arrow wants a whole file: leading magic bytes and a footer are enough of one, and it is read only once.
-        parquet = pq.ParquetFile(pa.BufferReader(b"PAR1" + raw), arrow_extensions_enabled=False)  # type: ignore[call-arg]
-        metadata, schema = parquet.metadata, parquet.schema_arrow
-        counted = sum(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
-    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
-        raise InputRefused(f"{name}: the Parquet footer is corrupt: {one_line(error)}") from error
-    if counted != metadata.num_rows or counted < 0:
+    metadata, schema, whole = _parsed(raw[:-_TAIL], name, used)
+    counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    if sum(counts) != metadata.num_rows or min(counts, default=0) < 0:
         raise InputRefused(
-            f"{name}: the Parquet footer is corrupt: {metadata.num_rows} rows, but {counted} in its row groups"
+            f"{name}: the Parquet footer is corrupt: {metadata.num_rows} rows, but {sum(counts)} in its row groups"
         )
+    if not whole:
+        refuse_encrypted(raw[:-_TAIL], name, used)
     return Footer(size, hashlib.sha256(raw).hexdigest(), metadata, schema)
+
+
+def _parsed(raw: bytes, name: str, used: Sequence[str] | None) -> tuple[pq.FileMetaData, pa.Schema, bool]:
+    """Return the footer as Arrow is to read it, its columns with their logical types, and whether `raw` ends where it does.
+
+    Bytes behind it are a signature: the footer of a file with encrypted columns.
+    """
+    try:
+        parquet = _opened(raw)
+        whole = parquet.metadata.serialized_size == len(raw)
+        readable = readable_footer(raw, parquet.schema_arrow)
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        whole, readable = False, _projected(raw, name, used, error)
+    try:
+        parquet = _opened(readable)
+        return parquet.metadata, _logical(parquet), whole
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        raise InputRefused(f"{name}: the columns that are used cannot be read: {one_line(error)}") from error
+
+
+def _opened(raw: bytes) -> pq.ParquetFile:
+    # Arrow wants a whole file: leading magic bytes and a footer are enough of one, and it is read only once.
+    end = len(raw).to_bytes(4, "little") + b"PAR1"
+    return pq.ParquetFile(pa.BufferReader(b"PAR1" + raw + end), **READING)
+
+
+def _projected(raw: bytes, name: str, used: Sequence[str] | None, error: Exception) -> bytes:
+    """Return the footer without the columns that are not used, one of which Arrow does not know."""
+    try:
+        return projected_footer(raw, used)
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError):
+        raise InputRefused(f"{name}: the Parquet footer is corrupt: {one_line(error)}") from error
+
+
+def _logical(parquet: pq.ParquetFile) -> pa.Schema:
+    """The columns with the types that the file says they have; Arrow's own reading of it leaves out some."""
+    described: Any = parquet.metadata.schema
+    marks = {}
+    for i in range(len(described)):
+        column = described.column(i)
+        kind = column.logical_type.type
+        marks[column.path] = column.converted_type if kind in ("NONE", "UNKNOWN") else kind
+    fields = []
+    for field in parquet.schema_arrow:
+        mark = marks.get(field.name, "")
+        metadata = {ANNOTATION: mark.encode()} if mark == "INTERVAL" else field.metadata
+        fields.append(pa.field(field.name, annotated(field.type, mark), metadata=metadata))
+    return pa.schema(fields)
 
 
 def _raw_footer(file: pa.NativeFile, size: int, name: str) -> bytes:
@@ -85,7 +143,7 @@ def _raw_footer(file: pa.NativeFile, size: int, name: str) -> bytes:
     end: bytes = file.read_at(first, size - first)  # type: ignore[call-arg]
     magic = end[-4:]
     if magic == b"PARE":
-        raise InputRefused(f"{name}: the Parquet file is encrypted, which is not supported")
+        raise InputRefused(f"{name}: the Parquet file is encrypted, which is not supported; decrypt it first")
     if magic != b"PAR1":
         raise InputRefused(f"{name}: not a Parquet file, or cut short: it does not end in PAR1")
     wanted = int.from_bytes(end[-_TAIL:-4], "little") + _TAIL

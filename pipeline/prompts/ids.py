@@ -40,9 +40,11 @@ def check_ids(source: Source, config: SourceConfig) -> None:
         return
     total = sum(file.rows for file in source.files)
     rows = total if config.limit is None else min(total, config.limit)
-    hashes = np.empty(rows, np.int64)
+    hashes = np.empty(0, np.int64)  # as long as what was read: a footer may give a number of rows that no memory holds
     at = 0
     for segment, ids in _stream(source, config.id_column, rows):
+        if at + len(ids) > len(hashes):
+            hashes.resize(min(rows, max(at + len(ids), len(hashes) * 2)), refcheck=False)
         hashes[at : at + len(ids)] = _hashes(ids)
         at += len(ids)
         _refuse_unusable(source, segment, ids)

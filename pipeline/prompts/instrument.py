@@ -20,7 +20,35 @@ def instrument(tree: nodes.Template) -> nodes.Template:
     return result
 
 
+def restored(tree: nodes.Template, mark: str) -> nodes.Template:
+    """Return the tree with the carriage returns for which `mark` stands; empty: for none."""
+    if mark:
+        for data in tree.find_all(nodes.TemplateData):
+            data.data = data.data.replace(mark, "\r")
+        for constant in tree.find_all(nodes.Const):
+            if isinstance(constant.value, str):
+                constant.value = constant.value.replace(mark, "\r")
+    return tree
+
+
 class _Instrument(NodeTransformer):
+    def visit_Call(self, node: nodes.Call) -> nodes.Node:
+        callee = node.node
+        if isinstance(callee, nodes.Getattr):  # a method
+            callee.node = self.visit(callee.node)
+            node.node = nodes.Name("", "load")
+            self.generic_visit(node)
+            node.node = callee
+        else:
+            self.generic_visit(node)
+        return node
+
+    def visit_Getattr(self, node: nodes.Getattr) -> nodes.Node:
+        """`m.items` that is not called is the field of that name, as `m.content` is, and not the method of every dict."""
+        self.generic_visit(node)
+        name = nodes.Const(node.attr, lineno=node.lineno, environment=node.environment)
+        return nodes.Getitem(node.node, name, node.ctx, lineno=node.lineno, environment=node.environment)
+
     def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
         node.iter = _filter(LOOP, node.iter)

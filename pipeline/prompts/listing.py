@@ -1,25 +1,28 @@
-"""Opens a source: lists its Parquet files, reads their footers, and checks the columns that are wanted.
+"""Opens a source: lists its Parquet files, reads their footers, identifies their content, and checks the columns wanted.
 
-It does not read data pages, and does not know what rows become.
+It does not decode data pages, and does not know what rows become.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs
 
-from pipeline.errors import InputRefused
+from pipeline.errors import CorruptInput, InputRefused
 from pipeline.planning.plan import InputFile
 from pipeline.prompts.columns import check_columns, used_columns
 from pipeline.prompts.config import SourceConfig
-from pipeline.prompts.footer import open_file, read_footer
+from pipeline.prompts.content import MOST_REMOTE_BYTES, is_near, scan, stamp_of, used_bytes
+from pipeline.prompts.footer import Footer, open_file, read_footer
 from pipeline.prompts.locate import FoundFile, filesystem_for, find_files
-from pipeline.prompts.wording import brief, one_line, without_secrets
+from pipeline.prompts.trial import deadly_signal
+from pipeline.prompts.unify import unified
+from pipeline.prompts.wording import one_line, without_secrets
 
 __all__ = ["Source", "filesystem_for", "open_source"]
 
@@ -33,7 +36,7 @@ class Source:
     Attributes:
         filesystem: Where the files are.
         files: The files, sorted by name.
-        schema: The files' columns, then the Hive partition columns (strings).
+        schema: The files' columns with their logical types, then the Hive partition columns (strings).
     """
 
     filesystem: pyarrow.fs.FileSystem
@@ -42,9 +45,10 @@ class Source:
 
 
 def open_source(config: SourceConfig) -> Source:
-    """List the files of `config.path`, read their footers, and check the columns.
+    """List the files of `config.path`, read their footers, identify their content, and check the columns.
 
-    A column in the files hides a partition key of the same name. Files may differ in columns that are not used.
+    A column in the files hides a partition key of the same name. Files may differ in columns that are not used, and in the
+    ways in which their writers held the same values: each column has one logical type for all of them.
 
     Raises:
         InputRefused: If nothing is found, a file is no readable Parquet file, or a column is missing or does not fit.
@@ -53,33 +57,98 @@ def open_source(config: SourceConfig) -> Source:
     used = used_columns(config)  # first: a bad template needs no listing
     filesystem, path = filesystem_for(config.path)
     found = find_files(filesystem, path, without_secrets(config.path))
-    files: list[InputFile] = []
+    looks = _looked_at(filesystem, found, used)
+    files = _identified(filesystem, looks, used)
     schemas: list[pa.Schema] = []
-    for file, schema in _read_footers(filesystem, found):
-        files.append(file)
+    for look in looks:
         # Millions of equal schemas would not fit: each different one is kept once.
-        schemas.append(schemas[-1] if schemas and schemas[-1].equals(schema, check_metadata=True) else schema)
+        same = schemas and schemas[-1].equals(look.schema, check_metadata=True)
+        schemas.append(schemas[-1] if same else look.schema)
     merged = _merged(schemas, [key for file in found for key in file.keys])
-    check_columns(config, merged)
-    _check_alike(used, files, schemas)
-    return Source(filesystem, tuple(files), merged)
+    schema = unified(used, files, schemas, merged)
+    for place, field in enumerate(schema):
+        if pa.types.is_dictionary(field.type) and field.name not in config.keep_columns:
+            schema = schema.set(
+                place, field.with_type(field.type.value_type)
+            )  # categories are of use in the output only
+    check_columns(config, schema)
+    return Source(filesystem, files, schema)
 
 
-def _read_footers(
-    filesystem: pyarrow.fs.FileSystem, found: Sequence[FoundFile]
-) -> Iterator[tuple[InputFile, pa.Schema]]:
-    """Read the footers side by side; the results, and the first error, come in the order of the files."""
+_Named: TypeAlias = FoundFile | InputFile
 
-    def read(file: FoundFile) -> tuple[InputFile, pa.Schema]:
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a look at one file gave: the file, its columns, and the bytes of those that are used."""
+
+    file: InputFile
+    schema: pa.Schema
+    used_bytes: int
+
+
+def _looked_at(filesystem: pyarrow.fs.FileSystem, found: Sequence[FoundFile], used: Sequence[str]) -> list[_Look]:
+    """Read the footers, and the pages of files that are near; the results, and the first error, come in the order of files."""
+
+    def look(file: FoundFile) -> _Look:
         shown = one_line(file.name)
         with open_file(filesystem, file.path, shown) as handle:
-            footer = read_footer(handle, shown)
+            footer = read_footer(handle, shown, used)
+            groups = _groups(filesystem, handle, footer, used, file) if is_near(filesystem) else ()
         rows = footer.metadata.num_rows
-        return InputFile(file.name, file.path, footer.size, rows, footer.sha256, file.partitions), footer.schema
+        made = InputFile(file.name, file.path, footer.size, rows, footer.sha256, file.partitions, groups)
+        return _Look(made, footer.schema, used_bytes(footer, used))
 
-    pool = ThreadPoolExecutor(min(_THREADS, len(found)), thread_name_prefix="footers")
+    return _side_by_side(look, found)
+
+
+def _identified(
+    filesystem: pyarrow.fs.FileSystem, looks: Sequence[_Look], used: Sequence[str]
+) -> tuple[InputFile, ...]:
+    """The files, each with what stands for its content: that of far ones is read if it is not much."""
+    if is_near(filesystem):
+        return tuple(look.file for look in looks)
+    much = sum(look.used_bytes for look in looks) > MOST_REMOTE_BYTES
+
+    def identify(look: _Look) -> InputFile:
+        file, shown = look.file, one_line(look.file.name)
+        told = stamp_of(filesystem, file) if much else ""
+        if told:
+            return replace(file, stamp=told)
+        with open_file(filesystem, file.path, shown) as handle:
+            footer = read_footer(handle, shown, used)
+            if (footer.size, footer.sha256) != (file.size, file.footer_sha256):
+                raise InputRefused(f"{shown}: changes while it is read; start again when it is written")
+            return replace(file, groups=_groups(filesystem, handle, footer, used, file))
+
+    return tuple(_side_by_side(identify, looks))
+
+
+def _groups(
+    filesystem: pyarrow.fs.FileSystem, handle: pa.NativeFile, footer: Footer, used: Sequence[str], file: _Named
+) -> tuple[str, ...]:
+    """The digests of a file's row groups. Pages that are not what they should be are first decoded in another process."""
+    name = one_line(file.name)
     try:
-        yield from pool.map(read, found)
+        scans = [scan(handle, footer, used, group, name) for group in range(footer.metadata.num_row_groups)]
+        ended = None if all(found.whole for found in scans) else deadly_signal(filesystem, file.path, used)
+        if ended is not None:
+            raise InputRefused(f"{name}: is damaged so that decoding it ends the process ({ended}); leave it out")
+        return tuple(found.digest for found in scans)
+    except CorruptInput as error:  # it says what no file can hold, so that it is of no use to begin
+        raise InputRefused(str(error)) from error
+    except OSError as error:
+        raise InputRefused(f"{name}: cannot be read: {one_line(error)}") from error
+
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+def _side_by_side(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
+    pool = ThreadPoolExecutor(min(_THREADS, max(1, len(items))), thread_name_prefix="footers")
+    try:
+        return list(pool.map(function, items))
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -98,28 +167,3 @@ def _merged(schemas: Sequence[pa.Schema], keys: Sequence[str]) -> pa.Schema:
         if key not in names:
             fields.append(pa.field(key, pa.string()))
     return pa.schema(fields)
-
-
-def _check_alike(used: Sequence[str], files: Sequence[InputFile], schemas: Sequence[pa.Schema]) -> None:
-    """Refuse files that differ in a column which is used."""
-    in_files = {name for schema in schemas for name in schema.names}
-    first: dict[str, tuple[pa.DataType, str]] = {}
-    previous: pa.Schema | None = None
-    for file, schema in zip(files, schemas, strict=True):
-        if schema is previous:
-            continue
-        previous = schema
-        for name in used:
-            if name not in in_files:
-                continue  # a partition key: the same type everywhere
-            places = schema.get_all_field_indices(name)
-            if len(places) != 1:
-                count = "no column" if not places else f"{len(places)} columns"
-                raise InputRefused(f"{one_line(file.name)}: {count} {brief(name)}, unlike other files of the source")
-            kind = schema.field(places[0]).type
-            wanted, where = first.setdefault(name, (kind, file.name))
-            if kind != wanted:
-                raise InputRefused(
-                    f"{one_line(file.name)}: column {brief(name)} is {one_line(kind, 60)}, "
-                    f"but {one_line(wanted, 60)} in {one_line(where)}"
-                )

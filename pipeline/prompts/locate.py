@@ -16,6 +16,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from pipeline.errors import InputRefused
+from pipeline.prompts.walk import Entry, Kind, entries, entry
 from pipeline.prompts.wording import one_line, without_secrets
 
 SUFFIXES = (".parquet", ".pq")
@@ -64,8 +65,8 @@ def find_files(filesystem: fs.FileSystem, path: str, shown: str) -> list[FoundFi
     """Return the Parquet files at `path`, sorted by name.
 
     A directory stands for its `*.parquet` and `*.pq` files at any depth, without those under a name that begins with
-    `_` or `.` (as in Hive and Spark; `_key=value` is a partition). A glob takes the files that it matches whatever
-    their suffix, and matched directories as above.
+    `_` or `.` (as in Hive and Spark; `_key=value` is a partition), each folder once however many links lead to it. A glob
+    takes the files that it matches whatever their suffix, and matched directories as above.
 
     Args:
         filesystem: Where to look.
@@ -73,7 +74,7 @@ def find_files(filesystem: fs.FileSystem, path: str, shown: str) -> list[FoundFi
         shown: What to call the source in messages.
 
     Raises:
-        InputRefused: If nothing is there, or it may not be listed.
+        InputRefused: If nothing is there, it may not be listed, a link leads nowhere, or a file's name is not UTF-8.
     """
     try:
         info = filesystem.get_file_info(path)
@@ -99,6 +100,8 @@ def find_files(filesystem: fs.FileSystem, path: str, shown: str) -> list[FoundFi
 
 def _found(path: str, root: str) -> FoundFile:
     name = _relative(path, root)
+    if not name.isascii() and any("\ud800" <= c <= "\udfff" for c in name):
+        raise InputRefused(f"{one_line(name)}: the file's name is not UTF-8; rename it")
     partitions: dict[str, str | None] = {}
     for folder in name.split("/")[:-1]:
         key, equals, value = folder.partition("=")
@@ -118,21 +121,22 @@ def _relative(path: str, root: str) -> str:
     return path.removeprefix(root.rstrip("/") + "/")
 
 
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or (name.startswith("_") and "=" not in name)
-
-
-def _list(filesystem: fs.FileSystem, folder: str, *, recursive: bool = False) -> Iterator[fs.FileInfo]:
-    """What is in a folder and not hidden, relative to it."""
-    for info in filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True, recursive=recursive)):
-        if not any(_hidden(part) for part in _relative(info.path, folder).split("/")):
-            yield info
-
-
 def _below(filesystem: fs.FileSystem, folder: str) -> Iterator[str]:
-    for info in _list(filesystem, folder, recursive=True):
-        if info.path.lower().endswith(SUFFIXES) and info.type == fs.FileType.File:
-            yield info.path
+    for found in entries(filesystem, folder, recursive=True):
+        if found.kind is Kind.FILE and found.path.lower().endswith(SUFFIXES):
+            yield found.path
+        # A link without a suffix may have been to a folder.
+        elif found.kind is not Kind.FOLDER and (found.name.lower().endswith(SUFFIXES) or "." not in found.name):
+            _refuse_unreadable(found)
+
+
+def _refuse_unreadable(found: Entry) -> None:
+    """Refuse a link that leads nowhere, or a pipe or device: its rows would be missing without a word."""
+    if found.kind is Kind.DANGLING:
+        target = one_line(str(Path(found.path).readlink()))
+        raise InputRefused(f"{one_line(found.path)}: a link to {target}, which is not there; mount or remove it")
+    if found.kind is Kind.OTHER:
+        raise InputRefused(f"{one_line(found.path)}: neither a file nor a folder; remove it from the source")
 
 
 def _wild(segment: str) -> bool:
@@ -154,16 +158,19 @@ def _expand(filesystem: fs.FileSystem, folder: str, segments: list[str]) -> Iter
             yield from _below(filesystem, folder)
             return
         yield from _expand(filesystem, folder, rest)
-        for info in list(_list(filesystem, folder, recursive=True)):
-            if info.type == fs.FileType.Directory:
-                yield from _expand(filesystem, info.path, rest)
+        for found in list(entries(filesystem, folder, recursive=True)):
+            if found.kind is Kind.FOLDER:
+                yield from _expand(filesystem, found.path, rest)
         return
     if _wild(segment):
-        matches = [i for i in _list(filesystem, folder) if fnmatch.fnmatchcase(_relative(i.path, folder), segment)]
+        matches = [e for e in entries(filesystem, folder) if fnmatch.fnmatchcase(e.name, segment)]
     else:
-        matches = [filesystem.get_file_info(f"{folder.rstrip('/')}/{segment}")]
-    for info in matches:
-        if info.type == fs.FileType.Directory:
-            yield from _expand(filesystem, info.path, rest) if rest else _below(filesystem, info.path)
-        elif info.type == fs.FileType.File and not rest:
-            yield info.path
+        at = entry(filesystem, f"{folder.rstrip('/')}/{segment}")
+        matches = [at] if at is not None else []
+    for found in matches:
+        if found.kind is Kind.FOLDER:
+            yield from _expand(filesystem, found.path, rest) if rest else _below(filesystem, found.path)
+        elif found.kind is Kind.FILE and not rest:
+            yield found.path
+        elif found.kind is not Kind.FILE:
+            _refuse_unreadable(found)

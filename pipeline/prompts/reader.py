@@ -11,9 +11,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs
 
+from pipeline.errors import InputRefused
 from pipeline.planning.plan import InputFile
 from pipeline.prompts.cursor import FileCursor, Gap
+from pipeline.prompts.kinds import brought_to
+from pipeline.prompts.wording import brief, one_line
 from pipeline.types import Segment
+
+MOST_BYTES = 2 << 30
+"""Bytes that are held at once of the rows of a task: a page of some kilobytes can unpack to half a gigabyte."""
 
 
 class RowReader:
@@ -25,6 +31,8 @@ class RowReader:
         files: Sequence[InputFile],
         columns: Sequence[str],
         schema: pa.Schema,
+        *,
+        verify: bool = False,
     ) -> None:
         """Remember what to read; nothing is opened yet.
 
@@ -33,12 +41,13 @@ class RowReader:
             files: The files that segments refer to by number.
             columns: The columns wanted, in the order wanted; none at all is fine.
             schema: The source's schema, which has them all.
+            verify: Whether these are the columns that the plan's digests are of: pages that differ from them are refused.
 
         Raises:
             KeyError: If a column is not in the schema.
         """
-        self._filesystem = filesystem
-        self._files = files
+        self._filesystem, self._files, self._verify = filesystem, files, verify
+        self._digests: dict[tuple[int, int], str] = {}
         # Without metadata: pandas' own describes columns that may not be read.
         self._schema = pa.schema([pa.field(name, schema.field(name).type) for name in columns])
         self._number = -1
@@ -64,7 +73,7 @@ class RowReader:
     def _read(self, segments: Sequence[Segment], *, skip: bool) -> tuple[pa.Table, list[int]]:
         chunks: dict[str, list[pa.Array[Any]]] = {name: [] for name in self._schema.names}
         gaps: list[int] = []
-        at = 0
+        at = held = 0
         for segment in segments:
             rows = segment.stop - segment.start
             cursor = self._open(segment.file)
@@ -74,7 +83,15 @@ class RowReader:
                 for name in cursor.columns:
                     kind = self._schema.field(name).type
                     chunks[name].append(
-                        pa.nulls(batch.num_rows, kind) if isinstance(batch, Gap) else batch.column(name)
+                        pa.nulls(batch.num_rows, kind)
+                        if isinstance(batch, Gap)
+                        else self._fitted(batch.column(name), name, segment.file)
+                    )
+                    held += _bytes(chunks[name][-1])
+                if held > MOST_BYTES:
+                    raise InputRefused(
+                        f"{one_line(self._files[segment.file].name)}: rows {segment.start} to {segment.stop} hold more than "
+                        f"{MOST_BYTES:,} bytes when unpacked; use a smaller output.rows_per_shard, or leave out what is so long"
                     )
             at += 0 if cursor.columns else rows
             for name in self._schema.names:
@@ -85,6 +102,25 @@ class RowReader:
             return pa.table({"": pa.nulls(sum(s.stop - s.start for s in segments))}).select([]), gaps
         columns = [pa.chunked_array(chunks[field.name], type=field.type) for field in self._schema]
         return pa.Table.from_arrays(columns, schema=self._schema), gaps
+
+    def digests(self) -> dict[tuple[int, int], str]:
+        """Return (number of the file, of its row group) → digest of its pages, of what was read since this was last asked."""
+        self._note_digests()
+        new, self._digests = self._digests, {}
+        return new
+
+    def _note_digests(self) -> None:
+        if self._cursor is not None:
+            self._digests |= {(self._number, group): digest for group, digest in self._cursor.digests.items()}
+            self._cursor.digests.clear()
+
+    def _fitted(self, values: pa.Array[Any], name: str, file: int) -> pa.Array[Any]:
+        try:
+            fitted: pa.Array[Any] = brought_to(values, self._schema.field(name).type)
+        except pa.ArrowException as error:
+            where = f"{one_line(self._files[file].name)}: column {brief(name)}"
+            raise InputRefused(f"{where} does not fit the type that it has in all files: {one_line(error)}") from error
+        return fitted
 
     def look(self) -> None:
         """See that the first file can be read from here.
@@ -97,6 +133,7 @@ class RowReader:
 
     def close(self) -> None:
         """Close the file that is open, if one is; reading again opens it again."""
+        self._note_digests()
         if self._cursor is not None:
             self._cursor.close()
         self._cursor, self._number = None, -1
@@ -104,7 +141,7 @@ class RowReader:
     def _open(self, number: int) -> FileCursor:
         if self._cursor is None or number != self._number:
             self.close()
-            self._cursor = FileCursor(self._filesystem, self._files[number], self._schema.names)
+            self._cursor = FileCursor(self._filesystem, self._files[number], self._schema.names, verify=self._verify)
             self._number = number
         return self._cursor
 
@@ -112,3 +149,8 @@ class RowReader:
 def _constant(value: str | None, rows: int) -> pa.Array[Any]:
     """A partition column: [rows] of the same string, or of nulls."""
     return pa.nulls(rows, pa.string()) if value is None else pa.repeat(pa.scalar(value, pa.string()), rows)
+
+
+def _bytes(values: Any) -> int:
+    """Bytes of an array; those of a dictionary are shared by many."""
+    return int((values.indices if pa.types.is_dictionary(values.type) else values).nbytes)

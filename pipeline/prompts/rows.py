@@ -15,6 +15,7 @@ from pipeline.planning.plan import InputFile
 from pipeline.prompts.cells import cells
 from pipeline.prompts.columns import used_columns
 from pipeline.prompts.config import SourceConfig
+from pipeline.prompts.growth import MAX_CHARACTERS
 from pipeline.prompts.overrides import Check, Overrides
 from pipeline.prompts.template import compile_template
 from pipeline.prompts.wording import brief, one_line
@@ -170,6 +171,7 @@ class RowBuilder:
 
     def _tokens(self, texts: Sequence[_Text]) -> list[_Ids]:
         """Tokenise all that is text in one call."""
+        texts = [self._bounded(text) for text in texts]
         encoded: Iterator[list[int]] = iter(
             self._tokenizer.encode_batch([t for t in texts if isinstance(t, str) and t])
         )
@@ -182,6 +184,15 @@ class RowBuilder:
             else:
                 tokens.append(next(encoded) if text else [])
         return tokens
+
+    def _bounded(self, text: _Text) -> _Text:
+        """Leave to the tokenizer what it does in seconds: a text of gigabytes may come out of a file of kilobytes."""
+        if not isinstance(text, str) or len(text) <= MAX_CHARACTERS:
+            return text
+        if self._config.on_long_prompt == "truncate_left":
+            return text[-MAX_CHARACTERS:]
+        message = f"the prompt has {len(text):,} characters, at most {MAX_CHARACTERS:,} are tokenised"
+        return RowError(ErrorCode.PROMPT_TOO_LONG, message)
 
     def _checked_ids(self, ids: Any) -> _Ids:
         if ids is None:

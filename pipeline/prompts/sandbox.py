@@ -48,8 +48,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Keep only what is bounded and gives the same result each time."""
         # Not optimised: nothing is computed when the template is compiled.
         super().__init__(
-            undefined=jinja2.StrictUndefined, autoescape=False, loader=None, optimized=False, finalize=self._printed
-        )
+            undefined=jinja2.StrictUndefined, autoescape=False, loader=None, optimized=False, finalize=self._printed,
+            keep_trailing_newline=True,
+        )  # fmt: skip
         del self.globals["lipsum"]
         self._functions = tuple(self.globals.values())
         given = dict(self.filters)
@@ -118,7 +119,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Return about how many characters `value` has as text, at least.
 
         Raises:
-            TypeError: If it is no data: its text would be a memory address.
+            TypeError: If it is no data, whose text would be a memory address, or bytes, whose text would be Python's.
             OverflowError: If it is too much.
         """
         weight = self._weight(value)
@@ -127,8 +128,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return weight
 
     def _weight(self, value: Any) -> int:
-        if isinstance(value, str | bytes):
-            return len(value) * (1 if isinstance(value, str) else 4)
+        if isinstance(value, str):
+            return len(value)
+        if isinstance(value, bytes):
+            raise TypeError(
+                "bytes are no text; `decode` makes text of them: {{ x.decode() }}, {{ x.decode('latin-1') }}"
+            )
         if value is None or isinstance(value, bool | float):
             return 25
         if isinstance(value, int):

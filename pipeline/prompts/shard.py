@@ -6,11 +6,13 @@ It does not know what is generated from them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 
 from pipeline.errors import PromptmillError, WorkerFailed
 from pipeline.planning.plan import InputFile
+from pipeline.prompts.cells import not_text
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.listing import filesystem_for
 from pipeline.prompts.reader import RowReader
@@ -36,9 +38,9 @@ class ShardRows:
         self, config: SourceConfig, builder: RowBuilder, files: Sequence[InputFile], schema: pa.Schema
     ) -> None:
         """Open nothing yet."""
-        self._config, self._builder = config, builder
+        self._config, self._builder, self._files = config, builder, files
         filesystem, _ = filesystem_for(config.path)
-        self._reader = RowReader(filesystem, files, builder.columns, schema)
+        self._reader = RowReader(filesystem, files, builder.columns, schema, verify=True)
         self._ids = RowReader(filesystem, files, [config.id_column] if config.id_column else [], schema)
 
     def read(self, task: Task) -> tuple[list[PromptRow], pa.Table]:
@@ -52,7 +54,25 @@ class ShardRows:
         table, broken = self._decoded(segments)
         only = task.trial or (0, table.num_rows)
         rows = self._built(table, segments, only, {**broken, **task.excluded})
-        return rows, kept_columns(table, self._config)
+        kept = kept_columns(table, self._config)
+        return self._with_kept_errors(rows, kept, first=only[0]), kept
+
+    def _with_kept_errors(self, rows: list[PromptRow], kept: pa.Table, *, first: int) -> list[PromptRow]:
+        """Make an error of each row of which a kept value would be lost; `rows` begin at row `first` of `kept`."""
+        for name in kept.column_names:
+            for place, error in not_text(kept.column(name), name).items():
+                if 0 <= place - first < len(rows) and rows[place - first].error is None:
+                    rows[place - first] = replace(rows[place - first], prompt_token_ids=(), error=error)
+        return rows
+
+    def unplanned(self) -> dict[str, str]:
+        """Return the digests of pages that were read since this was last asked and that the plan does not know.
+
+        Returns:
+            (number of the file)-(of its row group) → digest. Whoever reads the same pages must find the same.
+        """
+        read = self._reader.digests()
+        return {f"{file}-{group}": digest for (file, group), digest in read.items() if not self._files[file].groups}
 
     def _built(
         self, table: pa.Table, segments: Sequence[Segment], only: tuple[int, int], excluded: dict[int, ErrorCode | RowError]

@@ -5,6 +5,7 @@ It does not know where the rows come from or what becomes of the text.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ import jinja2
 from jinja2 import meta, nodes
 
 from pipeline.errors import ConfigurationError
-from pipeline.prompts.instrument import instrument
+from pipeline.prompts.instrument import instrument, restored
 from pipeline.prompts.sandbox import Sandbox
 from pipeline.prompts.wording import one_line
 
@@ -30,15 +31,32 @@ class RowTemplate:
         """
         self._sandbox = Sandbox()
         try:
-            tree = self._sandbox.parse(text)
+            text, mark = _without_returns(text)
+            tree = restored(self._sandbox.parse(text), mark)
             _refuse_unsafe(tree)
-            self.columns = sorted(meta.find_undeclared_variables(tree))
+            _refuse_alike(tree)
+            self.columns = sorted(meta.find_undeclared_variables(tree) | self._named_as_functions(tree))
             code = self._sandbox.compile(instrument(tree))
             self._template = jinja2.Template.from_code(self._sandbox, code, self._sandbox.make_globals(None))
         except jinja2.TemplateSyntaxError as error:
             raise ConfigurationError(f"source.template: line {error.lineno}: {one_line(error.message)}") from error
         except (jinja2.TemplateError, SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
             raise ConfigurationError(f"source.template: {one_line(error) or type(error).__name__}") from error
+
+    def _named_as_functions(self, tree: nodes.Template) -> set[str]:
+        """The columns that have the name of one of Jinja's functions: what is so named and not called."""
+        callees = {id(call.node) for call in tree.find_all(nodes.Call)}
+        names = [
+            name for name in tree.find_all(nodes.Name) if name.ctx == "load" and name.name in self._sandbox.globals
+        ]
+        declared = {name.name for name in tree.find_all(nodes.Name) if name.ctx != "load"}
+        columns = {name.name for name in names if id(name) not in callees} - declared
+        for name in names:
+            if name.name in columns and id(name) in callees:
+                raise jinja2.TemplateSyntaxError(
+                    f"{name.name!r} is used as a column and called as Jinja's function; rename the column", name.lineno
+                )
+        return columns
 
     def render(self, row: Mapping[str, Any]) -> str:
         """Return the text of one row.
@@ -65,6 +83,36 @@ def compile_template(text: str) -> RowTemplate:
         ConfigurationError: If the syntax is wrong, a filter is not there, or something unsafe is used.
     """
     return RowTemplate(text)
+
+
+def _without_returns(text: str) -> tuple[str, str]:
+    """Put a blank that Jinja does not know as a line end in the place of carriage returns, which it would drop.
+
+    Returns:
+        The text, and what stands for a carriage return in it; empty: there was none.
+
+    Raises:
+        ValueError: If the text has all such blanks already.
+    """
+    if "\r" not in text:
+        return text, ""
+    mark = next((blank for blank in "\x1c\x1d\x1e\x1f\x0b\x0c\x85\u2028\u2029" if blank not in text), None)
+    if mark is None:
+        raise ValueError("carriage returns beside every other blank there is")
+    return text.replace("\r", mark), mark
+
+
+def _refuse_alike(tree: nodes.Template) -> None:
+    """Refuse names that Python, into which a template is compiled, takes for one."""
+    seen: dict[str, str] = {}
+    for name in tree.find_all(nodes.Name):
+        other = seen.setdefault(unicodedata.normalize("NFKC", name.name), name.name)
+        if other != name.name:
+            raise jinja2.TemplateSyntaxError(
+                f"the names {other!a} and {name.name!a} differ only in how a character is written (both are "
+                f"{unicodedata.normalize('NFKC', other)!r} in NFKC); rename a column",
+                name.lineno,
+            )
 
 
 def _refuse_unsafe(tree: nodes.Template) -> None:

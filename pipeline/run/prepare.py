@@ -6,7 +6,7 @@ It does not know Ray or dispatch, and writes nothing.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -27,7 +27,7 @@ from pipeline.run.config import GenerateConfig
 from pipeline.run.sizing import likely_threads
 from pipeline.worker import Job
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when the meaning of an output column or of an option changes, so that old and new rows never mix."""
 
 
@@ -89,6 +89,7 @@ def prepare(config: GenerateConfig) -> Prepared:
         kept_columns(empty, config.source).schema, statistics=config.stats.columns, top_logprobs=config.stats.top_logprobs,
         prompt_logprobs=config.stats.prompt_logprobs, include_prompt=config.output.include_prompt,
     )  # fmt: skip
+    _check_keys(config.output.path, schema.names)
     with refusing(InputRefused, f"source.path={without_secrets(config.source.path)}"):
         check_ids(source, config.source)
     with refusing(ModelRefused, f"model.path={config.model.path}"):
@@ -209,6 +210,18 @@ def _check_apart(source: str, output: str) -> None:
         raise PlanRefused(
             f"output.path={output}: is inside source.path, so its parts would be read as prompts the next time; choose another"
         )
+
+
+def _check_keys(output: str, columns: Sequence[str]) -> None:
+    """Refuse a folder `text=…` on the way to the output: DuckDB and others would read its value for the column."""
+    names = {name.casefold() for name in columns}
+    for folder in _place(output).parts:
+        key, equals, _ = folder.partition("=")
+        if equals and key.casefold() in names:
+            raise PlanRefused(
+                f"output.path={output}: who reads the output takes the folder {folder!r} for the column {key!r}, which it has; "
+                "choose another"
+            )
 
 
 def _absolute(path: str) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as encryption
 import pytest
 from small_runs import generate, manifest, read, write
 
@@ -205,3 +209,138 @@ class TestHostileInputs:
             return
         (row,) = read(tmp_path / "out").to_pylist()
         assert (code, row["error_code"]) == (0, "BAD_TEMPLATE_ROW")
+
+
+PLAIN: dict[str, Any] = {"use_dictionary": False, "compression": "none", "write_statistics": False}
+
+
+def test_fault_13_a_row_is_corrected_in_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, output = tmp_path / "in.parquet", tmp_path / "out"
+    pq.write_table(pa.table({"prompt": ["A city in France", "Lost"]}), source, **PLAIN)
+    size = source.stat().st_size
+    assert generate(source, output) == 0
+    pq.write_table(pa.table({"prompt": ["A city in Poland", "Lost"]}), source, **PLAIN)
+    assert source.stat().st_size == size
+    capsys.readouterr()
+    assert generate(source, output) == 2
+    told = capsys.readouterr().err
+    assert "in.parquet.content" in told and len(told.splitlines()) == 1
+
+
+def test_fault_13_an_output_of_an_earlier_version_is_not_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output = texts(tmp_path / "in.parquet", "Lost"), tmp_path / "out"
+    assert generate(source, output) == 0
+    plan = output / "_job" / "plan.json"
+    plan.write_text(plan.read_text().replace('"format": 2', '"format": 1'))
+    capsys.readouterr()
+    assert generate(source, output) == 2
+    assert "an earlier version" in capsys.readouterr().err
+
+
+def test_fault_03_a_kept_text_that_is_not_utf_8_is_an_error_and_not_a_null(tmp_path: Path) -> None:
+    odd = pa.array([b"ok", b"caf\xe9", b"fine"], pa.binary()).view(pa.string())
+    table = {"prompt": ["The train to", "Lost", "A"], "k": odd, "c": odd.dictionary_encode(), "l": [["x"]] * 3}
+    source = write(pa.table(table), tmp_path / "in.parquet")
+    assert generate(source, tmp_path / "out", "source.keep_columns=[k,c,l]") == 0
+    rows = read(tmp_path / "out").to_pylist()
+    assert [row["error_code"] for row in rows] == [None, "NOT_UTF8", None]
+    assert [row["k"] for row in rows] == [row["c"] for row in rows] == ["ok", None, "fine"]
+    assert "'k'" in rows[1]["error_message"]
+
+
+@pytest.mark.parametrize("options", [(), ("source.keep_columns=[prompt]", "output.include_prompt=false")])
+def test_fault_03_categories_that_are_not_utf_8(tmp_path: Path, options: tuple[str, ...]) -> None:
+    odd = pa.array([b"The train to", b"caf\xe9", None, b"Lost"], pa.binary()).view(pa.string()).dictionary_encode()
+    source = write(pa.table({"prompt": odd}), tmp_path / "in.parquet")
+    assert generate(source, tmp_path / "out", *options) == 0
+    assert read(tmp_path / "out").column("error_code").to_pylist() == [None, "NOT_UTF8", "NULL_PROMPT", None]
+
+
+def test_fault_04_a_text_of_megabytes_is_too_long_before_it_is_tokenised(tmp_path: Path) -> None:
+    source = texts(tmp_path / "in.parquet", "x " * 6_000_000, "Lost")
+    assert generate(source, tmp_path / "out") == 0
+    row, _ = read(tmp_path / "out").to_pylist()
+    assert row["error_code"] == "PROMPT_TOO_LONG" and "12,000,000 characters" in row["error_message"]
+
+
+def test_kept_columns_of_every_way_of_holding_values(tmp_path: Path) -> None:
+    kept = {
+        "view": pa.array(["a", None], pa.string_view()),
+        "bytes": pa.array([b"\x00\xff", None], pa.binary_view()),
+        "views": pa.array([[["a"], []], None], pa.list_view(pa.list_view(pa.string_view()))),
+        "uuid": pa.ExtensionArray.from_storage(pa.uuid(), pa.array([bytes(range(16)), None], pa.binary(16))),
+        "json": pa.array(['{"a": 1}', None], pa.json_()),
+        "map": pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int64())),
+    }
+    source = write(pa.table({"prompt": ["The train to", "Lost"], **kept}), tmp_path / "in.parquet")
+    assert generate(source, tmp_path / "out", f"source.keep_columns=[{','.join(kept)}]") == 0
+    found = read(tmp_path / "out")
+    for name in ("view", "bytes", "views", "uuid", "json"):
+        assert found.column(name).to_pylist() == kept[name].to_pylist(), name
+    assert found.column("map").to_pylist() == [[{"key": "a", "value": 1}], None]
+    (part,) = (tmp_path / "out" / "data").glob("*.parquet")
+    schema = pq.read_metadata(part).schema
+    marks = {schema.column(i).path: schema.column(i).logical_type.type for i in range(len(schema))}
+    assert (marks["uuid"], marks["json"]) == ("UUID", "JSON")
+
+
+def test_a_kept_interval_is_refused_before_anything_is_generated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    duckdb.sql(f"COPY (SELECT 'Lost' prompt, INTERVAL 1 MONTH i) TO '{tmp_path}/in.parquet'")
+    assert generate(tmp_path / "in.parquet", tmp_path / "out", "source.keep_columns=[i]") == 2
+    assert "column 'i' is INTERVAL" in capsys.readouterr().err
+    assert generate(tmp_path / "in.parquet", tmp_path / "out") == 0
+
+
+def test_a_folder_on_the_way_to_the_output_is_not_taken_for_a_column(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = texts(tmp_path / "in.parquet", "Lost")
+    assert generate(source, f'"{tmp_path}/Text=5/out"') == 2
+    assert "the folder 'Text=5' for the column 'Text'" in capsys.readouterr().err
+    assert generate(source, f'"{tmp_path}/day=5/out"') == 0
+
+
+def test_an_encrypted_column_is_read_only_by_who_uses_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = encrypted(tmp_path / "in.parquet", {"prompt": ["Lost"], "secret": [1]}, "secret")
+    assert generate(source, tmp_path / "out") == 0
+    assert generate(source, tmp_path / "out2", "source.id_column=secret") == 2
+    assert "in.parquet: column 'secret' is encrypted" in capsys.readouterr().err
+
+
+def encrypted(path: Path, columns: dict[str, list[Any]], *secret: str) -> Path:
+    class Keys(encryption.KmsClient):  # type: ignore[misc]
+        def __init__(self, config: object) -> None:
+            super().__init__()
+
+        def wrap_key(self, key: bytes, name: str) -> bytes:
+            return base64.b64encode(key)
+
+    table = pa.table(columns)
+    config = encryption.EncryptionConfiguration(footer_key="f", column_keys={"c": list(secret)}, plaintext_footer=True)
+    factory = encryption.CryptoFactory(lambda _: Keys(None))
+    properties = factory.file_encryption_properties(encryption.KmsConnectionConfig(), config)
+    with pq.ParquetWriter(path, table.schema, encryption_properties=properties) as writer:
+        writer.write_table(table)
+    return path
+
+
+def test_an_unused_column_of_a_type_that_arrow_does_not_have(tmp_path: Path) -> None:
+    wide = polars.Series([1, 2], dtype=polars.Int128)
+    polars.DataFrame({"prompt": ["The train to", "Lost"], "n": wide}).write_parquet(tmp_path / "in.parquet")
+    assert generate(tmp_path / "in.parquet", tmp_path / "out") == 0
+    assert read(tmp_path / "out").column("prompt").to_pylist() == ["The train to", "Lost"]
+
+
+def test_one_long_text_in_every_row_is_read_a_few_rows_at_a_time(tmp_path: Path) -> None:
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * 9000, pa.int32()), pa.array(["x" * 280_000]))
+    messages = pa.ListArray.from_arrays(
+        pa.array(range(9001), pa.int32()), pa.StructArray.from_arrays([long], ["content"])
+    )
+    pq.write_table(pa.table({"m": messages}), tmp_path / "in.parquet", store_schema=False, compression="zstd")
+    options = ("source.template='{{ m[0].content[:3] }}'", "source.limit=2")
+    assert generate(tmp_path / "in.parquet", tmp_path / "out", *options) == 0
+    assert read(tmp_path / "out").column("prompt").to_pylist() == ["xxx"] * 2

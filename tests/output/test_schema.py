@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import InputRefused
-from pipeline.output.schema import COLUMNS, MEANINGS, output_schema
+from pipeline.output.schema import COLUMNS, MEANINGS, kept_type, output_schema
 
 NONE = pa.schema([])
 
@@ -61,3 +61,30 @@ def test_a_column_kept_twice_is_refused() -> None:
 
 def test_every_column_has_a_meaning() -> None:
     assert list(MEANINGS) == list(COLUMNS)
+
+
+@pytest.mark.parametrize("name", ["Text", "ROW_ID", "Prompt", "Token_Logprobs.list.element"])
+def test_capitals_make_no_other_name(name: str) -> None:
+    with pytest.raises(InputRefused, match="has the name of an output column, capitals aside"):
+        output_schema(
+            pa.schema([(name, pa.string())]), statistics=[], top_logprobs=0, prompt_logprobs=False, include_prompt=True
+        )
+
+
+def test_kept_columns_that_differ_in_capitals_are_refused() -> None:
+    kept = pa.schema([("lang", pa.string()), ("Lang", pa.string())])
+    with pytest.raises(InputRefused, match="'lang' and 'Lang' differ only in capitals"):
+        output_schema(kept, statistics=[], top_logprobs=0, prompt_logprobs=False, include_prompt=True)
+
+
+def test_a_map_is_kept_as_a_list_of_keys_and_values() -> None:
+    pairs = pa.map_(pa.string(), pa.map_(pa.string(), pa.int8()))
+    flat = pa.list_(pa.struct([("key", pa.string()), ("value", pa.int8())]))
+    whole = pa.list_(pa.struct([("key", pa.string()), ("value", flat)]))
+    assert kept_type(pa.struct([("m", pairs)])) == pa.struct([("m", whole)])
+    assert kept_type(pa.large_list(pairs)) == pa.large_list(whole)
+    array = pa.array([{"m": [("a", [("b", 1)])]}, None], pa.struct([("m", pairs)]))
+    assert array.cast(kept_type(array.type)).to_pylist() == [
+        {"m": [{"key": "a", "value": [{"key": "b", "value": 1}]}]},
+        None,
+    ]

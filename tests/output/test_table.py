@@ -185,3 +185,26 @@ def test_kept_columns_that_are_not_of_these_rows_are_a_defect() -> None:
     rows, done, kept = shard(3)
     with pytest.raises(RuntimeError, match="2 rows of kept columns for 3 input rows"):
         build_table(FULL, rows, done, kept.slice(1))
+
+
+def test_a_table_that_one_array_cannot_hold_is_made_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, done, kept = shard(10)
+    whole = build_table(FULL, rows, done, kept)
+    original = table._build_chunk
+
+    def limited(schema: pa.Schema, slots: Any, kept: pa.Table) -> pa.Table:
+        if len(slots) > 3:
+            raise pa.ArrowInvalid("offset overflow while concatenating arrays")
+        return original(schema, slots, kept)
+
+    monkeypatch.setattr(table, "_build_chunk", limited)
+    assert build_table(FULL, rows, done, kept).equals(whole)
+
+
+@pytest.mark.slow
+def test_kept_texts_of_more_than_2_gib_make_one_table() -> None:
+    rows, done, _ = shard(3, n=900)
+    kept = pa.table([["x" * (1 << 20)] * 3, [[]] * 3], schema=KEPT)
+    built = build_table(FULL, rows, done, kept)
+    assert built.num_rows == 2700 and built.column("topic").nbytes > 2**31
+    assert built.column("topic")[-1].as_py() == "x" * (1 << 20)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -72,10 +73,27 @@ def test_json_there_and_back() -> None:
     again = Plan.from_json(plan.to_json())
     assert again == plan and again.to_json() == plan.to_json()
     body = json.loads(plan.to_json())
-    assert (body["format"], body["shards"], body["rows"]) == (1, 2, 2)
+    assert (body["format"], body["shards"], body["rows"]) == (2, 2, 2)
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"no", b'{"format": 2}', b'{"format": 1}', b"\xff"])
+def test_a_plan_of_format_1_is_read_as_it_was() -> None:
+    old = {"name": "a", "path": "/a", "size": 5, "rows": 3, "footer_sha256": "ab", "partitions": {}}
+    body = {"format": 1, "plan_id": "0" * 64, "fingerprint": {"input": {"a": {"bytes": 5, "rows": 3, "footer": "ab"}}}}
+    plan = Plan.from_json(json.dumps({**body, "files": [old], "rows": 3, "rows_per_shard": 2}).encode())
+    assert plan.inputs() == plan.fingerprint["input"]
+    assert plan.format == 1 and json.loads(plan.to_json())["format"] == 1
+
+
+def test_content_decides_the_id_and_where_it_is_unknown_the_store_s_stamp() -> None:
+    def plan_id(**known: Any) -> str:
+        return make_plan([InputFile("a", "/a", 5, 3, "ab", **known)], {}, rows_per_shard=2).plan_id
+
+    ids = [plan_id(groups=("1", "2")), plan_id(groups=("1", "3")), plan_id(groups=("12",)), plan_id(stamp="etag x")]
+    assert len({*ids, plan_id(stamp="etag y")}) == 5
+    assert plan_id(groups=("1", "2")) == ids[0]
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"no", b'{"format": 3}', b'{"format": 1}', b"\xff"])
 def test_what_is_not_a_plan(data: bytes) -> None:
     with pytest.raises(ValueError):
         Plan.from_json(data)

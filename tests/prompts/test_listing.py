@@ -67,7 +67,10 @@ def test_files_may_differ_in_columns_that_are_not_used(write: Write, tmp_path: P
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        ({"prompt": ["x"], "k": [1.0]}, "b.parquet: column 'k' is double, but int64 in a.parquet"),
+        (
+            {"prompt": ["x"], "k": [1.0]},
+            "b.parquet: column 'k' is double, but int64 in a.parquet; write both with one type",
+        ),
         ({"prompt": ["x"]}, "b.parquet: no column 'k', unlike other files of the source"),
     ],
 )
@@ -106,10 +109,13 @@ def test_a_bad_template_is_told_before_anything_is_listed() -> None:
         opened("/nowhere", template="{{ x")
 
 
-def test_columns_json_and_uuid_lose_their_extension_types(write: Write) -> None:
-    table = pa.table({"prompt": ["a"], "j": pa.array(['{"seed": 1}'], pa.json_())})
-    path = write("a.parquet", table, store_schema=False)
-    assert opened(path, sampling_column="j").schema.field("j").type == pa.string()
+@pytest.mark.parametrize("stored", [True, False])
+def test_json_and_uuid_are_what_the_file_says(write: Write, stored: bool) -> None:
+    keys = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([bytes(range(16))], pa.binary(16)))
+    table = pa.table({"prompt": ["a"], "j": pa.array(['{"seed": 1}'], pa.json_()), "u": keys})
+    path = write("a.parquet", table, store_schema=stored)
+    source = opened(path, sampling_column="j", id_column="u")
+    assert (source.schema.field("j").type, source.schema.field("u").type) == (pa.json_(), pa.uuid())
 
 
 def test_an_encrypted_file_is_refused(write: Write) -> None:

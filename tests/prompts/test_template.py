@@ -43,7 +43,8 @@ def test_harmless_templates_render_as_in_plain_jinja(text: str) -> None:
         text = (
             "{% macro m() %}{{ caller() }}{% endmacro %}{% call m() %}{{ x }}{% endcall %}" + text.split("{% call")[0]
         )
-    assert render(text, **ROW) == jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(text).render(ROW)
+    plain = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    assert render(text, **ROW) == plain.from_string(text).render(ROW)
 
 
 @given(st.text(), st.text())
@@ -122,3 +123,60 @@ def test_a_row_that_failed_leaves_nothing_behind() -> None:
         template.render({"n": 50_000})
     for _ in range(3):
         assert template.render({"n": 700}) == "700"
+
+
+@given(st.lists(st.sampled_from(["a", " ", "\n", "\r", "\r\n", "\x1c", "\u2028", "\t"]), max_size=12).map("".join))
+def test_a_prompt_has_the_characters_of_its_template(text: str) -> None:
+    assert render(text) == text
+    assert render(f"{text}{{{{ x }}}}{text}", x="\r\x1c\n") == f"{text}\r\x1c\n{text}"
+
+
+def test_line_ends_within_tags_and_texts_of_a_template() -> None:
+    assert render("{{\r\n x\r\n}}|{{ 'a\r\nb' }}|{% if x %}\r\n{% endif %}{{ x -}} \r\n y", x="1") == "1|a\r\nb|\r\n1y"
+
+
+@pytest.mark.parametrize("name", ["range", "dict", "cycler", "joiner", "namespace"])
+def test_a_column_may_have_the_name_of_a_function_of_jinja(name: str) -> None:
+    template = compile_template(f"{{{{ {name} }}}} {{{{ {name}.x }}}} {{{{ {name} | length }}}}")
+    assert template.columns == [name]
+    assert template.render({name: {"x": "y"}}) == "{'x': 'y'} y 1"
+    assert render("{{ range(2)|list }}{{ dict(a=1) }}") == "[0, 1]{'a': 1}"
+
+
+def test_a_column_and_a_function_of_one_name_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"line 2: 'range' is used as a column and called"):
+        compile_template("{{ range }}\n{{ range(3) }}")
+
+
+@pytest.mark.parametrize("name", ["items", "keys", "values", "get", "copy", "pop", "update", "clear", "setdefault"])
+def test_a_field_may_have_the_name_of_a_method_of_every_dict(name: str) -> None:
+    assert render(f"{{{{ m.{name} }}}}{{% set x = m.{name} %}}{{{{ x }}}}", m={name: "v"}) == "vv"
+
+
+def test_methods_that_are_called_are_methods() -> None:
+    assert render("{% for k, v in m.items() %}{{ k }}{{ v }}{% endfor %}", m={"items": 1, "a": 2}) == "items1a2"
+    assert render("{{ s.strip().upper() }}{{ m.get('a') }}{{ m.a.lower() }}", s=" x ", m={"a": "B"}) == "XBb"
+
+
+def test_names_that_python_takes_for_one_are_refused() -> None:
+    assert render("{{ \ufb01 }}", **{"\ufb01": "ligature"}) == "ligature"
+    with pytest.raises(ConfigurationError, match="differ only in how a character is written") as refused:
+        compile_template("{{ \ufb01 }}{{ fi }}")
+    assert str(refused.value).isascii()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ b }}", "{{ [b] }}", "{{ {'a': b} }}", "{{ b ~ 'x' }}", "{{ '%s' % b }}", "{{ '{}'.format(b) }}", "{{ b|string }}",
+        "{{ b|upper }}", "{{ [b]|join }}", "{{ [b]|map('string')|list }}", "{{ {'a': b}|tojson }}", "{{ b|trim }}", "{{ b|e }}",
+        "{{ b|replace('a', 'b') }}", "{{ '%r'|format(b) }}", "{{ b|indent }}", "{{ b|center }}", "{{ b|title }}",
+    ],
+)  # fmt: skip
+def test_bytes_are_never_printed_as_python_writes_them(text: str) -> None:
+    with pytest.raises(ValueError, match=r"bytes are no text"):
+        render(text, b=b"caf\xe9")
+
+
+def test_bytes_are_text_when_they_are_decoded() -> None:
+    assert render("{{ b.decode('latin-1') }} {{ a.decode() }}", b=b"caf\xe9", a="é".encode()) == "café é"
