@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from pipeline.engine.memory import MemoryPlan, available_bytes, likely_blocks, p
 from pipeline.engine.model import LoadedModel, load_model
 from pipeline.engine.runner import ModelRunner
 from pipeline.engine.static import StaticEngine
-from pipeline.engine.tokenizer import Tokenizer, load_tokenizer
+from pipeline.engine.tokenizer import Tokenizer, end_tokens, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -172,6 +172,7 @@ def build_engine(
         deterministic=engine.deterministic,
     )  # fmt: skip
     tokenizer = load_tokenizer(checkpoint.tokenizer, loaded.vocab_size)
+    loaded = replace(loaded, eos_token_ids=end_tokens(loaded.eos_token_ids, tokenizer))
     parts = _Parts(loaded, tokenizer, stats, engine, max_len, expected, memory_share)
     memory = parts.plan()
     built = ENGINES[engine.name](parts, memory)

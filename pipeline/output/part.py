@@ -98,7 +98,7 @@ def count_rows(rows: Sequence[PromptRow], table: pa.Table) -> Counts:
     return Counts(
         rows=len(rows),
         completions=table.num_rows,
-        prompt_tokens=sum(len(row.prompt_token_ids) for row in rows),
+        prompt_tokens=sum(row.prompt_tokens for row in rows),
         completion_tokens=sum(generated),
         errors=dict(sorted(codes.items())),
     )

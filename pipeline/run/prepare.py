@@ -83,7 +83,7 @@ def prepare(config: GenerateConfig) -> Prepared:
     )  # fmt: skip
     check_ids(source, config.source)
     checkpoint = resolve(config.model)
-    _check_vocabulary(config, checkpoint.config.get("vocab_size"))
+    _check_vocabulary(config, checkpoint.vocab_size)
     if not source.files:
         raise InputRefused(f"source.path={config.source.path}: no Parquet files")
     plan = make_plan(
