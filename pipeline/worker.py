@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.engine.checkpoint import resolve
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
-from pipeline.engine.structured import check_grammar
 from pipeline.output.config import OutputConfig
 from pipeline.output.environment import environment, identity
 from pipeline.output.part import commit_part, count_rows, encode_part, part_metadata, part_name, sha256_of
@@ -99,7 +98,7 @@ class Worker:
         self._environment = identity({**environment(), **self.facts})
         self._engine = built.engine
         builder = RowBuilder(
-            job.source, job.sampling, built.tokenizer, built.max_model_len, job.plan.files, check=check_grammar
+            job.source, job.sampling, built.tokenizer, built.max_model_len, job.plan.files, check=built.check
         )
         self._rows = ShardRows(job.source, builder, job.plan.files, job.columns)
         self._prepared: queue.SimpleQueue[_OpenShard | None] = queue.SimpleQueue()

@@ -32,10 +32,9 @@ class Tokenizer:
         self.vocab_size = vocab_size
         self.bos_token_id: int | None = inner.bos_token_id if inner.bos_token_id is not None else inner.eos_token_id
         self.eos_token_id: int | None = inner.eos_token_id
-        added = getattr(inner, "added_tokens_decoder", {})
         # a token may be special in tokenizer.json alone, and decoding leaves it out all the same
-        names = {i: str(token) for i, token in added.items() if token.special}
-        self._special = {i: self.token(i) for i in inner.all_special_ids} | names
+        added = getattr(inner, "added_tokens_decoder", {})
+        self._special = frozenset(inner.all_special_ids) | {i for i, token in added.items() if token.special}
 
     def encode_batch(self, texts: Sequence[str], special: bool | None = None) -> list[list[int]]:
         """Token ids of each text.
@@ -93,11 +92,15 @@ class Tokenizer:
 
     def special_id(self, text: str) -> int | None:
         """The special token that is spelled so, or None."""
-        return next((i for i, name in self._special.items() if name == text), None)
+        return self._special_names.get(text)
 
     def has_special(self, text: str) -> bool:
         """Whether a special token stands in a text."""
-        return any(name in text for name in self._special.values())
+        return any(name in text for name in self._special_names)
+
+    @cached_property
+    def _special_names(self) -> dict[str, int]:
+        return {self.token(i): i for i in self._special}
 
 
 def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:

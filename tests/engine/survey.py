@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tiny_models import CONTEXT, END, byte_tokenizer
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as quiet
 
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 TOLERANCE = 1e-5
 """Largest difference of a log-probability from the oracle's, relative to its size above 1."""
 _LARGEST = 30_000_000
@@ -53,6 +55,15 @@ _SIZES: dict[str, Any] = {
 _ALTERNATIVES: tuple[dict[str, Any], ...] = (
     {}, {"num_key_value_heads": 4}, {"num_key_value_heads": 1}, {"head_dim": 32}, {"num_hidden_layers": 4}, {"num_experts_per_tok": 1},
 )  # fmt: skip
+_OWN: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("gptj", "codegen"), {"rotary_dim": 16}), "gpt_neo": {"attention_types": [[["global"], 2]]},
+    "mamba2": {"num_heads": 4, "head_dim": 32}, "falcon_h1": {"mamba_d_ssm": 128},
+    "reformer": {"axial_pos_embds_dim": [16, 48], "axial_pos_shape": [8, 16], "attn_layers": ["local", "local"]},
+    "xmod": {"languages": ["en_XX"], "default_language": "en_XX"}, "lfm2_moe": {"layer_types": ["full_attention", "conv"]},
+    "gemma3n_text": {"num_kv_shared_layers": 0, "layer_types": ["full_attention"] * 2},
+    "zamba2": {"layers_block_type": ["mamba", "hybrid"]}, "nemotron_h": {"layers_block_type": ["mamba", "attention"]},
+}  # fmt: skip
+"""What some model types need beside that."""
 _KEPT = ("partial_rotary_factor", "sliding_window", "tie_word_embeddings")
 
 
@@ -74,7 +85,9 @@ def _sized(cls: Any, changes: dict[str, Any]) -> Any:
     """A configuration of a class with small numbers for the parameters that it has."""
     accepted = inspect.signature(cls.__init__).parameters
     names = {*accepted, *getattr(cls, "__dataclass_fields__", {}), *getattr(cls, "attribute_map", {})}
-    sizes = {**_SIZES, **changes}
+    own = _OWN.get(getattr(cls, "model_type", ""), {})
+    sizes = {**_SIZES, **changes, **own}
+    names |= own.keys()
     return cls(**{name: value for name, value in sizes.items() if name in names and name not in _KEPT})
 
 
@@ -88,8 +101,9 @@ def configuration(kind: str) -> Any:
     for changes in _ALTERNATIVES:
         try:
             config = _sized(CONFIG_MAPPING[kind], changes)
-            if getattr(config, "text_config", None) is not None and type(config.text_config) is not dict:
-                config.text_config = _sized(type(config.text_config), changes)
+            for name in getattr(config, "sub_configs", {}):  # of a model that does more than text
+                if isinstance(inner := getattr(config, name, None), PreTrainedConfig):
+                    setattr(config, name, _sized(type(inner), changes))
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config)
             if sum(p.numel() for p in model.parameters()) > _LARGEST:
@@ -193,9 +207,25 @@ def table(verdicts: Sequence[Verdict]) -> str:
     return "\n".join([head, "", "| model type | outcome | difference, or what is said |", "|---|---|---|", *rows])
 
 
+def page(verdicts: Sequence[Verdict]) -> str:
+    """The page of the documentation."""
+    return f"""# Which models are served
+
+Every causal language model that transformers {transformers.__version__} has, with a tiny random configuration: `make survey` makes this
+table again. *right*: the log-probabilities are those of transformers' own forward pass in float64, to {TOLERANCE:.0e}; the largest
+difference is given. *refused*: one line says why, and nothing is written. *not made*: transformers itself made no model of the
+small numbers that were tried. What a family's larger checkpoints ask for beyond that (a sliding window, scaled rotary embeddings)
+is looked at when a checkpoint is loaded. For a model that is not served, transformers' own `generate` is the way.
+
+{table(verdicts)}
+"""
+
+
 if __name__ == "__main__":
     found = []
     for verdict in survey(sys.argv[1:] or kinds()):
         print(verdict.kind, verdict.outcome, verdict.told, file=sys.stderr, flush=True)
         found.append(verdict)
+    if not sys.argv[1:]:
+        PAGE.write_text(page(found))
     print(table(found))
