@@ -137,7 +137,14 @@ def load_model(
                 f"{checkpoint.directory}: {model.config.model_type}: its parts cannot be exchanged, so it is not served: "
                 f"{' '.join(str(error).split())[:200]}"
             ) from error
-        check_attention(model, layers=text.num_hidden_layers, heads=heads, kv_heads=kv_heads, head_dim=head_dim, max_len=max_len or context)
+        check_attention(
+            model,
+            layers=text.num_hidden_layers,
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            max_len=max_len or context,
+        )
         attention, rows_apart = choose(heads, kv_heads, head_dim, dtype_of, kv_dtype, where)
         exact = linears and rows_apart
         if not exact and (deterministic or where.type == "cpu"):

@@ -35,7 +35,7 @@ class _Call:
 def check_attention(
     model: PreTrainedModel, *, layers: int, heads: int, kv_heads: int, head_dim: int, max_len: int
 ) -> None:
-    """Check that every layer attends once, backwards only, to all, with queries, keys and values of the shapes that are expected.
+    """Check that every layer attends once, to all that came before, with queries, keys and values of the shapes expected.
 
     Args:
         model: The model as it will run, with its attention exchangeable.
@@ -68,8 +68,8 @@ def check_attention(
             )
         if call.window is not None and call.window < max_len:
             raise ModelRefused(
-                f"{kind}: layer {call.layer.layer_idx} attends through a sliding window; only full attention is served, which it "
-                f"is up to engine.max_model_len={call.window}"
+                f"{kind}: layer {call.layer.layer_idx} attends through a sliding window; only full attention is served, which "
+                f"it is up to engine.max_model_len={call.window}"
             )
         if call.masked:
             raise ModelRefused(

@@ -31,8 +31,8 @@ def check_patterns(schema: Any) -> None:
                 name = next((n for n in names if _matches(pattern, n)), None)
                 if name is not None:
                     raise ValueError(
-                        f"json_schema: the pattern {pattern!r} of patternProperties matches the declared property {name!r}, which "
-                        "llguidance cannot follow; leave that name out of the pattern"
+                        f"json_schema: the pattern {pattern!r} of patternProperties matches the declared property {name!r}, "
+                        "which llguidance cannot follow; leave that name out of the pattern"
                     )
 
 

@@ -137,7 +137,7 @@ def end_tokens(named: frozenset[int], tokenizer: Tokenizer) -> frozenset[int]:
         )  # fmt: skip
     if not found:
         logger.warning(
-            "neither the model's configuration nor the tokenizer names an end token: every text goes on until sampling.max_tokens, "
-            "unless sampling.stop or sampling.stop_token_ids ends it"
+            "neither the model's configuration nor the tokenizer names an end token: every text goes on until "
+            "sampling.max_tokens, unless sampling.stop or sampling.stop_token_ids ends it"
         )
     return found

@@ -19,9 +19,9 @@ class SourceConfig:
     (Jinja over the row's columns), or `token_ids_column` (token ids already). `limit` keeps the first rows only.
     `on_corrupt=skip` makes errors of rows whose page cannot be decoded, instead of ending the job.
     `add_special_tokens`: true puts the tokenizer's special tokens around every text, false never does; null does, but gives a
-    text that has the beginning-of-text token already no second one. `min_completion_tokens` is what a prompt has to leave of the
-    context for its completion, or all of `sampling.max_tokens` where that is less; one that leaves less is too long. Null is
-    1, and with `on_long_prompt=truncate_left` a quarter of the context.
+    text that has the beginning-of-text token already no second one. `min_completion_tokens` is what a prompt has to leave of
+    the context for its completion, or `sampling.max_tokens` where that is less; one that leaves less is too long. Null is 1,
+    and with `on_long_prompt=truncate_left` a quarter of the context.
     """
 
     path: str = "???"

@@ -253,7 +253,7 @@ class RowBuilder:
             self._told = True
             first = cut[0]
             logger.warning(
-                "source.on_long_prompt=truncate_left: %d of %d prompts were too long and lost their beginning, such as row %s: %d of "
-                "%d tokens are kept; prompt_tokens tells how many (said once)",
+                "source.on_long_prompt=truncate_left: %d of %d prompts were too long and lost their beginning, such as row %s: "
+                "%d of %d tokens are kept; prompt_tokens tells how many (said once)",
                 len(cut), len(rows), brief(first.row_id), len(first.prompt_token_ids), first.prompt_length,
             )  # fmt: skip

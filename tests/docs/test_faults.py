@@ -10,7 +10,8 @@ ROWS = [line for line in (REPOSITORY / "docs" / "faults.md").read_text().splitli
 
 
 def test_every_fault_has_a_row() -> None:
-    assert [int(row.split("|")[1]) for row in ROWS] == list(range(1, 39))
+    numbers = [int(row.split("|")[1]) for row in ROWS]
+    assert numbers == sorted(set(numbers)) and set(range(1, 39)) <= set(numbers)
 
 
 def test_every_row_names_tests_that_are_there() -> None:

@@ -1,4 +1,4 @@
-"""A tokenizer of Llama 2's kind, from transformers' own class: words begin with their space, which a text's first word loses."""
+"""A tokenizer of Llama 2's kind, from transformers' own class: words begin with their space, which the first one loses."""
 
 from __future__ import annotations
 

@@ -53,10 +53,11 @@ _SIZES: dict[str, Any] = {
     "lru_width": 64, "partial_rotary_factor": None, "sliding_window": None, "tie_word_embeddings": None,
 }  # fmt: skip
 _ALTERNATIVES: tuple[dict[str, Any], ...] = (
-    {}, {"num_key_value_heads": 4}, {"num_key_value_heads": 1}, {"head_dim": 32}, {"num_hidden_layers": 4}, {"num_experts_per_tok": 1},
+    {}, {"num_key_value_heads": 4}, {"num_key_value_heads": 1}, {"head_dim": 32}, {"num_hidden_layers": 4},
+    {"num_experts_per_tok": 1},
 )  # fmt: skip
 _OWN: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("gptj", "codegen"), {"rotary_dim": 16}), "gpt_neo": {"attention_types": [[["global"], 2]]},
+    "gptj": {"rotary_dim": 16}, "codegen": {"rotary_dim": 16}, "gpt_neo": {"attention_types": [[["global"], 2]]},
     "mamba2": {"num_heads": 4, "head_dim": 32}, "falcon_h1": {"mamba_d_ssm": 128},
     "reformer": {"axial_pos_embds_dim": [16, 48], "axial_pos_shape": [8, 16], "attn_layers": ["local", "local"]},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"}, "lfm2_moe": {"layer_types": ["full_attention", "conv"]},
@@ -128,11 +129,12 @@ def _random(model: Any) -> Any:
 
 
 def _served(kind: str, folder: Path) -> tuple[str, str]:
+    from tiny_models import drain, request
+
     from pipeline.engine.build import build_engine
     from pipeline.engine.checkpoint import resolve
     from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
     from pipeline.errors import ModelRefused
-    from tiny_models import drain, request
 
     try:
         config = configuration(kind)
@@ -211,11 +213,11 @@ def page(verdicts: Sequence[Verdict]) -> str:
     """The page of the documentation."""
     return f"""# Which models are served
 
-Every causal language model that transformers {transformers.__version__} has, with a tiny random configuration: `make survey` makes this
-table again. *right*: the log-probabilities are those of transformers' own forward pass in float64, to {TOLERANCE:.0e}; the largest
-difference is given. *refused*: one line says why, and nothing is written. *not made*: transformers itself made no model of the
-small numbers that were tried. What a family's larger checkpoints ask for beyond that (a sliding window, scaled rotary embeddings)
-is looked at when a checkpoint is loaded. For a model that is not served, transformers' own `generate` is the way.
+Every causal language model that transformers {transformers.__version__} has, with a tiny random configuration: `make survey` makes
+this table again. *right*: the log-probabilities are those of transformers' own forward pass in float64, to {TOLERANCE:.0e}; the
+largest difference is given. *refused*: one line says why, and nothing is written. *not made*: transformers itself made no model
+of the small numbers that were tried. What a family's larger checkpoints ask for beyond that (a sliding window, scaled rotary
+embeddings) is looked at when a checkpoint is loaded. For a model that is not served, transformers' own `generate` is the way.
 
 {table(verdicts)}
 """

@@ -118,7 +118,7 @@ def _spoil(tensors: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("spoil", [_rename, _drop_one, _drop_a_layer, _add_one, _reshape, _spoil])
-def test_an_adapter_that_fits_in_part_is_refused(
+def test_fault_54_an_adapter_that_fits_in_part_is_refused(
     model: Path, tmp_path: Path, spoil: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> None:
     adapter = write_adapter(model, tmp_path / "adapter", lora("q_proj", "v_proj"))

@@ -92,8 +92,12 @@ def test_heads_that_do_not_fit(folder: Path, changes: dict[str, int], told: str)
     assert told in refusal(folder)
 
 
-@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json"])
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "{", "[]", "\x00", "3", '{"a": ' + "9" * 5000 + "}", "\ufeff{}"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json"]
+)
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 100_000, "{", "[]", "\x00", "3", '{"a": ' + "9" * 5000 + "}", "\ufeff{}"]
+)
 def test_files_of_another_form(folder: Path, name: str, text: str) -> None:
     (folder / name).write_text(text)
     assert refusal(folder).startswith(f"{folder / name}: ")

@@ -66,7 +66,10 @@ def test_a_process_that_ends_is_replaced() -> None:
 @pytest.mark.parametrize(
     ("schema", "name"),
     [
-        ({"properties": {"score": {"type": "integer"}}, "patternProperties": {"^score$": {"type": "integer"}}}, "score"),
+        (
+            {"properties": {"score": {"type": "integer"}}, "patternProperties": {"^score$": {"type": "integer"}}},
+            "score",
+        ),
         ({"items": {"properties": {"ab": {}}, "patternProperties": {"b": {}}}}, "ab"),
         ({"$defs": {"x": {"anyOf": [{"properties": {"n": {}}, "patternProperties": {".": {}}}]}}}, "n"),
     ],
@@ -77,5 +80,9 @@ def test_patterns_that_speak_of_a_declared_property_are_refused(schema: dict[str
 
 
 def test_patterns_of_other_properties_are_served() -> None:
-    schema = {"type": "object", "properties": {"score": {"type": "integer"}}, "patternProperties": {"^x_": {"type": "integer"}}}
+    schema = {
+        "type": "object",
+        "properties": {"score": {"type": "integer"}},
+        "patternProperties": {"^x_": {"type": "integer"}},
+    }
     assert told(check_grammar, {"json_schema": schema}) is None

@@ -284,7 +284,12 @@ def test_a_completion_is_decoded_behind_its_prompt(prompt: list[int], ids: list[
 
 def test_the_first_space_of_a_completion_stays() -> None:
     ids = llama_tokenizer().convert_tokens_to_ids(["\u2581Hello", "\u2581world"])
-    for prompt in (["\u2581yes"], ["<s>", "\u2581no"], ["<s>", "\u2581no", "[/INST]"], ["\u2581no"] * 30 + ["[/INST]"] * 12):
+    for prompt in (
+        ["\u2581yes"],
+        ["<s>", "\u2581no"],
+        ["<s>", "\u2581no", "[/INST]"],
+        ["\u2581no"] * 30 + ["[/INST]"] * 12,
+    ):
         spelled = llama_tokenizer().convert_tokens_to_ids(prompt)
         assert after(spelled, ids, LLAMA)[3] == " Hello world"
         if prompt[-1] != "[/INST]":

@@ -1,4 +1,4 @@
-"""Every causal language model of the installed transformers is served right, or refused in one line; docs/models.md says which."""
+"""Every causal language model of transformers is served right, or refused in one line; docs/models.md says which."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ def test_every_causal_language_model_is_right_or_refused() -> None:
     assert sum(v.outcome == "right" for v in found) >= 50
     assert all("\n" not in v.told for v in found)
     right = {v.kind for v in found if v.outcome == "right"}
-    assert right == set(re.findall(r"^\| `([^`]+)` \| right ", PAGE.read_text(), re.MULTILINE)), "make survey writes the page"
+    assert right == set(re.findall(r"^\| `([^`]+)` \| right ", PAGE.read_text(), re.MULTILINE)), (
+        "make survey writes the page"
+    )
 
 
-@pytest.mark.parametrize(("kind", "outcome"), [("gpt2", "right"), ("qwen3", "right"), ("roberta", "refused"), ("mamba", "refused")])
+@pytest.mark.parametrize(
+    ("kind", "outcome"), [("gpt2", "right"), ("qwen3", "right"), ("roberta", "refused"), ("mamba", "refused")]
+)
 def test_the_survey_itself(kind: str, outcome: str) -> None:
     (verdict,) = survey([kind])
     assert isinstance(verdict, Verdict) and verdict.outcome == outcome, verdict

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import DEMO, FAMILIES, write_model
-from transformers import AutoModelForCausalLM
+from tiny_models import DEMO, FAMILIES, drain, request, write_model
+from transformers import AutoModelForCausalLM, PhiConfig
 
+from pipeline.engine.build import build_engine
 from pipeline.engine.checkpoint import resolve
-from pipeline.engine.config import ModelConfig
+from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.model import load_model
 from pipeline.engine.whole import check_whole
 from pipeline.errors import ModelRefused
@@ -30,7 +31,7 @@ def add(folder: Path, **tensors: torch.Tensor) -> None:
     save_file({**load_file(weights), **tensors}, weights, {"format": "pt"})
 
 
-def test_biases_that_the_configuration_has_no_place_for(tmp_path: Path) -> None:
+def test_fault_54_biases_that_the_configuration_has_no_place_for(tmp_path: Path) -> None:
     config = FAMILIES["llama"]()
     config.attention_bias = True
     write_model(tmp_path, config, 1)
@@ -88,8 +89,6 @@ def test_a_bias_of_one_dimension_is_no_mask(tmp_path: Path) -> None:
 
 def test_infinite_biases_of_the_vocabularys_padding_become_finite(tmp_path: Path) -> None:
     """transformers' `generate` takes them as a probability of 0."""
-    from transformers import PhiConfig
-
     write_model(tmp_path, PhiConfig(
         vocab_size=320, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4,
         max_position_embeddings=64, bos_token_id=0, eos_token_id=0,
@@ -98,15 +97,15 @@ def test_infinite_biases_of_the_vocabularys_padding_become_finite(tmp_path: Path
     model.lm_head.bias.data[300:] = -torch.inf
     model.save_pretrained(tmp_path)
     config = ModelConfig(path=str(tmp_path))
-    from pipeline.engine.build import build_engine
-    from pipeline.engine.config import EngineConfig, StatsConfig
-    from tiny_models import drain, request
-
-    built = build_engine(resolve(config), config, EngineConfig(max_num_seqs="4"), StatsConfig(top_logprobs=3), threads=1)
+    built = build_engine(
+        resolve(config), config, EngineConfig(max_num_seqs="4"), StatsConfig(top_logprobs=3), threads=1
+    )
     rows = [request(f"r{i}", [20, 33 + i], max_tokens=8, ignore_eos=True, temperature=float(i)) for i in range(4)]
     done = drain(built.engine, rows)
     assert all(c.error is None and max(c.token_ids) < 300 for c in done.values())
     with torch.inference_mode():
         ids = done["r0", 0].token_ids
-        exact = model(torch.tensor([[20, 33, *ids]])).logits[0].log_softmax(-1)[1:-1].gather(1, torch.tensor(ids)[:, None])
+        exact = (
+            model(torch.tensor([[20, 33, *ids]])).logits[0].log_softmax(-1)[1:-1].gather(1, torch.tensor(ids)[:, None])
+        )
     assert torch.allclose(torch.from_numpy(done["r0", 0].statistics["token_logprobs"]), exact[:, 0], atol=1e-5)

@@ -113,7 +113,6 @@ def test_fault_4_a_prompt_that_leaves_no_room_is_an_error_with_both_numbers() ->
     assert long.error is not None
     assert long.error.message == "the prompt has 10 tokens, at most 9 fit; see source.on_long_prompt=truncate_left"
 
-
     assert (long.prompt_tokens, fits.prompt_tokens) == (10, 9)
 
 
@@ -124,7 +123,8 @@ def truncated(prompt: str, max_tokens: int = 4, least: int | None = None, length
 
 
 @pytest.mark.parametrize(
-    ("max_tokens", "least", "kept"), [(2, None, 14), (9, None, 12), (50, None, 12), (50, 1, 15), (50, 8, 8), (3, 8, 13), (50, 99, 1)]
+    ("max_tokens", "least", "kept"),
+    [(2, None, 14), (9, None, 12), (50, None, 12), (50, 1, 15), (50, 8, 8), (3, 8, 13), (50, 99, 1)]
 )  # fmt: skip
 def test_fault_4_truncate_left_keeps_the_end_and_the_room_that_was_promised(
     max_tokens: int, least: int | None, kept: int
@@ -145,7 +145,10 @@ def test_a_token_more_never_leaves_much_less_of_a_prompt(length: int, max_tokens
 def test_what_is_cut_keeps_the_beginning_of_text_and_is_told(caplog: pytest.LogCaptureFixture) -> None:
     cut = truncated("\x07" + "abcdefghijklmnopqrstuvwxyz")
     assert cut.prompt_token_ids == (7, *map(ord, "abcdefghijklmnopqrstuvwxyz"[-11:]))
-    assert "1 of 1 prompts were too long and lost their beginning, such as row 'a/x.parquet:0': 12 of 27 tokens" in caplog.text
+    assert (
+        "1 of 1 prompts were too long and lost their beginning, such as row 'a/x.parquet:0': 12 of 27 tokens"
+        in caplog.text
+    )
 
 
 def test_min_completion_tokens_makes_a_prompt_too_long_where_it_is_not_cut() -> None:
@@ -158,7 +161,9 @@ def test_fault_51_a_token_that_the_model_lacks_is_its_rows_error() -> None:
     tokenizer.vocab_size = 100
     good, bad = built({"prompt": ["ABC", "ABz"]}, tokenizer)
     assert code(good) is None and code(bad) == ErrorCode.BAD_TOKEN_ID
-    assert bad.error is not None and bad.error.message == "the tokenizer's token 'z' has id 122; the model has ids 0 to 99"
+    assert (
+        bad.error is not None and bad.error.message == "the tokenizer's token 'z' has id 122; the model has ids 0 to 99"
+    )
     (empty,) = built({"prompt": [""]}, tokenizer, on_empty_prompt="bos")
     assert code(empty) == ErrorCode.BAD_TOKEN_ID
 
