@@ -10,6 +10,8 @@ from typing import Any
 
 from pipeline.errors import ModelRefused
 
+INSTEAD = "docs/models.md lists the families that are served, and transformers' own generate runs the others"
+"""What a user can do whose model is refused."""
 _FULL = {"full_attention", "attention"}
 _SLIDING = "sliding_attention"
 _SHIFTED = frozenset({
@@ -38,19 +40,21 @@ def check_architecture(facts: Mapping[str, Any], path: str) -> None:
         raise ModelRefused(f"{path}: {kind} is an encoder-decoder; only decoder-only causal language models are served")
     if kind in _SHIFTED:
         raise ModelRefused(
-            f"{path}: {kind} counts positions from behind its padding token, which is not served; take a decoder-only model"
+            f"{path}: {kind} counts positions from behind its padding token, which is not served; {INSTEAD}"
         )
     text = {**facts, **(facts.get("text_config") or {})}
     kinds = set(text.get("layer_types") or ())
     other = sorted(kinds - _FULL - {_SLIDING})
     if other or (_SLIDING in kinds and not text.get("sliding_window")):
         raise ModelRefused(
-            f"{path}: {kind} has layers of the kind {(other or [_SLIDING])[0]}; only full attention is served"
+            f"{path}: {kind} has layers of the kind {(other or [_SLIDING])[0]}; only full attention is served; {INSTEAD}"
         )
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
     for one in (rope, *(value for value in rope.values() if isinstance(value, dict))):
         if one.get("rope_type", one.get("type")) in ("dynamic", "longrope"):
-            raise ModelRefused(f"{path}: {kind} changes its rotary embedding with the length; that is not served")
+            raise ModelRefused(
+                f"{path}: {kind} changes its rotary embedding with the length, which is not served; {INSTEAD}"
+            )
 
 
 def window(text: Mapping[str, Any]) -> int | None:

@@ -115,6 +115,10 @@ def resolve(config: ModelConfig) -> Checkpoint:
     directory = _locate(config.path, config.revision, "model.path")
     tokenizer = directory if config.tokenizer is None else _locate(config.tokenizer, None, "model.tokenizer")
     adapter = None if config.adapter is None else _locate(config.adapter, None, "model.adapter")
+    if (directory / "adapter_config.json").is_file():
+        raise ModelRefused(
+            f"model.path={config.path}: is a PEFT adapter: name its base model with model.path, and this with model.adapter"
+        )
     try:
         facts = read_facts(directory / "config.json", CONFIG)
     except FileNotFoundError:

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from pipeline.engine.adapter import merge_adapter
+from pipeline.engine.architecture import INSTEAD
 from pipeline.engine.attention import IMPLEMENTATION, choose
 from pipeline.engine.checkpoint import UNKNOWN_CONTEXT, Checkpoint
 from pipeline.engine.config import ModelConfig
@@ -132,10 +133,15 @@ def load_model(
             kernels, linears = exchange(
                 model, max_len or context, int8=config.quantization == "int8", deterministic=deterministic
             )
-        except (TypeError, ValueError, AttributeError) as error:  # rotary embeddings that are asked in another way
+        except (
+            TypeError,
+            ValueError,
+            AttributeError,
+            LookupError,
+        ) as error:  # rotary embeddings that are asked in another way
             raise ModelRefused(
-                f"{checkpoint.directory}: {model.config.model_type}: its parts cannot be exchanged, so it is not served: "
-                f"{' '.join(str(error).split())[:200]}"
+                f"{checkpoint.directory}: {model.config.model_type} is not served: its rotary embedding or another part cannot "
+                f"be exchanged: {' '.join(str(error).split())[:200]}; {INSTEAD}"
             ) from error
         check_attention(
             model,
@@ -184,15 +190,15 @@ def _heads(text: Any, checkpoint: Checkpoint) -> tuple[int, int, int]:
     except Exception as error:  # a configuration may have an exception of its own for it
         kind = checkpoint.config.get("model_type", "unknown")
         raise ModelRefused(
-            f"{checkpoint.directory}: {kind} does not have the same attention heads in every layer; that is not served"
+            f"{checkpoint.directory}: {kind} does not have the same attention heads in every layer, which is not served; "
+            f"{INSTEAD}"
         ) from error
 
 
 def _fixed_attention(checkpoint: Checkpoint) -> ModelRefused:
     kind = checkpoint.config.get("model_type", "unknown")
     return ModelRefused(
-        f"{checkpoint.directory}: {kind} does not let its attention be exchanged, so it is not served; take a model of "
-        "another family (docs/models.md lists those that are), or transformers' own generate"
+        f"{checkpoint.directory}: {kind} does not let its attention be exchanged, so it is not served; {INSTEAD}"
     )
 
 

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, PreTrainedModel
 
+from pipeline.engine.architecture import INSTEAD
 from pipeline.engine.linear import MIN_ROWS, PackedLinear
 from pipeline.errors import ModelRefused
 
@@ -52,15 +53,17 @@ def check_attention(
     kind = model.config.model_type
     if [getattr(call.layer, "layer_idx", None) for call in calls] != list(range(layers)):
         raise ModelRefused(
-            f"{kind}: attends {len(calls)} times in {layers} layers; only models that attend once in every layer are served"
+            f"{kind}: attends {len(calls)} times in {layers} layers; only models that attend once in every layer "
+            f"are served; {INSTEAD}"
         )
     query, key = ((1, n, MIN_ROWS, head_dim) for n in (heads, kv_heads))
     for call in calls:
         if call.shapes != (query, key, key):
             told = ", ".join("x".join(str(n) for n in (shape[1], *shape[3:])) for shape in call.shapes)
             raise ModelRefused(
-                f"{kind}: queries, keys and values of layer {call.layer.layer_idx} have {told} heads x elements, where its "
-                f"configuration means {heads}x{head_dim}, {kv_heads}x{head_dim} and as many; that is not served"
+                f"{kind}: makes keys and values in a way of its own, which is not served: queries, keys and values of layer "
+                f"{call.layer.layer_idx} have {told} heads x elements, where its configuration means {heads}x{head_dim}, "
+                f"{kv_heads}x{head_dim} and as many; {INSTEAD}"
             )
         if getattr(call.layer, "is_causal", True) is False:
             raise ModelRefused(
@@ -73,7 +76,7 @@ def check_attention(
             )
         if call.masked:
             raise ModelRefused(
-                f"{kind}: attends through a mask of its own, beyond causality; only full attention is served"
+                f"{kind}: attends through a mask of its own, beyond causality; only full attention is served; {INSTEAD}"
             )
 
 
@@ -97,11 +100,15 @@ def _recorded(model: PreTrainedModel) -> list[_Call]:
         raise
     except Exception as error:  # whatever a model's own code raises
         what = " ".join(str(error).split())[:200]
-        raise ModelRefused(f"{model.config.model_type}: cannot be run as the engine runs models: {what}") from error
+        raise ModelRefused(
+            f"{model.config.model_type}: is not served: its layers cannot be run as the engine runs models: {what}; {INSTEAD}"
+        ) from error
     finally:
         model.set_attn_implementation(before)
     if given.rows != own.rows:
-        raise ModelRefused(f"{model.config.model_type}: counts positions in a way of its own; that is not served")
+        raise ModelRefused(
+            f"{model.config.model_type}: counts positions in a way of its own, which is not served; {INSTEAD}"
+        )
     return calls
 
 

@@ -36,6 +36,8 @@ def check_whole(folder: Path, report: Mapping[str, Any]) -> None:
     mismatched = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in report["mismatched_keys"])
     if mismatched:
         raise ModelRefused(f"{folder}: {_some(mismatched)} has another shape than config.json asks for")
+    if report.get("error_msgs"):
+        raise ModelRefused(f"{folder}: {' '.join(str(report['error_msgs'][0]).split())[:200]}")
     left = sorted(name for name in report["unexpected_keys"] if not _COMPUTED.search(name))
     if any(_MASK.search(name) for name in left):
         dimensions = _dimensions(folder)

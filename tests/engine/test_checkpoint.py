@@ -129,6 +129,12 @@ def test_what_stands_in_a_part_of_the_configuration_is_read_there() -> None:
     assert (nested.vocab_size, nested.context_length) == (9, 77)
 
 
+def test_an_adapter_in_the_place_of_a_model_is_told(folder: Path) -> None:
+    """transformers would fetch the base model that it names."""
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    assert "is a PEFT adapter: name its base model with model.path, and this with model.adapter" in refusal(folder)
+
+
 @pytest.mark.parametrize("kind", ["PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "CPT", "XLORA"])
 def test_adapters_that_cannot_be_merged_are_refused_by_name(folder: Path, tmp_path: Path, kind: str) -> None:
     adapter = tmp_path / "adapter"
