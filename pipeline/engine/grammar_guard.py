@@ -6,6 +6,7 @@ It does not know what a grammar means; `grammar_child` is the other side.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import json
 import os
@@ -87,6 +88,7 @@ class _Guard:
         if child is not None:
             child.kill()
             for pipe in (child.stdin, child.stdout):
-                if pipe is not None:
-                    pipe.close()
+                with contextlib.suppress(BrokenPipeError):  # of what was not sent yet
+                    if pipe is not None:
+                        pipe.close()
             child.wait()

@@ -49,6 +49,13 @@ def test_fault_52_a_grammar_that_takes_too_long_costs_its_row_alone(monkeypatch:
         guard.end()
 
 
+def test_fault_52_a_grammar_that_takes_minutes_does_not() -> None:
+    """Its automaton has a state for each remainder."""
+    message = told(check_in_time, {"json_schema": {"type": "integer", "multipleOf": 99_999_989}})
+    assert message is not None and "\n" not in message
+    assert told(check_in_time, {"regex": "a"}) is None
+
+
 def test_a_process_that_ends_is_replaced() -> None:
     guard, plain = _Guard(), json.dumps({"regex": "a"})
     try:
