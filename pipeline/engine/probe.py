@@ -112,12 +112,12 @@ def _recorded(model: PreTrainedModel) -> list[_Call]:
     return calls
 
 
-class _Lookups(TorchDispatchMode):
+class _Lookups(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down which rows of embeddings are read."""
 
     def __init__(self) -> None:
         """Start with none."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.rows: list[list[int]] = []
 
     def __torch_dispatch__(
