@@ -60,15 +60,14 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
 def _untie(model: PreTrainedModel, saved: dict[str, Any]) -> None:
     """Give the output layer a weight of its own, if the adapter changes it or the embedding, and both are one tensor."""
-    inputs: Any = model.get_input_embeddings()
-    outputs: Any = model.get_output_embeddings()
+    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if outputs is None or inputs.weight is not outputs.weight:
         return
     names = [name for name, module in model.named_modules() if module is inputs or module is outputs]
     if any(f".{name}." in key for key in saved for name in names):
         outputs.weight = torch.nn.Parameter(outputs.weight.detach().clone(), requires_grad=False)
-        for config in (model.config, model.config.get_text_config()):
-            config.tie_word_embeddings = False
+        whole: Any = model.config
+        whole.tie_word_embeddings = whole.get_text_config().tie_word_embeddings = False
 
 
 def _check_whole(folder: Path, saved: dict[str, Any], loaded: dict[str, Any], everything: dict[str, Any]) -> None:
