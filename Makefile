@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test fuzz simulate chaos image-test metrics-test lint format bench bench-levels quality scale clean
+.PHONY: help install demo test fuzz simulate chaos survey image-test metrics-test lint format bench bench-levels quality scale clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -33,6 +33,10 @@ chaos: install  ## kill processes of real runs at random, and compare bytes; RUN
 
 metrics-test: install  ## run Prometheus beside real jobs; needs prometheus and promtool on PATH, and ray[default]
 	$(BIN)/python docker/monitoring/check.py
+
+survey: install  ## try every causal language model of transformers, tiny and random; writes docs/models.md
+	PYTHONPATH=tests/engine $(BIN)/python tests/engine/survey.py
+	$(BIN)/python -m pytest -m slow tests/engine/test_survey.py
 
 image-test:  ## build the image with buildah on the base image BASE=, and run the demo in it; docker/README.md
 	docker/image_test.sh $(BASE)

@@ -51,7 +51,8 @@ class PromptRow:
     """An input row made ready: what to generate from, or why that cannot be.
 
     `prompt` is the rendered text (null when the input is token ids, or on an error before rendering);
-    `prompt_token_ids` is empty exactly when `error` is set.
+    `prompt_token_ids` is empty exactly when `error` is set. `prompt_length` is the number of the prompt's tokens before any
+    was cut off, 0 where they are not known.
     """
 
     row_id: str
@@ -59,6 +60,17 @@ class PromptRow:
     prompt_token_ids: tuple[int, ...]
     sampling: SamplingParams
     error: RowError | None = None
+    prompt_length: int = 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens that the model read, or of the prompt that it could not read."""
+        return len(self.prompt_token_ids) if self.error is None else self.prompt_length
+
+    @property
+    def cut(self) -> int:
+        """Tokens of the prompt that were cut off to make it fit."""
+        return 0 if self.error is not None else max(0, self.prompt_length - len(self.prompt_token_ids))
 
     def requests(self) -> list[Request]:
         """One request a sample; none for a row with an error."""

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 from pipeline.engine.checkpoint import resolve
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.guarded import GuardedEngine, named
-from pipeline.engine.structured import check_grammar
 from pipeline.errors import PromptmillError, WorkerFailed
 from pipeline.output.config import OutputConfig
 from pipeline.output.environment import environment, identity
@@ -108,7 +107,7 @@ class Worker:
         self._environment = identity({**environment(), **self.facts})
         self._engine = GuardedEngine(built.engine, built.renew, _probe(job.sampling, built.tokenizer))
         builder = RowBuilder(
-            job.source, job.sampling, built.tokenizer, built.max_model_len, job.plan.files, check=check_grammar
+            job.source, job.sampling, built.tokenizer, built.max_model_len, job.plan.files, check=built.check
         )
         self._rows = ShardRows(job.source, builder, job.plan.files, job.columns)
         self._prepared: queue.SimpleQueue[_OpenShard | None] = queue.SimpleQueue()

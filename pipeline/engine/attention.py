@@ -28,7 +28,8 @@ from pipeline.errors import ModelRefused
 IMPLEMENTATION = "promptmill_slots"
 TRITON = "triton"
 """The way of attention that steps of fixed shape need."""
-_UNSERVED = ("sliding_window", "softcap", "s_aux", "position_bias")
+_UNSERVED = ("softcap", "s_aux", "position_bias")
+"""Options that change what attention computes. A sliding window is looked at when a model is loaded."""
 
 
 class StepLayout(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,13 +21,16 @@ from pipeline.engine.checkpoint import Checkpoint, model_len
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.continuous import ContinuousEngine
 from pipeline.engine.gpu.memory import card_bytes, plan_card
+from pipeline.engine.grammar_guard import check_in_time
 from pipeline.engine.kv_cache import block_bytes
 from pipeline.engine.linear import PackedLinear
 from pipeline.engine.memory import MemoryPlan, available_bytes, likely_blocks, plan_memory
 from pipeline.engine.model import LoadedModel, load_model
 from pipeline.engine.runner import ModelRunner
 from pipeline.engine.static import StaticEngine
-from pipeline.engine.tokenizer import Tokenizer, load_tokenizer
+from pipeline.engine.structured import Grammars
+from pipeline.engine.tokenizer import Tokenizer, end_tokens, load_tokenizer
+from pipeline.types import SamplingParams
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,7 @@ class BuiltEngine:
         engine: The engine.
         tokenizer: The model's tokenizer.
         max_model_len: Longest prompt plus generation.
+        check: Raises a `ValueError` with the reason if a row's sampling parameters cannot be followed.
         renew: Makes another engine around the same model, empty; the one before must not be held any more.
         facts: What the identity of the output's bytes rests on here, for the manifest: processor, kernels, type, threads.
     """
@@ -60,6 +64,7 @@ class BuiltEngine:
     engine: Engine
     tokenizer: Tokenizer
     max_model_len: int
+    check: Callable[[SamplingParams], None]
     facts: dict[str, Any]
     renew: Callable[[], Engine]
 
@@ -174,6 +179,7 @@ def build_engine(
         deterministic=engine.deterministic,
     )  # fmt: skip
     tokenizer = load_tokenizer(checkpoint.tokenizer, loaded.vocab_size)
+    loaded = replace(loaded, eos_token_ids=end_tokens(loaded.eos_token_ids, tokenizer))
     parts = _Parts(loaded, tokenizer, stats, engine, max_len, expected, memory_share)
     memory = parts.plan()
     built = ENGINES[engine.name](parts, memory)
@@ -186,4 +192,10 @@ def build_engine(
         "batch_invariant": loaded.batch_invariant, "threads": torch.get_num_threads(), "max_num_seqs": memory.sequences,
         "kv_blocks": memory.blocks, "engine": engine.name, **(gpu.facts() if device == "cuda" else {}),
     }  # fmt: skip
-    return BuiltEngine(built, tokenizer, max_len, facts, lambda: ENGINES[engine.name](parts, memory))
+    grammars = Grammars(tokenizer, loaded.vocab_size, loaded.eos_token_ids, 1)
+
+    def check(sampling: SamplingParams) -> None:
+        grammars.check(sampling)
+        check_in_time(sampling)
+
+    return BuiltEngine(built, tokenizer, max_len, check, facts, lambda: ENGINES[engine.name](parts, memory))

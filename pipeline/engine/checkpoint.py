@@ -6,7 +6,6 @@ It reads no weights into memory and does not import torch: the driver asks it be
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,16 +13,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.architecture import check_architecture, window
 from pipeline.engine.config import EngineConfig, ModelConfig
+from pipeline.engine.facts import ADAPTER, CONFIG, GENERATION, INDEX, TOKENIZER, read_facts
 from pipeline.errors import ModelRefused
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "tokenizer.model", "spiece.model", "chat_template.jinja",
 )  # fmt: skip
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 UNKNOWN_CONTEXT = 2048
 """Context length taken when a model's configuration does not tell."""
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+_UNMERGED = frozenset({
+    "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE", "ADAPTION_PROMPT", "XLORA",
+})  # fmt: skip
+"""Kinds of adapters that put tokens or layers of their own beside the model's weights."""
 _BLOB = re.compile(r"[0-9a-f]{64}")
 
 
@@ -44,11 +50,22 @@ class Checkpoint:
     config: dict[str, Any]
 
     @property
+    def text(self) -> dict[str, Any]:
+        """What the configuration says of the language model, which stands in a part of it where there are other models."""
+        return {**self.config, **(self.config.get("text_config") or {})}
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Number of tokens, or None when its configuration does not tell."""
+        size = self.text.get("vocab_size")
+        return None if size is None else int(size)
+
+    @property
     def context_length(self) -> int | None:
-        """The longest sequence the model was made for, or null when its configuration does not tell."""
+        """The longest sequence the model was made for, or None when its configuration does not tell."""
         for key in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
-            if isinstance(self.config.get(key), int):
-                return int(self.config[key])
+            if isinstance(self.text.get(key), int):
+                return int(self.text[key])
         return None
 
     @property
@@ -70,14 +87,22 @@ def model_len(checkpoint: Checkpoint, config: EngineConfig) -> int:
     """Longest prompt plus generation: the model's context, or `engine.max_model_len` if that is less.
 
     Raises:
-        ModelRefused: If more is asked for than the model was made for.
+        ModelRefused: If more is asked for than the model was made for, or than its sliding window lets it see.
     """
     context = checkpoint.context_length
     if context is not None and (config.max_model_len or 0) > context:
         raise ModelRefused(
             f"engine.max_model_len={config.max_model_len}: the model was made for {context} tokens at most"
         )
-    return config.max_model_len or context or UNKNOWN_CONTEXT
+    longest = config.max_model_len or context or UNKNOWN_CONTEXT
+    seen = window(checkpoint.text)
+    if seen is not None and longest > seen:
+        kind = checkpoint.config.get("model_type", "unknown")
+        raise ModelRefused(
+            f"{checkpoint.directory}: {kind} attends through a sliding window; only full attention is served, which it is up "
+            f"to engine.max_model_len={seen}"
+        )
+    return longest
 
 
 def resolve(config: ModelConfig) -> Checkpoint:
@@ -90,8 +115,21 @@ def resolve(config: ModelConfig) -> Checkpoint:
     directory = _locate(config.path, config.revision, "model.path")
     tokenizer = directory if config.tokenizer is None else _locate(config.tokenizer, None, "model.tokenizer")
     adapter = None if config.adapter is None else _locate(config.adapter, None, "model.adapter")
-    facts = _read_json(directory / "config.json", config.path)
-    _check_architecture(facts, config.path)
+    if (directory / "adapter_config.json").is_file():
+        raise ModelRefused(
+            f"model.path={config.path}: is a PEFT adapter: name its base model with model.path, and this with model.adapter"
+        )
+    try:
+        facts = read_facts(directory / "config.json", CONFIG)
+    except FileNotFoundError:
+        raise ModelRefused(f"{config.path}: has no config.json, so it is not a transformers model") from None
+    check_architecture(facts, config.path)
+    for path, rules in (
+        (directory / "generation_config.json", GENERATION), (tokenizer / "tokenizer_config.json", TOKENIZER),
+        (tokenizer / "special_tokens_map.json", {}), (directory / "model.safetensors.index.json", INDEX),
+    ):  # fmt: skip
+        if path.is_file():
+            read_facts(path, rules)
     for folder in (directory, adapter):
         if folder is not None and not list(folder.glob("*.safetensors")):
             others = sorted(
@@ -101,6 +139,8 @@ def resolve(config: ModelConfig) -> Checkpoint:
             raise ModelRefused(
                 f"{folder}: has {has}; convert it to safetensors (save_pretrained writes that) and try again"
             )
+    if adapter is not None:
+        _check_adapter(adapter)
     if not any(
         (tokenizer / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
     ):
@@ -140,23 +180,20 @@ def _locate(path: str, revision: str | None, key: str) -> Path:
         raise ModelRefused(f"{key}={path}: cannot be fetched from the hub: {_one_line(error)}") from None
 
 
-def _check_architecture(facts: dict[str, Any], path: str) -> None:
-    """Refuse by name what the engine cannot serve, before any weight is read."""
-    if "auto_map" in facts:
+def _check_adapter(folder: Path) -> None:
+    """Refuse an adapter that cannot become part of the model's weights."""
+    try:
+        facts = read_facts(folder / "adapter_config.json", ADAPTER)
+    except FileNotFoundError:
+        raise ModelRefused(f"{folder}: has no adapter_config.json, so it is not a PEFT adapter") from None
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise ModelRefused(f"{folder}: has no {ADAPTER_WEIGHTS}, so it is not a PEFT adapter")
+    kind = facts.get("peft_type")
+    if kind is None or kind in _UNMERGED:
+        what = "has no peft_type" if kind is None else f"peft_type={kind}: adds no weights to those of the model"
         raise ModelRefused(
-            f"{path}: needs code of its own (auto_map in config.json), which is never run; use a model of transformers"
+            f"{folder / 'adapter_config.json'}: {what}; only adapters that can be merged, such as LoRA, are served"
         )
-    kind = facts.get("model_type", "unknown")
-    if facts.get("is_encoder_decoder"):
-        raise ModelRefused(f"{path}: {kind} is an encoder-decoder; only decoder-only causal language models are served")
-    other = sorted(set(facts.get("layer_types") or ()) - {"full_attention"})
-    if other:
-        raise ModelRefused(f"{path}: {kind} has layers of the kind {other[0]}; only full attention is served")
-    if facts.get("sliding_window") and facts.get("use_sliding_window", True):
-        raise ModelRefused(f"{path}: {kind} attends through a sliding window; only full attention is served")
-    rope = facts.get("rope_parameters") or facts.get("rope_scaling") or {}
-    if isinstance(rope, dict) and rope.get("rope_type", rope.get("type")) in ("dynamic", "longrope"):
-        raise ModelRefused(f"{path}: {kind} changes its rotary embedding with the length; that is not served")
 
 
 def _model_files(folder: Path, config: str = "config.json") -> Iterable[Path]:
@@ -171,18 +208,6 @@ def _sha256(path: Path) -> str:
         return target.name
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_json(path: Path, model: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ModelRefused(f"{model}: has no config.json, so it is not a transformers model") from None
-    except (OSError, ValueError) as error:
-        raise ModelRefused(f"{path}: cannot be read: {_one_line(error)}") from None
-    if not isinstance(content, dict):
-        raise ModelRefused(f"{path}: is not a JSON object")
-    return content
 
 
 def _one_line(error: BaseException) -> str:

@@ -10,16 +10,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from pipeline.engine.adapter import merge_adapter
+from pipeline.engine.architecture import INSTEAD
 from pipeline.engine.attention import IMPLEMENTATION, choose
 from pipeline.engine.checkpoint import UNKNOWN_CONTEXT, Checkpoint
 from pipeline.engine.config import ModelConfig
 from pipeline.engine.exchange import exchange
 from pipeline.engine.linear import ROW_UNITS
 from pipeline.engine.probe import check_attention
+from pipeline.engine.whole import check_whole
 from pipeline.errors import ModelRefused
 
 logger = logging.getLogger(__name__)
@@ -105,33 +107,50 @@ def load_model(
             attn_implementation="sdpa" if plain else IMPLEMENTATION,
             use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True,
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # of whatever kind the model's code and the configuration's checks raise
         if error.args == (IMPLEMENTATION,):  # looked up among a model's own, fixed ones
             raise _fixed_attention(checkpoint) from None
         raise ModelRefused(f"{checkpoint.directory}: cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     model: PreTrainedModel = loaded[0]
-    lacking: set[str] = loaded[1]["missing_keys"]
-    if lacking:  # transformers fills them with random numbers, other ones in each replica
-        raise ModelRefused(f"{checkpoint.directory}: its weights lack {min(lacking)}")
-    if checkpoint.adapter is not None:
-        model = _merge_adapter(model, checkpoint)
+    check_whole(checkpoint.directory, loaded[1])
     if not getattr(model, "_supports_attention_backend", False):
         raise _fixed_attention(checkpoint)
+    if checkpoint.adapter is not None:
+        model = merge_adapter(model, checkpoint.adapter)
+    _finite_bias(model)
     model.eval().requires_grad_(False).to(where)  # type: ignore[no-untyped-call]
     text = model.config.get_text_config()
     context = checkpoint.context_length or UNKNOWN_CONTEXT
-    heads = text.num_attention_heads
-    kv_heads = getattr(text, "num_key_value_heads", None) or heads
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
+    heads, kv_heads, head_dim = _heads(text, checkpoint)
     dtype_of = model.dtype
     kv_dtype = dtype_of if plain or config.kv_cache_dtype == "auto" else getattr(torch, config.kv_cache_dtype)
     kernels: dict[str, int] = {}
     attention, exact = "", False
     if not plain:
-        kernels, linears = exchange(
-            model, max_len or context, int8=config.quantization == "int8", deterministic=deterministic
+        try:
+            kernels, linears = exchange(
+                model, max_len or context, int8=config.quantization == "int8", deterministic=deterministic
+            )
+        except (
+            TypeError,
+            ValueError,
+            AttributeError,
+            LookupError,
+        ) as error:  # rotary embeddings that are asked in another way
+            raise ModelRefused(
+                f"{checkpoint.directory}: {model.config.model_type} is not served: its rotary embedding or another part cannot "
+                f"be exchanged: {' '.join(str(error).split())[:200]}; {INSTEAD}"
+            ) from error
+        check_attention(
+            model,
+            layers=text.num_hidden_layers,
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            max_len=max_len or context,
         )
-        check_attention(model, layers=text.num_hidden_layers, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
         attention, rows_apart = choose(heads, kv_heads, head_dim, dtype_of, kv_dtype, where)
         exact = linears and rows_apart
         if not exact and (deterministic or where.type == "cpu"):
@@ -158,9 +177,29 @@ def set_precision(*, tf32: bool) -> None:
     matmul.allow_fp16_reduced_precision_reduction = False
 
 
+def _heads(text: Any, checkpoint: Checkpoint) -> tuple[int, int, int]:
+    """Query heads, key and value heads, and elements a head.
+
+    Raises:
+        ModelRefused: If the configuration does not tell, as when layers differ.
+    """
+    try:
+        heads = int(text.num_attention_heads)
+        kv_heads = int(getattr(text, "num_key_value_heads", None) or heads)
+        return heads, kv_heads, int(getattr(text, "head_dim", None) or text.hidden_size // heads)
+    except Exception as error:  # a configuration may have an exception of its own for it
+        kind = checkpoint.config.get("model_type", "unknown")
+        raise ModelRefused(
+            f"{checkpoint.directory}: {kind} does not have the same attention heads in every layer, which is not served; "
+            f"{INSTEAD}"
+        ) from error
+
+
 def _fixed_attention(checkpoint: Checkpoint) -> ModelRefused:
     kind = checkpoint.config.get("model_type", "unknown")
-    return ModelRefused(f"{checkpoint.directory}: {kind} does not let its attention be exchanged; it is not served")
+    return ModelRefused(
+        f"{checkpoint.directory}: {kind} does not let its attention be exchanged, so it is not served; {INSTEAD}"
+    )
 
 
 def _let_go_of_file(model: PreTrainedModel) -> None:
@@ -176,16 +215,12 @@ def _eos_token_ids(model: PreTrainedModel) -> frozenset[int]:
     return frozenset(() if ids is None else [ids] if isinstance(ids, int) else ids)
 
 
-def _merge_adapter(model: PreTrainedModel, checkpoint: Checkpoint) -> PreTrainedModel:
-    """Add a LoRA adapter's weights into the model's own."""
-    try:
-        from peft import PeftModel
-    except ImportError:
-        raise ModelRefused("model.adapter: needs the peft package: pip install peft") from None
-    try:
-        merged = PeftModel.from_pretrained(model, str(checkpoint.adapter)).merge_and_unload()
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelRefused(
-            f"{checkpoint.adapter}: the adapter does not fit the model: {' '.join(str(error).split())[:200]}"
-        ) from error
-    return merged  # type: ignore[no-any-return]
+def _finite_bias(model: PreTrainedModel) -> None:
+    """Put a finite number in place of -inf in the output layer's bias, where it masks the padding of the vocabulary.
+
+    Those tokens have a probability of 0 all the same, and what is not finite can be taken for a defect of the weights.
+    """
+    output = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    bias = getattr(output, "bias", None)
+    if isinstance(bias, torch.Tensor):
+        bias.data.masked_fill_(bias.data == -torch.inf, torch.finfo(bias.dtype).min / 2)

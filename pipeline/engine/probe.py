@@ -6,24 +6,37 @@ look ahead. It does not know the cache; what is asked of the attention functions
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, PreTrainedModel
 
+from pipeline.engine.architecture import INSTEAD
 from pipeline.engine.linear import MIN_ROWS, PackedLinear
 from pipeline.errors import ModelRefused
 
 _RECORDER = "promptmill_recorder"
-_Call = tuple[nn.Module, tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-"""The layer, and the shapes of its query, key and value."""
 
 
-def check_attention(model: PreTrainedModel, *, layers: int, heads: int, kv_heads: int, head_dim: int) -> None:
-    """Check that every layer attends once, backwards only, with queries, keys and values of the shapes that are expected.
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What an attention function was called with: the layer, the shapes of query, key and value, and what else matters."""
+
+    layer: nn.Module
+    shapes: tuple[tuple[int, ...], ...]
+    window: int | None
+    masked: bool
+
+
+def check_attention(
+    model: PreTrainedModel, *, layers: int, heads: int, kv_heads: int, head_dim: int, max_len: int
+) -> None:
+    """Check that every layer attends once, to all that came before, with queries, keys and values of the shapes expected.
 
     Args:
         model: The model as it will run, with its attention exchangeable.
@@ -31,27 +44,39 @@ def check_attention(model: PreTrainedModel, *, layers: int, heads: int, kv_heads
         heads: Query heads a layer.
         kv_heads: Key and value heads a layer.
         head_dim: Elements a head, of queries, keys and values alike.
+        max_len: Longest sequence that will be run.
 
     Raises:
         ModelRefused: If it does not.
     """
     calls = _recorded(model)
     kind = model.config.model_type
-    if [getattr(layer, "layer_idx", None) for layer, *_ in calls] != list(range(layers)):
+    if [getattr(call.layer, "layer_idx", None) for call in calls] != list(range(layers)):
         raise ModelRefused(
-            f"{kind}: attends {len(calls)} times in {layers} layers; only models that attend once in every layer are served"
+            f"{kind}: attends {len(calls)} times in {layers} layers; only models that attend once in every layer "
+            f"are served; {INSTEAD}"
         )
     query, key = ((1, n, MIN_ROWS, head_dim) for n in (heads, kv_heads))
-    for layer, *shapes in calls:
-        if shapes != [query, key, key]:
-            told = ", ".join("x".join(str(n) for n in (shape[1], *shape[3:])) for shape in shapes)
+    for call in calls:
+        if call.shapes != (query, key, key):
+            told = ", ".join("x".join(str(n) for n in (shape[1], *shape[3:])) for shape in call.shapes)
             raise ModelRefused(
-                f"{kind}: queries, keys and values of layer {layer.layer_idx} have {told} heads x elements, where its "
-                f"configuration means {heads}x{head_dim}, {kv_heads}x{head_dim} and as many; that is not served"
+                f"{kind}: makes keys and values in a way of its own, which is not served: queries, keys and values of layer "
+                f"{call.layer.layer_idx} have {told} heads x elements, where its configuration means {heads}x{head_dim}, "
+                f"{kv_heads}x{head_dim} and as many; {INSTEAD}"
             )
-        if getattr(layer, "is_causal", True) is False:
+        if getattr(call.layer, "is_causal", True) is False:
             raise ModelRefused(
                 f"{kind}: attends to tokens that follow; only decoder-only causal language models are served"
+            )
+        if call.window is not None and call.window < max_len:
+            raise ModelRefused(
+                f"{kind}: layer {call.layer.layer_idx} attends through a sliding window; only full attention is served, which "
+                f"it is up to engine.max_model_len={call.window}"
+            )
+        if call.masked:
+            raise ModelRefused(
+                f"{kind}: attends through a mask of its own, beyond causality; only full attention is served; {INSTEAD}"
             )
 
 
@@ -63,16 +88,45 @@ def _recorded(model: PreTrainedModel) -> list[_Call]:
     AttentionInterface.register(_RECORDER, _record)
     model.set_attn_implementation(_RECORDER)
     ids = torch.zeros(1, MIN_ROWS, dtype=torch.long, device=model.device)
+    given, own = _Lookups(), _Lookups()
     try:
         positions = torch.arange(MIN_ROWS, device=model.device)[None]
         with _without_products(model):
-            model(input_ids=ids, position_ids=positions, use_cache=False, layout=calls)
+            with own:
+                model(input_ids=ids, use_cache=False, layout=[])
+            with given:
+                model(input_ids=ids, position_ids=positions, use_cache=False, layout=calls)
+    except ModelRefused:
+        raise
     except Exception as error:  # whatever a model's own code raises
         what = " ".join(str(error).split())[:200]
-        raise ModelRefused(f"{model.config.model_type}: cannot be run as the engine runs models: {what}") from error
+        raise ModelRefused(
+            f"{model.config.model_type}: is not served: its layers cannot be run as the engine runs models: {what}; {INSTEAD}"
+        ) from error
     finally:
         model.set_attn_implementation(before)
+    if given.rows != own.rows:
+        raise ModelRefused(
+            f"{model.config.model_type}: counts positions in a way of its own, which is not served; {INSTEAD}"
+        )
     return calls
+
+
+class _Lookups(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes down which rows of embeddings are read."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.rows: list[list[int]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Note the indices of a lookup, and have it computed as ever."""
+        if func is torch.ops.aten.embedding.default:
+            self.rows.append(args[1].flatten().tolist())
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
@@ -93,12 +147,15 @@ def _record(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
     *_: Any,
     layout: list[_Call] | None = None,
+    sliding_window: int | None = None,
     **__: Any,
 ) -> tuple[torch.Tensor, None]:
     """Stand for an attention function."""
     if layout is None:
         raise ValueError("its attention is not handed the step's layout")
-    layout.append((module, tuple(query.shape), tuple(key.shape), tuple(value.shape)))
+    shapes = tuple(tuple(x.shape) for x in (query, key, value))
+    layout.append(_Call(module, shapes, sliding_window, attention_mask is not None))
     return value.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1]), None

@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.engine.structured import Matcher
-from pipeline.engine.tokenizer import Tokenizer
+from pipeline.engine.tokenizer import REPLACEMENT, Tokenizer
 from pipeline.types import FinishReason, Request
 
-_REPLACEMENT = "\ufffd"
+_VISIBLE = "a"
+"""A text that stands for a prompt that leaves none, where each token's own bytes are wanted."""
 
 
 class StopWatch:
     """Follows one completion token by token.
 
-    Text is decoded piece by piece, each with the piece before it as context. A piece that ends within a character is decoded
-    again with the next one, and searched up to that character.
+    Text is decoded piece by piece, each with the piece before it as context; the first piece's context is the prompt's end.
+    A piece that ends within a character is decoded again with the next one, and searched up to that character. A stop string
+    that is a special token, which leaves no text, is an end token; one that contains such a token is looked for in the text
+    with special tokens.
     """
 
     def __init__(
@@ -30,8 +33,16 @@ class StopWatch:
         self._max_new, self._min_new = max_new, min(sampling.min_tokens, max_new)
         self._stop = list(sampling.stop)
         self._overlap = max(map(len, self._stop), default=1) - 1
-        self.end_ids = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else eos_token_ids)
+        tokens = {text: tokenizer.special_id(text) for text in self._stop}
+        spelled = frozenset(i for i in tokens.values() if i is not None)
+        self._special = any(i is None and tokenizer.has_special(text) for text, i in tokens.items())
+        self.end_ids = (
+            frozenset(sampling.stop_token_ids) | spelled | (frozenset() if sampling.ignore_eos else eos_token_ids)
+        )
         self._tokenizer, self.grammar = tokenizer, grammar
+        self._prompt = tokenizer.context(request.prompt_token_ids)
+        if grammar is not None and not tokenizer.decode(self._prompt):
+            self._prompt = tuple(tokenizer.spell(_VISIBLE))  # the text has to be what the grammar took
         self._context = self._decoded = 0  # ids[context:decoded] is the context of what comes next
         self._tail = ""  # the end of the text so far, in which a stop string may have begun
         self._length = 0  # characters up to ids[decoded]
@@ -58,9 +69,8 @@ class StopWatch:
 
     def _stop_string(self, ids: Sequence[int]) -> tuple[int, str] | None:
         """Where the stop string begins that the new text completes, and which; the first one, if there are several."""
-        before = self._tokenizer.decode(ids[self._context : self._decoded])
-        text = self._tokenizer.decode(ids[self._context :])
-        whole = text.rstrip(_REPLACEMENT)
+        before, text = self._pieces(ids, self._context, self._decoded, special=self._special)
+        whole = text.rstrip(REPLACEMENT)
         if len(whole) <= len(before):
             return None
         window = self._tail + whole[len(before) :]
@@ -77,9 +87,32 @@ class StopWatch:
         place, found = min(places)
         return start + place, found
 
+    def _pieces(self, ids: Sequence[int], context: int, decoded: int, *, special: bool) -> tuple[str, str]:
+        """Return the text of ids[context:decoded], and that of ids[context:]; the prompt's end precedes the first piece."""
+        first = () if context else self._prompt
+        before = self._tokenizer.decode([*first, *ids[context:decoded]], special=special)
+        text = self._tokenizer.decode([*first, *ids[context:]], special=special)
+        # a character that the prompt left open, and the completion has ended
+        return before if text.startswith(before) else before.rstrip(REPLACEMENT), text
+
     def text(self, ids: Sequence[int], reason: FinishReason) -> str:
         """The completion's text, without the stop token or string."""
         if reason is FinishReason.STOP and ids and ids[-1] in self.end_ids:
-            return self._tokenizer.decode(ids[:-1])
-        text = self._tokenizer.decode(ids)
-        return text[: self._cut] if reason is FinishReason.STOP else text
+            ids = ids[:-1]
+        elif reason is FinishReason.STOP and self._cut is not None:
+            return self._shortened(ids, self._cut)
+        return self._decode(ids)
+
+    def _decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """The text of generated tokens, as it follows the prompt's."""
+        before, text = self._pieces(ids, 0, 0, special=special)
+        return text[len(before) :]
+
+    def _shortened(self, ids: Sequence[int], cut: int) -> str:
+        """The text up to where the stop string begins."""
+        if not self._special:
+            return self._decode(ids)[:cut]
+        # the whole tokens before, without the special ones, and a part of the next one
+        kept = next(n for n in range(len(ids), -1, -1) if len(self._decode(ids[:n], special=True)) <= cut)
+        whole = self._decode(ids, special=True)
+        return self._decode(ids[:kept]) + whole[len(self._decode(ids[:kept], special=True)) : cut]

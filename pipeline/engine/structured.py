@@ -6,6 +6,8 @@ It does not know slots, logits or torch. llguidance does the matching; it is imp
 from __future__ import annotations
 
 import functools
+import json
+import random
 import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.engine.schema_patterns import check_patterns
 from pipeline.engine.tokenizer import Tokenizer
 from pipeline.errors import ConfigurationError, ModelRefused
 from pipeline.types import SamplingParams
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from llguidance import LLExecutor, LLMatcher, LLTokenizer
 
 _REMEMBERED = 1024
+_WALKS, _WALK_BYTES = 6, 160
+"""Random texts that a grammar is followed through before it is accepted, and bytes of each at most."""
 _HEAD = '%llguidance {"no_forcing": true}\n'
 """Any tokens that spell a text are permitted, not only those that the tokenizer would take."""
 
@@ -32,12 +37,46 @@ def check_grammar(sampling: SamplingParams) -> None:
         ValueError: If not; the text names the field and the reason, in one line.
         ConfigurationError: If the library is not installed.
     """
+    if sampling.json_schema is not None:
+        check_patterns(json.loads(sampling.json_schema))
     found = _grammar(sampling)
     if found is not None:
         matcher = _compile(*found, _single_bytes())
         matcher.inner.compute_bitmask()
         if matcher.error is not None:
             raise ValueError(matcher.error)
+        _look_for_dead_ends(matcher)
+
+
+def require_library(name: str) -> None:
+    """Raise the `ConfigurationError` that says how to get llguidance for a field, if it is not installed."""
+    try:
+        import llguidance  # noqa: F401
+    except ImportError:
+        raise ConfigurationError(
+            f"sampling.{name}: needs the llguidance package (the extra `structured`): pip install llguidance"
+        ) from None
+
+
+def _look_for_dead_ends(matcher: Matcher) -> None:
+    """Follow a grammar at random a few times, to find a place that it leads to and from which nothing leads to its end."""
+    draw = random.Random(0)
+    for _ in range(_WALKS):
+        inner, text = matcher.inner.deep_copy(), bytearray()
+        for _ in range(_WALK_BYTES):
+            bits = np.frombuffer(inner.compute_bitmask(), np.uint8)
+            permitted = np.flatnonzero(np.unpackbits(bits, bitorder="little")[:256])
+            if not len(permitted):
+                if not inner.is_accepting() and "NoExtensionBias" in inner.get_error():
+                    told = text.decode(errors="replace")
+                    raise ValueError(
+                        f"{matcher.name}: llguidance cannot follow it: it permits {told!r}, and nothing can come next"
+                    )
+                break
+            byte = draw.choice(permitted.tolist())
+            if not inner.consume_token(byte) or inner.is_stopped():
+                break
+            text.append(byte)
 
 
 def _grammar(sampling: SamplingParams) -> tuple[str, str] | None:
@@ -45,12 +84,9 @@ def _grammar(sampling: SamplingParams) -> tuple[str, str] | None:
     name = sampling.structured
     if name is None:
         return None
-    try:
-        from llguidance import regex_to_lark
-    except ImportError:
-        raise ConfigurationError(
-            f"sampling.{name}: needs the llguidance package (the extra `structured`): pip install llguidance"
-        ) from None
+    require_library(name)
+    from llguidance import regex_to_lark
+
     if name == "json_schema":
         return name, f"{_HEAD}start: %json {sampling.json_schema}"
     # a choice as a regex: quicker than a grammar of as many rules
@@ -153,6 +189,20 @@ class Grammars:
         fresh = self._compiled[key]
         return Matcher(fresh.name, fresh.inner.deep_copy())
 
+    def check(self, sampling: SamplingParams) -> None:
+        """Check that the library can use the tokenizer, if the text has to match anything.
+
+        Raises:
+            ValueError: If it cannot.
+            ConfigurationError: If the library is not installed.
+        """
+        if sampling.structured is not None:
+            require_library(sampling.structured)
+            try:
+                self._loaded()
+            except ModelRefused as error:
+                raise ValueError(f"{sampling.structured}: {str(error).partition(': ')[2]}") from error
+
     def masks(self, matchers: Sequence[Matcher]) -> NDArray[np.bool_]:
         """Whether each token may come next as text, [matchers, V]; the matchers are different ones.
 
@@ -178,7 +228,8 @@ class Grammars:
             ends = [i for i in self._eos if i < known] or inner.all_special_ids[:1]
             try:
                 vocabulary = from_tokenizer(inner, max(self._vocab_size, known), ends)
-            except ValueError as error:
-                raise ModelRefused(f"sampling: this tokenizer cannot be used for structured output: {error}") from error
+            except Exception as error:  # the library raises several kinds
+                what = " ".join(str(error).split())[:160]
+                raise ModelRefused(f"sampling: this tokenizer cannot be used for structured output: {what}") from error
             self._library = vocabulary, LLExecutor(self._threads)
         return self._library

@@ -5,11 +5,22 @@ It does not know columns, rows or the engine's state.
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelRefused
+
+logger = logging.getLogger(__name__)
+
+REPLACEMENT = "\ufffd"
+"""What decoding makes of bytes that are no character, or not yet."""
+_CONTEXT = 8
+"""Tokens of a prompt that tell how the text after it is decoded."""
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 class Tokenizer:
@@ -21,22 +32,54 @@ class Tokenizer:
         self.vocab_size = vocab_size
         self.bos_token_id: int | None = inner.bos_token_id if inner.bos_token_id is not None else inner.eos_token_id
         self.eos_token_id: int | None = inner.eos_token_id
-        self._special = frozenset(inner.all_special_ids)
+        # a token may be special in tokenizer.json alone, and decoding leaves it out all the same
+        added = getattr(inner, "added_tokens_decoder", {})
+        self._special = frozenset(inner.all_special_ids) | {i for i, token in added.items() if token.special}
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, with the special tokens that the model expects at its start."""
+    def encode_batch(self, texts: Sequence[str], special: bool | None = None) -> list[list[int]]:
+        """Token ids of each text.
+
+        Args:
+            texts: The texts.
+            special: Whether to add the special tokens that the model expects around a text; None: add them, but not a
+                second token of the beginning to a text that has it.
+        """
         if not texts:
             return []
         # verbose=False: a text longer than the model's context is handled by source.on_long_prompt, not a warning
-        return self.inner(list(texts), verbose=False)["input_ids"]  # type: ignore[no-any-return]
+        made = self.inner(list(texts), verbose=False, add_special_tokens=special is not False)["input_ids"]
+        if special is None and self._start is not None:
+            return [ids[1:] if ids[:2] == [self._start] * 2 else ids for ids in made]
+        return made  # type: ignore[no-any-return]
+
+    @cached_property
+    def _start(self) -> int | None:
+        """The token that is put before every text, or None."""
+        first = next(iter(self.inner("", verbose=False)["input_ids"]), None)
+        return first if first in self._special else None
 
     def spell(self, text: str) -> list[int]:
         """Token ids of a piece of text, as it stands within others."""
         return self.inner.encode(text, add_special_tokens=False)  # type: ignore[no-any-return]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated ids; special tokens leave nothing."""
-        return self.inner.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)  # type: ignore[no-any-return]
+    def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """Text of ids; special tokens leave nothing, unless `special`."""
+        return self.inner.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False)  # type: ignore[no-any-return]
+
+    def context(self, prompt: Sequence[int]) -> tuple[int, ...]:
+        """The end of a prompt that tells how what follows is decoded.
+
+        Many tokenizers leave out the space before the first token that they decode, or join it to the one before. The end
+        that is given back has some tokens that leave text, if the prompt has, and does not begin within a character.
+        """
+        visible = 0
+        for start in range(len(prompt) - 1, -1, -1):
+            visible += prompt[start] not in self._special
+            if visible < _CONTEXT or _BYTE.fullmatch(self.token(prompt[start])):
+                continue
+            if not self.decode(prompt[start:]).startswith(REPLACEMENT):
+                return tuple(prompt[start:])
+        return tuple(prompt)
 
     def token(self, token_id: int) -> str:
         """The token of an id as the vocabulary spells it, e.g. `<|endoftext|>`."""
@@ -46,6 +89,18 @@ class Tokenizer:
     def is_special(self, token_id: int) -> bool:
         """Whether decoding leaves the token out."""
         return token_id in self._special
+
+    def special_id(self, text: str) -> int | None:
+        """The special token that is spelled so, or None."""
+        return self._special_names.get(text)
+
+    def has_special(self, text: str) -> bool:
+        """Whether a special token stands in a text."""
+        return any(name in text for name in self._special_names)
+
+    @cached_property
+    def _special_names(self) -> dict[str, int]:
+        return {self.token(i): i for i in self._special}
 
 
 def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
@@ -58,8 +113,31 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
 
     try:
         inner = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+        return Tokenizer(inner, vocab_size)
+    except BaseException as error:  # of whatever kind; what is compiled raises plain ones, or panics
+        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+            raise
         raise ModelRefused(
             f"{directory}: the tokenizer cannot be loaded: {' '.join(str(error).split())[:200]}"
         ) from error
-    return Tokenizer(inner, vocab_size)
+
+
+def end_tokens(named: frozenset[int], tokenizer: Tokenizer) -> frozenset[int]:
+    """The ids that end a text: those that the model's configuration names, and the tokenizer's own.
+
+    What the model does not have is left out, with a warning; so is it told when nothing is left.
+    """
+    own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+    found = frozenset(i for i in (*named, *own) if 0 <= i < tokenizer.vocab_size)
+    beyond = sorted(i for i in named - found if i >= 0)
+    if beyond:
+        logger.warning(
+            "the model's configuration names the end token %d, which it does not have: it has ids 0 to %d",
+            beyond[0], tokenizer.vocab_size - 1,
+        )  # fmt: skip
+    if not found:
+        logger.warning(
+            "neither the model's configuration nor the tokenizer names an end token: every text goes on until "
+            "sampling.max_tokens, unless sampling.stop or sampling.stop_token_ids ends it"
+        )
+    return found

@@ -119,7 +119,7 @@ def count_rows(rows: Sequence[PromptRow], table: pa.Table, max_model_len: int | 
     return Counts(
         rows=len(rows),
         completions=table.num_rows,
-        prompt_tokens=sum(len(row.prompt_token_ids) for row in rows),
+        prompt_tokens=sum(row.prompt_tokens for row in rows),
         completion_tokens=sum(generated),
         errors=dict(sorted(codes.items())),
         finish_reasons=dict(sorted(collections.Counter(reasons).items())),

@@ -149,7 +149,7 @@ _BUILDERS: dict[str, Callable[[Sequence[Slot]], Any]] = {
     "text": lambda slots: strings([s.done.text if s.done else None for s in slots]),
     "finish_reason": _finish_reasons,
     "stop_reason": lambda slots: strings([s.done.stop_reason if s.done else None for s in slots]),
-    "prompt_tokens": lambda slots: _ints([len(s.row.prompt_token_ids) for s in slots]),
+    "prompt_tokens": lambda slots: _ints([s.row.prompt_tokens for s in slots]),
     "completion_tokens": lambda slots: _ints([len(s.done.token_ids) if s.done else 0 for s in slots]),
     "cumulative_logprob": _cumulative,
     "error_code": lambda slots: strings([s.error.code.value if s.error else None for s in slots]),

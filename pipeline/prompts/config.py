@@ -18,6 +18,10 @@ class SourceConfig:
     `path` is required: a Parquet file, a directory, a glob or a URI. A prompt is `prompt_column`, or `template`
     (Jinja over the row's columns), or `token_ids_column` (token ids already). `limit` keeps the first rows only.
     `on_corrupt=skip` makes errors of rows whose page cannot be decoded, instead of ending the job.
+    `add_special_tokens`: true puts the tokenizer's special tokens around every text, false never does; null does, but gives a
+    text that has the beginning-of-text token already no second one. `min_completion_tokens` is what a prompt has to leave of
+    the context for its completion, or `sampling.max_tokens` where that is less; one that leaves less is too long. Null is 1,
+    and with `on_long_prompt=truncate_left` a quarter of the context.
     """
 
     path: str = "???"
@@ -30,7 +34,15 @@ class SourceConfig:
     limit: int | None = None
     on_long_prompt: str = "error"
     on_empty_prompt: str = "error"
+    min_completion_tokens: int | None = None
+    add_special_tokens: bool | None = None
     on_corrupt: str = "error"
+
+    def completion_room(self, max_tokens: int, max_model_len: int) -> int:
+        """Tokens of the context that a prompt has to leave for its completion, at least 1 and at most `max_model_len` - 1."""
+        unsaid = max_model_len // 4 if self.on_long_prompt == "truncate_left" else 1
+        least = unsaid if self.min_completion_tokens is None else self.min_completion_tokens
+        return max(1, min(least, max_tokens, max_model_len - 1))
 
     def __post_init__(self) -> None:
         """Check every field; without any of the three prompt sources, the column `prompt` is taken."""
@@ -63,4 +75,6 @@ class SourceConfig:
             self.on_empty_prompt,
             "one of " + ", ".join(EMPTY_PROMPT),
         )
+        least = self.min_completion_tokens
+        require(least is None or least >= 1, "min_completion_tokens", least, "null or a whole number from 1")
         require(self.on_corrupt in CORRUPT, "on_corrupt", self.on_corrupt, "one of " + ", ".join(CORRUPT))

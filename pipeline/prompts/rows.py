@@ -5,6 +5,7 @@ It does not know how rows are read, or what generates from them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -20,6 +21,8 @@ from pipeline.prompts.overrides import Check, Overrides
 from pipeline.prompts.template import compile_template
 from pipeline.prompts.wording import brief, one_line
 from pipeline.types import ErrorCode, PromptRow, RowError, SamplingParams, Segment
+
+logger = logging.getLogger(__name__)
 
 _NONE: Mapping[int, ErrorCode | RowError] = {}
 _EXCLUDED = {
@@ -37,8 +40,11 @@ class Tokenizer(Protocol):
     bos_token_id: int | None
     vocab_size: int
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of each text."""
+    def encode_batch(self, texts: Sequence[str], special: bool | None = None) -> list[list[int]]:
+        """Return the token ids of each text, with or without special tokens; None: as a text needs them."""
+
+    def token(self, token_id: int) -> str:
+        """Return a token as the vocabulary spells it."""
 
 
 def kept_columns(table: pa.Table, config: SourceConfig) -> pa.Table:
@@ -78,6 +84,7 @@ class RowBuilder:
         self._columns = used_columns(config)
         self._sampling = sampling
         self._overrides = Overrides(sampling, tokenizer.vocab_size, check)
+        self._told = False
         self._template = None if config.template is None else compile_template(config.template)
 
     @property
@@ -132,7 +139,9 @@ class RowBuilder:
             tokens = self._tokens(
                 [t if isinstance(s, SamplingParams) else None for t, s in zip(texts, samplings, strict=True)]
             )
-        return [self._row(*parts) for parts in zip(row_ids, texts, tokens, samplings, strict=True)]
+        rows = [self._row(*parts) for parts in zip(row_ids, texts, tokens, samplings, strict=True)]
+        self._tell_cut(rows)
+        return rows
 
     def _row_ids(self, table: pa.Table, segments: Sequence[Segment]) -> list[str]:
         name = self._config.id_column
@@ -173,7 +182,9 @@ class RowBuilder:
         """Tokenise all that is text in one call."""
         texts = [self._bounded(text) for text in texts]
         encoded: Iterator[list[int]] = iter(
-            self._tokenizer.encode_batch([t for t in texts if isinstance(t, str) and t])
+            self._tokenizer.encode_batch(
+                [t for t in texts if isinstance(t, str) and t], self._config.add_special_tokens
+            )
         )
         tokens: list[_Ids] = []
         for text in texts:
@@ -182,7 +193,7 @@ class RowBuilder:
             elif isinstance(text, RowError):
                 tokens.append(text)
             else:
-                tokens.append(next(encoded) if text else [])
+                tokens.append(self._known(next(encoded)) if text else [])
         return tokens
 
     def _bounded(self, text: _Text) -> _Text:
@@ -193,6 +204,16 @@ class RowBuilder:
             return text[-MAX_CHARACTERS:]
         message = f"the prompt has {len(text):,} characters, at most {MAX_CHARACTERS:,} are tokenised"
         return RowError(ErrorCode.PROMPT_TOO_LONG, message)
+
+    def _known(self, ids: list[int]) -> _Ids:
+        """The ids of a text, or the error that the model lacks one of them: tokenizers get tokens that no model was given."""
+        size = self._tokenizer.vocab_size
+        for token in ids:
+            if token is None or token >= size:
+                name = "" if token is None else f" {brief(self._tokenizer.token(token))}"
+                message = f"the tokenizer's token{name} has id {token}; the model has ids 0 to {size - 1}"
+                return RowError(ErrorCode.BAD_TOKEN_ID, one_line(message))
+        return ids
 
     def _checked_ids(self, ids: Any) -> _Ids:
         if ids is None:
@@ -211,26 +232,40 @@ class RowBuilder:
         prompt = text if isinstance(text, str) else None
         if isinstance(sampling, RowError):
             return PromptRow(row_id, prompt, (), self._sampling, sampling)
+        length = 0 if isinstance(tokens, RowError) else len(tokens)
         if not isinstance(tokens, RowError):
             tokens = self._fitted(tokens, sampling)
         if isinstance(tokens, RowError):
-            return PromptRow(row_id, prompt, (), sampling, tokens)
-        return PromptRow(row_id, prompt, tuple(tokens), sampling)
+            return PromptRow(row_id, prompt, (), sampling, tokens, length)
+        return PromptRow(row_id, prompt, tuple(tokens), sampling, None, length)
 
     def _fitted(self, tokens: Sequence[int], sampling: SamplingParams) -> _Ids:
-        """Apply `on_empty_prompt` and `on_long_prompt`."""
+        """Apply `on_empty_prompt`, `on_long_prompt` and `min_completion_tokens`."""
+        bos = self._tokenizer.bos_token_id
         if not tokens:
-            bos = self._tokenizer.bos_token_id
             if self._config.on_empty_prompt != "bos":
                 return RowError(ErrorCode.EMPTY_PROMPT, "the prompt has no tokens; see source.on_empty_prompt=bos")
             if bos is None:
                 message = "the prompt has no tokens, and the tokenizer no beginning-of-text token to put there"
                 return RowError(ErrorCode.EMPTY_PROMPT, message)
-            return [bos]
-        most = self._max_model_len - 1  # one token at least is generated
+            return self._known([bos])
+        most = self._max_model_len - self._config.completion_room(sampling.max_tokens, self._max_model_len)
         if len(tokens) <= most:
             return tokens
         if self._config.on_long_prompt == "truncate_left":
-            return tokens[-max(1, self._max_model_len - sampling.max_tokens) :]
+            keep_first = tokens[0] == bos and most > 1  # models expect to begin with it
+            return [*tokens[:keep_first], *tokens[len(tokens) - most + keep_first :]]
         message = f"the prompt has {len(tokens)} tokens, at most {most} fit; see source.on_long_prompt=truncate_left"
         return RowError(ErrorCode.PROMPT_TOO_LONG, one_line(message))
+
+    def _tell_cut(self, rows: Sequence[PromptRow]) -> None:
+        """Say once how much `truncate_left` cuts."""
+        cut = [row for row in rows if row.cut]
+        if cut and not self._told:
+            self._told = True
+            first = cut[0]
+            logger.warning(
+                "source.on_long_prompt=truncate_left: %d of %d prompts were too long and lost their beginning, such as row %s: "
+                "%d of %d tokens are kept; prompt_tokens tells how many (said once)",
+                len(cut), len(rows), brief(first.row_id), len(first.prompt_token_ids), first.prompt_length,
+            )  # fmt: skip

@@ -12,7 +12,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from pipeline.engine.checkpoint import Checkpoint, model_len, resolve
-from pipeline.engine.structured import check_grammar
+from pipeline.engine.grammar_guard import check_in_time
+from pipeline.engine.structured import Grammars
+from pipeline.engine.tokenizer import load_tokenizer
 from pipeline.errors import ConfigurationError, InputRefused, ModelRefused, PlanRefused, PromptmillError, Refused
 from pipeline.output.schema import output_schema
 from pipeline.planning.pace import BYTES_A_TOKEN, CORE_SPEED, GPU_SPEED, Effort
@@ -94,7 +96,8 @@ def prepare(config: GenerateConfig) -> Prepared:
         check_ids(source, config.source)
     with refusing(ModelRefused, f"model.path={config.model.path}"):
         checkpoint = resolve(config.model)
-    _check_vocabulary(config, checkpoint.config.get("vocab_size"))
+    _check_vocabulary(config, checkpoint.vocab_size)
+    _check_tokenizer(config, checkpoint)
     if not source.files:
         raise InputRefused(f"source.path={config.source.path}: no Parquet files")
     effort = _effort(config, checkpoint, source)
@@ -137,9 +140,19 @@ def refusing(refusal: type[Refused], what: str) -> Iterator[None]:
 def _check_structured(config: GenerateConfig) -> None:
     """Refuse a regex, choice or JSON Schema that cannot be followed."""
     try:
-        check_grammar(config.sampling)
+        check_in_time(config.sampling)
     except ValueError as error:
         raise ConfigurationError(f"sampling.{error}") from error
+
+
+def _check_tokenizer(config: GenerateConfig, checkpoint: Checkpoint) -> None:
+    """Refuse structured output with a tokenizer that cannot spell it; otherwise it is not loaded here, which takes seconds."""
+    if config.sampling.structured is not None and checkpoint.vocab_size is not None:
+        tokenizer = load_tokenizer(checkpoint.tokenizer, checkpoint.vocab_size)
+        try:
+            Grammars(tokenizer, checkpoint.vocab_size, (), 1).check(config.sampling)
+        except ValueError as error:
+            raise ConfigurationError(f"sampling.{error}") from error
 
 
 def _check_vocabulary(config: GenerateConfig, size: int | None) -> None:

@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 WAYS = [pytest.param("native", marks=needs_kernels), "torch"]
 
 
-@pytest.mark.parametrize("option", ["sliding_window", "softcap", "s_aux", "position_bias"])
+@pytest.mark.parametrize("option", ["softcap", "s_aux", "position_bias"])
 def test_what_would_change_the_result_is_refused_by_name(option: str) -> None:
     q = torch.zeros(1, 2, 1, 4)
     layout: Any = None

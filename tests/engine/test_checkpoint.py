@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import DEMO, Tiny
 
-from pipeline.engine.checkpoint import Checkpoint, resolve
-from pipeline.engine.config import ModelConfig
+from pipeline.engine.checkpoint import Checkpoint, model_len, resolve
+from pipeline.engine.config import EngineConfig, ModelConfig
+from pipeline.engine.model import load_model
 from pipeline.errors import ModelRefused
 
 MakeTiny = Callable[..., Tiny]
@@ -66,7 +67,7 @@ def test_fault_35_weights_that_can_run_code_are_refused(folder: Path, name: str)
 
 def test_fault_35_code_of_its_own_is_refused_and_not_run(folder: Path) -> None:
     (folder / "modeling_evil.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
-    edit(folder, auto_map={"AutoModelForCausalLM": "modeling_evil.Evil"})
+    edit(folder, auto_map={"AutoModelForCausalLM": "modeling_evil.Evil"}, model_type="evil")
     assert "needs code of its own (auto_map in config.json), which is never run" in refusal(folder)
     assert not (folder / "ran").exists()
 
@@ -82,8 +83,9 @@ def test_fault_35_an_adapter_too(folder: Path, tmp_path: Path) -> None:
     ("changes", "told"),
     [
         ({"model_type": "t5", "is_encoder_decoder": True}, "t5 is an encoder-decoder; only decoder-only"),
-        ({"model_type": "mistral", "sliding_window": 4096}, "mistral attends through a sliding window"),
-        ({"model_type": "qwen2", "sliding_window": 9, "use_sliding_window": True}, "qwen2 attends through a sliding"),
+        ({"model_type": "roberta", "is_decoder": True}, "roberta counts positions from behind its padding token"),
+        ({"text_config": {"layer_types": ["linear_attention"]}}, "layers of the kind linear_attention"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "dynamic"}}}, "changes its rotary embedding"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layers of the kind sliding_attention"),
         ({"layer_types": ["linear_attention", "full_attention"]}, "layers of the kind linear_attention"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "changes its rotary embedding with the length"),
@@ -93,6 +95,57 @@ def test_fault_35_an_adapter_too(folder: Path, tmp_path: Path) -> None:
 def test_what_is_not_served_is_refused_by_name(folder: Path, changes: dict[str, Any], told: str) -> None:
     edit(folder, **changes)
     assert told in refusal(folder)
+
+
+def test_code_that_is_named_and_not_needed_is_not_run(folder: Path) -> None:
+    """Many checkpoints of models that transformers has itself name the code that they once needed."""
+    (folder / "modeling_evil.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
+    edit(folder, auto_map={"AutoModelForCausalLM": "modeling_evil.Evil"})
+    load_model(resolve(ModelConfig(path=str(folder))), ModelConfig(path=str(folder)))
+    assert not (folder / "ran").exists()
+
+
+WINDOWS: list[dict[str, Any]] = [
+    {"model_type": "mistral", "sliding_window": 64},
+    {"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": True},
+    {"sliding_window": 64, "layer_types": ["full_attention", "sliding_attention"]},
+    {"model_type": "gemma3", "text_config": {"sliding_window": 64, "layer_types": ["sliding_attention"]}},
+]
+
+
+@pytest.mark.parametrize("changes", WINDOWS)
+def test_a_sliding_window_is_refused_where_it_bites(folder: Path, changes: dict[str, Any]) -> None:
+    edit(folder, **changes)
+    checkpoint = resolve(ModelConfig(path=str(folder)))
+    assert model_len(checkpoint, EngineConfig(max_model_len=64)) == 64
+    for longer in (65, None):
+        with pytest.raises(ModelRefused, match=r"sliding window; .* up to engine\.max_model_len=64$"):
+            model_len(checkpoint, EngineConfig(max_model_len=longer))
+
+
+def test_what_stands_in_a_part_of_the_configuration_is_read_there() -> None:
+    text = {"vocab_size": 9, "max_position_embeddings": 77}
+    nested = Checkpoint(Path(), Path(), None, {"model_type": "gemma3", "text_config": text})
+    assert (nested.vocab_size, nested.context_length) == (9, 77)
+
+
+def test_an_adapter_in_the_place_of_a_model_is_told(folder: Path) -> None:
+    """transformers would fetch the base model that it names."""
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    assert "is a PEFT adapter: name its base model with model.path, and this with model.adapter" in refusal(folder)
+
+
+@pytest.mark.parametrize("kind", ["PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "CPT", "XLORA"])
+def test_adapters_that_cannot_be_merged_are_refused_by_name(folder: Path, tmp_path: Path, kind: str) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").touch()
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": kind}))
+    assert f"peft_type={kind}: adds no weights to those of the model" in refusal(folder, adapter=str(adapter))
+    (adapter / "adapter_config.json").write_text("{}")
+    assert "has no peft_type" in refusal(folder, adapter=str(adapter))
+    (adapter / "adapter_config.json").unlink()
+    assert "has no adapter_config.json" in refusal(folder, adapter=str(adapter))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +218,7 @@ def test_shards_and_adapters_belong_to_the_content(folder: Path, tmp_path: Path)
     (folder / "model-00002-of-00002.safetensors").write_bytes(b"x")
     adapter = tmp_path / "adapter"
     adapter.mkdir()
-    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     (adapter / "adapter_model.safetensors").write_bytes(b"y")
     content = resolve(ModelConfig(path=str(folder), adapter=str(adapter))).content()
     assert {"model/model-00002-of-00002.safetensors", "adapter/adapter_model.safetensors"} <= set(content)

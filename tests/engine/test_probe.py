@@ -12,13 +12,16 @@ from tiny_models import CONTEXT, FAMILIES, Tiny, write_model
 from transformers import (
     BertConfig,
     DeepseekV3Config,
+    DogeConfig,
     FalconConfig,
+    MistralConfig,
     NemotronConfig,
     PreTrainedConfig,
     RecurrentGemmaConfig,
+    RobertaConfig,
 )
 
-from pipeline.engine.checkpoint import resolve
+from pipeline.engine.checkpoint import Checkpoint, resolve
 from pipeline.engine.config import ModelConfig
 from pipeline.engine.linear import PackedLinear
 from pipeline.engine.model import load_model
@@ -35,7 +38,7 @@ SMALL: dict[str, Any] = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_families_that_are_served_pass(tiny: MakeTiny, family: str) -> None:
     loaded = tiny(family).loaded()
-    check_attention(loaded.model, layers=2, heads=4, kv_heads=loaded.kv_heads, head_dim=16)
+    check_attention(loaded.model, layers=2, heads=4, kv_heads=loaded.kv_heads, head_dim=16, max_len=CONTEXT)
     assert loaded.model.config._attn_implementation == "promptmill_slots"
 
 
@@ -46,9 +49,9 @@ def test_no_weight_is_read_and_the_layers_multiply_again_afterwards(tiny: MakeTi
     try:
         for layer in products:
             layer._product = lambda _: pytest.fail("multiplied")
-        check_attention(model, layers=2, heads=4, kv_heads=2, head_dim=16)
+        check_attention(model, layers=2, heads=4, kv_heads=2, head_dim=16, max_len=CONTEXT)
         with pytest.raises(ModelRefused):
-            check_attention(model, layers=3, heads=4, kv_heads=2, head_dim=16)
+            check_attention(model, layers=3, heads=4, kv_heads=2, head_dim=16, max_len=CONTEXT)
         with pytest.raises(pytest.fail.Exception):
             next(iter(products))(torch.zeros(2, 64))
     finally:
@@ -61,7 +64,8 @@ def test_no_weight_is_read_and_the_layers_multiply_again_afterwards(tiny: MakeTi
 def test_other_shapes_than_expected_are_refused(tiny: MakeTiny, other: dict[str, int]) -> None:
     with pytest.raises(ModelRefused, match="llama"):
         check_attention(
-            tiny("llama").loaded().model, **{"layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, **other}
+            tiny("llama").loaded().model,
+            **{"layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "max_len": CONTEXT, **other},
         )
 
 
@@ -75,14 +79,15 @@ def test_other_shapes_than_expected_are_refused(tiny: MakeTiny, other: dict[str,
                 q_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=16, v_head_dim=16, moe_intermediate_size=32,
                 num_key_value_heads=4,
             ),
-            "deepseek_v3: queries, keys and values of layer 0 have 4x24, 4x24, 4x16 heads x elements",
+            "deepseek_v3: makes keys and values in a way of its own, .* of layer 0 have 4x24, 4x24, 4x16 heads x elements",
         ),
         (FalconConfig(**SMALL), "falcon does not let its attention be exchanged"),
         (
             NemotronConfig(**SMALL, head_dim=16, num_key_value_heads=4),
-            "nemotron: cannot be run as the engine runs models: its attention is not handed",
+            "nemotron: is not served: its layers cannot be run as the engine runs models: its attention is not handed",
         ),
         (RecurrentGemmaConfig(**SMALL), "recurrent_gemma: attends 0 times in 2 layers"),
+        (DogeConfig(**SMALL), "doge: attends through a mask of its own"),
     ],
     ids=lambda value: value.model_type if isinstance(value, PreTrainedConfig) else "",
 )  # fmt: skip
@@ -94,3 +99,22 @@ def test_models_that_attend_otherwise_are_refused_by_name(
     with pytest.raises(ModelRefused, match=message) as refused:
         load_model(resolve(settings), settings)
     assert "\n" not in str(refused.value)
+
+
+def test_positions_that_begin_behind_the_padding_are_found_when_a_model_is_loaded(tmp_path: Path) -> None:
+    """`resolve` knows them by name; another model of that kind shows it in what it looks up."""
+    write_model(tmp_path, RobertaConfig(**{**SMALL, "pad_token_id": 1}, is_decoder=True), 1)
+    checkpoint = Checkpoint(tmp_path, tmp_path, None, {"model_type": "another", "max_position_embeddings": 64})
+    with pytest.raises(ModelRefused, match="roberta: counts positions in a way of its own"):
+        load_model(checkpoint, ModelConfig(path=str(tmp_path)))
+    settings = ModelConfig(path=str(tmp_path))
+    with pytest.raises(ModelRefused, match="roberta counts positions from behind its padding token"):
+        resolve(settings)
+
+
+def test_a_window_is_served_up_to_its_length(tmp_path: Path) -> None:
+    write_model(tmp_path, MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=40), 1)
+    settings = ModelConfig(path=str(tmp_path))
+    load_model(resolve(settings), settings, max_len=40)
+    with pytest.raises(ModelRefused, match=r"full attention is served, which it is up to engine\.max_model_len=40"):
+        load_model(resolve(settings), settings, max_len=41)

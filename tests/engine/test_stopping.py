@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from llama_like import llama_tokenizer
 from tiny_models import DEMO, END, PARTIAL, WORDS, Tiny, byte_tokenizer, drain, piece, request
+from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer, StopStringCriteria
 
 from pipeline.engine.stopping import StopWatch
@@ -245,3 +247,93 @@ def test_a_stop_string_that_came_too_early_does_not_cut_what_ends_for_another_re
     for make in (tiny().engine, tiny().static):
         done = drain(make(), [request("a", [7], **rules)])["a", 0]
         assert (done.text, done.finish_reason, done.stop_reason) == ("abcd", FinishReason.STOP, None)
+
+
+LLAMA = Tokenizer(llama_tokenizer(), len(llama_tokenizer()))
+LLAMA_IDS = range(3, len(llama_tokenizer()) - 1)
+
+
+def after(prompt: Sequence[int], ids: Sequence[int], tokenizer: Tokenizer, **rules: Any) -> End:
+    """As `followed`, behind a prompt."""
+    watch = StopWatch(
+        request("a", prompt, **{"max_tokens": len(ids), **rules}), len(ids), frozenset(), tokenizer
+    )  # fmt: skip
+    for count in range(1, len(ids) + 1):
+        ended = watch.check(ids[:count])
+        if ended is not None:
+            return count, *ended, watch.text(ids[:count], ended[0])
+    raise AssertionError("max_new ends it at the latest")
+
+
+def streamed(prompt: Sequence[int], ids: Sequence[int], tokenizer: Tokenizer) -> str:
+    """What `tokenizers` gives token by token, when it was fed the prompt."""
+    stream = DecodeStream(ids=list(prompt), skip_special_tokens=True)
+    return "".join(stream.step(tokenizer.inner.backend_tokenizer, i) or "" for i in ids)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from(LLAMA_IDS), min_size=1, max_size=40), st.lists(st.sampled_from(LLAMA_IDS), min_size=1, max_size=20)
+)  # fmt: skip
+def test_a_completion_is_decoded_behind_its_prompt(prompt: list[int], ids: list[int]) -> None:
+    """Against what `decode(prompt + completion)` has behind `decode(prompt)`, where characters are whole."""
+    before, whole = LLAMA.decode(prompt), LLAMA.decode([*prompt, *ids])
+    assume("\ufffd" not in before + whole and before)
+    assert after(prompt, ids, LLAMA)[3] == whole[len(before) :]
+
+
+def test_the_first_space_of_a_completion_stays() -> None:
+    ids = llama_tokenizer().convert_tokens_to_ids(["\u2581Hello", "\u2581world"])
+    for prompt in (
+        ["\u2581yes"],
+        ["<s>", "\u2581no"],
+        ["<s>", "\u2581no", "[/INST]"],
+        ["\u2581no"] * 30 + ["[/INST]"] * 12,
+    ):
+        spelled = llama_tokenizer().convert_tokens_to_ids(prompt)
+        assert after(spelled, ids, LLAMA)[3] == " Hello world"
+        if prompt[-1] != "[/INST]":
+            assert streamed(spelled, ids, LLAMA) == " Hello world"
+    only = llama_tokenizer().convert_tokens_to_ids(["<s>"])
+    assert after(only, ids, LLAMA)[3] == streamed(only, ids, LLAMA) == "Hello world", "it begins the text"
+
+
+def test_stop_strings_see_the_first_token_and_its_space() -> None:
+    ids = llama_tokenizer().convert_tokens_to_ids(["\u2581Hello", "\u2581world", "\u2581yes"])
+    prompt = llama_tokenizer().convert_tokens_to_ids(["\u2581no"])
+    assert after(prompt, ids, LLAMA, stop=[" Hello"]) == (1, FinishReason.STOP, " Hello", "")
+    assert after(prompt, ids, LLAMA, stop=[" world"]) == (2, FinishReason.STOP, " world", " Hello")
+
+
+def test_a_character_that_the_prompt_left_open_belongs_to_the_completion() -> None:
+    first, rest = [piece(b"a"), piece(b"\xf0"), piece(b"\x9f")], [piece(b"\x9a"), piece(b"\x82"), piece(b"b")]
+    assert after(first, rest, TOKENIZER)[3] == "🚂b"
+    assert after(first, rest, TOKENIZER, stop=["b"])[3] == "🚂"
+
+
+@pytest.fixture(scope="module")
+def chat() -> Tokenizer:
+    """With a special token, and one that is special in the tokenizer's own file alone."""
+    inner = AutoTokenizer.from_pretrained(DEMO)
+    inner.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    inner.backend_tokenizer.add_special_tokens(["<|eot|>"])
+    return Tokenizer(inner, 1100)
+
+
+@pytest.mark.parametrize("name", ["<|im_end|>", "<|eot|>"])
+def test_a_stop_string_that_is_a_special_token_stops_there(chat: Tokenizer, name: str) -> None:
+    end = chat.inner.convert_tokens_to_ids(name)
+    ids = [*chat.spell("Hi"), end, *chat.spell(" and more")]
+    count = len(chat.spell("Hi")) + 1
+    for stop in ([name], [" more", name]):
+        assert after(chat.spell("x"), ids, chat, stop=stop) == (count, FinishReason.STOP, name, "Hi")
+    # min_tokens keeps it back as any end token, so it is no longer chosen; one that was chosen counts
+    watch = StopWatch(request("a", [1], stop=[name], min_tokens=2, max_tokens=9), 9, frozenset(), chat)
+    assert watch.forbids_end(1) and end in watch.end_ids and not watch.forbids_end(2)
+
+
+def test_a_stop_string_with_a_special_token_in_it(chat: Tokenizer) -> None:
+    end = chat.inner.convert_tokens_to_ids("<|im_end|>")
+    ids = [*chat.spell("Hi"), end, *chat.spell(" you"), end, *chat.spell("\nand more")]
+    found = after(chat.spell("x"), ids, chat, stop=["u<|im_end|>\n"])
+    assert found[1:] == (FinishReason.STOP, "u<|im_end|>\n", "Hi yo")

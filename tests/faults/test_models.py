@@ -1,4 +1,4 @@
-"""Faults 33 to 35: models that are missing, unsafe, or only in the cache."""
+"""Faults 33 to 35, 51 and 52: models that are missing, unsafe, or only in the cache."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_runs import MODEL, generate, write
+from small_runs import MODEL, generate, read, write
+from tokenizers import Tokenizer as Rust
+from tokenizers import decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pipeline.engine.checkpoint import Checkpoint
 from pipeline.run.prepare import prepare
@@ -109,3 +112,43 @@ def test_the_weights_are_what_the_plan_names(source: Path, tmp_path: Path) -> No
         file.seek(-1, 2)
         file.write(b"\x01")
     assert prepare(run.config).plan.plan_id != before.plan.plan_id
+
+
+def test_fault_51_a_token_that_the_model_lacks(tmp_path: Path) -> None:
+    folder = copied(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(folder)
+    source = write({"prompt": ["Lost", "fill in the [PAD] here", "Dear"]}, tmp_path / "in.parquet")
+    assert generate(source, tmp_path / "out", f"model.path={folder}") == 0
+    assert read(tmp_path / "out").column("error_code").to_pylist() == [None, "BAD_TOKEN_ID", None]
+
+
+def unspellable(folder: Path) -> Path:
+    """The demo model with a tokenizer of letters, of a kind that llguidance cannot use."""
+    copied(folder)
+    letters = [("<unk>", 0.0), ("<|end|>", 0.0), *((c, -3.0) for c in "\u2581abcdefghijklmnopqrstuvwxyz")]
+    rust = Rust(models.Unigram(letters, unk_id=0))
+    rust.pre_tokenizer, rust.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()  # type: ignore[assignment]
+    PreTrainedTokenizerFast(tokenizer_object=rust, unk_token="<unk>", eos_token="<|end|>").save_pretrained(folder)
+    return folder
+
+
+def test_fault_52_a_row_whose_grammar_the_tokenizer_cannot_spell(tmp_path: Path) -> None:
+    folder = unspellable(tmp_path / "model")
+    rules = ["{}"] * 7 + ['{"regex": "a+"}', '{"choice": ["a", "b"]}'] + ["{}"] * 3
+    source = write({"prompt": ["lost"] * 12, "s": rules}, tmp_path / "in.parquet")
+    options = (f"model.path={folder}", "source.sampling_column=s", "output.rows_per_shard=3")
+    assert generate(source, tmp_path / "out", *options) == 0
+    codes = {row["row_id"]: row["error_code"] for row in read(tmp_path / "out").to_pylist()}
+    assert {row_id: code for row_id, code in codes.items() if code} == {
+        "in.parquet:7": "BAD_SAMPLING", "in.parquet:8": "BAD_SAMPLING"
+    }  # fmt: skip
+
+
+def test_a_job_whose_grammar_the_tokenizer_cannot_spell(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = unspellable(tmp_path / "model")
+    line = refused(source, tmp_path, capsys, f"model.path={folder}", "sampling.regex=a+")
+    assert "sampling.regex: this tokenizer cannot be used for structured output" in line

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.errors import InputRefused
 from pipeline.planning.plan import InputFile
@@ -29,9 +32,13 @@ class Letters:
         self.bos_token_id = bos
         self.calls = 0
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str], special: bool | None = None) -> list[list[int]]:
         self.calls += 1
+        self.special = special
         return [[ord(c) % 1000 for c in text if c != "\xad"] for text in texts]
+
+    def token(self, token_id: int) -> str:
+        return chr(token_id)
 
 
 def built(columns: Any, tokenizer: Letters | None = None, length: int = 10, **options: Any) -> list[PromptRow]:
@@ -106,15 +113,66 @@ def test_fault_4_a_prompt_that_leaves_no_room_is_an_error_with_both_numbers() ->
     assert long.error is not None
     assert long.error.message == "the prompt has 10 tokens, at most 9 fit; see source.on_long_prompt=truncate_left"
 
+    assert (long.prompt_tokens, fits.prompt_tokens) == (10, 9)
 
-@pytest.mark.parametrize(("max_tokens", "kept"), [(4, 6), (9, 1), (50, 1)])
-def test_fault_4_truncate_left_keeps_the_end_and_room_for_the_completion(max_tokens: int, kept: int) -> None:
-    prompt = "abcdefghijklm"
-    table = pa.table({"prompt": [prompt, prompt[:9]], "s": [f'{{"max_tokens": {max_tokens}}}'] * 2})
-    cut, fits = built(table, on_long_prompt="truncate_left", sampling_column="s")
+
+def truncated(prompt: str, max_tokens: int = 4, least: int | None = None, length: int = 16) -> PromptRow:
+    table = pa.table({"prompt": [prompt], "s": [f'{{"max_tokens": {max_tokens}}}']})
+    options = {"on_long_prompt": "truncate_left", "sampling_column": "s", "min_completion_tokens": least}
+    return built(table, length=length, **options)[0]
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "least", "kept"),
+    [(2, None, 14), (9, None, 12), (50, None, 12), (50, 1, 15), (50, 8, 8), (3, 8, 13), (50, 99, 1)]
+)  # fmt: skip
+def test_fault_4_truncate_left_keeps_the_end_and_the_room_that_was_promised(
+    max_tokens: int, least: int | None, kept: int
+) -> None:
+    prompt = "abcdefghijklmnopqrstuvwxyz"
+    cut = truncated(prompt, max_tokens, least)
     assert cut.prompt_token_ids == tuple(map(ord, prompt[-kept:]))
-    assert cut.prompt == prompt
-    assert len(fits.prompt_token_ids) == 9
+    assert (cut.prompt, cut.prompt_tokens, cut.cut) == (prompt, kept, 26 - kept)
+
+
+@given(length=st.integers(2, 40), max_tokens=st.integers(1, 60), least=st.none() | st.integers(1, 60))
+def test_a_token_more_never_leaves_much_less_of_a_prompt(length: int, max_tokens: int, least: int | None) -> None:
+    kept = [truncated("x" * n, max_tokens, least, length).prompt_tokens for n in range(1, 60)]
+    assert kept == sorted(kept) and kept[-1] < length
+    assert all(b - a <= 1 for a, b in itertools.pairwise(kept))
+
+
+def test_what_is_cut_keeps_the_beginning_of_text_and_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    cut = truncated("\x07" + "abcdefghijklmnopqrstuvwxyz")
+    assert cut.prompt_token_ids == (7, *map(ord, "abcdefghijklmnopqrstuvwxyz"[-11:]))
+    assert (
+        "1 of 1 prompts were too long and lost their beginning, such as row 'a/x.parquet:0': 12 of 27 tokens"
+        in caplog.text
+    )
+
+
+def test_min_completion_tokens_makes_a_prompt_too_long_where_it_is_not_cut() -> None:
+    fits, long = built({"prompt": ["x" * 6, "x" * 7]}, min_completion_tokens=4)
+    assert (code(fits), code(long)) == (None, ErrorCode.PROMPT_TOO_LONG)
+
+
+def test_fault_51_a_token_that_the_model_lacks_is_its_rows_error() -> None:
+    tokenizer = Letters(bos=100)
+    tokenizer.vocab_size = 100
+    good, bad = built({"prompt": ["ABC", "ABz"]}, tokenizer)
+    assert code(good) is None and code(bad) == ErrorCode.BAD_TOKEN_ID
+    assert (
+        bad.error is not None and bad.error.message == "the tokenizer's token 'z' has id 122; the model has ids 0 to 99"
+    )
+    (empty,) = built({"prompt": [""]}, tokenizer, on_empty_prompt="bos")
+    assert code(empty) == ErrorCode.BAD_TOKEN_ID
+
+
+@pytest.mark.parametrize("special", [None, True, False])
+def test_special_tokens_are_added_as_asked_for(special: bool | None) -> None:
+    tokenizer = Letters()
+    built({"prompt": ["a"]}, tokenizer, add_special_tokens=special)
+    assert tokenizer.special is special
 
 
 def test_fault_5_an_empty_prompt_is_an_error_or_the_bos_token() -> None:

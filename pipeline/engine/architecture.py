@@ -1,0 +1,76 @@
+"""Which models are served, as far as `config.json` tells it: the rest shows when a model is loaded.
+
+It reads no files and does not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.errors import ModelRefused
+
+INSTEAD = "docs/models.md lists the families that are served, and transformers' own generate runs the others"
+"""What a user can do whose model is refused."""
+_FULL = {"full_attention", "attention"}
+_SLIDING = "sliding_attention"
+_SHIFTED = frozenset({
+    "camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+})  # fmt: skip
+"""Models whose positions begin behind that of the padding token. Loading would find it, too, and takes longer."""
+
+
+def check_architecture(facts: Mapping[str, Any], path: str) -> None:
+    """Refuse by name what the engine cannot serve, before any weight is read.
+
+    Args:
+        facts: The content of `config.json`.
+        path: The model as it was asked for.
+
+    Raises:
+        ModelRefused: If it cannot be served, whatever the length.
+    """
+    kind = facts.get("model_type", "unknown")
+    if facts.get("auto_map") and not _is_known(kind):
+        raise ModelRefused(
+            f"{path}: needs code of its own (auto_map in config.json), which is never run, and transformers has no causal "
+            f"language model {kind}; use a model that transformers has"
+        )
+    if facts.get("is_encoder_decoder"):
+        raise ModelRefused(f"{path}: {kind} is an encoder-decoder; only decoder-only causal language models are served")
+    if kind in _SHIFTED:
+        raise ModelRefused(
+            f"{path}: {kind} counts positions from behind its padding token, which is not served; {INSTEAD}"
+        )
+    text = {**facts, **(facts.get("text_config") or {})}
+    kinds = set(text.get("layer_types") or ())
+    other = sorted(kinds - _FULL - {_SLIDING})
+    if other or (_SLIDING in kinds and not text.get("sliding_window")):
+        raise ModelRefused(
+            f"{path}: {kind} has layers of the kind {(other or [_SLIDING])[0]}; only full attention is served; {INSTEAD}"
+        )
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    for one in (rope, *(value for value in rope.values() if isinstance(value, dict))):
+        if one.get("rope_type", one.get("type")) in ("dynamic", "longrope"):
+            raise ModelRefused(
+                f"{path}: {kind} changes its rotary embedding with the length, which is not served; {INSTEAD}"
+            )
+
+
+def window(text: Mapping[str, Any]) -> int | None:
+    """Tokens that some layer sees at most, itself included; None: it sees all.
+
+    Args:
+        text: What the configuration says of the language model.
+    """
+    kinds = set(text.get("layer_types") or ())
+    slides = _SLIDING in kinds if kinds else bool(text.get("use_sliding_window", True))
+    return int(text["sliding_window"]) if slides and text.get("sliding_window") else None
+
+
+def _is_known(kind: str) -> bool:
+    """Whether transformers has a causal language model of this kind itself, so that it needs no code of a checkpoint."""
+    # Imported here: it takes seconds, and few configurations ask for it.
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

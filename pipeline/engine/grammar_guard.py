@@ -1,0 +1,94 @@
+"""Checks grammars in a process of its own, so that one that takes minutes to compile, or all memory, costs seconds and one row.
+
+It does not know what a grammar means; `grammar_child` is the other side.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+from dataclasses import asdict
+
+from pipeline.engine.structured import require_library
+from pipeline.types import SamplingParams
+
+CPU_SECONDS = 10
+"""Processor time that a grammar may take."""
+_WAIT_SECONDS = 60
+"""How long an answer may take on a machine that is busy with other things."""
+
+
+def check_in_time(sampling: SamplingParams) -> None:
+    """Check a regex, a choice or a JSON Schema as `check_grammar` does, within a limit of time and memory.
+
+    Raises:
+        ValueError: If it cannot be followed, or takes too long; the text names the field and the reason, in one line.
+        ConfigurationError: If the library is not installed.
+    """
+    name = sampling.structured
+    if name is not None:
+        require_library(name)
+        told = _guard().ask(name, json.dumps(asdict(sampling)))
+        if told is not None:
+            raise ValueError(told)
+
+
+@functools.cache
+def _guard() -> _Guard:
+    guard = _Guard()
+    atexit.register(guard.end)
+    return guard
+
+
+class _Guard:
+    """The process that compiles, started when it is first needed and again after a grammar that ended it."""
+
+    def __init__(self) -> None:
+        """Start nothing."""
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def ask(self, name: str, sampling: str) -> str | None:
+        """What is wrong with sampling parameters, in one line, or None."""
+        with self._lock:
+            child = self._started()
+            assert child.stdin is not None and child.stdout is not None
+            try:
+                child.stdin.write(sampling.encode() + b"\n")
+                child.stdin.flush()
+                ready, _, _ = select.select([child.stdout], [], [], _WAIT_SECONDS)
+                answer = child.stdout.readline() if ready else b""
+            except BrokenPipeError:
+                answer = b""
+            if answer:
+                told: str | None = json.loads(answer)
+                return told
+            self.end()
+        return f"{name}: takes more than {CPU_SECONDS} s or too much memory to compile; make it simpler"
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._child is None:
+            paths = os.pathsep.join(path for path in sys.path if path)
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "pipeline.engine.grammar_child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": paths},
+            )  # fmt: skip
+        return self._child
+
+    def end(self) -> None:
+        """End the process; the next question starts another."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            for pipe in (child.stdin, child.stdout):
+                with contextlib.suppress(BrokenPipeError):  # of what was not sent yet
+                    if pipe is not None:
+                        pipe.close()
+            child.wait()

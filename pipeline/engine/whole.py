@@ -1,0 +1,64 @@
+"""Whether a checkpoint was loaded whole: every weight of the model from the files, and every weight of the files in the model.
+
+It does not know how they are loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ModelRefused
+
+_COMPUTED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|rotary_pos_emb\.inv_freq|position_ids|masked_bias)$")
+"""Tensors that older versions saved and that are computed."""
+_MASK = re.compile(r"(^|\.)(attn|attention|self_attention|self_attn)\.bias$")
+"""Likewise a causal mask, which has three dimensions at least, where a layer's bias has one."""
+
+
+def check_whole(folder: Path, report: Mapping[str, Any]) -> None:
+    """Check what transformers reports of loading.
+
+    Args:
+        folder: The checkpoint's.
+        report: `missing_keys`, `unexpected_keys` and `mismatched_keys`.
+
+    Raises:
+        ModelRefused: If anything is missing, left over or of another shape.
+    """
+    lacking = sorted(report["missing_keys"])
+    if lacking:  # transformers fills them with random numbers, other ones in each replica
+        raise ModelRefused(f"{folder}: its weights lack {_some(lacking)}")
+    mismatched = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in report["mismatched_keys"])
+    if mismatched:
+        raise ModelRefused(f"{folder}: {_some(mismatched)} has another shape than config.json asks for")
+    if report.get("error_msgs"):
+        raise ModelRefused(f"{folder}: {' '.join(str(report['error_msgs'][0]).split())[:200]}")
+    left = sorted(name for name in report["unexpected_keys"] if not _COMPUTED.search(name))
+    if any(_MASK.search(name) for name in left):
+        dimensions = _dimensions(folder)
+        left = [name for name in left if not (_MASK.search(name) and dimensions.get(name, 0) > 2)]
+    if left:
+        raise ModelRefused(
+            f"{folder}: config.json has no place for {_some(left)}: without them it would be another model; "
+            "see that config.json belongs to these weights"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _dimensions(folder: Path) -> dict[str, int]:
+    """Tensor → number of dimensions, from the headers of the weight files; a name may lack the base model's prefix there."""
+    found: dict[str, int] = {}
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        found |= {name: len(facts["shape"]) for name, facts in header.items() if name != "__metadata__"}
+    return found
