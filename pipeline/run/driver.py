@@ -68,7 +68,9 @@ def generate(config: GenerateConfig, *, config_yaml: str) -> Outcome:
         PromptmillError: With one line for the person who runs the job; its `exit_code` is the process's.
     """
     with signals_raise() as check_signals:
-        prepared = prepare(config)
+        with progress_view(live=False) as view:  # the hub's client draws bars of its own
+            view.stage("checking the input and the model's files")
+            prepared = prepare(config)
         folder = OutputFolder(open_store(config.output.path, allow_unsafe=config.output.allow_unsafe_store))
         folder.store.probe()
         for line in mend(folder.store, prepared.plan):
@@ -77,7 +79,7 @@ def generate(config: GenerateConfig, *, config_yaml: str) -> Outcome:
         done = folder.finished(plan)
         if done is not None:
             print(f"{config.output.path} is complete: {done.totals.rows:,} rows, {done.totals.completions:,} completions "
-                  f"in {len(done.parts):,} parts; nothing to do", file=sys.stderr)  # fmt: skip
+                  f"in {counted(len(done.parts), 'part')}; nothing to do", file=sys.stderr)  # fmt: skip
             return Outcome(_exit_code(config, done), done)
         folder.save_config(config_yaml)
         folder.store.sweep(STALE_SECONDS)
@@ -98,7 +100,7 @@ class _Run:
         self._check_signals, self._claims = check_signals, claims
         committed = folder.committed(plan)
         self._missing = [i for i in range(plan.shard_count) if i not in committed]
-        self._monitor = Monitor(plan, committed, config.sampling.n)
+        self._monitor = Monitor(plan, committed, config.sampling.n, max_tokens=config.sampling.max_tokens)
         self._deadline = _next_time(config.deadline)
         self._environment: dict[str, object] = {}
 
@@ -112,6 +114,7 @@ class _Run:
                 self._announce(view)
                 if self._missing:
                     self._work(view)
+                view.stage("checking the parts")
                 manifest = self._finish()
         except (PromptmillError, Stopped) as stop:
             error = stop.told() if isinstance(stop, Stopped) else stop
@@ -123,7 +126,7 @@ class _Run:
 
     def _announce(self, view: ProgressView) -> None:
         plan, config = self._plan, self._config
-        view.note(f"plan {plan.plan8}: {counted(plan.rows, 'row')} in {counted(plan.shard_count, 'shard')}, "
+        view.note(f"plan {plan.plan8}: {counted(plan.rows, 'row')} in {counted(plan.shard_count, 'part')}, "
                   f"{len(self._missing):,} to do")  # fmt: skip
         if plan.rows_per_shard != config.output.rows_per_shard:
             view.note(
@@ -156,6 +159,7 @@ class _Run:
             hang_timeout=config.cluster.hang_timeout,
         )  # fmt: skip
         reason = FINISHED
+        watch.view.stage("starting")
         try:
             dispatcher.run()
             self._environment = pool.facts()
@@ -189,7 +193,8 @@ class _Run:
         """Say what is done and how to go on, where going on is possible."""
         if error.exit_code in (2, 1):
             return error
-        done = f"{self._monitor.shards_done:,} of {self._plan.shard_count:,} parts are committed"
+        total = self._plan.shard_count
+        done = f"{self._monitor.shards_done:,} of {counted(total, 'part')} {'is' if total == 1 else 'are'} committed"
         text = f"{error}; {done}; the same command goes on from there"
         return Interrupted(text, error.signum) if isinstance(error, Interrupted) else type(error)(text)
 
