@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from pipeline.errors import InputRefused
 from pipeline.planning.plan import InputFile
 from pipeline.prompts.columns import check_columns, used_columns
 from pipeline.prompts.config import SourceConfig
+from pipeline.prompts.foreign import conversion
 from pipeline.prompts.footer import open_file, read_footer
 from pipeline.prompts.locate import FoundFile, filesystem_for, find_files
 from pipeline.prompts.wording import brief, one_line, without_secrets
@@ -65,6 +67,14 @@ def open_source(config: SourceConfig) -> Source:
     return Source(filesystem, tuple(files), merged)
 
 
+def _as_given(file: FoundFile, filesystem: pyarrow.fs.FileSystem) -> str:
+    """A file's name as a command can take it: a local path, from here where it is below this folder."""
+    if filesystem.type_name != "local":
+        return file.name
+    path = Path(file.path)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 def _read_footers(
     filesystem: pyarrow.fs.FileSystem, found: Sequence[FoundFile]
 ) -> Iterator[tuple[InputFile, pa.Schema]]:
@@ -73,7 +83,10 @@ def _read_footers(
     def read(file: FoundFile) -> tuple[InputFile, pa.Schema]:
         shown = one_line(file.name)
         with open_file(filesystem, file.path, shown) as handle:
-            footer = read_footer(handle, shown)
+            try:
+                footer = read_footer(handle, shown)
+            except InputRefused as error:
+                raise InputRefused(f"{error}{conversion(_as_given(file, filesystem))}") from error
         rows = footer.metadata.num_rows
         return InputFile(file.name, file.path, footer.size, rows, footer.sha256, file.partitions), footer.schema
 

@@ -28,6 +28,7 @@ from pipeline.planning.plan import Plan
 from pipeline.run.claims import Claims, Pulse
 from pipeline.run.config import GenerateConfig
 from pipeline.run.dispatch import Dispatcher
+from pipeline.run.doubts import doubts
 from pipeline.run.metrics import FINISHED, Metrics
 from pipeline.run.monitor import Monitor
 from pipeline.run.prepare import Prepared, prepare
@@ -101,7 +102,7 @@ class _Run:
         committed = folder.committed(plan)
         self._missing = [i for i in range(plan.shard_count) if i not in committed]
         self._monitor = Monitor(plan, committed, config.sampling.n, max_tokens=config.sampling.max_tokens)
-        self._deadline = _next_time(config.deadline)
+        self._deadline = config.deadline_after(datetime.datetime.now())
         self._environment: dict[str, object] = {}
 
     def run(self) -> Outcome:
@@ -128,6 +129,8 @@ class _Run:
         plan, config = self._plan, self._config
         view.note(f"plan {plan.plan8}: {counted(plan.rows, 'row')} in {counted(plan.shard_count, 'part')}, "
                   f"{len(self._missing):,} to do")  # fmt: skip
+        for doubt in doubts(config, self._prepared.plan.fingerprint["engine"]["max_model_len"]):
+            view.note(f"WARNING: {doubt}")
         if plan.rows_per_shard != config.output.rows_per_shard:
             view.note(
                 f"this output was begun with output.rows_per_shard={plan.rows_per_shard}, which stays "
@@ -240,13 +243,3 @@ def _driver_id() -> str:
     started = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
     host = re.sub(r"[^A-Za-z0-9.-]", "_", platform.node()) or "host"
     return f"{started}-{host}-{os.getpid()}-{secrets.token_hex(2)}"
-
-
-def _next_time(time_of_day: str | None) -> datetime.datetime | None:
-    """The next moment at which the local clock shows `time_of_day`."""
-    if time_of_day is None:
-        return None
-    hour, minute = map(int, time_of_day.split(":"))
-    now = datetime.datetime.now()
-    moment = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
-    return moment if moment > now else moment + datetime.timedelta(days=1)

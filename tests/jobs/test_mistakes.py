@@ -111,6 +111,7 @@ def test_wrong_type(key: Any, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_key_that_has_a_range_is_tried() -> None:
     free = {k for k in KEYS if k.endswith("_column")} | {"model.revision", "model.tokenizer", "model.adapter"}
+    free |= {"source.template_file", "sampling.json_schema_file"}
     free |= {"sampling.ignore_eos", "stats.prompt_logprobs", "output.include_prompt", "source.template"}
     free |= {
         "engine.prefix_caching",
@@ -158,8 +159,19 @@ def test_unknown_preset(group: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("~sampling.n", "~sampling.n: sampling.n cannot be taken out"),
         ("model.path=null", "model.path=null: must be text"),
         ("sampling.n=1.5", "sampling.n=1.5: must be a whole number"),
-        ("sampling.stop=a", "sampling.stop=a: must be a list of texts, such as [a,b]"),
-        ("sampling.n=1,2", "sampling.n=1,2: several values; add -m to run each of them (a list is sampling.n=[1,2]"),
+        ("sampling.stop=a", "sampling.stop=a: must be a list of texts, such as [a,b]; for one text write sampling.stop=[a]"),
+        ("sampling.n=1,2", "sampling.n=1,2: several values; add -m to run each of them"),
+        ("sampling.temperature=0,7", "sampling.temperature=0,7: several values; add -m to run each of them (a decimal fraction has a point: sampling.temperature=0.7)"),
+        ("sampling.stop=a,b", "sampling.stop=a,b: several values; add -m to run each of them (a list is sampling.stop=[a,b])"),
+        ("source.path=a,b", "source.path=a,b: several values; add -m to run each of them (a text is quoted; in a shell: 'source.path=\"a,b\"')"),
+        ("sampling.stop=END", "sampling.stop=END: must be a list of texts, such as [a,b]; for one text write sampling.stop=[END]"),
+        ("model=openai-community/gpt2", "model=openai-community/gpt2: model names a preset; a model of the hub, or in a folder, is model.path=openai-community/gpt2"),
+        ("model=/some/where", "model=/some/where: model names a preset; a model of the hub, or in a folder, is model.path=/some/where"),
+        ("source=mine.parquet", "source=mine.parquet: source names a preset; the place of the prompts is source.path=mine.parquet"),
+        ("output=a/b", "output=a/b: output names a preset; the output's folder is output.path=a/b"),
+        ("source.template_file=nowhere", "source.template_file=nowhere: no such file or directory"),
+        ("sampling.json_schema_file=. sampling.json_schema={}", "sampling.json_schema and sampling.json_schema_file=.: exclude"),
+        ("deadline=+", "deadline='+': must be null, a local time of day such as 06:00, or +8h or +1h30m"),
         ("-m sampling.n=interval(1,2)", "sampling.n=interval(1,2): an interval has no values to list"),
         ("sampling.n=[1", "sampling.n=[1: not a valid override: sampling.n must be a whole number"),
         ("sampling.stop=[a", "sampling.stop=[a: not a valid override: sampling.stop must be a list of texts"),
