@@ -1,6 +1,6 @@
 """Puts the content of a file in the place of the key that names it: `source.template_file`, `sampling.json_schema_file`.
 
-The output keeps the content, so that neither `verify` nor the next start depends on the file. It does not know what the texts mean.
+The output keeps the content, so `verify` does not depend on the file. It does not know what the texts mean.
 """
 
 from __future__ import annotations

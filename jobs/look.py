@@ -47,6 +47,9 @@ def _show(folder: str, *, errors: bool) -> None:
         if row.get("prompt"):
             print("  prompt:", shortened(row["prompt"], width - 10, tail=True))
         if row["error_message"] or row["text"]:
-            print("  " + ("error: " if row["error_message"] else "text:  "), shortened(row["error_message"] or row["text"], width - 10))
+            print(
+                "  " + ("error: " if row["error_message"] else "text:  "),
+                shortened(row["error_message"] or row["text"], width - 10),
+            )
     if not rows:
         print("no errors" if errors else "no rows")

@@ -118,7 +118,11 @@ def _about_key(error: OmegaConfBaseException, schema: type, overrides: Sequence[
         if isinstance(error, GrammarParseError) or "${" in given:
             return f"{key.name}{given}: ${{ begins an interpolation; for the characters themselves write \\${{"
         single = re.fullmatch(r"=([\w-]+)", given)
-        hint = f"; for one text write {key.name}=[{single[1]}]" if single and key.allowed.startswith("a list of texts") else ""
+        hint = (
+            f"; for one text write {key.name}=[{single[1]}]"
+            if single and key.allowed.startswith("a list of texts")
+            else ""
+        )
         return f"{key.name}{given}: must be {key.allowed}{hint}"
     if isinstance(error, ValidationError):
         return f"{name}: must be a preset or keys of its own"

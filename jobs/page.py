@@ -19,11 +19,11 @@ from jobs.reference import EXIT_CODES, MEANINGS, MEANINGS_OF, SECTIONS
 WIDTH = 100
 """Columns at most, and where it is no terminal."""
 VALUES = (
-    "A value is written as in Hydra: text, 1.5, true, null, [a,b]. A text with special characters (braces, quotes, commas) goes "
-    "into double quotes, and the whole word into single quotes for the shell:",
+    "A value is written as in Hydra: text, 1.5, true, null, [a,b]. A text with special characters (braces, quotes, commas) "
+    "goes into double quotes, and the whole word into single quotes for the shell:",
     """'source.template="Write about {{ topic }}."'""",
     r"""'sampling.stop=["\n\n",END]'""",
-    r'Inside the double quotes \" is a quote and, in templates and stop strings, \n is a newline.',
+    r"Inside the double quotes \" is a quote and, in templates and stop strings, \n is a newline.",
 )
 
 
@@ -78,7 +78,9 @@ def _presets(job: str) -> Iterator[str]:
         for name, text in presets(group).items():
             star = "*" if name == chosen else " "
             head = f"  {group:<11}{star} {name:<13} "
-            yield from textwrap.wrap(head + text, page_width(), subsequent_indent=" " * (len(head) if page_width() >= 75 else 6))
+            yield from textwrap.wrap(
+                head + text, page_width(), subsequent_indent=" " * (len(head) if page_width() >= 75 else 6)
+            )
             group = ""
 
 

@@ -82,7 +82,8 @@ MEANINGS = {
     "cluster.start_timeout": "seconds to wait for the resources of the first replicas",
     "cluster.hang_timeout": "seconds without any progress after which a replica counts as hung, and is replaced",
     "max_error_rate": "exit code 3 when a larger share of the rows are errors",
-    "deadline": "a local time of day, such as 06:00 (quoted in YAML), or a time from the start, such as +8h or +1h30m, at which the run stops, resumable",
+    "deadline": "a local time of day, such as 06:00 (quoted in YAML), or a time from the start, such as +8h: then the run "
+    "stops, resumable",
 }
 
 MEANINGS_OF = {

@@ -88,7 +88,9 @@ class SamplingParams:
     def __post_init__(self) -> None:
         """Check every field; a `ValueError` names the field, its value and what is allowed."""
         self._check_numbers()
-        require(self.json_schema_file is None, "json_schema_file", self.json_schema_file, "read before, into json_schema")
+        require(
+            self.json_schema_file is None, "json_schema_file", self.json_schema_file, "read before, into json_schema"
+        )
         self.logit_bias = _biases(self.logit_bias)
         if self.json_schema is not None:
             self.json_schema = _schema_text(self.json_schema)

@@ -117,7 +117,12 @@ def _locate(path: str, revision: str | None, key: str) -> Path:
                 f"model.revision={revision}: {path} is a directory, which has no revisions; leave it out"
             )
         return local
-    if local.exists() or path.startswith((".", "/", "~")) or path.count("/") > 1 or ("/" in path and local.parent.is_dir()):
+    if (
+        local.exists()
+        or path.startswith((".", "/", "~"))
+        or path.count("/") > 1
+        or ("/" in path and local.parent.is_dir())
+    ):
         raise ModelRefused(f"{key}={path}: there is no such directory: no folder {path} here" + _beside(local))
     # Imported here: a local directory needs no hub, and the import takes a while.
     from huggingface_hub import snapshot_download
@@ -130,8 +135,8 @@ def _locate(path: str, revision: str | None, key: str) -> Path:
     except LocalEntryNotFoundError:
         at = f" at revision {revision}" if revision else ""
         raise ModelRefused(
-            f"{key}={path}: there is no folder {path} here, the hub cannot be reached, and its cache does not hold this model{at}; "
-            "go online once, or give a directory"
+            f"{key}={path}: there is no folder {path} here, the hub cannot be reached, and its cache does not hold "
+            f"this model{at}; go online once, or give a directory"
         ) from None
     except HfHubHTTPError as error:
         what = f"revision {revision}" if type(error).__name__ == "RevisionNotFoundError" else "such a model"

@@ -24,7 +24,7 @@ def conversion(name: str) -> str:
             module = reader.partition(".")[0]
             target = plain[: -len(ending)] + ".parquet"
             return (
-                f"; prompts are read from Parquet: convert it once with python -c \"from pyarrow import {module}, parquet; "
+                f'; prompts are read from Parquet: convert it once with python -c "from pyarrow import {module}, parquet; '
                 f"parquet.write_table({reader.format(name)}, '{target}')\""
             )
     if name.lower().endswith(_OTHERS):

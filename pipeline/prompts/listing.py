@@ -18,8 +18,8 @@ from pipeline.errors import InputRefused
 from pipeline.planning.plan import InputFile
 from pipeline.prompts.columns import check_columns, used_columns
 from pipeline.prompts.config import SourceConfig
-from pipeline.prompts.foreign import conversion
 from pipeline.prompts.footer import open_file, read_footer
+from pipeline.prompts.foreign import conversion
 from pipeline.prompts.locate import FoundFile, filesystem_for, find_files
 from pipeline.prompts.wording import brief, one_line, without_secrets
 

@@ -82,7 +82,9 @@ def find_files(filesystem: fs.FileSystem, path: str, shown: str) -> list[FoundFi
             return [_found(path, path.rpartition("/")[0])]
         if info.type == fs.FileType.Directory:
             paths, root = list(_below(filesystem, path)), path
-            nothing = "no Parquet files (*.parquet, *.pq) in this directory" + ("" if paths else _others(filesystem, path))
+            nothing = "no Parquet files (*.parquet, *.pq) in this directory" + (
+                "" if paths else _others(filesystem, path)
+            )
         else:
             root = _fixed_part(path)
             if root == path:

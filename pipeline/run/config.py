@@ -107,7 +107,12 @@ class GenerateConfig:
         """Check the fields that belong to no section."""
         require(0 <= self.max_error_rate <= 1, "max_error_rate", self.max_error_rate, "from 0 to 1")
         good = self.deadline is None or _TIME_OF_DAY.fullmatch(self.deadline) or _FROM_NOW.fullmatch(self.deadline)
-        require(bool(good), "deadline", self.deadline, "null, a local time of day such as 06:00, or +8h or +1h30m from the start")
+        require(
+            bool(good),
+            "deadline",
+            self.deadline,
+            "null, a local time of day such as 06:00, or +8h or +1h30m from the start",
+        )
 
     def deadline_after(self, now: datetime) -> datetime | None:
         """When the job stops that starts at local time `now`; null: whenever it is done."""

@@ -24,7 +24,11 @@ def doubts(config: GenerateConfig, max_model_len: int) -> Iterator[str]:
     sampling, template = config.sampling, config.source.template
     if template is not None and not compile_template(template).columns:
         yield "source.template uses no column, so every row has the same prompt; a column is written {{ name }}"
-    texts = {"sampling.stop": sampling.stop, "sampling.bad_words": sampling.bad_words, "source.template": [template or ""]}
+    texts = {
+        "sampling.stop": sampling.stop,
+        "sampling.bad_words": sampling.bad_words,
+        "source.template": [template or ""],
+    }
     for key, values in texts.items():
         found = next((match[0] for text in values if (match := _ESCAPE.search(str(text)))), None)
         if found is not None:
@@ -32,11 +36,11 @@ def doubts(config: GenerateConfig, max_model_len: int) -> Iterator[str]:
             yield f"{key} has {found} as two characters, which no text has; within double quotes it is one: {instead}"
     if sampling.n > 1 and (sampling.temperature == 0 or sampling.top_k == 1):
         why = "sampling.temperature=0" if sampling.temperature == 0 else "sampling.top_k=1"
-        yield f"{why} always takes the most likely token, so the {sampling.n} completions of a prompt are equal; set sampling.n=1"
+        yield f"{why} always takes the most likely token, so the {sampling.n} completions of a prompt are equal"
     if sampling.max_tokens >= max_model_len:
         yield (
-            f"sampling.max_tokens={sampling.max_tokens} is more than the {max_model_len} tokens that prompt and generation have "
-            "together, so a completion may end sooner, at the end of the context"
+            f"sampling.max_tokens={sampling.max_tokens} is more than prompt and generation have together, {max_model_len} tokens: "
+            "a completion may end sooner, at the end of the context"
         )
     if config.source.limit == 0:
         yield "source.limit=0 takes no row, so the output is empty; null takes all"

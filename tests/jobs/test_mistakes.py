@@ -161,17 +161,6 @@ def test_unknown_preset(group: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("sampling.n=1.5", "sampling.n=1.5: must be a whole number"),
         ("sampling.stop=a", "sampling.stop=a: must be a list of texts, such as [a,b]; for one text write sampling.stop=[a]"),
         ("sampling.n=1,2", "sampling.n=1,2: several values; add -m to run each of them"),
-        ("sampling.temperature=0,7", "sampling.temperature=0,7: several values; add -m to run each of them (a decimal fraction has a point: sampling.temperature=0.7)"),
-        ("sampling.stop=a,b", "sampling.stop=a,b: several values; add -m to run each of them (a list is sampling.stop=[a,b])"),
-        ("source.path=a,b", "source.path=a,b: several values; add -m to run each of them (a text is quoted; in a shell: 'source.path=\"a,b\"')"),
-        ("sampling.stop=END", "sampling.stop=END: must be a list of texts, such as [a,b]; for one text write sampling.stop=[END]"),
-        ("model=openai-community/gpt2", "model=openai-community/gpt2: model names a preset; a model of the hub, or in a folder, is model.path=openai-community/gpt2"),
-        ("model=/some/where", "model=/some/where: model names a preset; a model of the hub, or in a folder, is model.path=/some/where"),
-        ("source=mine.parquet", "source=mine.parquet: source names a preset; the place of the prompts is source.path=mine.parquet"),
-        ("output=a/b", "output=a/b: output names a preset; the output's folder is output.path=a/b"),
-        ("source.template_file=nowhere", "source.template_file=nowhere: no such file or directory"),
-        ("sampling.json_schema_file=. sampling.json_schema={}", "sampling.json_schema and sampling.json_schema_file=.: exclude"),
-        ("deadline=+", "deadline='+': must be null, a local time of day such as 06:00, or +8h or +1h30m"),
         ("-m sampling.n=interval(1,2)", "sampling.n=interval(1,2): an interval has no values to list"),
         ("sampling.n=[1", "sampling.n=[1: not a valid override: sampling.n must be a whole number"),
         ("sampling.stop=[a", "sampling.stop=[a: not a valid override: sampling.stop must be a list of texts"),
@@ -234,3 +223,49 @@ def test_a_missing_preset_in_a_sweep(capsys: pytest.CaptureFixture[str]) -> None
 def test_registering_twice_does_no_harm() -> None:
     register()
     register()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("sampling.temperature=0,7", " (a decimal fraction has a point: sampling.temperature=0.7)"),
+        ("sampling.stop=a,b", " (a list is sampling.stop=[a,b])"),
+        ("source.path=a,b", """ (a text is quoted; in a shell: 'source.path="a,b"')"""),
+        ("sampling.n=1,2", ""),
+    ],
+)
+def test_what_else_several_values_may_mean(
+    arguments: str, expected: str, driver: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(capsys, *PATHS, arguments)
+    assert line == f"{arguments}: several values; add -m to run each of them{expected}"
+    if expected:
+        (suggested,) = shlex.split(line.rpartition(": " if ":" in expected else " is ")[2].removesuffix(")"))
+        assert main(["generate", *PATHS, suggested]) == 0, "what is suggested is accepted"
+        driver.calls.pop()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("model=openai-community/gpt2", "a model of the hub, or in a folder, is model.path=openai-community/gpt2"),
+        ("model=/some/where", "a model of the hub, or in a folder, is model.path=/some/where"),
+        ("source=mine.parquet", "the place of the prompts is source.path=mine.parquet"),
+        ("output=a/b", "the output's folder is output.path=a/b"),
+    ],
+)
+def test_a_path_in_the_place_of_a_preset(arguments: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, arguments) == f"{arguments}: {arguments.partition('=')[0]} names a preset; {expected}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("sampling.stop=END", "sampling.stop=END: must be a list of texts, such as [a,b]; for one text write sampling"),
+        ("source.template_file=nowhere", "source.template_file=nowhere: no such file or directory"),
+        ("sampling.json_schema_file=. sampling.json_schema={}", "sampling.json_schema and sampling.json_schema_file=.: "),
+        ("deadline=+", "deadline='+': must be null, a local time of day such as 06:00, or +8h or +1h30m"),
+    ],
+)  # fmt: skip
+def test_newer_keys(arguments: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, *PATHS, *arguments.split()).startswith(expected)

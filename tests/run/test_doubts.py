@@ -25,9 +25,13 @@ def told(source: dict[str, Any], sampling: dict[str, Any]) -> list[str]:
         ({"template": r"Q: {{ q }}\nA:"}, {}, r"source.template has \n as two characters"),
         ({}, {"stop": ["END", r"\n"]}, r"sampling.stop has \n as two characters"),
         ({}, {"bad_words": [r"a\tb"]}, r"sampling.bad_words has \t as two characters"),
-        ({}, {"temperature": 0.0, "n": 5}, "sampling.temperature=0 always takes the most likely token, so the 5 completions"),
+        (
+            {},
+            {"temperature": 0.0, "n": 5},
+            "sampling.temperature=0 always takes the most likely token, so the 5 completions",
+        ),
         ({}, {"top_k": 1, "n": 2}, "sampling.top_k=1 always"),
-        ({}, {"max_tokens": 1024}, "sampling.max_tokens=1024 is more than the 1024 tokens"),
+        ({}, {"max_tokens": 1024}, "sampling.max_tokens=1024 is more than prompt and generation have together, 1024"),
         ({"limit": 0}, {}, "source.limit=0 takes no row"),
     ],
 )

@@ -193,9 +193,7 @@ class TestLive:
         lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
         assert len(lines) == 2
         assert re.fullmatch(r"30/100 rows  30% [━╸╺ ]+ 1:10 left", lines[0])
-        assert (
-            lines[1] == "3/10 parts · 117 tokens/s · 1,234 tokens · 3 errors · 0:30 elapsed · 2 replicas, 64 running"
-        )
+        assert lines[1] == "3/10 parts · 117 tokens/s · 1,234 tokens · 3 errors · 0:30 elapsed · 2 replicas, 64 running"
 
     @pytest.mark.parametrize("width", [20, 40, 60, 80, 200])
     def test_any_width(self, width: int) -> None:

@@ -98,5 +98,7 @@ class TestSummary:
         summary(result(samples=[(prompt, "answer " * 100)]), console=console)
         line = ESCAPES.sub("", stream.getvalue()).splitlines()[0]
         before, _, after = line.partition(" → ")
-        assert before.startswith("…") and before.endswith("世界?") and after.startswith("answer") and after.endswith("…")
+        assert (
+            before.startswith("…") and before.endswith("世界?") and after.startswith("answer") and after.endswith("…")
+        )
         assert width - 8 <= cell_len(line) <= width
