@@ -40,7 +40,7 @@ def job_page(
     known = keys(schema)
     meanings = MEANINGS | MEANINGS_OF.get(job, {})
     for section in sections(schema):
-        lines += ["", f"{section}: {SECTIONS[section]}"]
+        lines += ["", *textwrap.wrap(f"{section}: {SECTIONS[section]}", page_width(), subsequent_indent="  ")]
         lines += list(
             _table([(k.name, _entry(k, meanings)) for k in known.values() if k.name.startswith(f"{section}.")])
         )

@@ -94,7 +94,7 @@ def _as_meant(line: str, schema: type, parser: OverridesParser) -> str:
     `1e5`) stays the text it was.
     """
     name, _, value = line.partition("=")
-    if name in MAPPINGS and value.lstrip().startswith("{") and (text := _pasted(value)) is not None:
+    if name in MAPPINGS and value.lstrip().startswith("{") and (text := _pasted(name, value)) is not None:
         return f"{name}={text}"
     if name in (*FREE_TEXT, "sampling.regex"):
         line = NO_INTERPOLATION.sub(r"\\${", line)
@@ -109,14 +109,14 @@ def _as_meant(line: str, schema: type, parser: OverridesParser) -> str:
     return line
 
 
-def _pasted(value: str) -> str | None:
+def _pasted(name: str, value: str) -> str | None:
     """JSON in which keys are quoted, as Hydra would not have it, as a quoted text or a mapping that it takes; else null."""
     try:
         found = json.loads(value)
     except (ValueError, RecursionError):
         return None
-    if found and all(re.fullmatch(r"\d+", key) and isinstance(bias, int | float) for key, bias in found.items()):
-        return "{" + ",".join(f"{key}:{bias}" for key, bias in found.items()) + "}"  # biases
+    if name == "sampling.logit_bias":
+        return "{" + ",".join(f"{token}:{bias}" for token, bias in found.items()) + "}"
     text = escaped(json.dumps(found, ensure_ascii=False))
     return '"' + re.sub(r'(\\*)"', r'\1\1\\"', text) + '"'
 

@@ -39,8 +39,8 @@ def doubts(config: GenerateConfig, max_model_len: int) -> Iterator[str]:
         yield f"{why} always takes the most likely token, so the {sampling.n} completions of a prompt are equal"
     if sampling.max_tokens >= max_model_len:
         yield (
-            f"sampling.max_tokens={sampling.max_tokens} is more than prompt and generation have together, {max_model_len} tokens: "
-            "a completion may end sooner, at the end of the context"
+            f"sampling.max_tokens={sampling.max_tokens} is more than prompt and generation have together, {max_model_len} "
+            "tokens: a completion may end sooner, at the end of the context"
         )
     if config.source.limit == 0:
         yield "source.limit=0 takes no row, so the output is empty; null takes all"

@@ -40,6 +40,7 @@ from pipeline.run.summary import RunSummary, summary
 from pipeline.run.suspects import Suspects
 from pipeline.run.watch import Watch
 from pipeline.run.work import Work
+from pipeline.sampling import SamplingParams
 from pipeline.store.base import open_store
 from pipeline.worker import Job
 
@@ -184,7 +185,7 @@ class _Run:
         manifest = assemble(store, self._plan, self._monitor.reports, self._monitor.timings(),
                             {**environment(), **self._environment})  # fmt: skip
         card = dataset_card(
-            manifest, self._plan, model=_shown(config.model.path), sampling=dataclasses.asdict(config.sampling),
+            manifest, self._plan, model=_shown(config.model.path), sampling=_told(config.sampling),
             schema=self._prepared.output_schema, samples=read_samples(store, manifest.parts[0].file),
         )  # fmt: skip
         store.put(CARD, card.encode())
@@ -226,6 +227,11 @@ def _metrics(plan: Plan, driver: str, deadline: datetime.datetime | None, pool: 
     from pipeline.run.ray_meter import RayMeter
 
     return Metrics(RayMeter(), plan=plan.plan8, driver=driver, deadline=deadline, starting=pool.pending)
+
+
+def _told(sampling: SamplingParams) -> dict[str, object]:
+    """The parameters, without the key that only the command line knows."""
+    return {name: value for name, value in dataclasses.asdict(sampling).items() if name != "json_schema_file"}
 
 
 def _shown(model: str) -> str:
