@@ -12,8 +12,10 @@ help:  ## show this list
 
 install: $(STAMP)  ## make .venv with everything in it
 $(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard pipeline/engine/native/*.[ch])
+	@echo 'Making $(VENV): pip gets about 3 GB the first time (1 GB with a CPU build of torch, see README.md), compiles the'
+	@echo 'C code in pipeline/engine/native, and says below what it is at. That takes some minutes.'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,data,cluster]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,data,cluster]'
 	touch $@
 
 demo: install  ## generate with the embedded model and prompts

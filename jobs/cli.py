@@ -22,12 +22,26 @@ JOBS = {
 }
 
 
+# Words that are no jobs: they take no configuration.
+TOOLS = {
+    "look": "the first rows of an output, or its errors: promptmill look FOLDER [--errors]",
+    "help": "a job's page: promptmill help JOB",
+    "completion": "for a shell: promptmill completion bash, zsh or fish",
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Find the job and run it with the rest of the command line; return its exit code."""
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name == "help" and rest:
+        name, *rest = rest[0], "--help"
     if name in ("-h", "--help", "help"):
         print(page())
         return 0
+    if name == "completion":
+        return _completion(rest)
+    if name == "look":
+        return int(importlib.import_module("jobs.look").main(rest))
     if name in ("-V", "--version"):
         print(f"promptmill {__version__}")
         return 0
@@ -45,7 +59,7 @@ def run() -> NoReturn:
 
 def page() -> str:
     """Lay out the page that names the jobs."""
-    width = max(map(len, JOBS))
+    width = max(map(len, [*JOBS, *TOOLS]))
     return "\n".join(
         [
             f"promptmill {__version__}: batch text generation, from Parquet to Parquet",
@@ -58,14 +72,31 @@ def page() -> str:
             "Jobs",
             *(f"  {name:<{width}}  {text}" for name, text in JOBS.items()),
             "",
+            "Tools",
+            *(f"  {name:<{width}}  {text}" for name, text in TOOLS.items()),
+            "",
             "Start with",
             "  promptmill generate experiment=demo",
         ]
     )
 
 
+def _completion(words: Sequence[str]) -> int:
+    from jobs.completion import SHELLS, script
+    from pipeline.inspect.config import VerifyConfig
+    from pipeline.run.config import GenerateConfig, SubmitConfig
+
+    if len(words) != 1 or words[0] not in SHELLS:
+        given = " ".join(["completion", *words])
+        print(f"promptmill: {given}: for which shell? promptmill completion {', '.join(SHELLS)}", file=sys.stderr)
+        return 2
+    schemas: dict[str, type] = {"generate": GenerateConfig, "verify": VerifyConfig, "submit": SubmitConfig}
+    print(script(words[0], [*JOBS, *TOOLS], schemas), end="")
+    return 0
+
+
 def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name, JOBS, n=1)
+    close = difflib.get_close_matches(name, [*JOBS, *TOOLS], n=1)
     if not close and ("=" in name or name.startswith("-")):
         return f"{name}: the job comes first: promptmill JOB {name}; there are {', '.join(JOBS)}"
     hint = f" (did you mean {close[0]}?)" if close else ""

@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from jobs import schema as schemas
 from jobs.arguments import Arguments
+from jobs.files import take_in
 from jobs.keys import keys, sections
 from jobs.mistakes import explain, no_such_key
 from jobs.precheck import check
@@ -86,6 +87,7 @@ def _one(
         HydraConfig.instance().set_config(tree)  # for interpolations such as ${hydra:job.override_dirname}
         verbose = bool(tree.pop("hydra").verbose)
     _check_keys(tree, schema)
+    take_in(tree)
     if run.folder:
         # The path itself may be an interpolation, and has to stay one.
         path = OmegaConf.to_container(tree.output, resolve=False)["path"]  # type: ignore[index, call-overload]

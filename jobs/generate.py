@@ -15,7 +15,10 @@ from pipeline.run.config import GenerateConfig
 
 def run(config: GenerateConfig, config_yaml: str) -> int:
     """Generate, and return the exit code."""
-    from pipeline.run.driver import generate  # late: it brings in Ray, torch and pyarrow
+    from pipeline.run.stages import Stage
+
+    with Stage("starting"):
+        from pipeline.run.driver import generate  # late: it brings in Ray and pyarrow
 
     return generate(config, config_yaml=config_yaml).exit_code
 

@@ -9,12 +9,14 @@ import difflib
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
+    GrammarParseError,
     InterpolationResolutionError,
     MissingMandatoryValue,
     OmegaConfBaseException,
@@ -29,6 +31,12 @@ REQUIRED = {
     "source.path": "the prompts, e.g. source.path=prompts.parquet",
     "output.path": "the output's folder, e.g. output.path=outputs/first",
 }
+
+
+_PATHS = {
+    "model": "a model of the hub, or in a folder,", "source": "the place of the prompts", "output": "the output's folder",
+}  # fmt: skip
+"""What the key `path` of a section is."""
 
 
 def explain(error: Exception, schema: type, overrides: Sequence[str]) -> PromptmillError:
@@ -46,7 +54,7 @@ def explain(error: Exception, schema: type, overrides: Sequence[str]) -> Promptm
     if isinstance(error, OverrideParseException):
         return ConfigurationError(bad_syntax(error.override, schema))
     if isinstance(error, MissingConfigException):
-        return ConfigurationError(_no_preset(error))
+        return ConfigurationError(_no_preset(error, schema))
     for link in chain:
         if isinstance(link, OmegaConfBaseException) and link.full_key:
             return ConfigurationError(_about_key(link, schema, overrides) + _where(error))
@@ -79,8 +87,11 @@ def no_such_key(name: str, schema: type) -> str:
     return f"{name}: no such key; {nearest(name, schema)}"
 
 
-def no_such_preset(group: str, name: str, options: Sequence[str]) -> str:
-    """Say that a group has no preset of a name, and which ones it has."""
+def no_such_preset(group: str, name: str, options: Sequence[str], schema: type) -> str:
+    """Say that a group has no preset of a name, and which ones it has, or that a path is another key."""
+    is_path = "/" in name or name.endswith((".parquet", ".pq")) or Path(name).expanduser().exists()
+    if is_path and f"{group}.path" in keys(schema):
+        return f"{group}={name}: {group} names a preset; {_PATHS[group]} is {group}.path={name}"
     if not options:
         return f"{group}={name}: no such preset"
     close = difflib.get_close_matches(name, options, n=1)
@@ -103,7 +114,16 @@ def _about_key(error: OmegaConfBaseException, schema: type, overrides: Sequence[
             return f"{name}: Hydra has no such key"
         return no_such_key(name, schema)
     if key is not None:
-        return f"{key.name}{_value(key.name, error, overrides)}: must be {key.allowed}"
+        given = _value(key.name, error, overrides)
+        if isinstance(error, GrammarParseError) or "${" in given:
+            return f"{key.name}{given}: ${{ begins an interpolation; for the characters themselves write \\${{"
+        single = re.fullmatch(r"=([\w-]+)", given)
+        hint = (
+            f"; for one text write {key.name}=[{single[1]}]"
+            if single and key.allowed.startswith("a list of texts")
+            else ""
+        )
+        return f"{key.name}{given}: must be {key.allowed}{hint}"
     if isinstance(error, ValidationError):
         return f"{name}: must be a preset or keys of its own"
     return f"{name}: {_one_line(error)}"
@@ -119,11 +139,11 @@ def _value(name: str, error: OmegaConfBaseException, overrides: Sequence[str]) -
     return "=" + _shown(found[1]) if found else ("=null" if "not Optional" in str(error) else "")
 
 
-def _no_preset(error: MissingConfigException) -> str:
-    group, _, name = (error.missing_cfg_file or "").rpartition("/")
-    if not group:
+def _no_preset(error: MissingConfigException, schema: type) -> str:
+    group, _, name = (error.missing_cfg_file or "").partition("/")
+    if not name:
         return _one_line(error)
-    return no_such_preset(group, name, error.options or [])
+    return no_such_preset(group, name, error.options or [], schema)
 
 
 def _where(error: Exception) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.resources
 import re
+import shutil
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,13 +17,14 @@ from jobs.keys import Key, keys, sections
 from jobs.reference import EXIT_CODES, MEANINGS, MEANINGS_OF, SECTIONS
 
 WIDTH = 100
-VALUES = r"""
-  A value is written as in Hydra: text, 1.5, true, null, [a,b]. A text with special characters
-  (braces, quotes, commas) goes into double quotes, and the whole word into single quotes for the
-  shell:
-    'source.template="Write about {{ topic }}."'
-    'sampling.stop=["\n\n",END]'
-  Inside the double quotes \" is a quote and, in templates and stop strings, \n is a newline."""
+"""Columns at most, and where it is no terminal."""
+VALUES = (
+    "A value is written as in Hydra: text, 1.5, true, null, [a,b]. A text with special characters (braces, quotes, commas) "
+    "goes into double quotes, and the whole word into single quotes for the shell:",
+    """'source.template="Write about {{ topic }}."'""",
+    r"""'sampling.stop=["\n\n",END]'""",
+    r"Inside the double quotes \" is a quote and, in templates and stop strings, \n is a newline.",
+)
 
 
 def job_page(
@@ -30,7 +32,7 @@ def job_page(
     usage: Sequence[str] = ("[KEY=VALUE | GROUP=PRESET ...]",),
 ) -> str:  # fmt: skip
     """Return the page that `promptmill JOB --help` prints."""
-    lines = [f"promptmill {job}: {summary}", "", "Usage"]
+    lines = [*textwrap.wrap(f"promptmill {job}: {summary}", page_width()), "", "Usage"]
     lines += [*(f"  promptmill {job} {words}" for words in usage), ""]
     lines += list(_table([(flag, text) for flag, text in FLAGS]))
     if of_groups := list(_presets(job)):
@@ -38,13 +40,13 @@ def job_page(
     known = keys(schema)
     meanings = MEANINGS | MEANINGS_OF.get(job, {})
     for section in sections(schema):
-        lines += ["", f"{section}: {SECTIONS[section]}"]
+        lines += ["", *textwrap.wrap(f"{section}: {SECTIONS[section]}", page_width(), subsequent_indent="  ")]
         lines += list(
             _table([(k.name, _entry(k, meanings)) for k in known.values() if k.name.startswith(f"{section}.")])
         )
     lines += ["", f"{job}: the run as a whole"]
     lines += list(_table([(k.name, _entry(k, meanings)) for k in known.values() if "." not in k.name]))
-    lines += ["", "Values", *VALUES.strip("\n").splitlines()]
+    lines += ["", "Values", *_values()]
     lines += ["", "Examples"]
     for text, command in examples:
         lines += [f"  # {text}", *_wrapped_command(command)]
@@ -75,7 +77,10 @@ def _presets(job: str) -> Iterator[str]:
     for group, chosen in defaults.items():
         for name, text in presets(group).items():
             star = "*" if name == chosen else " "
-            yield f"  {group:<11}{star} {name:<13} {text}".rstrip()
+            head = f"  {group:<11}{star} {name:<13} "
+            yield from textwrap.wrap(
+                head + text, page_width(), subsequent_indent=" " * (len(head) if page_width() >= 75 else 6)
+            )
             group = ""
 
 
@@ -93,17 +98,39 @@ def _default(value: Any) -> str:
     return str(value)
 
 
+def page_width() -> int:
+    """The terminal's width, within bounds in which the page can be read."""
+    return max(40, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
+
+
+def _values() -> Iterator[str]:
+    for text in VALUES:
+        if text.startswith("'"):
+            yield f"    {text}"
+        else:
+            yield from textwrap.wrap(text, page_width(), initial_indent="  ", subsequent_indent="  ")
+
+
 def _table(rows: Sequence[tuple[str, str]], width: int = 30) -> Iterator[str]:
     for name, text in rows:
-        first, *more = textwrap.wrap(text, WIDTH - width - 3, break_on_hyphens=False) or [""]
+        if page_width() < 75 and width > 10:  # the meaning goes below the name
+            yield f"  {name}"
+            yield from textwrap.wrap(
+                text, page_width(), initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False
+            )
+            continue
+        first, *more = textwrap.wrap(text, page_width() - width - 3, break_on_hyphens=False) or [""]
         yield f"  {name:<{width}} {first}".rstrip()
         yield from (f"  {'':<{width}} {line}" for line in more)
 
 
 def _wrapped_command(command: str) -> Iterator[str]:
-    if len(command) + 4 <= WIDTH:
-        yield f"    {command}"
-        return
-    cut = command.rindex(" ", 0, WIDTH - 8)
-    yield f"    {command[:cut]} \\"
-    yield f"        {command[cut + 1 :]}"
+    """Break a command between its words; what is quoted stays together, also where it is too long."""
+    words = re.findall(r"(?:'[^']*'|[^\s'])+", command)
+    line = "   "
+    for word in words:
+        if len(line) + len(word) + 3 > page_width() and line.strip():
+            yield f"{line} \\"
+            line = "       "
+        line += f" {word}"
+    yield line

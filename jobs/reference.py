@@ -43,6 +43,7 @@ MEANINGS = {
     "sampling.regex": "a regular expression that the whole text must match; needs llguidance",
     "sampling.choice": "the text must be one of these, such as [positive,negative]; needs llguidance",
     "sampling.json_schema": "a JSON Schema that the text must satisfy: a mapping or its JSON text; needs llguidance",
+    "sampling.json_schema_file": "a file with such a JSON Schema",
     "sampling.max_tokens": "generated tokens at most",
     "sampling.min_tokens": "no ending before this many tokens",
     "sampling.stop": r'texts that end a completion, such as ["\n\n",END]; they are not part of its text',
@@ -55,8 +56,9 @@ MEANINGS = {
     "source.path": "a Parquet file, a directory, a glob or a URI",
     "source.prompt_column": "the column that holds the prompts; `prompt` when none of these three is given",
     "source.template": "a Jinja template over the row's columns, instead of a prompt column",
+    "source.template_file": "a file with such a template; the line end at its end is not part of it",
     "source.token_ids_column": "a column of token ids, instead of texts",
-    "source.id_column": "unique ids; null is <file>:<row>",
+    "source.id_column": "unique ids; null is <file>:<row>, so that another file name gives other samples",
     "source.keep_columns": "columns to copy to the output, such as [topic,url]",
     "source.sampling_column": "a struct or JSON column whose non-null fields replace `sampling` for that row",
     "source.limit": "take only the first rows",
@@ -80,7 +82,8 @@ MEANINGS = {
     "cluster.start_timeout": "seconds to wait for the resources of the first replicas",
     "cluster.hang_timeout": "seconds without any progress after which a replica counts as hung, and is replaced",
     "max_error_rate": "exit code 3 when a larger share of the rows are errors",
-    "deadline": "a local time of day, such as 06:00 (quoted in YAML), at which the run stops, resumable",
+    "deadline": "a local time of day, such as 06:00 (quoted in YAML), or a time from the start, such as +8h: then the run "
+    "stops, resumable",
 }
 
 MEANINGS_OF = {

@@ -112,11 +112,12 @@ def _run(argv: list[str]) -> int:
 
 def _submit(request: Request) -> int:
     from jobs.bundle import bundle
+    from pipeline.run.stages import Stage
     from pipeline.run.submission import Handed, JobServer
 
     config = request.config
     server = JobServer(config.address)
-    with bundle(request.presets) as folder:
+    with bundle(request.presets) as folder, Stage("handing the job over"):
         handed = server.submit(config.id, request.line, folder)
     _say(f"{config.id}: {handed.value}")
     if handed is Handed.DONE or not request.wait:

@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from jobs.keys import keys
+from jobs.files import escaped
+from jobs.keys import Key, keys
 from pipeline.errors import ConfigurationError
 
 FREE_TEXT = ("sampling.stop", "sampling.bad_words", "sampling.choice", "source.template")
+MAPPINGS = ("sampling.json_schema", "sampling.logit_bias")
 LONGEST_NAME = 120
+NO_INTERPOLATION = re.compile(r"(?<!\\)\$\{(?![A-Za-z_.][\w.]*(:[^{}]*)?\})")
+"""`${` that begins no interpolation, as in the template `costs ${{ price }}`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,7 @@ def variants(overrides: Sequence[str], *, schema: type, multirun: bool, parser: 
         hydra.errors.OverrideParseException: If an override is not of Hydra's grammar.
     """
     parsed = parser.parse_overrides([_as_meant(line, schema, parser) for line in overrides])
-    choices = [_values(override, multirun) for override in parsed]
+    choices = [_values(override, multirun, schema) for override in parsed]
     swept = [i for i, override in enumerate(parsed) if override.is_sweep_override()]
     if not swept:
         return [Variant(tuple(line for (line,) in choices))]
@@ -48,14 +54,28 @@ def variants(overrides: Sequence[str], *, schema: type, multirun: bool, parser: 
     return _with_safe_folders(runs)
 
 
-def _values(override: Override, multirun: bool) -> list[str]:
+def _instead(name: str, value: str, key: Key | None) -> str:
+    """What else may have been meant by several values, as it would have to be written; empty where nothing."""
+    if key is None:
+        return ""
+    if key.allowed.startswith("a list"):
+        return f" (a list is {name}=[{value}])"
+    if key.allowed.endswith("a number") and re.fullmatch(r"-?\d+,\d+", value):
+        return f" (a decimal fraction has a point: {name}={value.replace(',', '.')})"
+    if key.textual and '"' not in value and "\\" not in value:
+        quoted = f'{name}="{value}"'
+        return f" (a text is quoted; in a shell: {shlex.quote(quoted)})"
+    return ""
+
+
+def _values(override: Override, multirun: bool, schema: type) -> list[str]:
     line = override.input_line or ""
     if not override.is_sweep_override():
         return [line]
     key, _, value = line.partition("=")
     if not multirun:
-        hint = f"a list is {key}=[{value}], a text with commas is quoted" if "(" not in value else "quote a text"
-        raise ConfigurationError(f"{line}: several values; add -m to run each of them ({hint})")
+        hint = _instead(key, value, keys(schema).get(key))
+        raise ConfigurationError(f"{line}: several values; add -m to run each of them{hint}")
     if not override.is_discrete_sweep():
         raise ConfigurationError(
             f"{line}: an interval has no values to list; write them out, or use range(start,stop,step)"
@@ -74,6 +94,10 @@ def _as_meant(line: str, schema: type, parser: OverridesParser) -> str:
     `1e5`) stays the text it was.
     """
     name, _, value = line.partition("=")
+    if name in MAPPINGS and value.lstrip().startswith("{") and (text := _pasted(name, value)) is not None:
+        return f"{name}={text}"
+    if name in (*FREE_TEXT, "sampling.regex"):
+        line = NO_INTERPOLATION.sub(r"\\${", line)
     if name in FREE_TEXT and re.search("[\"']", value):
         control = {"n": "\n", "t": "\t", "r": "\r"}
         return re.sub(r"(?<!\\)((?:\\\\)*)\\([ntr])", lambda m: m[1] + control[m[2]], line)
@@ -83,6 +107,18 @@ def _as_meant(line: str, schema: type, parser: OverridesParser) -> str:
         if not parsed.is_sweep_override() and isinstance(parsed.value(), int | float):
             return f'{name}="{value.strip()}"'
     return line
+
+
+def _pasted(name: str, value: str) -> str | None:
+    """JSON in which keys are quoted, as Hydra would not have it, as a quoted text or a mapping that it takes; else null."""
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    if name == "sampling.logit_bias":
+        return "{" + ",".join(f"{token}:{bias}" for token, bias in found.items()) + "}"
+    text = escaped(json.dumps(found, ensure_ascii=False))
+    return '"' + re.sub(r'(\\*)"', r'\1\1\\"', text) + '"'
 
 
 def _with_safe_folders(runs: list[Variant]) -> list[Variant]:

@@ -15,11 +15,14 @@ from pipeline.inspect.config import VerifyConfig
 
 def run(config: VerifyConfig, config_yaml: str) -> int:
     """Verify, print a line a finding, and return the exit code."""
-    from jobs.restore import job_of  # late: these bring in Hydra and pyarrow
-    from pipeline.inspect.verify import verify
-    from pipeline.run.signals import signals_raise
+    from pipeline.run.stages import Stage
 
-    with signals_raise():
+    with Stage("starting"):
+        from jobs.restore import job_of  # late: these bring in Hydra and pyarrow
+        from pipeline.inspect.verify import verify
+        from pipeline.run.signals import signals_raise
+
+    with signals_raise(), Stage(f"reading {config.output.path}"):
         return verify(config, tell=lambda line: print(line, flush=True), restore=job_of)
 
 

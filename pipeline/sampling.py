@@ -77,6 +77,7 @@ class SamplingParams:
     regex: str | None = None
     choice: list[Any] = field(default_factory=list)
     json_schema: Any = None  # once checked, null or JSON text
+    json_schema_file: str | None = None  # the command line puts its content into json_schema
     max_tokens: int = 64
     min_tokens: int = 0
     stop: list[str] = field(default_factory=list)
@@ -87,6 +88,9 @@ class SamplingParams:
     def __post_init__(self) -> None:
         """Check every field; a `ValueError` names the field, its value and what is allowed."""
         self._check_numbers()
+        require(
+            self.json_schema_file is None, "json_schema_file", self.json_schema_file, "read before, into json_schema"
+        )
         self.logit_bias = _biases(self.logit_bias)
         if self.json_schema is not None:
             self.json_schema = _schema_text(self.json_schema)
@@ -158,6 +162,7 @@ class SamplingParams:
 
 
 _KINDS: dict[str, str] = {f.name: str(f.type).split("[")[0].split(" |")[0] for f in dataclasses.fields(SamplingParams)}
+del _KINDS["json_schema_file"]  # no row names a file on this machine
 _WANTED = {
     "int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "list": "a list",
     "dict": "a mapping, or a list of pairs, of token ids and biases",

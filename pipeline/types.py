@@ -186,18 +186,23 @@ class ShardReport:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What an engine may hold, and how much of its KV cache is in use; no blocks where its cache has none."""
+    """What an engine may hold, and how much of its KV cache is in use; no blocks where its cache has none.
+
+    `open_tokens` are those generated so far of the sequences that run.
+    """
 
     max_num_seqs: int = 0
     kv_blocks_used: int = 0
     kv_blocks: int = 0
+    open_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Counters of a replica since it started, and what its engine holds now.
 
-    They are for the display and the metrics, except `beats`, which grows with everything that the replica gets done: one
+    `completion_tokens` are those of completions that ended, `tokens_made` also those of sequences that still run. The counters
+    are for the display and the metrics, except `beats`, which grows with everything that the replica gets done: one
     that has work and does not beat hangs.
     """
 
@@ -211,3 +216,8 @@ class Progress:
     beats: int = 0
     steps: int = 0
     room: Room = field(default_factory=Room)
+
+    @property
+    def tokens_made(self) -> int:
+        """Tokens generated, whether or not their completion has ended."""
+        return self.completion_tokens + self.room.open_tokens

@@ -157,8 +157,13 @@ def _locate(path: str, revision: str | None, key: str) -> Path:
                 f"model.revision={revision}: {path} is a directory, which has no revisions; leave it out"
             )
         return local
-    if local.exists() or path.startswith((".", "/", "~")) or path.count("/") > 1:
-        raise ModelRefused(f"{key}={path}: there is no such directory")
+    if (
+        local.exists()
+        or path.startswith((".", "/", "~"))
+        or path.count("/") > 1
+        or ("/" in path and local.parent.is_dir())
+    ):
+        raise ModelRefused(f"{key}={path}: there is no such directory: no folder {path} here" + _beside(local))
     # Imported here: a local directory needs no hub, and the import takes a while.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -170,14 +175,27 @@ def _locate(path: str, revision: str | None, key: str) -> Path:
     except LocalEntryNotFoundError:
         at = f" at revision {revision}" if revision else ""
         raise ModelRefused(
-            f"{key}={path}: the hub cannot be reached and its cache does not hold this model{at}; "
-            "go online once, or give a directory"
+            f"{key}={path}: there is no folder {path} here, the hub cannot be reached, and its cache does not hold "
+            f"this model{at}; go online once, or give a directory"
         ) from None
     except HfHubHTTPError as error:
         what = f"revision {revision}" if type(error).__name__ == "RevisionNotFoundError" else "such a model"
-        raise ModelRefused(f"{key}={path}: the hub has no {what}, or it needs a token (HF_TOKEN)") from None
+        raise ModelRefused(
+            f"{key}={path}: there is no folder {path} here, and the hub has no {what}, or it needs a token (HF_TOKEN)"
+        ) from None
     except OSError as error:
         raise ModelRefused(f"{key}={path}: cannot be fetched from the hub: {_one_line(error)}") from None
+
+
+def _beside(folder: Path) -> str:
+    """The folders that are where one is not, as the end of a message."""
+    if folder.exists():
+        return ": it is a file"
+    try:
+        names = sorted(p.name for p in folder.parent.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except OSError:
+        return ""
+    return f"; {folder.parent} has {', '.join(names[:8])}{', …' * (len(names) > 8)}" if names else ""
 
 
 def _check_adapter(folder: Path) -> None:

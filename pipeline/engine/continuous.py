@@ -99,7 +99,8 @@ class ContinuousEngine:
     @property
     def room(self) -> Room:
         """The slots and the blocks; see `Engine.room`."""
-        return Room(self._scheduler.most, self._pool.blocks - self._pool.available, self._pool.blocks)
+        open_tokens = sum(len(sequence.generated) for sequence in self._scheduler.running.values())
+        return Room(self._scheduler.most, self._pool.blocks - self._pool.available, self._pool.blocks, open_tokens)
 
     def step(self) -> list[Completion]:
         """Advance every running sequence; see `Engine.step`.

@@ -15,8 +15,9 @@ CORRUPT = ("error", "skip")
 class SourceConfig:
     """The input files and what of them is used.
 
-    `path` is required: a Parquet file, a directory, a glob or a URI. A prompt is `prompt_column`, or `template`
-    (Jinja over the row's columns), or `token_ids_column` (token ids already). `limit` keeps the first rows only.
+    `path` is required: a Parquet file, a directory, a glob or a URI. A prompt is `prompt_column`, or `template` (Jinja over the
+    row's columns; the command line reads it from `template_file`), or `token_ids_column` (token ids already). `limit` keeps the
+    first rows only.
     `on_corrupt=skip` makes errors of rows whose page cannot be decoded, instead of ending the job.
     `add_special_tokens`: true puts the tokenizer's special tokens around every text, false never does; null does, but gives a
     text that has the beginning-of-text token already no second one. `min_completion_tokens` is what a prompt has to leave of
@@ -27,6 +28,7 @@ class SourceConfig:
     path: str = "???"
     prompt_column: str | None = None
     template: str | None = None
+    template_file: str | None = None
     token_ids_column: str | None = None
     id_column: str | None = None
     keep_columns: list[str] = field(default_factory=list)
@@ -47,6 +49,9 @@ class SourceConfig:
     def __post_init__(self) -> None:
         """Check every field; without any of the three prompt sources, the column `prompt` is taken."""
         require(bool(self.path.strip()), "path", self.path, "a Parquet file, a directory, a glob or a URI")
+        require(
+            self.template_file is None, "template_file", self.template_file, "read before: give its text as template"
+        )
         given = [n for n in ("prompt_column", "template", "token_ids_column") if getattr(self, n) is not None]
         if not given:
             self.prompt_column = "prompt"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from pipeline.prompts.columns import check_columns, used_columns
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.content import MOST_REMOTE_BYTES, is_near, scan, stamp_of, used_bytes
 from pipeline.prompts.footer import Footer, open_file, read_footer
+from pipeline.prompts.foreign import conversion
 from pipeline.prompts.locate import FoundFile, filesystem_for, find_files
 from pipeline.prompts.trial import deadly_signal
 from pipeline.prompts.unify import unified
@@ -78,6 +80,14 @@ def open_source(config: SourceConfig) -> Source:
 _Named: TypeAlias = FoundFile | InputFile
 
 
+def _as_given(file: FoundFile, filesystem: pyarrow.fs.FileSystem) -> str:
+    """A file's name as a command can take it: a local path, from here where it is below this folder."""
+    if filesystem.type_name != "local":
+        return file.name
+    path = Path(file.path)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 @dataclass(frozen=True, slots=True)
 class _Look:
     """What a look at one file gave: the file, its columns, and the bytes of those that are used."""
@@ -93,7 +103,10 @@ def _looked_at(filesystem: pyarrow.fs.FileSystem, found: Sequence[FoundFile], us
     def look(file: FoundFile) -> _Look:
         shown = one_line(file.name)
         with open_file(filesystem, file.path, shown) as handle:
-            footer = read_footer(handle, shown, used)
+            try:
+                footer = read_footer(handle, shown, used)
+            except InputRefused as error:
+                raise InputRefused(f"{error}{conversion(_as_given(file, filesystem))}") from error
             groups = _groups(filesystem, handle, footer, used, file) if is_near(filesystem) else ()
         rows = footer.metadata.num_rows
         made = InputFile(file.name, file.path, footer.size, rows, footer.sha256, file.partitions, groups)

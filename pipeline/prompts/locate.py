@@ -16,6 +16,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from pipeline.errors import InputRefused
+from pipeline.prompts.foreign import conversion
 from pipeline.prompts.walk import Entry, Kind, entries, entry
 from pipeline.prompts.wording import one_line, without_secrets
 
@@ -82,7 +83,9 @@ def find_files(filesystem: fs.FileSystem, path: str, shown: str) -> list[FoundFi
             return [_found(path, path.rpartition("/")[0])]
         if info.type == fs.FileType.Directory:
             paths, root = list(_below(filesystem, path)), path
-            nothing = "no Parquet files (*.parquet, *.pq) in this directory"
+            nothing = "no Parquet files (*.parquet, *.pq) in this directory" + (
+                "" if paths else _others(filesystem, path)
+            )
         else:
             root = _fixed_part(path)
             if root == path:
@@ -96,6 +99,12 @@ def find_files(filesystem: fs.FileSystem, path: str, shown: str) -> list[FoundFi
         raise InputRefused(f"source.path={shown!r}: permission denied: {without_secrets(str(error))}") from error
     except (pa.ArrowException, OSError, UnicodeError) as error:
         raise InputRefused(f"source.path={shown!r}: cannot be listed: {without_secrets(str(error))}") from error
+
+
+def _others(filesystem: fs.FileSystem, folder: str) -> str:
+    """What else is in a folder, and how it becomes Parquet; empty if nothing is."""
+    names = sorted(found.name for found in entries(filesystem, folder) if found.kind is Kind.FILE)
+    return f", but {len(names)} other, such as {one_line(names[0])}{conversion(names[0])}" if names else ""
 
 
 def _found(path: str, root: str) -> FoundFile:

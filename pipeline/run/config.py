@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.output.config import OutputConfig
@@ -70,6 +70,10 @@ class ClusterConfig:
         )
 
 
+_TIME_OF_DAY = re.compile(r"([01]?\d|2[0-3]):[0-5]\d")
+_FROM_NOW = re.compile(r"\+(?=\d)(?:(\d{1,3})h)?(?:(\d{1,4})m(?:in)?)?")
+
+
 def bytes_of(amount: str) -> int:
     """Bytes of an amount such as `6GiB`, `6000MB` or `0`."""
     match = _AMOUNT.fullmatch(amount)
@@ -86,7 +90,7 @@ class GenerateConfig:
     """Everything `generate` can be told.
 
     `max_error_rate`: the job ends with exit code 3 when a larger share of its rows are errors. `deadline`: a local
-    time of day such as 06:00 at which the job stops, resumable, with exit code 75.
+    time of day such as 06:00, or a time from the start such as +8h, at which the job stops, resumable, with exit code 75.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -102,8 +106,23 @@ class GenerateConfig:
     def __post_init__(self) -> None:
         """Check the fields that belong to no section."""
         require(0 <= self.max_error_rate <= 1, "max_error_rate", self.max_error_rate, "from 0 to 1")
-        time_of_day = self.deadline is None or re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d", self.deadline)
-        require(bool(time_of_day), "deadline", self.deadline, "null or a local time of day such as 06:00")
+        good = self.deadline is None or _TIME_OF_DAY.fullmatch(self.deadline) or _FROM_NOW.fullmatch(self.deadline)
+        require(
+            bool(good),
+            "deadline",
+            self.deadline,
+            "null, a local time of day such as 06:00, or +8h or +1h30m from the start",
+        )
+
+    def deadline_after(self, now: datetime) -> datetime | None:
+        """When the job stops that starts at local time `now`; null: whenever it is done."""
+        if self.deadline is None:
+            return None
+        if (span := _FROM_NOW.fullmatch(self.deadline)) is not None:
+            return now + timedelta(hours=int(span[1] or 0), minutes=int(span[2] or 0))
+        hour, minute = map(int, self.deadline.split(":"))
+        moment = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+        return moment if moment > now else moment + timedelta(days=1)
 
 
 @dataclass(kw_only=True)

@@ -31,6 +31,7 @@ from pipeline.planning.plan import Plan
 from pipeline.run.claims import Claims, Pulse
 from pipeline.run.config import GenerateConfig
 from pipeline.run.dispatch import Dispatcher
+from pipeline.run.doubts import doubts
 from pipeline.run.machine import check_machine
 from pipeline.run.metrics import FINISHED, Metrics
 from pipeline.run.monitor import Monitor
@@ -43,6 +44,7 @@ from pipeline.run.summary import RunSummary, summary
 from pipeline.run.suspects import Suspects
 from pipeline.run.watch import Watch
 from pipeline.run.work import Work
+from pipeline.sampling import SamplingParams
 from pipeline.store.base import open_store
 from pipeline.worker import Job
 
@@ -73,7 +75,9 @@ def generate(config: GenerateConfig, *, config_yaml: str) -> Outcome:
     """
     with signals_raise() as check_signals:
         check_machine(config.cluster)
-        prepared = prepare(config)
+        with progress_view(live=False) as view:  # the hub's client draws bars of its own
+            view.stage("checking the input and the model's files")
+            prepared = prepare(config)
         folder = OutputFolder(open_store(config.output.path, allow_unsafe=config.output.allow_unsafe_store))
         check_vacant(folder.store, config.output.path)
         folder.store.probe()
@@ -105,8 +109,8 @@ class _Run:
         self._check_signals, self._claims = check_signals, claims
         committed = folder.committed(plan)
         self._missing = [i for i in range(plan.shard_count) if i not in committed]
-        self._monitor = Monitor(plan, committed, config.sampling.n)
-        self._deadline = _next_time(config.deadline)
+        self._monitor = Monitor(plan, committed, config.sampling.n, max_tokens=config.sampling.max_tokens)
+        self._deadline = config.deadline_after(datetime.datetime.now())
         self._environment: dict[str, object] = {}
         self._lost = "no row in hand is lost"
 
@@ -120,6 +124,7 @@ class _Run:
                 self._announce(view)
                 if self._missing:
                     self._work(view)
+                view.stage("checking the parts")
                 manifest = self._finish()
         except (PromptmillError, Stopped) as stop:
             error = stop.told() if isinstance(stop, Stopped) else stop
@@ -134,8 +139,10 @@ class _Run:
 
     def _announce(self, view: ProgressView) -> None:
         plan, config = self._plan, self._config
-        view.note(f"plan {plan.plan8}: {counted(plan.rows, 'row')} in {counted(plan.shard_count, 'shard')}, "
+        view.note(f"plan {plan.plan8}: {counted(plan.rows, 'row')} in {counted(plan.shard_count, 'part')}, "
                   f"{len(self._missing):,} to do")  # fmt: skip
+        for doubt in doubts(config, self._prepared.plan.fingerprint["engine"]["max_model_len"]):
+            view.note(f"WARNING: {doubt}")
         if config.output.rows_per_shard not in (None, plan.rows_per_shard):
             view.note(
                 f"this output was begun with output.rows_per_shard={plan.rows_per_shard}, which stays "
@@ -169,6 +176,7 @@ class _Run:
             hang_timeout=config.cluster.hang_timeout,
         )  # fmt: skip
         reason = FINISHED
+        watch.view.stage("starting")
         try:
             dispatcher.run()
             self._environment = pool.facts()
@@ -195,7 +203,7 @@ class _Run:
             write_down(store, [error.file])
             raise
         card = dataset_card(
-            manifest, self._plan, model=_shown(config.model.path), sampling=dataclasses.asdict(config.sampling),
+            manifest, self._plan, model=_shown(config.model.path), sampling=_told(config.sampling),
             schema=self._prepared.output_schema, samples=read_samples(store, manifest.parts[0].file),
         )  # fmt: skip
         if (name := put_card(store, card)) != CARD:
@@ -211,7 +219,8 @@ class _Run:
         """Say what is done and how to go on, where going on is possible."""
         if error.exit_code in (2, 1):
             return error
-        done = f"{self._monitor.shards_done:,} of {self._plan.shard_count:,} parts are committed"
+        total = self._plan.shard_count
+        done = f"{self._monitor.shards_done:,} of {counted(total, 'part')} {'is' if total == 1 else 'are'} committed"
         text = f"{error}; {done}, {self._lost}; the same command goes on from there"
         return Interrupted(text, error.signum) if isinstance(error, Interrupted) else type(error)(text)
 
@@ -259,6 +268,11 @@ def _metrics(plan: Plan, driver: str, deadline: datetime.datetime | None, pool: 
     return Metrics(RayMeter(), plan=plan.plan8, driver=driver, deadline=deadline, starting=pool.pending)
 
 
+def _told(sampling: SamplingParams) -> dict[str, object]:
+    """The parameters, without the key that only the command line knows."""
+    return {name: value for name, value in dataclasses.asdict(sampling).items() if name != "json_schema_file"}
+
+
 def _shown(model: str) -> str:
     """A model as it may be named in public: a hub id, or a directory's own name without the path to it."""
     folder = Path(model).expanduser()
@@ -285,13 +299,3 @@ def _driver_id() -> str:
     started = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
     host = re.sub(r"[^A-Za-z0-9.-]", "_", platform.node()) or "host"
     return f"{started}-{host}-{os.getpid()}-{secrets.token_hex(2)}"
-
-
-def _next_time(time_of_day: str | None) -> datetime.datetime | None:
-    """The next moment at which the local clock shows `time_of_day`."""
-    if time_of_day is None:
-        return None
-    hour, minute = map(int, time_of_day.split(":"))
-    now = datetime.datetime.now()
-    moment = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
-    return moment if moment > now else moment + datetime.timedelta(days=1)

@@ -26,6 +26,8 @@ class Monitor:
         plan: What is made.
         committed: Shards that were there at the start.
         samples_per_row: To turn completions into rows for the display.
+        clock: The time in seconds.
+        max_tokens: Tokens that a completion has at most; null: not known.
 
     Attributes:
         latest: The last counters of every replica that there was, dead ones too.
@@ -33,15 +35,18 @@ class Monitor:
     """
 
     def __init__(
-        self, plan: Plan, committed: Iterable[int], samples_per_row: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+        self, plan: Plan, committed: Iterable[int], samples_per_row: int, clock: Callable[[], float] = time.monotonic,
+        *, max_tokens: int | None = None,
+    ) -> None:  # fmt: skip
         """Start the clock."""
+        self._most = max_tokens
         self._plan, self._samples, self._clock = plan, samples_per_row, clock
         self._done = bytearray(plan.shard_count)
         self._shards_done = self._rows = 0
         for index in committed:
             self.elsewhere(index)
-        self._reported = 0
+        self._before = self._rows
+        self._reported = self._rows_reported = 0
         self._errors: Counter[str] = Counter()
         self.latest: dict[str, Progress] = {}
         self._recent: deque[tuple[float, int]] = deque()
@@ -58,6 +63,7 @@ class Monitor:
         self.reports.add(report)
         self.elsewhere(report.shard)
         self._reported += report.completions
+        self._rows_reported += report.rows
         self._errors.update(report.errors)
 
     def elsewhere(self, index: int) -> None:
@@ -91,24 +97,47 @@ class Monitor:
         alive = list(replicas)
         for replica in alive:
             self.latest[replica.name] = replica.progress()
-        now, tokens = self._clock(), self.completion_tokens
+        now, tokens = self._clock(), self.tokens_made
         self._recent.append((now, tokens))
         while now - self._recent[0][0] > WINDOW:
             self._recent.popleft()
         seconds, made = now - self._recent[0][0], tokens - self._recent[0][1]
-        in_hand = self._uncommitted()  # so that a long shard is seen to move
+        ended, in_hand = sum(p.completions for p in self.latest.values()), self._uncommitted()
+        length = self._length(tokens, ended)
         return RunSnapshot(
-            rows_done=min(self._rows + in_hand, self._plan.rows), rows_total=self._plan.rows,
-            completion_tokens=tokens, tokens_per_second=made / seconds if made and seconds > 0 else None,
+            rows_done=min(self._rows + in_hand, self._plan.rows), rows_total=self._plan.rows, rows_before=self._before,
+            tokens=tokens, tokens_per_second=made / seconds if made > 0 and seconds > 0 else None,
+            tokens_left=None if length is None else self._tokens_left(length, in_hand, alive),
+            tokens_elsewhere=(self._rows - self._before - self._rows_reported) * self._samples * (length or 0),
             errors=sum(self._errors.values()), replicas=len(alive), shards_done=self._shards_done,
             shards_total=self._plan.shard_count, elapsed_seconds=now - self._started,
             running=sum(self.latest[r.name].running for r in alive),
         )  # fmt: skip
 
+    def _length(self, tokens: int, ended: int) -> float | None:
+        """Tokens that a completion is likely to have, by what was made so far; null while nothing is known.
+
+        Tokens made, those of sequences that still run included, for each completion that ended: the maximum-likelihood estimate
+        of a mean lifetime of which some are not over.
+        """
+        likely = tokens / ended if ended else None
+        return likely if self._most is None else min(likely or self._most, self._most)
+
+    def _tokens_left(self, length: float, in_hand: int, alive: Iterable[Replica]) -> float:
+        """Tokens that are still to be made, by whatever driver."""
+        open_tokens = sum(self.latest[replica.name].room.open_tokens for replica in alive)
+        completions = max(0, self._plan.rows - self._rows - in_hand) * self._samples
+        return max(completions * length - open_tokens, float(completions))
+
     @property
     def completion_tokens(self) -> int:
-        """Tokens generated since the start, by dead replicas too."""
+        """Tokens of completions that ended since the start, by dead replicas too."""
         return sum(p.completion_tokens for p in self.latest.values())
+
+    @property
+    def tokens_made(self) -> int:
+        """Tokens generated since the start, whether or not their completion has ended, by dead replicas too."""
+        return sum(p.tokens_made for p in self.latest.values())
 
     def timings(self) -> dict[str, float]:
         """The manifest's timings, of this start: seconds, and generated tokens per second of the engines."""

@@ -175,7 +175,9 @@ _INT8_SCHEME = 2
 def _options(config: GenerateConfig, checkpoint: Checkpoint) -> dict[str, Any]:
     """Everything but the input files that decides the output's bytes; paths do not, what is in them does."""
     source, kv_dtype = asdict(config.source), config.model.kv_cache_dtype
-    del source["path"]
+    del source["path"], source["template_file"]
+    sampling = asdict(config.sampling)
+    del sampling["json_schema_file"]
     on_gpu = config.cluster.gpus_per_replica > 0  # elsewhere, these two change nothing
     rounding: dict[str, Any] = {"tf32": True} if on_gpu and config.model.tf32 else {}
     batching: dict[str, Any] = {"deterministic": False} if on_gpu and not config.engine.deterministic else {}
@@ -197,7 +199,7 @@ def _options(config: GenerateConfig, checkpoint: Checkpoint) -> dict[str, Any]:
             "max_model_len": model_len(checkpoint, config.engine),
             **batching,
         },
-        "sampling": asdict(config.sampling),
+        "sampling": sampling,
         "stats": asdict(config.stats),
         "source": source,
         "output": {"include_prompt": config.output.include_prompt},

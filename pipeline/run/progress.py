@@ -5,6 +5,7 @@ It does not know where the numbers come from.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -12,11 +13,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, TextIO
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from pipeline.run.stages import Stage, interval
 
 UNKNOWN = "–"
 
@@ -28,11 +31,14 @@ class RunSnapshot:
     Attributes:
         rows_done: Input rows in committed parts, those of an earlier start included.
         rows_total: Input rows planned.
-        completion_tokens: Tokens generated since this start.
+        rows_before: Input rows that were in committed parts at this start.
+        tokens: Tokens generated since this start, those of unfinished completions included.
         tokens_per_second: The recent rate; null until there is one.
-        errors: Rows that became errors.
+        tokens_left: Tokens that are likely still to be made; null while that is not known.
+        tokens_elsewhere: Tokens that other drivers are likely to have made since this start.
+        errors: Rows that became errors since this start.
         replicas: Replicas at work.
-        shards_done: Committed parts.
+        shards_done: Committed parts, those of an earlier start included.
         shards_total: Parts planned.
         elapsed_seconds: Time since this start.
         running: Sequences being generated now.
@@ -40,8 +46,11 @@ class RunSnapshot:
 
     rows_done: int
     rows_total: int
-    completion_tokens: int = 0
+    rows_before: int = 0
+    tokens: int = 0
     tokens_per_second: float | None = None
+    tokens_left: float | None = None
+    tokens_elsewhere: float = 0.0
     errors: int = 0
     replicas: int = 0
     shards_done: int = 0
@@ -59,6 +68,9 @@ class ProgressView(Protocol):
     def note(self, text: str) -> None:
         """Say something once, such as that a replica was replaced. The text is shown as it is, never as markup."""
 
+    def stage(self, text: str) -> None:
+        """Say what is being done from now on, if it takes long: until the next stage, state or the end."""
+
     def __enter__(self) -> ProgressView:
         """Begin to show."""
 
@@ -71,54 +83,48 @@ class ProgressView(Protocol):
 def progress_view(
     stream: TextIO | None = None,
     *,
-    interval: float = 5.0,
     clock: Callable[[], float] = time.monotonic,
     console: Console | None = None,
+    live: bool = True,
 ) -> ProgressView:
     """Choose the view that fits a stream.
 
     Args:
         stream: Where to show; standard error unless given.
-        interval: Seconds between two lines, where it is not a terminal.
-        clock: The time in seconds, for the interval.
+        clock: The time in seconds.
         console: In place of a console on `stream`.
+        live: Whether lines may be replaced in place where it is a terminal; not while a library may draw there itself.
     """
     target = stream if stream is not None else sys.stderr
     shown_on = console if console is not None else Console(file=target)
-    if shown_on.is_terminal and not shown_on.is_dumb_terminal:
-        return _LiveView(shown_on)
-    return _LineView(target, interval, clock)
+    if live and shown_on.is_terminal and not shown_on.is_dumb_terminal:
+        return _LiveView(shown_on, clock)
+    return _LineView(target, clock)
 
 
 class TimeLeft:
-    """Estimates the time left from the rows done since work began: steady between commits, silent until one is seen.
+    """Estimates the time left: the tokens to come at the pace of those that came since work began, by whatever driver.
 
-    Rows that were there from an earlier start, and the time before the first token, count for nothing. Between two
-    commits the estimate counts down, as nothing new is known.
+    What was there from an earlier start, and the time before the first token, count for nothing.
     """
 
     def __init__(self) -> None:
         """Know nothing yet."""
-        self._start: tuple[int, float] | None = None
-        self._rows = 0
-        self._ends_at: float | None = None
+        self._start: tuple[float, float] | None = None
 
     def update(self, snapshot: RunSnapshot) -> float | None:
         """Take a state and return the seconds left, or null while they cannot be known."""
-        now = snapshot.elapsed_seconds
-        if self._start is None:
-            self._rows = snapshot.rows_done
-            if snapshot.running or snapshot.completion_tokens:
-                self._start = (snapshot.rows_done, now)
-            return 0.0 if snapshot.rows_done >= snapshot.rows_total else None
-        rows, since = self._start
-        if snapshot.rows_done > self._rows and now > since:
-            self._rows = snapshot.rows_done
-            rate = (snapshot.rows_done - rows) / (now - since)
-            self._ends_at = now + (snapshot.rows_total - snapshot.rows_done) / rate
         if snapshot.rows_done >= snapshot.rows_total:
             return 0.0
-        return None if self._ends_at is None else max(self._ends_at - now, 0.0)
+        now, made = snapshot.elapsed_seconds, snapshot.tokens + snapshot.tokens_elsewhere
+        if self._start is None:
+            if snapshot.running or made:
+                self._start = (made, now)
+            return None
+        before, since = self._start
+        if snapshot.tokens_left is None or made <= before or now <= since:
+            return None
+        return snapshot.tokens_left * (now - since) / (made - before)
 
 
 def duration(seconds: float | None) -> str:
@@ -136,18 +142,24 @@ def plain(text: str) -> str:
 
 
 class _LineView:
-    """One line at most every few seconds, the first and the last state in any case."""
+    """Lines that come less and less often, the first and the last state in any case."""
 
-    def __init__(self, stream: TextIO, interval: float, clock: Callable[[], float]) -> None:
-        self._stream, self._interval, self._clock = stream, interval, clock
+    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+        self._stream, self._clock = stream, clock
         self._left = TimeLeft()
-        self._last: float | None = None
+        self._began: float | None = None
+        self._last = 0.0
         self._unshown: str | None = None
+        self._stage: Stage | None = None
 
     def update(self, snapshot: RunSnapshot) -> None:
-        line = " · ".join([_rows(snapshot), *_figures(snapshot), f"{duration(self._left.update(snapshot))} left"])
+        self._end_stage()
+        left = f"{duration(self._left.update(snapshot))} left"
+        line = " · ".join([_rows(snapshot), _parts(snapshot), left, *_figures(snapshot)])
         now = self._clock()
-        if self._last is None or now - self._last >= self._interval:
+        first = self._began is None
+        self._began = now if self._began is None else self._began
+        if first or now - self._last >= interval(now - self._began):
             self._write(line)
             self._last, self._unshown = now, None
         else:
@@ -156,24 +168,39 @@ class _LineView:
     def note(self, text: str) -> None:
         self._write(plain(text))
 
+    def stage(self, text: str) -> None:
+        self._end_stage()
+        self._show_unshown()
+        self._stage = Stage(plain(text), self._write)
+
     def __enter__(self) -> ProgressView:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._end_stage()
+        self._show_unshown()
+
+    def _end_stage(self) -> None:
+        if self._stage is not None:
+            self._stage.end()
+            self._stage = None
+
+    def _show_unshown(self) -> None:
         if self._unshown is not None:
             self._write(self._unshown)
             self._unshown = None
 
     def _write(self, line: str) -> None:
-        print(time.strftime("%H:%M:%S"), "INFO", line, file=self._stream, flush=True)
+        print(time.strftime("%H:%M:%S"), leveled(line), file=self._stream, flush=True)
 
 
 class _LiveView:
     """Two lines at the bottom of the terminal, replaced in place and gone at the end; notes scroll above them."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, clock: Callable[[], float]) -> None:
+        self._console, self._clock = console, clock
         self._left = TimeLeft()
+        self._shown: RenderableType = ""
         # What others print to a redirected stdout must not end up on the terminal.
         self._live = Live(
             console=console,
@@ -181,13 +208,17 @@ class _LiveView:
             refresh_per_second=4,
             redirect_stdout=sys.stdout.isatty(),
             redirect_stderr=True,
+            get_renderable=lambda: self._shown,
         )
 
     def update(self, snapshot: RunSnapshot) -> None:
-        self._live.update(self._render(snapshot))
+        self._shown = self._render(snapshot)
 
     def note(self, text: str) -> None:
         self._console.print(Text(f"{time.strftime('%H:%M:%S')} {plain(text)}"))
+
+    def stage(self, text: str) -> None:
+        self._shown = _Stage(plain(text), self._clock)
 
     def __enter__(self) -> ProgressView:
         self._live.start(refresh=False)
@@ -209,26 +240,47 @@ class _LiveView:
             ProgressBar(total=max(snapshot.rows_total, 1), completed=snapshot.rows_done if snapshot.rows_total else 1),
             Text(f"{duration(self._left.update(snapshot))} left", "cyan"),
         )
-        figures = Text(" · ".join(_figures(snapshot)), no_wrap=True, overflow="ellipsis")
+        figures = Text(" · ".join([_parts(snapshot), *_figures(snapshot)]), no_wrap=True, overflow="ellipsis")
         figures.highlight_regex(" · ", "dim")
         if snapshot.errors:
             figures.highlight_regex(r"[\d,]+ errors?", "red")
         return Group(top, figures)
 
 
+class _Stage:
+    """What is being done, with the time that it takes, which goes on by itself."""
+
+    def __init__(self, text: str, clock: Callable[[], float]) -> None:
+        self._text, self._clock, self._since = text, clock, clock()
+
+    def __rich__(self) -> Text:
+        seconds = duration(self._clock() - self._since)
+        return Text(f"{self._text} · {seconds}", "cyan", no_wrap=True, overflow="ellipsis")
+
+
+def leveled(line: str) -> str:
+    """Put the level before a line: INFO, unless it begins with one of its own, as in `WARNING: …`."""
+    own = re.match(r"(WARNING|ERROR): ", line)
+    return f"{own[1]} {line[own.end() :]}" if own else f"INFO {line}"
+
+
 def _rows(snapshot: RunSnapshot) -> str:
     return f"{snapshot.rows_done:,}/{snapshot.rows_total:,} rows"
 
 
+def _parts(snapshot: RunSnapshot) -> str:
+    return f"{snapshot.shards_done:,}/{snapshot.shards_total:,} parts"
+
+
 def _figures(snapshot: RunSnapshot) -> list[str]:
+    """What is of this start only; it says so where rows and parts are of an earlier one, too."""
     rate = UNKNOWN if snapshot.tokens_per_second is None else f"{snapshot.tokens_per_second:,.0f}"
     return [
-        f"{rate} tokens/s",
-        f"{snapshot.completion_tokens:,} tokens",
+        f"{'this start: ' if snapshot.rows_before else ''}{rate} tokens/s",
+        f"{snapshot.tokens:,} tokens",
         counted(snapshot.errors, "error"),
-        f"{counted(snapshot.replicas, 'replica')}, {snapshot.running:,} running",
-        f"{snapshot.shards_done:,}/{snapshot.shards_total:,} shards",
         f"{duration(snapshot.elapsed_seconds)} elapsed",
+        f"{counted(snapshot.replicas, 'replica')}, {snapshot.running:,} running",
     ]
 
 

@@ -62,7 +62,10 @@ class RayPool:
         """See `ReplicaPool.start`."""
         config = self._config
         if config.name == "local":
+            self._note("starting Ray")
             self._guardian = Guardian()
+        else:
+            self._note(f"joining the Ray cluster at {config.address}")
         connect(config, self._guardian.folder if self._guardian else None, self._note)
         self._head = Head(ray.get_runtime_context().gcs_address)
         there = nodes()

@@ -5,13 +5,13 @@ It does not know where the numbers come from.
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
@@ -53,6 +53,8 @@ class RunSummary:
     totals: Counts = field(default_factory=Counts)
 
 
+WIDTH = 100
+"""Columns of a sample's line where it is no terminal."""
 _ENDINGS = {
     0: ("complete", "green"),
     3: ("complete, but more rows are errors than max_error_rate allows", "yellow"),
@@ -75,7 +77,7 @@ def summary(result: RunSummary, *, stream: TextIO | None = None, console: Consol
     )
     meaning, colour = _ENDINGS.get(result.exit_code, (f"failed (exit code {result.exit_code})", "red"))
     for prompt, text in list(result.samples)[:2]:
-        _print(out, Text.assemble((_shortened(prompt, 60), "dim"), (" → ", "cyan"), _shortened(text, 100)))
+        _print(out, _sample(prompt, text, out.width if out.is_terminal else WIDTH))
     if result.samples:
         out.print()
     _print(out, Text.assemble((meaning, f"bold {colour}"), "  ", plain(result.path)))
@@ -121,15 +123,7 @@ def warnings(totals: Counts) -> list[str]:
 
 def look_command(result: RunSummary) -> str:
     """Return a shell command that shows the output's first rows, or its errors when there are too many."""
-    columns = (
-        ["row_id", "error_code", "error_message"] if result.exit_code == 3 else ["row_id", "text", "finish_reason"]
-    )
-    chosen = ".drop_null()" if result.exit_code == 3 else ""
-    folder = result.path.rstrip("/") + "/data"
-    rows = f"pq.read_table({folder!r}, columns={columns}){chosen}.slice(0, 5).to_pylist()"
-    code = f"import pyarrow.parquet as pq; [print(row) for row in {rows}]"
-    harmless = re.fullmatch(r"[\w./:=,@+-]+", folder, flags=re.ASCII)  # in double quotes; easier to read
-    return f'python -c "{code}"' if harmless else f"python -c {shlex.quote(code)}"
+    return f"promptmill look {shlex.quote(result.path)}" + (" --errors" if result.exit_code == 3 else "")
 
 
 def _print(out: Console, text: Text) -> None:
@@ -137,6 +131,17 @@ def _print(out: Console, text: Text) -> None:
     out.print(text, soft_wrap=True)
 
 
-def _shortened(text: str, limit: int) -> str:
+def _sample(prompt: str, text: str, width: int) -> Text:
+    """The end of a prompt and the beginning of what follows it, on one line."""
+    before = shortened(prompt, max(8, width // 3), tail=True)
+    return Text.assemble((before, "dim"), (" → ", "cyan"), shortened(text, max(8, width - cell_len(before) - 3)))
+
+
+def shortened(text: str, limit: int, *, tail: bool = False) -> str:
+    """Fit a text into so many columns of one line: its beginning, or its end."""
     flat = plain(" ".join(text.split()))
-    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+    if cell_len(flat) <= limit:
+        return flat
+    if tail:
+        return "…" + set_cell_size(flat[::-1], limit - 1).rstrip()[::-1]
+    return set_cell_size(flat, limit - 1).rstrip() + "…"

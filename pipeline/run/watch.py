@@ -23,12 +23,12 @@ from pipeline.types import ShardReport
 SHOW_SECONDS = 0.5
 """Seconds between two looks at the replicas' counters; more where a look takes more than a tenth of that."""
 TOLD = {
-    "replica_down": "{replica} is gone: {reason}; shards {shards} are done again",
-    "shard_taken_over": "shard {shard} is taken over from a driver that is gone",
-    "shard_slow": "shard {shard} is in hand for {minutes} minutes, and a stop loses its work; a new output with a smaller "
+    "replica_down": "{replica} is gone: {reason}; parts {shards} are done again",
+    "shard_taken_over": "part {shard} is taken over from a driver that is gone",
+    "shard_slow": "part {shard} is in hand for {minutes} minutes, and a stop loses its work; a new output with a smaller "
     "output.rows_per_shard than its {rows} rows would lose less",
-    "bisected": "shard {shard}: replicas died with it; looking for the row, still to try: {open}",
-    "row_blamed": "shard {shard}: row {row} is the one; it becomes an error, {code}",
+    "bisected": "part {shard}: replicas died with it; looking for the row, still to try: {open}",
+    "row_blamed": "part {shard}: row {row} is the one; it becomes an error, {code}",
 }
 """Events that are shown, too, and in what words."""
 
@@ -85,7 +85,7 @@ class Watch:
         if time.monotonic() >= self._next_show:
             self.show(replicas)
         if work.elsewhere != self._elsewhere and (work.waits or not self._elsewhere):
-            self.view.note(f"another driver works on {counted(work.elsewhere, 'shard')} of this output")
+            self.view.note(f"another driver works on {counted(work.elsewhere, 'part')} of this output")
         self._elsewhere = work.elsewhere
         if self.deadline is not None and datetime.datetime.now() >= self.deadline:
             raise DeadlineReached(f"the deadline {self.deadline:%H:%M} has come")

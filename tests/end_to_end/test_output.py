@@ -210,7 +210,7 @@ class TestAgain:
         assert generate(source, copy, *options) == 0
         told = capsys.readouterr().err
         assert "begun with output.rows_per_shard=5, which stays (asked: 4)" in told
-        assert "12 rows in 3 shards, 2 to do" in told
+        assert "12 rows in 3 parts, 2 to do" in told
         assert manifest(copy)["parts"] == manifest(output)["parts"]
 
     def test_a_lost_manifest_is_made_again_without_an_engine(self, source: Path, output: Path, tmp_path: Path) -> None:

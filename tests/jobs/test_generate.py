@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 import logging
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from jobs.cli import main
+from jobs.restore import restored
 from pipeline.errors import Interrupted, PlanRefused, StorageFull
 from pipeline.run.config import GenerateConfig
 
@@ -47,6 +49,12 @@ def test_returns_the_drivers_exit_code(driver: Any) -> None:
         ("sampling.logit_bias={50256:-5,7:1.5}", "sampling", "logit_bias", {7: 1.5, 50256: -5.0}),
         ("sampling.json_schema={type:object}", "sampling", "json_schema", '{"type":"object"}'),
         (r'sampling.json_schema="{\"type\": \"null\"}"', "sampling", "json_schema", '{"type":"null"}'),
+        ('sampling.json_schema={"type": "object", "x-a": "say \\"hi\\" {b}, ${c}"}', "sampling", "json_schema",
+         '{"type":"object","x-a":"say \\"hi\\" {b}, ${c}"}'),
+        ('sampling.logit_bias={"50256": -5}', "sampling", "logit_bias", {50256: -5.0}),
+        ('source.template="costs ${{ price }}"', "source", "template", "costs ${{ price }}"),
+        ('sampling.regex="[0-9]+${2}"', "sampling", "regex", "[0-9]+${2}"),
+        ('sampling.stop=["${"]', "sampling", "stop", ["${"]),
         ("sampling.stop_token_ids=[1,2]", "sampling", "stop_token_ids", [1, 2]),
         ("sampling.temperature=0", "sampling", "temperature", 0.0),
         ("sampling.temperature=1e-1", "sampling", "temperature", 0.1),
@@ -75,6 +83,41 @@ def test_replicas_as_a_number_in_yaml(driver: Any, tmp_path: Path) -> None:
     assert generate("-cd", str(tmp_path / "mine"), "experiment=two", *PATHS) == 0
     assert driver.config.cluster.replicas == "2"
     assert driver.config.deadline == "18:30"
+
+
+@pytest.mark.parametrize("text", ["a {{ b }}", "costs ${{ x }} or ${y}", "\\${z}", "a\r\nb\n", "ünï", "", "  x\n\n"])
+def test_a_template_from_a_file_is_kept_with_the_output(driver: Any, tmp_path: Path, text: str) -> None:
+    file = tmp_path / "template.txt"
+    file.write_bytes(f"{text}\n".encode())
+    assert generate(*PATHS, f"source.template_file={file}") == 0
+    config, yaml = driver.calls[0]
+    assert (config.source.template, config.source.template_file) == (text, None)
+    assert restored(yaml, GenerateConfig, "out").source.template == text, "without the file, too"
+
+
+def test_a_schema_from_a_file(driver: Any, tmp_path: Path) -> None:
+    file = tmp_path / "schema.json"
+    file.write_text('{"type": "object", "properties": {"a": {"pattern": "^${x}"}}}\n')
+    assert generate(*PATHS, f"sampling.json_schema_file={file}") == 0
+    assert driver.config.sampling.json_schema == '{"type":"object","properties":{"a":{"pattern":"^${x}"}}}'
+
+
+def test_the_nightly_job_keeps_its_prompts(driver: Any) -> None:
+    assert generate("experiment=nightly", *PATHS) == 0
+    assert driver.config.output.include_prompt
+
+
+@pytest.mark.parametrize(
+    ("deadline", "moment"),
+    [
+        ("+8h", "2026-11-23 03:30"), ("+1h30m", "2026-11-22 21:00"), ("+45min", "2026-11-22 20:15"),
+        ("06:00", "2026-11-23 06:00"), ("19:30", "2026-11-23 19:30"), ("23:59", "2026-11-22 23:59"),
+    ],
+)  # fmt: skip
+def test_deadlines(driver: Any, deadline: str, moment: str) -> None:
+    assert generate(*PATHS, f"deadline={deadline}") == 0
+    started = datetime.datetime(2026, 11, 22, 19, 30)
+    assert driver.config.deadline_after(started) == datetime.datetime.fromisoformat(moment)
 
 
 def test_a_group_of_the_users_own(driver: Any, tmp_path: Path) -> None:

@@ -111,6 +111,7 @@ def test_wrong_type(key: Any, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_key_that_has_a_range_is_tried() -> None:
     free = {k for k in KEYS if k.endswith("_column")} | {"model.revision", "model.tokenizer", "model.adapter"}
+    free |= {"source.template_file", "sampling.json_schema_file"}
     free |= {"sampling.ignore_eos", "stats.prompt_logprobs", "output.include_prompt", "source.template"}
     free |= {
         "engine.prefix_caching",
@@ -158,8 +159,8 @@ def test_unknown_preset(group: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("~sampling.n", "~sampling.n: sampling.n cannot be taken out"),
         ("model.path=null", "model.path=null: must be text"),
         ("sampling.n=1.5", "sampling.n=1.5: must be a whole number"),
-        ("sampling.stop=a", "sampling.stop=a: must be a list of texts, such as [a,b]"),
-        ("sampling.n=1,2", "sampling.n=1,2: several values; add -m to run each of them (a list is sampling.n=[1,2]"),
+        ("sampling.stop=a", "sampling.stop=a: must be a list of texts, such as [a,b]; for one text write sampling.stop=[a]"),
+        ("sampling.n=1,2", "sampling.n=1,2: several values; add -m to run each of them"),
         ("-m sampling.n=interval(1,2)", "sampling.n=interval(1,2): an interval has no values to list"),
         ("sampling.n=[1", "sampling.n=[1: not a valid override: sampling.n must be a whole number"),
         ("sampling.stop=[a", "sampling.stop=[a: not a valid override: sampling.stop must be a list of texts"),
@@ -222,3 +223,49 @@ def test_a_missing_preset_in_a_sweep(capsys: pytest.CaptureFixture[str]) -> None
 def test_registering_twice_does_no_harm() -> None:
     register()
     register()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("sampling.temperature=0,7", " (a decimal fraction has a point: sampling.temperature=0.7)"),
+        ("sampling.stop=a,b", " (a list is sampling.stop=[a,b])"),
+        ("source.path=a,b", """ (a text is quoted; in a shell: 'source.path="a,b"')"""),
+        ("sampling.n=1,2", ""),
+    ],
+)
+def test_what_else_several_values_may_mean(
+    arguments: str, expected: str, driver: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(capsys, *PATHS, arguments)
+    assert line == f"{arguments}: several values; add -m to run each of them{expected}"
+    if expected:
+        (suggested,) = shlex.split(line.rpartition(": " if ":" in expected else " is ")[2].removesuffix(")"))
+        assert main(["generate", *PATHS, suggested]) == 0, "what is suggested is accepted"
+        driver.calls.pop()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("model=openai-community/gpt2", "a model of the hub, or in a folder, is model.path=openai-community/gpt2"),
+        ("model=/some/where", "a model of the hub, or in a folder, is model.path=/some/where"),
+        ("source=mine.parquet", "the place of the prompts is source.path=mine.parquet"),
+        ("output=a/b", "the output's folder is output.path=a/b"),
+    ],
+)
+def test_a_path_in_the_place_of_a_preset(arguments: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, arguments) == f"{arguments}: {arguments.partition('=')[0]} names a preset; {expected}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("sampling.stop=END", "sampling.stop=END: must be a list of texts, such as [a,b]; for one text write sampling"),
+        ("source.template_file=nowhere", "source.template_file=nowhere: no such file or directory"),
+        ("sampling.json_schema_file=. sampling.json_schema={}", "sampling.json_schema and sampling.json_schema_file=.: "),
+        ("deadline=+", "deadline='+': must be null, a local time of day such as 06:00, or +8h or +1h30m"),
+    ],
+)  # fmt: skip
+def test_newer_keys(arguments: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, *PATHS, *arguments.split()).startswith(expected)

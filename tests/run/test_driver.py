@@ -32,16 +32,10 @@ from pipeline.types import Progress
 MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
 
 
+NIGHT = datetime.datetime(2026, 12, 31, 22, 30, 15)
+
+
 class TestNextTime:
-    @pytest.fixture(autouse=True)
-    def evening(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        class Evening(datetime.datetime):
-            @classmethod
-            def now(cls, tz: Any = None) -> Any:
-                return cls(2026, 12, 31, 22, 30, 15)
-
-        monkeypatch.setattr(driver.datetime, "datetime", Evening)
-
     @pytest.mark.parametrize(
         ("asked", "moment"),
         [
@@ -53,10 +47,10 @@ class TestNextTime:
         ],
     )
     def test_the_next_such_time(self, asked: str, moment: tuple[int, ...]) -> None:
-        assert driver._next_time(asked) == datetime.datetime(*moment)  # type: ignore[arg-type]
+        assert GenerateConfig(deadline=asked).deadline_after(NIGHT) == datetime.datetime(*moment)  # type: ignore[arg-type]
 
     def test_none(self) -> None:
-        assert driver._next_time(None) is None
+        assert GenerateConfig().deadline_after(NIGHT) is None
 
 
 @pytest.mark.parametrize(
@@ -127,7 +121,7 @@ def test_the_deadline_stops_the_run(
     pool = FakePool(1)
     monkeypatch.setattr(pool, "close", lambda: closed.append(True), raising=False)
     use(pool, monkeypatch)
-    monkeypatch.setattr(driver, "_next_time", lambda text: datetime.datetime(2000, 1, 1, 6, 0))
+    monkeypatch.setattr(GenerateConfig, "deadline_after", lambda self, now: datetime.datetime(2000, 1, 1, 6, 0))
     with pytest.raises(DeadlineReached) as raised:
         driver.generate(config, config_yaml="a: b\n")
     assert str(raised.value) == (

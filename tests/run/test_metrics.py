@@ -186,7 +186,7 @@ def test_the_time_left_is_absent_until_it_can_be_known() -> None:
     run, replica = Run(), FakeReplica("a", counters=Progress(running=4))
     assert ("remaining_seconds",) not in run.publish(replica)
     run.now += 10
-    replica.counters = Progress(completions=16, running=4)
+    replica.counters = Progress(completions=16, completion_tokens=160, running=4)
     assert run.publish(replica)["remaining_seconds",] == pytest.approx(20), "8 rows of 24 in 10 seconds"
 
 

@@ -5,7 +5,7 @@ from fakes import FakeReplica, report
 
 from pipeline.planning.plan import InputFile, Plan
 from pipeline.run.monitor import Monitor
-from pipeline.types import Progress
+from pipeline.types import Progress, Room
 
 PLAN = Plan("0" * 64, {}, (InputFile("a.parquet", "/a.parquet", 1, 22, "f"),), 22, 4)
 
@@ -22,7 +22,7 @@ def test_what_was_there_at_the_start_is_done() -> None:
     shown = monitor.snapshot([])
     assert (shown.rows_done, shown.rows_total) == (4 + 2, 22), "the last shard is shorter"
     assert (shown.shards_done, shown.shards_total, shown.replicas) == (2, 6, 0)
-    assert (shown.completion_tokens, shown.tokens_per_second) == (0, None)
+    assert (shown.tokens, shown.tokens_per_second, shown.rows_before) == (0, None, 6)
 
 
 def test_reports_and_rows_in_hand_add_up() -> None:
@@ -47,9 +47,39 @@ def test_tokens_of_the_dead_count() -> None:
     other.counters = Progress(completion_tokens=10, engine_seconds=3.0)
     monitor.snapshot([one, other])
     shown = monitor.snapshot([other])
-    assert (shown.completion_tokens, shown.replicas, shown.running) == (40, 1, 0)
+    assert (shown.tokens, shown.replicas, shown.running) == (40, 1, 0)
     assert monitor.timings()["engine_seconds"] == 5.0
     assert monitor.timings()["tokens_per_second"] == 8.0
+
+
+def test_tokens_count_as_they_are_made() -> None:
+    clock, replica = Clock(), FakeReplica("a")
+    monitor = Monitor(PLAN, [], 2, clock, max_tokens=50)
+    assert monitor.snapshot([replica]).tokens_left == 44 * 50, "at most, as nothing is known yet"
+    clock.now += 2
+    replica.counters = Progress(running=10, room=Room(open_tokens=200))
+    shown = monitor.snapshot([replica])
+    assert (shown.rows_done, shown.tokens, shown.tokens_per_second) == (0, 200, 100)
+    assert shown.tokens_left == 44 * 50 - 200
+    replica.counters = Progress(completions=12, completion_tokens=120, running=10, room=Room(open_tokens=40))
+    shown = monitor.snapshot([replica])
+    length = 160 / 12
+    assert shown.tokens == 160
+    assert shown.tokens_left == pytest.approx((44 - 12) * length - 40), "completions are shorter than they may be"
+
+
+def test_what_others_committed_is_reckoned_in_tokens() -> None:
+    monitor, replica = Monitor(PLAN, [0], 2, max_tokens=50), FakeReplica("a")
+    monitor.elsewhere(1)
+    monitor.report(report(PLAN.shard(2)))
+    replica.counters = Progress(completions=8, completion_tokens=80)
+    shown = monitor.snapshot([replica])
+    assert shown.tokens_elsewhere == 4 * 2 * 10, "not what was there at the start, nor what was made here"
+    assert shown.tokens_left == (22 - 12) * 2 * 10
+
+
+def test_without_a_limit_nothing_is_known_before_a_completion_ends() -> None:
+    assert Monitor(PLAN, [], 1).snapshot([FakeReplica("a")]).tokens_left is None
 
 
 def test_the_rate_is_of_the_last_seconds() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+import time
 
 import pytest
 from rich.console import Console
@@ -19,13 +20,17 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def snapshot(
-    rows: int = 0, elapsed: float = 0.0, *, running: int = 64, total: int = 100, errors: int = 0
-) -> RunSnapshot:
+    rows: int = 0, elapsed: float = 0.0, *, running: int = 64, total: int = 100, errors: int = 0, tokens: int = 1234,
+    left: float | None = None, elsewhere: float = 0.0, before: int = 0,
+) -> RunSnapshot:  # fmt: skip
     return RunSnapshot(
         rows_done=rows,
         rows_total=total,
-        completion_tokens=1234 * bool(running),
+        rows_before=before,
+        tokens=tokens * bool(running),
         tokens_per_second=117.4,
+        tokens_left=left,
+        tokens_elsewhere=elsewhere,
         errors=errors,
         replicas=2,
         shards_done=rows // 10,
@@ -40,6 +45,17 @@ def terminal(width: int = 100, **options: object) -> tuple[Console, io.StringIO]
     return Console(file=stream, force_terminal=True, width=width, highlight=False, **options), stream  # type: ignore[arg-type]
 
 
+class Lines(io.StringIO):
+    """A stream that another thread writes to."""
+
+    def wait_for(self, text: str) -> None:
+        for _ in range(60_000):
+            if text in self.getvalue():
+                return
+            time.sleep(0.01)
+        raise AssertionError(text)
+
+
 class Clock:
     now = 0.0
 
@@ -48,30 +64,32 @@ class Clock:
 
 
 class TestTimeLeft:
-    def test_silent_until_a_commit_is_seen(self) -> None:
+    def test_known_from_the_first_tokens_long_before_a_row_ends(self) -> None:
         left = TimeLeft()
         assert left.update(snapshot(0, 0, running=0)) is None
-        assert left.update(snapshot(0, 30)) is None
-        assert left.update(snapshot(0, 40)) is None
+        assert left.update(snapshot(0, 30, tokens=0, left=6400)) is None
+        assert left.update(snapshot(0, 40, tokens=128, left=6272)) == pytest.approx(490)
 
     def test_counts_from_the_first_token_not_from_the_start(self) -> None:
         left = TimeLeft()
         left.update(snapshot(0, 0, running=0))
-        left.update(snapshot(0, 100))
-        assert left.update(snapshot(10, 110)) == pytest.approx(90)
+        left.update(snapshot(0, 100, tokens=0))
+        assert left.update(snapshot(10, 110, tokens=500, left=4500)) == pytest.approx(90)
 
-    def test_rows_of_an_earlier_start_say_nothing_about_the_speed(self) -> None:
+    def test_what_other_drivers_make_counts(self) -> None:
         left = TimeLeft()
-        left.update(snapshot(80, 0, running=0))
-        left.update(snapshot(80, 10))
-        assert left.update(snapshot(90, 30)) == pytest.approx(20)
+        left.update(snapshot(0, 0, tokens=0))
+        assert left.update(snapshot(20, 10, tokens=100, elsewhere=100, left=800)) == pytest.approx(40)
 
-    def test_counts_down_between_commits_and_not_below_zero(self) -> None:
+    def test_not_known_without_an_estimate(self) -> None:
         left = TimeLeft()
-        left.update(snapshot(0, 0))
-        assert left.update(snapshot(50, 50)) == pytest.approx(50)
-        assert left.update(snapshot(50, 60)) == pytest.approx(40)
-        assert left.update(snapshot(50, 200)) == 0
+        left.update(snapshot(0, 0, tokens=0))
+        assert left.update(snapshot(0, 10, tokens=10)) is None
+
+    def test_tokens_that_are_lost_are_no_reason_to_go_backwards(self) -> None:
+        left = TimeLeft()
+        left.update(snapshot(0, 0, tokens=100))
+        assert left.update(snapshot(0, 10, tokens=50, left=100)) is None
 
     def test_nothing_left(self) -> None:
         assert TimeLeft().update(snapshot(100, 5, running=0)) == 0
@@ -89,21 +107,50 @@ def test_duration(seconds: float | None, text: str) -> None:
 class TestLines:
     def view(self) -> tuple[ProgressView, io.StringIO, Clock]:
         stream, clock = io.StringIO(), Clock()
-        return progress_view(stream, interval=5.0, clock=clock), stream, clock
+        return progress_view(stream, clock=clock), stream, clock
 
     def test_one_line_at_most_every_interval_and_the_last_state(self) -> None:
         view, stream, clock = self.view()
         with view:
             for second in range(13):
                 clock.now = second
-                view.update(snapshot(second, second))
+                view.update(snapshot(second, second, left=8800 - 100 * second, tokens=100 * second))
         lines = stream.getvalue().splitlines()
         assert [re.search(r"(\d+)/100 rows", line)[1] for line in lines] == ["0", "5", "10", "12"]  # type: ignore[index]
         assert re.fullmatch(
-            r"\d\d:\d\d:\d\d INFO 12/100 rows · 117 tokens/s · 1,234 tokens · 0 errors · 2 replicas, 64 running"
-            r" · 1/10 shards · 0:12 elapsed · 1:28 left",
+            r"\d\d:\d\d:\d\d INFO 12/100 rows · 1/10 parts · 1:16 left · 117 tokens/s · 1,200 tokens · 0 errors"
+            r" · 0:12 elapsed · 2 replicas, 64 running",
             lines[-1],
         )
+
+    def test_lines_thin_out(self) -> None:
+        view, stream, clock = self.view()
+        with view:
+            for second in range(0, 8 * 3600, 5):
+                clock.now = second
+                view.update(snapshot(0, second))
+        assert 120 // 5 + 58 + 7 * 12 <= len(stream.getvalue().splitlines()) <= 170
+
+    def test_what_is_of_this_start_only_says_so(self) -> None:
+        view, stream, _ = self.view()
+        with view:
+            view.update(snapshot(30, 5, before=20))
+        assert "30/100 rows · 3/10 parts · – left · this start: 117 tokens/s · 1,234 tokens" in stream.getvalue()
+
+    def test_a_stage_is_told_of_until_something_else_begins(self) -> None:
+        stream = Lines()
+        with progress_view(stream) as view:
+            view.stage("checking the model")
+            stream.wait_for("INFO checking the model")
+            view.update(snapshot(0, 0))
+            view.stage("writing")
+        assert "writing" not in stream.getvalue()
+
+    def test_a_note_may_have_a_level_of_its_own(self) -> None:
+        view, stream, _ = self.view()
+        with view:
+            view.note("WARNING: the sky falls")
+        assert re.fullmatch(r"\d\d:\d\d:\d\d WARNING the sky falls\n", stream.getvalue())
 
     def test_what_is_not_known_is_a_dash(self) -> None:
         view, stream, _ = self.view()
@@ -142,18 +189,24 @@ class TestLive:
         monkeypatch.delenv("NO_COLOR", raising=False)
 
     def test_two_lines_that_fit(self) -> None:
-        text = ESCAPES.sub("", self.shown(120, snapshot(0, 0), snapshot(30, 30, errors=3)))
+        text = ESCAPES.sub("", self.shown(120, snapshot(0, 0, tokens=0), snapshot(30, 30, errors=3, left=2879.3)))
         lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
         assert len(lines) == 2
         assert re.fullmatch(r"30/100 rows  30% [━╸╺ ]+ 1:10 left", lines[0])
-        assert (
-            lines[1] == "117 tokens/s · 1,234 tokens · 3 errors · 2 replicas, 64 running · 3/10 shards · 0:30 elapsed"
-        )
+        assert lines[1] == "3/10 parts · 117 tokens/s · 1,234 tokens · 3 errors · 0:30 elapsed · 2 replicas, 64 running"
 
     @pytest.mark.parametrize("width", [20, 40, 60, 80, 200])
     def test_any_width(self, width: int) -> None:
         text = ESCAPES.sub("", self.shown(width, snapshot(30, 30, total=1_000_000)))
         assert max(len(line) for line in re.split(r"[\r\n]+", text)) <= width
+
+    def test_a_stage_shows_how_long_it_takes(self) -> None:
+        console, stream = terminal()
+        clock = Clock()
+        with progress_view(console=console, clock=clock) as view:
+            view.stage("starting [Ray]")
+            clock.now = 7
+        assert "starting [Ray] · 0:07" in ESCAPES.sub("", stream.getvalue())
 
     def test_no_color(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NO_COLOR", "1")

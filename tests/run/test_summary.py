@@ -6,6 +6,7 @@ import shlex
 import subprocess
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from pipeline.output.part import Counts
@@ -41,8 +42,7 @@ class TestSummary:
             "  tokens  6,000 generated, 322 tokens/s, 400 of prompts",
             "  time    1:15",
             "  errors  2 NULL_PROMPT, 1 TIMEOUT",
-            "  look    python -c \"import pyarrow.parquet as pq; [print(row) for row in pq.read_table('outputs/demo/data',"
-            " columns=['row_id', 'text', 'finish_reason']).slice(0, 5).to_pylist()]\"",
+            "  look    promptmill look outputs/demo",
         ]
 
     def test_how_completions_ended(self) -> None:
@@ -113,7 +113,17 @@ class TestSummary:
             text=True,
             check=True,
         ).stdout.split("\0")
-        assert words[:2] == ["python", "-c"]
-        assert repr(path + "/data") in words[2]
-        compile(words[2], "command", "exec")
-        assert shlex.split(look_command(result(path, code)))[0] == "python"
+        assert words[:-1] == ["promptmill", "look", path, *["--errors"] * (code == 3)]
+        assert shlex.split(look_command(result(path, code))) == words[:-1]
+
+    @pytest.mark.parametrize("width", [40, 80, 200])
+    def test_samples_fit_and_show_the_end_of_the_prompt(self, width: int) -> None:
+        console, stream = terminal(width)
+        prompt = "A long introduction. " * 20 + "The question 世界?"
+        summary(result(samples=[(prompt, "answer " * 100)]), console=console)
+        line = ESCAPES.sub("", stream.getvalue()).splitlines()[0]
+        before, _, after = line.partition(" → ")
+        assert (
+            before.startswith("…") and before.endswith("世界?") and after.startswith("answer") and after.endswith("…")
+        )
+        assert width - 8 <= cell_len(line) <= width

@@ -1,0 +1,55 @@
+"""Puts the content of a file in the place of the key that names it: `source.template_file`, `sampling.json_schema_file`.
+
+The output keeps the content, so `verify` does not depend on the file. It does not know what the texts mean.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from pipeline.errors import ConfigurationError
+
+FILES = {"source.template_file": "source.template", "sampling.json_schema_file": "sampling.json_schema"}
+"""Key that names a file → key that takes its content."""
+MOST_BYTES = 2**20
+
+
+def take_in(tree: DictConfig) -> None:
+    """Replace each file that is named by its content.
+
+    Raises:
+        ConfigurationError: If a file cannot be read, is no text, or its content is given as well.
+    """
+    for key, target in FILES.items():
+        section = key.partition(".")[0]
+        path = OmegaConf.select(tree, key) if section in tree else None
+        if path is None:
+            continue
+        if OmegaConf.select(tree, target) is not None:
+            raise ConfigurationError(f"{target} and {key}={path}: exclude each other; give one of them")
+        OmegaConf.update(tree, target, escaped(_content(key, path)))
+        OmegaConf.update(tree, key, None)
+
+
+def escaped(text: str) -> str:
+    """Write a text so that OmegaConf resolves it to that text: `${` begins no interpolation in it."""
+    return re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", text)
+
+
+def _content(key: str, path: str) -> str:
+    """A file's text, without the line end at its end, which editors put there."""
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise ConfigurationError(f"{key}={path}: {(error.strerror or str(error)).lower()}") from error
+    if len(data) > MOST_BYTES:
+        raise ConfigurationError(f"{key}={path}: has more than 1 MiB, which is no template and no schema")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{key}={path}: is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    return re.sub(r"\r?\n\Z", "", text)

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.cli import JOBS, TOOLS, main
+from jobs.keys import keys
+from jobs.page import presets
+from pipeline.run.config import GenerateConfig
+
+
+def output(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert main(list(argv)) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def replies(script: Path, line: str) -> list[str]:
+    """What bash offers at the end of a line."""
+    code = (
+        f'source {script}; COMP_WORDBREAKS=" "; COMP_LINE={line!r}; COMP_POINT={len(line)}; _promptmill; '
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+@pytest.fixture
+def bash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    script = tmp_path / "completion.bash"
+    script.write_text(output(capsys, "completion", "bash"))
+    return script
+
+
+def test_bash_completes_jobs_keys_and_presets(bash: Path) -> None:
+    assert set(replies(bash, "promptmill ")) == {*JOBS, *TOOLS}
+    assert replies(bash, "promptmill gen") == ["generate"]
+    assert replies(bash, "promptmill generate sampling.max_t") == ["sampling.max_tokens="]
+    assert replies(bash, "promptmill generate model=dem") == ["model=demo"]
+    everything = set(replies(bash, "promptmill generate "))
+    assert {f"model={name}" for name in presets("model")} <= everything
+    assert {word.partition("=")[0] for word in everything} >= set(keys(GenerateConfig))
+
+
+def test_bash_completes_paths(bash: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.parquet").touch()
+    place = f"source.path={tmp_path}/"
+    assert replies(bash, f"promptmill generate {place}pro") == [f"{place}prompts.parquet"]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_the_other_shells(shell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = output(capsys, "completion", shell)
+    assert "sampling.max_tokens=" in text and "model=demo" in text
+    if (program := shutil.which(shell)) is not None:
+        (tmp_path / "script").write_text(text)
+        subprocess.run([program, "-n", str(tmp_path / "script")], check=True)
+
+
+@pytest.mark.parametrize("words", [[], ["csh"], ["bash", "zsh"]])
+def test_which_shell(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", *words]) == 2
+    assert "completion bash, zsh, fish" in capsys.readouterr().err
+
+
+def test_help_for_a_job(capsys: pytest.CaptureFixture[str]) -> None:
+    assert output(capsys, "help", "verify") == output(capsys, "verify", "--help")
+    assert main(["help", "genrate"]) == 2
+    assert "did you mean generate?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 200])
+@pytest.mark.parametrize("job", ["generate", "verify", "submit"])
+def test_help_fits_the_terminal(
+    columns: int, job: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = output(capsys, job, "--help").partition("\nExamples")[0].splitlines()
+    prose = [line for line in lines if len(line.split()) > 1 and "promptmill" not in line and "'" not in line]
+    assert max(map(len, prose)) <= min(columns, 100)
+
+
+ROWS = {
+    "row_id": ["a", "b"], "sample_index": [0, 0], "prompt": ["x" * 300 + " the end", None], "text": ["one\ntwo", None],
+    "finish_reason": ["stop", "error"], "error_code": [None, "NULL_PROMPT"], "error_message": [None, "there is no prompt"],
+}  # fmt: skip
+
+
+def test_look_shows_rows_and_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out" / "data").mkdir(parents=True)
+    pq.write_table(pa.table(ROWS), tmp_path / "out" / "data" / "p.parquet")
+    shown = output(capsys, "look", str(tmp_path / "out"))
+    assert shown.startswith("a #0 (stop)\n  prompt: …x") and " the end\n  text:   one two\nb #0" in shown
+    errors = output(capsys, "look", f"output.path={tmp_path / 'out'}", "--errors")
+    assert errors == "b #0 (error: NULL_PROMPT)\n  error:  there is no prompt\n"
+
+
+@pytest.mark.parametrize("words", [[], ["a", "b"], ["nowhere"], ["nowhere", "--zzz"]])
+def test_look_at_nothing(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["look", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("promptmill: look")

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline.output.config import OutputConfig
+from pipeline.prompts.config import SourceConfig
+from pipeline.run.config import GenerateConfig
+from pipeline.run.doubts import doubts
+from pipeline.sampling import SamplingParams
+
+
+def told(source: dict[str, Any], sampling: dict[str, Any]) -> list[str]:
+    config = GenerateConfig(
+        source=SourceConfig(path="in", **source), sampling=SamplingParams(**sampling), output=OutputConfig(path="out")
+    )
+    return list(doubts(config, 1024))
+
+
+@pytest.mark.parametrize(
+    ("source", "sampling", "expected"),
+    [
+        ({"template": "Write a poem."}, {}, "source.template uses no column"),
+        ({"template": r"Q: {{ q }}\nA:"}, {}, r"source.template has \n as two characters"),
+        ({}, {"stop": ["END", r"\n"]}, r"sampling.stop has \n as two characters"),
+        ({}, {"bad_words": [r"a\tb"]}, r"sampling.bad_words has \t as two characters"),
+        (
+            {},
+            {"temperature": 0.0, "n": 5},
+            "sampling.temperature=0 always takes the most likely token, so the 5 completions",
+        ),
+        ({}, {"top_k": 1, "n": 2}, "sampling.top_k=1 always"),
+        ({}, {"max_tokens": 1024}, "sampling.max_tokens=1024 is more than prompt and generation have together, 1024"),
+        ({"limit": 0}, {}, "source.limit=0 takes no row"),
+    ],
+)
+def test_what_is_surely_a_mistake(source: dict[str, Any], sampling: dict[str, Any], expected: str) -> None:
+    (line,) = told(source, sampling)
+    assert line.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("source", "sampling"),
+    [
+        ({}, {}),
+        ({"template": "Write about {{ topic }}."}, {"stop": ["\n", "END"]}),
+        ({"template": "{% for x in list %}{{ x }}{% endfor %}"}, {"temperature": 0.0}),
+        ({"limit": 1}, {"n": 5, "top_k": 2, "max_tokens": 1023}),
+    ],
+)
+def test_what_is_none(source: dict[str, Any], sampling: dict[str, Any]) -> None:
+    assert told(source, sampling) == []
