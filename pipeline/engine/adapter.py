@@ -60,7 +60,7 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
 def _untie(model: PreTrainedModel, saved: dict[str, Any]) -> None:
     """Give the output layer a weight of its own, if the adapter changes it or the embedding, and both are one tensor."""
-    inputs: Any = model.get_input_embeddings()  # type: ignore[no-untyped-call]
+    inputs: Any = model.get_input_embeddings()
     outputs: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if outputs is None or inputs.weight is not outputs.weight:
         return
