@@ -31,6 +31,7 @@ from benchmarks.machine import describe
 from benchmarks.virtual import Meter, Metered, Parts, PartStore, VirtualPool
 from pipeline.errors import DeadlineReached
 from pipeline.output.config import OutputConfig
+from pipeline.planning.pace import Effort
 from pipeline.planning.plan import InputFile, Plan, make_plan
 from pipeline.run import driver
 from pipeline.run.config import ClusterConfig, GenerateConfig
@@ -48,7 +49,9 @@ class MadeUp:
 
     plan: Plan
     output_schema: pa.Schema
+    effort: Effort = Effort(parameters=1, prompt_tokens=1, new_tokens=1, speed=1e15)
     weight_bytes: int = 0
+    doubts: tuple[str, ...] = ()
 
     def job(self, *_: object) -> None:
         """Nothing: the replicas are made up, too."""

@@ -73,7 +73,12 @@ def _metadata(handle: Any) -> dict[str, str]:
         told = handle.metadata() or {}
     except NotImplementedError:
         return {}
-    return {key.decode().lower(): value.decode() for key, value in told.items()}
+    return {_text(key).lower(): _text(value) for key, value in told.items()}
+
+
+def _text(told: bytes | str) -> str:
+    """Arrow's versions tell bytes or text."""
+    return told.decode() if isinstance(told, bytes) else told
 
 
 def _fsspec_stamp(filesystem: Any, path: str) -> str:

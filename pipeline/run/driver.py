@@ -31,7 +31,6 @@ from pipeline.planning.plan import Plan
 from pipeline.run.claims import Claims, Pulse
 from pipeline.run.config import GenerateConfig
 from pipeline.run.dispatch import Dispatcher
-from pipeline.run.doubts import doubts
 from pipeline.run.machine import check_machine
 from pipeline.run.metrics import FINISHED, Metrics
 from pipeline.run.monitor import Monitor
@@ -141,7 +140,7 @@ class _Run:
         plan, config = self._plan, self._config
         view.note(f"plan {plan.plan8}: {counted(plan.rows, 'row')} in {counted(plan.shard_count, 'part')}, "
                   f"{len(self._missing):,} to do")  # fmt: skip
-        for doubt in doubts(config, self._prepared.plan.fingerprint["engine"]["max_model_len"]):
+        for doubt in self._prepared.doubts:
             view.note(f"WARNING: {doubt}")
         if config.output.rows_per_shard not in (None, plan.rows_per_shard):
             view.note(

@@ -26,6 +26,7 @@ from pipeline.prompts.reader import RowReader
 from pipeline.prompts.rows import kept_columns
 from pipeline.prompts.wording import one_line, without_secrets
 from pipeline.run.config import GenerateConfig
+from pipeline.run.doubts import doubts
 from pipeline.run.sizing import likely_threads
 from pipeline.worker import Job
 
@@ -43,6 +44,7 @@ class Prepared:
         checkpoint: The model's files on this machine.
         effort: What a row takes, by an estimate.
         output_schema: Arrow schema of the parts.
+        doubts: A line for each option that is legal and surely a mistake.
     """
 
     plan: Plan
@@ -50,6 +52,7 @@ class Prepared:
     checkpoint: Checkpoint
     effort: Effort
     output_schema: Any
+    doubts: tuple[str, ...] = ()
 
     def job(self, config: GenerateConfig, plan: Plan) -> Job:
         """The job for the workers, under the plan that the output folder holds; its paths mean the same in any folder."""
@@ -107,7 +110,9 @@ def prepare(config: GenerateConfig) -> Prepared:
         rows_per_shard=config.output.rows_per_shard or effort.rows_per_shard,
         limit=config.source.limit,
     )
-    return Prepared(plan, source, checkpoint, effort, schema)
+    return Prepared(
+        plan, source, checkpoint, effort, schema, tuple(doubts(config, model_len(checkpoint, config.engine)))
+    )
 
 
 def _effort(config: GenerateConfig, checkpoint: Checkpoint, source: Source) -> Effort:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as encryption
 import pytest
 from small_runs import generate, manifest, read, write
+
+from pipeline.planning.fingerprint import digest
+from pipeline.planning.plan import Plan
 
 
 def by_row(output: Path) -> dict[str, dict[str, Any]]:
@@ -232,8 +236,13 @@ def test_fault_13_an_output_of_an_earlier_version_is_not_gone_on_with(
 ) -> None:
     source, output = texts(tmp_path / "in.parquet", "Lost"), tmp_path / "out"
     assert generate(source, output) == 0
-    plan = output / "_job" / "plan.json"
-    plan.write_text(plan.read_text().replace('"format": 2', '"format": 1'))
+    file = output / "_job" / "plan.json"
+    plan = Plan.from_json(file.read_bytes())
+    fingerprint = {**plan.fingerprint, "input": {f.name: f.identity(1) for f in plan.files}}
+    files = tuple(replace(f, groups=(), stamp="") for f in plan.files)
+    file.write_bytes(
+        replace(plan, format=1, plan_id=digest(fingerprint), fingerprint=fingerprint, files=files).to_json()
+    )
     capsys.readouterr()
     assert generate(source, output) == 2
     assert "an earlier version" in capsys.readouterr().err

@@ -53,6 +53,7 @@ OUT_OF_RANGE = {
     "source.keep_columns": "[a,a]",
     "source.on_long_prompt": "skip",
     "source.on_empty_prompt": "skip",
+    "source.min_completion_tokens": "0",
     "source.on_corrupt": "ignore",
     "output.path": '""',
     "output.rows_per_shard": "0",
@@ -112,7 +113,13 @@ def test_wrong_type(key: Any, capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_key_that_has_a_range_is_tried() -> None:
     free = {k for k in KEYS if k.endswith("_column")} | {"model.revision", "model.tokenizer", "model.adapter"}
     free |= {"source.template_file", "sampling.json_schema_file"}
-    free |= {"sampling.ignore_eos", "stats.prompt_logprobs", "output.include_prompt", "source.template"}
+    free |= {
+        "sampling.ignore_eos",
+        "stats.prompt_logprobs",
+        "output.include_prompt",
+        "source.template",
+        "source.add_special_tokens",
+    }
     free |= {
         "engine.prefix_caching",
         "engine.deterministic",

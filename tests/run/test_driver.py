@@ -172,8 +172,7 @@ def test_a_stop_says_which_rows_are_lost(config: GenerateConfig, monkeypatch: py
     pool = FakePool(1)
     monkeypatch.setattr(pool, "start", lambda: [Slow("slow")], raising=False)
     use(pool, monkeypatch)
-    config.deadline = "06:00"
-    monkeypatch.setattr(driver, "_next_time", lambda text: datetime.datetime(2000, 1, 1, 6, 0))
+    monkeypatch.setattr(GenerateConfig, "deadline_after", lambda self, now: datetime.datetime(2000, 1, 1, 6, 0))
     with pytest.raises(DeadlineReached, match=r"committed, 3 rows in hand are lost \(1 finished, 2 begun\); the same"):
         driver.generate(config, config_yaml="")
 

@@ -118,6 +118,7 @@ def test_every_metric_is_published_at_some_time() -> None:
     run.now += 10
     run.commit(0, {"NULL_PROMPT": 1})
     run.metrics.event("replica_down", {"counts": True, "reason": "killed"})
+    replica.counters = busy(completions=9, completion_tokens=900)
     seen = run.publish(replica)
     run.metrics.stop("finished")
     names = {f"promptmill_{name}" for name, *_ in [*seen, *run.meter.counters]}
