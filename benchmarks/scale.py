@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -49,7 +49,7 @@ class MadeUp:
 
     plan: Plan
     output_schema: pa.Schema
-    effort: Effort = Effort(parameters=1, prompt_tokens=1, new_tokens=1, speed=1e15)
+    effort: Effort = field(default_factory=lambda: Effort(parameters=1, prompt_tokens=1, new_tokens=1, speed=1e15))
     weight_bytes: int = 0
     doubts: tuple[str, ...] = ()
 

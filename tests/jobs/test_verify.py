@@ -55,15 +55,23 @@ def test_no_torch_without_a_replay(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout.splitlines()[-1]) == (4, "LOADED []"), done.stderr
 
 
+SLOW = """
+import sys
+from pipeline.inspect import verify
+verify.verify = lambda *_, **__: open(sys.argv[1]).read()
+from jobs.leave import leave
+from jobs.verify import main
+leave(main(["output.path=out"]))
+"""
+"""A verification that waits: it reads a pipe into which nobody writes."""
+
+
 def test_a_signal_ends_it_with_its_code(tmp_path: Path) -> None:
-    """The manifest is a pipe into which nobody writes, so that it waits there."""
-    job = tmp_path / "out" / "_job"
-    job.mkdir(parents=True)
-    os.mkfifo(job / "manifest.json")
-    command = [sys.executable, "-m", "jobs.verify", f"output.path={tmp_path / 'out'}"]
+    os.mkfifo(tmp_path / "pipe")
+    command = [sys.executable, "-c", SLOW, str(tmp_path / "pipe")]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         try:
-            pipe = opened_when_read(job / "manifest.json")
+            pipe = opened_when_read(tmp_path / "pipe")
             wait_until_asleep(process.pid)  # a signal just before the system call would not interrupt it
             process.send_signal(signal.SIGTERM)
             _, told = process.communicate(timeout=900)
