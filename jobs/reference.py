@@ -64,7 +64,7 @@ MEANINGS = {
     "source.limit": "take only the first rows",
     "source.on_long_prompt": "error or truncate_left, when a prompt does not fit the context",
     "source.on_empty_prompt": "error, or bos: begin with the model's beginning-of-text token",
-    "source.min_completion_tokens": "tokens that a prompt leaves for its completion; null: 1, truncating a quarter of the context",
+    "source.min_completion_tokens": "tokens that a prompt leaves for its completion; null: 1, or a quarter of the context",
     "source.add_special_tokens": "true or false: special tokens around texts; null: as true, but no second beginning",
     "source.on_corrupt": "error, or skip: rows that cannot be decoded become errors, and the job goes on",
     "output.path": "a directory or a URI such as s3://bucket/first; when it holds a part of this very run, the rest is done",
