@@ -46,7 +46,7 @@ class Monitor:
         for index in committed:
             self.elsewhere(index)
         self._before = self._rows
-        self._reported = self._rows_reported = 0
+        self._reported = self._rows_reported = self._tokens_reported = 0
         self._errors: Counter[str] = Counter()
         self.latest: dict[str, Progress] = {}
         self._recent: deque[tuple[float, int]] = deque()
@@ -64,6 +64,8 @@ class Monitor:
         self.elsewhere(report.shard)
         self._reported += report.completions
         self._rows_reported += report.rows
+        if not report.already_there:  # another driver's tokens are not this start's
+            self._tokens_reported += report.completion_tokens
         self._errors.update(report.errors)
 
     def elsewhere(self, index: int) -> None:
@@ -136,8 +138,11 @@ class Monitor:
 
     @property
     def tokens_made(self) -> int:
-        """Tokens generated since the start, whether or not their completion has ended, by dead replicas too."""
-        return sum(p.tokens_made for p in self.latest.values())
+        """Tokens generated since the start, whether or not their completion has ended, by dead replicas too.
+
+        Reports may come before the counters that know of them.
+        """
+        return max(self._tokens_reported, sum(p.tokens_made for p in self.latest.values()))
 
     def timings(self) -> dict[str, float]:
         """The manifest's timings, of this start: seconds, and generated tokens per second of the engines."""

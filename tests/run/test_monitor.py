@@ -68,6 +68,15 @@ def test_tokens_count_as_they_are_made() -> None:
     assert shown.tokens_left == pytest.approx((44 - 12) * length - 40), "completions are shorter than they may be"
 
 
+def test_a_report_tells_tokens_before_the_counters_do() -> None:
+    monitor = Monitor(PLAN, [], 2)
+    done = report(PLAN.shard(0))
+    monitor.report(done)
+    assert monitor.snapshot([FakeReplica("a")]).tokens == done.completion_tokens > 0
+    monitor.report(report(PLAN.shard(1), already_there=True))
+    assert monitor.snapshot([FakeReplica("a")]).tokens == done.completion_tokens, "another driver made those"
+
+
 def test_what_others_committed_is_reckoned_in_tokens() -> None:
     monitor, replica = Monitor(PLAN, [0], 2, max_tokens=50), FakeReplica("a")
     monitor.elsewhere(1)
