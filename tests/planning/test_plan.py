@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.planning.fingerprint import digest
 from pipeline.planning.plan import InputFile, Plan, make_plan
 from pipeline.types import Segment
 
@@ -78,8 +79,9 @@ def test_json_there_and_back() -> None:
 
 def test_a_plan_of_format_1_is_read_as_it_was() -> None:
     old = {"name": "a", "path": "/a", "size": 5, "rows": 3, "footer_sha256": "ab", "partitions": {}}
-    body = {"format": 1, "plan_id": "0" * 64, "fingerprint": {"input": {"a": {"bytes": 5, "rows": 3, "footer": "ab"}}}}
-    plan = Plan.from_json(json.dumps({**body, "files": [old], "rows": 3, "rows_per_shard": 2}).encode())
+    fingerprint = {"input": {"a": {"bytes": 5, "rows": 3, "footer": "ab"}}, "source": {"limit": None}}
+    body = {"format": 1, "plan_id": digest(fingerprint), "fingerprint": fingerprint, "files": [old]}
+    plan = Plan.from_json(json.dumps({**body, "rows": 3, "rows_per_shard": 2, "shards": 2}).encode())
     assert plan.inputs() == plan.fingerprint["input"]
     assert plan.format == 1 and json.loads(plan.to_json())["format"] == 1
 

@@ -29,14 +29,22 @@ ALLOWED = {
     ],
     "id_column": [*TEXTS, pa.int8(), pa.uint64()],
     "sampling_column": [*TEXTS, pa.struct([("seed", pa.int64())])],
-    "keep_columns": [*TEXTS, pa.binary(), pa.map_(pa.string(), pa.int8()), pa.decimal128(5, 2), pa.timestamp("ns")],
+    "keep_columns": [
+        *TEXTS,
+        pa.binary(),
+        pa.map_(pa.string(), pa.int8()),
+        pa.decimal128(5, 2),
+        pa.timestamp("ns"),
+        pa.uuid(),
+        pa.list_(pa.uuid()),
+    ],
 }
 REFUSED = {
     "prompt_column": [pa.int64(), pa.binary(), pa.list_(pa.string())],
     "token_ids_column": [pa.list_(pa.float32()), pa.int64(), pa.string()],
     "id_column": [pa.float64(), pa.bool_(), pa.binary(), pa.struct([("a", pa.int8())])],
     "sampling_column": [pa.int64(), pa.map_(pa.string(), pa.int8())],
-    "keep_columns": [pa.uuid(), pa.list_(pa.uuid()), pa.struct([("a", pa.uuid())])],
+    "keep_columns": [pa.bool8(), pa.list_(pa.bool8()), pa.struct([("a", pa.bool8())])],
 }
 
 
