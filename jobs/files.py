@@ -1,10 +1,11 @@
 """Puts the content of a file in the place of the key that names it: `source.template_file`, `sampling.json_schema_file`.
 
-The output keeps the content, so `verify` does not depend on the file. It does not know what the texts mean.
+The output keeps the content, so `verify` does not depend on the file. It does not know what the texts mean, JSON or not aside.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -30,13 +31,24 @@ def take_in(tree: DictConfig) -> None:
             continue
         if OmegaConf.select(tree, target) is not None:
             raise ConfigurationError(f"{target} and {key}={path}: exclude each other; give one of them")
-        OmegaConf.update(tree, target, escaped(_content(key, path)))
+        content = _content(key, path)
+        if target == "sampling.json_schema":
+            _check_json(key, path, content)
+        OmegaConf.update(tree, target, escaped(content))
         OmegaConf.update(tree, key, None)
 
 
 def escaped(text: str) -> str:
     """Write a text so that OmegaConf resolves it to that text: `${` begins no interpolation in it."""
     return re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", text)
+
+
+def _check_json(key: str, path: str, text: str) -> None:
+    """Here the file's name is known, which whoever reads the content does not know."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{key}={path}: is not JSON: {error}") from error
 
 
 def _content(key: str, path: str) -> str:

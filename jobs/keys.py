@@ -12,6 +12,8 @@ import typing
 from dataclasses import dataclass
 from typing import Any
 
+MAPPINGS = ("sampling.json_schema", "sampling.logit_bias")
+"""Keys that take a mapping, which may be written as JSON."""
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 

@@ -6,6 +6,7 @@ It does not know how the line is shown, nor any rule about values: those are the
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from jobs.keys import keys, nearest
+from jobs.keys import MAPPINGS, keys, nearest
 from pipeline.errors import ConfigurationError, PromptmillError
 
 # What some required keys are for; `KEY is required: …`
@@ -61,12 +62,24 @@ def explain(error: Exception, schema: type, overrides: Sequence[str]) -> Promptm
     return ConfigurationError(_one_line(error) + _where(error))
 
 
+def _json_fault(value: str) -> str | None:
+    """What is wrong with a text that is meant as a JSON object."""
+    try:
+        json.loads(value)
+    except (ValueError, RecursionError) as error:
+        return str(error)
+    return None
+
+
 def bad_syntax(override: str, schema: type) -> str:
     """Say that an override cannot be parsed, and show how a text would be quoted."""
     name, equals, value = override.partition("=")
     if not equals:
         return f"{_shown(override)}: an override is written KEY=VALUE, a preset GROUP=PRESET"
     key = keys(schema).get(name)
+    if name in MAPPINGS and (fault := _json_fault(value)) is not None:
+        instead = f", or {name}_file=FILE" if f"{name}_file" in keys(schema) else ""
+        return f"{_shown(override)}: is not JSON: {fault}; in a shell, put it in single quotes: '{name}=…'{instead}"
     quoted = name + '="' + re.sub(r'(\\*)"', r'\1\1\\"', value) + '"'
     if key is not None and key.textual and _parses(quoted):
         return f"{_shown(override)}: special characters need quotes; in a shell: {shlex.quote(_shown(quoted))}"

@@ -17,11 +17,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from jobs.files import escaped
-from jobs.keys import Key, keys
+from jobs.keys import MAPPINGS, Key, keys
 from pipeline.errors import ConfigurationError
 
 FREE_TEXT = ("sampling.stop", "sampling.bad_words", "sampling.choice", "source.template")
-MAPPINGS = ("sampling.json_schema", "sampling.logit_bias")
 LONGEST_NAME = 120
 NO_INTERPOLATION = re.compile(r"(?<!\\)\$\{(?![A-Za-z_.][\w.]*(:[^{}]*)?\})")
 """`${` that begins no interpolation, as in the template `costs ${{ price }}`."""

@@ -174,7 +174,7 @@ def test_unknown_preset(group: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("sampling.logit_bias={a:1}", "sampling.logit_bias={'a': 1.0}: must be token ids (whole numbers from 0), each once"),
         ("sampling.logit_bias={-1:1}", "sampling.logit_bias={-1: 1.0}: must be token ids"),
         ("sampling.logit_bias=[5]", "sampling.logit_bias=[5]: must be a mapping of token ids to numbers"),
-        ("sampling.json_schema={a", "sampling.json_schema={a: special characters need quotes"),
+        ("sampling.json_schema={a", "sampling.json_schema={a: is not JSON: "),
         ("sampling.regex=a sampling.choice=[b]", "sampling.regex and choice: exclude each other; give one of regex"),
         ("sampling.n", "sampling.n: an override is written KEY=VALUE"),
         ("=3", "=3: an override is written KEY=VALUE"),
@@ -276,3 +276,18 @@ def test_a_path_in_the_place_of_a_preset(arguments: str, expected: str, capsys: 
 )  # fmt: skip
 def test_newer_keys(arguments: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert refused(capsys, *PATHS, *arguments.split()).startswith(expected)
+
+
+@pytest.mark.parametrize("value", ["{a", '{"a": 1', '{"type": "object", x}'])
+def test_what_is_meant_as_json_and_is_none(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, *PATHS, f"sampling.json_schema={value}")
+    assert line.startswith(f"sampling.json_schema={value}: is not JSON: ") and line.endswith(
+        "or sampling.json_schema_file=FILE"
+    )
+    assert "_file" not in refused(capsys, *PATHS, f"sampling.logit_bias={value}")
+
+
+def test_a_schema_file_that_is_no_json_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.json").write_text('{"a": ')
+    key = f"sampling.json_schema_file={tmp_path / 'bad.json'}"
+    assert refused(capsys, *PATHS, key).startswith(f"{key}: is not JSON: ")
