@@ -155,3 +155,19 @@ def test_without_the_library_a_job_says_how_to_get_it(
     options = ["source.sampling_column=how"] if of_a_row else ["sampling.regex=a"]
     assert generate(path, tmp_path / "out", *options) == 2
     assert "sampling.regex: needs the llguidance package (the extra `structured`)" in capsys.readouterr().err
+
+
+def test_the_readmes_schema_makes_json_of_a_small_models_texts(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (option,) = re.findall(r"`'(sampling\.json_schema=\{.*\})'`", readme)
+    prompts = ["The train to", "Weather report for", "A city in", "Lost"] * 5
+    assert (
+        generate(
+            write({"prompt": prompts}, tmp_path / "in.parquet"), tmp_path / "out", option, "sampling.max_tokens=64"
+        )
+        == 0
+    )
+    texts = read(tmp_path / "out")["text"].to_pylist()
+    assert len(texts) == len(prompts)
+    for text in texts:
+        jsonschema.validate(json.loads(text), json.loads(option.partition("=")[2]))
