@@ -38,11 +38,13 @@ def watch(event, arguments):
     elif event in ("subprocess.Popen", "os.fork", "os.posix_spawn", "os.system"):
         started.append(event)
 
+sys.modules["accelerate"] = None  # as where it is not installed: transformers imports it where it is, for nothing of ours
 sys.addaudithook(watch)
 from jobs.cli import main
 
 code = main(sys.argv[1:])
-print(json.dumps({"modules": sorted(sys.modules), "opened": opened, "started": started,
+modules = sorted(name for name, module in sys.modules.items() if module is not None)
+print(json.dumps({"modules": modules, "opened": opened, "started": started,
                   "collecting": gc.isenabled(), "frozen": gc.get_freeze_count()}))
 sys.exit(code)
 """
