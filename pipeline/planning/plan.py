@@ -139,7 +139,9 @@ class Plan:
         plan = cls(body.plan_id, body.fingerprint, body.files, body.rows, body.rows_per_shard, body.format)
         if fault := plan.fault(body.shards):
             raise ValueError(fault)
-        if body.sha256 and body.sha256 != digest({k: v for k, v in found.items() if k != "sha256"}):
+        if body.sha256 is None and body.format > 1:
+            raise ValueError("sha256: is missing")
+        if body.sha256 is not None and body.sha256 != digest({k: v for k, v in found.items() if k != "sha256"}):
             raise ValueError("it was changed after it had been written: its sha256 is not that of its content")
         return plan
 
@@ -167,7 +169,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Body:
-    """The form of `_job/plan.json`. `sha256` is that of all else; a plan of an earlier version has none."""
+    """The form of `_job/plan.json`. `sha256` is that of all else; a plan of format 1 has none."""
 
     format: int
     plan_id: str
@@ -176,7 +178,7 @@ class _Body:
     shards: int
     fingerprint: Mapping[str, Any]
     files: tuple[InputFile, ...]
-    sha256: str = ""
+    sha256: str | None = None
 
 
 def make_plan(

@@ -243,10 +243,10 @@ def _at_risk(effort: Effort, plan: Plan) -> str | None:
     mend = (
         "a row alone takes that long"
         if better == plan.rows_per_shard
-        else f"a new output without that key has {better}"
+        else f"a new output without this option has parts of {counted(better, 'row')}"
     )
     return (
-        f"warning: output.rows_per_shard={plan.rows_per_shard}: a stop may lose {duration(seconds)} of work, by a careful "
+        f"WARNING: output.rows_per_shard={plan.rows_per_shard}: a stop may lose {duration(seconds)} of work, by a careful "
         f"estimate; {mend}"
     )
 

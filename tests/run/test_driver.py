@@ -185,8 +185,8 @@ class TestWorkAtRisk:
 
     def test_a_layout_of_ones_own_that_may_lose_hours(self) -> None:
         assert driver._at_risk(self.EFFORT, self.plan(10_000, 1000)) == (
-            "warning: output.rows_per_shard=1000: a stop may lose 14:37:12 of work, by a careful estimate; a new output "
-            "without that key has 8"
+            "WARNING: output.rows_per_shard=1000: a stop may lose 14:37:12 of work, by a careful estimate; a new output "
+            "without this option has parts of 8 rows"
         )
 
     def test_a_layout_that_follows_from_the_work(self) -> None:
