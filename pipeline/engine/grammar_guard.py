@@ -63,8 +63,9 @@ class _Guard:
             try:
                 child.stdin.write(sampling.encode() + b"\n")
                 child.stdin.flush()
-                ready, _, _ = select.select([child.stdout], [], [], _WAIT_SECONDS)
-                answer = child.stdout.readline() if ready else b""
+                answers = select.poll()  # `select` takes no file whose number is above 1023
+                answers.register(child.stdout, select.POLLIN)
+                answer = child.stdout.readline() if answers.poll(1000 * _WAIT_SECONDS) else b""
             except BrokenPipeError:
                 answer = b""
             if answer:

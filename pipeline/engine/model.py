@@ -112,6 +112,11 @@ def load_model(
     except Exception as error:  # of whatever kind the model's code and the configuration's checks raise
         if error.args == (IMPLEMENTATION,):  # looked up among a model's own, fixed ones
             raise _fixed_attention(checkpoint) from None
+        if "Unrecognized configuration class" in str(error):  # followed by some thousand characters of names
+            kind = checkpoint.config.get("model_type", "unknown")
+            raise ModelRefused(
+                f"{checkpoint.directory}: transformers has no causal language model {kind}; {INSTEAD}"
+            ) from None
         raise ModelRefused(f"{checkpoint.directory}: cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     model: PreTrainedModel = loaded[0]
     check_whole(checkpoint.directory, loaded[1])

@@ -24,6 +24,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as quiet
 
+from pipeline.engine.architecture import INSTEAD
+
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 TOLERANCE = 1e-5
 """Largest difference of a log-probability from the oracle's, relative to its size above 1."""
@@ -205,8 +207,13 @@ def table(verdicts: Sequence[Verdict]) -> str:
     """The verdicts as a table in Markdown, with the counts."""
     counts = {o: sum(v.outcome == o for v in verdicts) for o in ("right", "refused", "wrong", "crash", "not made")}
     head = f"{len(verdicts)} model types: " + ", ".join(f"{n} {o}" for o, n in counts.items())
-    rows = [f"| `{v.kind}` | {v.outcome} | {v.told} |" for v in verdicts]
+    rows = [f"| `{v.kind}` | {v.outcome} | {_brief(v)} |" for v in verdicts]
     return "\n".join([head, "", "| model type | outcome | difference, or what is said |", "|---|---|---|", *rows])
+
+
+def _brief(verdict: Verdict) -> str:
+    """What is said, without what each line of the table would say again."""
+    return verdict.told.replace(f"; {INSTEAD}", "").removeprefix(f"{verdict.kind}: ")
 
 
 def page(verdicts: Sequence[Verdict]) -> str:

@@ -29,3 +29,9 @@ def test_the_survey_itself(kind: str, outcome: str) -> None:
     (verdict,) = survey([kind])
     assert isinstance(verdict, Verdict) and verdict.outcome == outcome, verdict
     assert f"| `{kind}` | {outcome} |" in table([verdict])
+
+
+def test_what_is_no_language_model_by_itself_is_said_to_be_none() -> None:
+    (verdict,) = survey(["emu3"])
+    assert verdict.outcome == "refused" and "transformers has no causal language model emu3" in verdict.told
+    assert len(verdict.told) < 250, "not the names of all the others"
