@@ -12,8 +12,8 @@ help:  ## show this list
 
 install: $(STAMP)  ## make .venv with everything in it
 $(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard pipeline/engine/native/*.[ch])
-	@echo 'Making $(VENV): pip gets about 3 GB the first time (1 GB with a CPU build of torch, see README.md), compiles the'
-	@echo 'C code in pipeline/engine/native, and says below what it is at. That takes some minutes.'
+	@echo 'Making $(VENV): 3 GB on disk with a CPU build of torch, several more with a CUDA build (see README.md). pip compiles'
+	@echo 'the C code in pipeline/engine/native, too, and says below what it is at. That takes some minutes.'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,data,cluster]'
 	touch $@
