@@ -33,14 +33,14 @@ def doubts(config: GenerateConfig, max_model_len: int) -> Iterator[str]:
         found = next((match[0] for text in values if (match := _ESCAPE.search(str(text)))), None)
         if found is not None:
             instead = f"""'{key}={f'["{found}"]' if key.startswith("sampling") else f'"…{found}…"'}'"""
-            yield f"{key} has {found} as two characters, which no text has; within double quotes it is one: {instead}"
+            yield f"{key} has {found} as two characters, a backslash and a letter; within double quotes it is one: {instead}"
     if sampling.n > 1 and (sampling.temperature == 0 or sampling.top_k == 1):
         why = "sampling.temperature=0" if sampling.temperature == 0 else "sampling.top_k=1"
         yield f"{why} always takes the most likely token, so the {sampling.n} completions of a prompt are equal"
     if sampling.max_tokens >= max_model_len:
         yield (
-            f"sampling.max_tokens={sampling.max_tokens} is more than prompt and generation have together, {max_model_len} "
-            "tokens: a completion may end sooner, at the end of the context"
+            f"sampling.max_tokens={sampling.max_tokens} leaves no room for a prompt in the context, {max_model_len} tokens "
+            "for both: a completion may end sooner, at the end of the context"
         )
     if config.source.limit == 0:
         yield "source.limit=0 takes no row, so the output is empty; null takes all"
