@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from jobs.launch import show
 from jobs.leave import leave
 from pipeline import __version__
 
@@ -36,8 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name == "help" and rest:
         name, *rest = rest[0], "--help"
     if name in ("-h", "--help", "help"):
-        print(page())
-        return 0
+        return show(page() + "\n")
     if name == "completion":
         return _completion(rest)
     if name == "look":
@@ -91,8 +91,7 @@ def _completion(words: Sequence[str]) -> int:
         print(f"promptmill: {given}: for which shell? promptmill completion {', '.join(SHELLS)}", file=sys.stderr)
         return 2
     schemas: dict[str, type] = {"generate": GenerateConfig, "verify": VerifyConfig, "submit": SubmitConfig}
-    print(script(words[0], [*JOBS, *TOOLS], schemas), end="")
-    return 0
+    return show(script(words[0], [*JOBS, *TOOLS], schemas))
 
 
 def _unknown(name: str) -> str:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from jobs.launch import show
 from pipeline.errors import ConfigurationError, PromptmillError
 
 ROWS = 5
@@ -20,19 +21,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     folders = [word.removeprefix("output.path=") for word in words if not word.startswith("-")]
     if {"-h", "--help"} & set(words):
-        print(USAGE)
-        return 0
+        return show(USAGE + "\n")
     try:
         if len(folders) != 1 or {word for word in words if word.startswith("-")} - {"--errors"}:
             raise ConfigurationError(f"look {' '.join(words)}".strip() + f": is written {USAGE}")
-        _show(folders[0], errors="--errors" in words)
+        return show("".join(f"{line}\n" for line in _lines(folders[0], errors="--errors" in words)))
     except PromptmillError as error:
         print("promptmill:", " ".join(str(error).split("\n")), file=sys.stderr)
         return error.exit_code
-    return 0
 
 
-def _show(folder: str, *, errors: bool) -> None:
+def _lines(folder: str, *, errors: bool) -> Iterator[str]:
+    """What there is to see of an output."""
     from pipeline.output.samples import read_rows  # late: it brings in pyarrow
     from pipeline.run.summary import shortened
     from pipeline.store.base import open_store
@@ -43,13 +43,11 @@ def _show(folder: str, *, errors: bool) -> None:
     width = shutil.get_terminal_size((100, 24)).columns
     for row in rows:
         why = f"{row['finish_reason']}: {row['error_code']}" if row["error_code"] else row["finish_reason"]
-        print(f"{row['row_id']} #{row['sample_index']} ({why})")
+        yield shortened(f"{row['row_id']} #{row['sample_index']} ({why})", width)
         if row.get("prompt"):
-            print("  prompt:", shortened(row["prompt"], width - 10, tail=True))
+            yield f"  prompt: {shortened(row['prompt'], width - 10, tail=True)}"
         if row["error_message"] or row["text"]:
-            print(
-                "  " + ("error: " if row["error_message"] else "text:  "),
-                shortened(row["error_message"] or row["text"], width - 10),
-            )
+            name = "error:" if row["error_message"] else "text:"
+            yield f"  {name:<7} {shortened(row['error_message'] or row['text'], width - 10)}"
     if not rows:
-        print("no errors" if errors else "no rows")
+        yield "no errors" if errors else "no rows"

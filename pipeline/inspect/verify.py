@@ -32,6 +32,7 @@ from pipeline.output.mending import FINDINGS, write_down
 from pipeline.output.part import Counts, part_name
 from pipeline.planning.fingerprint import differences
 from pipeline.planning.plan import Plan
+from pipeline.prompts.wording import counted
 from pipeline.store.base import Store, open_store
 from pipeline.worker import Job
 
@@ -176,10 +177,9 @@ class _Verification:
         found = total(self._counts)
         parts = f"{len(self._intact):,} of {len(self._layout.present):,} parts that are there are intact"
         if self._findings:
-            return f"{self._findings:,} finding{'s' if self._findings > 1 else ''}; {parts}"
-        return (
-            f"complete and intact: {len(self._intact):,} parts, {found.rows:,} rows, {found.completions:,} completions"
-        )
+            return f"{counted(self._findings, 'finding')}; {parts}"
+        amounts = (len(self._intact), "part"), (found.rows, "row"), (found.completions, "completion")
+        return f"complete and intact: {', '.join(counted(*amount) for amount in amounts)}"
 
 
 def _job(store: Store, path: str, plan: Plan, restore: Restore) -> Job:

@@ -42,3 +42,8 @@ def did_you_mean(name: str, names: Sequence[str]) -> str:
 def without_secrets(path: str) -> str:
     """Return a path or URI for a message: a user name and password before the host are left out."""
     return one_line(re.sub(r"://[^/@]*@", "://***@", path))
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun: `1 row`, `2,000 rows`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -28,6 +28,7 @@ from pipeline.output.samples import read_samples
 from pipeline.output.seal import put_card
 from pipeline.planning.pace import AT_RISK, SHARDS_AT_RISK, Effort
 from pipeline.planning.plan import Plan
+from pipeline.prompts.wording import counted
 from pipeline.run.claims import Claims, Pulse
 from pipeline.run.config import GenerateConfig
 from pipeline.run.dispatch import Dispatcher
@@ -35,7 +36,7 @@ from pipeline.run.machine import check_machine
 from pipeline.run.metrics import FINISHED, Metrics
 from pipeline.run.monitor import Monitor
 from pipeline.run.prepare import Prepared, prepare
-from pipeline.run.progress import ProgressView, counted, duration, progress_view
+from pipeline.run.progress import ProgressView, duration, progress_view
 from pipeline.run.replica import InlinePool, ReplicaPool
 from pipeline.run.signals import Stopped, signals_raise
 from pipeline.run.sizing import Demand

@@ -19,6 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.prompts.wording import counted
 from pipeline.run.stages import Stage, interval
 
 UNKNOWN = "–"
@@ -282,8 +283,3 @@ def _figures(snapshot: RunSnapshot) -> list[str]:
         f"{duration(snapshot.elapsed_seconds)} elapsed",
         f"{counted(snapshot.replicas, 'replica')}, {snapshot.running:,} running",
     ]
-
-
-def counted(number: int, noun: str) -> str:
-    """Write a number with its noun: `1 row`, `2,000 rows`."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")

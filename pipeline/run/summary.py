@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.output.part import Counts
-from pipeline.run.progress import counted, duration, plain
+from pipeline.prompts.wording import counted
+from pipeline.run.progress import duration, plain
 from pipeline.types import FinishReason
 
 

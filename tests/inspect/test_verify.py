@@ -50,7 +50,7 @@ class TestIntact:
         )
         assert empty.generate() == 0
         assert empty.verify("replay=2").lines == [
-            "replay: 0 of 0 output rows are the same, bit for bit", "complete and intact: 1 parts, 0 rows, 0 completions"
+            "replay: 0 of 0 output rows are the same, bit for bit", "complete and intact: 1 part, 0 rows, 0 completions"
         ]  # fmt: skip
 
     def test_a_folder_without_an_output(self, tmp_path: Path) -> None:

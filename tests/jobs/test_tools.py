@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +14,8 @@ from jobs.cli import JOBS, TOOLS, main
 from jobs.keys import keys
 from jobs.page import presets
 from pipeline.run.config import GenerateConfig
+
+ROOT = Path(__file__).parents[2]
 
 
 def output(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -106,3 +110,31 @@ def test_look_at_nothing(words: list[str], capsys: pytest.CaptureFixture[str]) -
     assert main(["look", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("promptmill: look")
+
+
+@pytest.mark.parametrize("words", [("look",), ("help",), ("help", "generate"), ("completion", "bash")])
+def test_a_reader_that_has_seen_enough_is_no_error(words: tuple[str, ...], tmp_path: Path) -> None:
+    if words == ("look",):
+        (tmp_path / "data").mkdir()
+        table = {name: ["x"] for name in ("row_id", "text", "finish_reason")}
+        nulls = {name: pa.nulls(1, pa.string()) for name in ("error_code", "error_message")}
+        pq.write_table(pa.table({**table, **nulls, "sample_index": [0]}), tmp_path / "data" / "part.parquet")
+        words = ("look", str(tmp_path))
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as pipe:
+        code = "import sys; from jobs.cli import run; run()"
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], stdout=pipe, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_is_shown_of_a_row_moves_no_cursor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data").mkdir()
+    row = {
+        name: ["\x1b[2J\x07x"] for name in ("row_id", "prompt", "text", "finish_reason", "error_code", "error_message")
+    }
+    pq.write_table(pa.table({**row, "sample_index": [0]}), tmp_path / "data" / "part.parquet")
+    assert main(["look", str(tmp_path)]) == 0
+    assert not set("\x1b\x07") & set(capsys.readouterr().out)
