@@ -14,7 +14,7 @@ import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from pipeline.errors import InputRefused
@@ -152,7 +152,10 @@ def test_views_however_deep_are_read_as_what_they_hold(
     kind = data.draw(KINDS)
     rows = data.draw(st.lists(some(kind), min_size=1, max_size=5))
     path = tmp_path_factory.mktemp("in") / "a.parquet"
-    pq.write_table(pa.table({"prompt": ["x"] * len(rows), "k": pa.array(rows, kind)}), path)
+    try:
+        pq.write_table(pa.table({"prompt": ["x"] * len(rows), "k": pa.array(rows, kind)}), path)
+    except pa.ArrowNotImplementedError:
+        reject()  # Arrow writes some views inside views as soon as there is a null above them, and others not yet.
     source = opened(path, keep_columns=["k"])
     assert "view" not in str(source.schema.field("k").type)
     assert values(source, "k") == rows

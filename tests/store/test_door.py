@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.output.manifest import Manifest
+from pipeline.planning.fingerprint import digest
 from pipeline.planning.plan import InputFile, Plan, make_plan
 from pipeline.run.suspects import Suspect
 from pipeline.store.door import checked, fetch, parse
@@ -151,9 +152,11 @@ def test_a_plan_that_was_edited_anywhere_is_refused(data: st.DataObject) -> None
 
 @pytest.mark.parametrize("rows_per_shard", [0, -1, "16", None, 16.0, True, [4]])
 def test_a_plan_of_an_earlier_version_is_checked_too(rows_per_shard: Any) -> None:
-    body = json.loads(PLAN.to_json())
+    known = {**PLAN.fingerprint, "input": {f.name: f.identity(1) for f in PLAN.files}}
+    earlier = replace(PLAN, format=1, fingerprint=known, plan_id=digest(known))
+    body = json.loads(earlier.to_json())
     del body["sha256"]
-    assert Plan.from_json(json.dumps(body).encode()) == PLAN
+    assert Plan.from_json(json.dumps(body).encode()) == earlier
     with pytest.raises(ValueError, match="rows_per_shard"):
         Plan.from_json(json.dumps({**body, "rows_per_shard": rows_per_shard}).encode())
 
