@@ -33,9 +33,9 @@ from pipeline.planning.plan import Plan
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.rows import RowBuilder
 from pipeline.prompts.shard import ShardRows
-from pipeline.prompts.wording import one_line
 from pipeline.store.base import open_store
 from pipeline.types import Completion, Progress, PromptRow, Request, SamplingParams, ShardReport, Task
+from pipeline.wording import one_line
 
 if TYPE_CHECKING:
     from pipeline.engine.build import BuiltEngine

@@ -20,7 +20,6 @@ from pipeline.engine.drawn_layer import DISTINCT, DrawnLayer
 from pipeline.engine.int8 import CompiledInt8Product, Int8Product
 from pipeline.engine.linear_check import keeps_rows_apart
 from pipeline.engine.native.product import Float32Layer
-from pipeline.engine.processor import processor
 from pipeline.engine.products import (
     FIXED_ROWS,
     FixedRowsProduct,
@@ -30,6 +29,7 @@ from pipeline.engine.products import (
     OneDnnProduct,
 )
 from pipeline.engine.verdicts import Verdicts
+from pipeline.machine import processor
 
 MIN_ROWS = 2
 """torch gives a single row a matrix-vector kernel with other rounding, so a step never has one row only."""

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from pipeline.inspect.findings import Finding, RowFindings
-from pipeline.prompts.wording import brief
 from pipeline.store.base import Store
+from pipeline.wording import brief
 
 _FOLLOWED = 1000
 """Ids that are looked at by themselves: who has more of them twice needs no list."""

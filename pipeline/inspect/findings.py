@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipeline.prompts.wording import one_line
+from pipeline.wording import one_line
 
 AGAIN = "run the same `generate` again"
 REMAKE = f"{AGAIN}, which sets this file aside and makes just this part"

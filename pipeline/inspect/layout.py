@@ -16,9 +16,9 @@ from pipeline.output.manifest import MANIFEST, Manifest
 from pipeline.output.mending import can_be_set_aside
 from pipeline.output.part import FOLDER, part_name
 from pipeline.planning.plan import Plan
-from pipeline.prompts.wording import one_line
 from pipeline.store.base import Kind, Store
 from pipeline.store.door import fetch
+from pipeline.wording import one_line
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.prompts.wording import brief
+from pipeline.wording import brief
 
 
 class RowOrder:

@@ -21,9 +21,9 @@ from pipeline.inspect.numbers import NumberCheck
 from pipeline.inspect.order import RowOrder
 from pipeline.inspect.wanted import Wanted
 from pipeline.output.part import Counts, PartInfo, lengths_of, part_name, read_report, sha256_of
-from pipeline.prompts.wording import brief, listed, one_line
 from pipeline.store.base import Store
 from pipeline.types import FinishReason
+from pipeline.wording import brief, listed, one_line
 
 ROWS_AT_ONCE = 1000
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)

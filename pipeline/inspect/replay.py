@@ -22,9 +22,9 @@ from pipeline.inspect.identity import differences
 from pipeline.output.environment import environment, identity
 from pipeline.output.part import part_name
 from pipeline.planning.plan import Plan
-from pipeline.prompts.wording import brief, one_line
 from pipeline.store.base import Store
 from pipeline.types import ErrorCode, Segment, Shard, Task
+from pipeline.wording import brief, one_line
 from pipeline.worker import Job, Worker
 
 _ROWS_AT_ONCE = 1000

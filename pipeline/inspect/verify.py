@@ -32,8 +32,8 @@ from pipeline.output.mending import FINDINGS, write_down
 from pipeline.output.part import Counts, part_name
 from pipeline.planning.fingerprint import differences
 from pipeline.planning.plan import Plan
-from pipeline.prompts.wording import counted
 from pipeline.store.base import Store, open_store
+from pipeline.wording import counted
 from pipeline.worker import Job
 
 WRONG = 4

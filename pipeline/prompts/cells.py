@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.prompts.kinds import is_json, is_uuid
-from pipeline.prompts.wording import brief, one_line
 from pipeline.types import ErrorCode, RowError
+from pipeline.wording import brief, one_line
 
 
 def cells(column: pa.ChunkedArray[Any], name: str, other: ErrorCode) -> list[Any]:

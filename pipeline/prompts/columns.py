@@ -15,7 +15,7 @@ from pipeline.errors import InputRefused
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.kinds import ANNOTATION, is_json, is_list, is_text, is_uuid
 from pipeline.prompts.template import compile_template
-from pipeline.prompts.wording import brief, did_you_mean, listed, one_line
+from pipeline.wording import brief, did_you_mean, listed, one_line
 
 
 def used_columns(config: SourceConfig) -> list[str]:

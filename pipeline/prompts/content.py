@@ -17,7 +17,7 @@ from pipeline.errors import InputRefused
 from pipeline.planning.plan import InputFile
 from pipeline.prompts.footer import Footer
 from pipeline.prompts.pages import GroupScan, chunks, leaves, scan_group
-from pipeline.prompts.wording import one_line
+from pipeline.wording import one_line
 
 MOST_REMOTE_BYTES = 256 << 20
 """Bytes of the used columns of all files up to which a remote source is read once for its plan."""

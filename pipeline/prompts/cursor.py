@@ -18,7 +18,7 @@ from pipeline.errors import CorruptInput, InputRefused
 from pipeline.planning.plan import InputFile
 from pipeline.prompts.content import scan, stamp_of
 from pipeline.prompts.footer import READING, Footer, open_file, read_footer
-from pipeline.prompts.wording import one_line
+from pipeline.wording import one_line
 
 _READ_BUFFER = 1 << 20  # bytes buffered for each column, whatever the size of its chunk
 _BATCH_BYTES = 8 << 20  # decoded bytes to aim at

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import InputRefused
 from pipeline.prompts.kinds import ANNOTATION, annotated
 from pipeline.prompts.rewriting import projected_footer, readable_footer, refuse_encrypted
-from pipeline.prompts.wording import one_line
+from pipeline.wording import one_line
 
 READING: dict[str, Any] = {"arrow_extensions_enabled": False, "coerce_int96_timestamp_unit": "us"}
 """How Arrow is to read a file. Moments of 96 bits go beyond 1677 to 2262, which is all that nanoseconds in 64 bits hold."""

@@ -17,8 +17,8 @@ from pipeline.prompts.cells import cells
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.listing import Source
 from pipeline.prompts.reader import RowReader
-from pipeline.prompts.wording import brief, one_line
 from pipeline.types import ErrorCode, RowError, Segment
+from pipeline.wording import brief, one_line
 
 _ROWS_AT_ONCE = 32768
 _SHOWN = 5

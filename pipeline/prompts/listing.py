@@ -24,7 +24,7 @@ from pipeline.prompts.foreign import conversion
 from pipeline.prompts.locate import FoundFile, filesystem_for, find_files
 from pipeline.prompts.trial import deadly_signal
 from pipeline.prompts.unify import unified
-from pipeline.prompts.wording import one_line, without_secrets
+from pipeline.wording import one_line, without_secrets
 
 __all__ = ["Source", "filesystem_for", "open_source"]
 

@@ -18,7 +18,7 @@ from pyarrow import fs
 from pipeline.errors import InputRefused
 from pipeline.prompts.foreign import conversion
 from pipeline.prompts.walk import Entry, Kind, entries, entry
-from pipeline.prompts.wording import one_line, without_secrets
+from pipeline.wording import one_line, without_secrets
 
 SUFFIXES = (".parquet", ".pq")
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"

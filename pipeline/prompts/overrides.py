@@ -9,8 +9,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.prompts.wording import brief, one_line
 from pipeline.types import ErrorCode, RowError, SamplingParams
+from pipeline.wording import brief, one_line
 
 Check = Callable[[SamplingParams], None]
 _REMEMBERED = 4096

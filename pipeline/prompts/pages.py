@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import CorruptInput
 from pipeline.prompts.thrift import Reader
-from pipeline.prompts.wording import brief
+from pipeline.wording import brief
 
 LARGEST_PAGE = (
     512 << 20

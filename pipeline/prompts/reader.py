@@ -15,8 +15,8 @@ from pipeline.errors import InputRefused
 from pipeline.planning.plan import InputFile
 from pipeline.prompts.cursor import FileCursor, Gap
 from pipeline.prompts.kinds import brought_to
-from pipeline.prompts.wording import brief, one_line
 from pipeline.types import Segment
+from pipeline.wording import brief, one_line
 
 MOST_BYTES = 2 << 30
 """Bytes that are held at once of the rows of a task: a page of some kilobytes can unpack to half a gigabyte."""

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pipeline.errors import InputRefused
 from pipeline.prompts.kinds import readable
 from pipeline.prompts.thrift import BINARY, LIST, Reader, Struct, varint, write_struct
-from pipeline.prompts.wording import brief
+from pipeline.wording import brief
 
 # Field numbers of parquet.thrift.
 _SCHEMA, _ROW_GROUPS, _PAIRS, _COLUMN_ORDERS = 2, 4, 5, 7

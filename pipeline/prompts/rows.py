@@ -19,8 +19,8 @@ from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.growth import MAX_CHARACTERS
 from pipeline.prompts.overrides import Check, Overrides
 from pipeline.prompts.template import compile_template
-from pipeline.prompts.wording import brief, one_line
 from pipeline.types import ErrorCode, PromptRow, RowError, SamplingParams, Segment
+from pipeline.wording import brief, one_line
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.listing import filesystem_for
 from pipeline.prompts.reader import RowReader
 from pipeline.prompts.rows import RowBuilder, kept_columns
-from pipeline.prompts.wording import one_line
 from pipeline.types import ErrorCode, PromptRow, RowError, Segment, Task
+from pipeline.wording import one_line
 
 MOST_GUILTY = 16
 """Rows of a shard that may all be errors by an exception; if more are, and no other row is there, something else is wrong."""

@@ -15,7 +15,7 @@ from jinja2 import meta, nodes
 from pipeline.errors import ConfigurationError
 from pipeline.prompts.instrument import instrument, restored
 from pipeline.prompts.sandbox import Sandbox
-from pipeline.prompts.wording import one_line
+from pipeline.wording import one_line
 
 _LOADING = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 

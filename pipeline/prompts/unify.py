@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.errors import InputRefused
 from pipeline.planning.plan import InputFile
 from pipeline.prompts.kinds import Mismatch, common
-from pipeline.prompts.wording import brief, one_line
+from pipeline.wording import brief, one_line
 
 
 def unified(

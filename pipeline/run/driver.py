@@ -28,7 +28,6 @@ from pipeline.output.samples import read_samples
 from pipeline.output.seal import put_card
 from pipeline.planning.pace import AT_RISK, SHARDS_AT_RISK, Effort
 from pipeline.planning.plan import Plan
-from pipeline.prompts.wording import counted
 from pipeline.run.claims import Claims, Pulse
 from pipeline.run.config import GenerateConfig
 from pipeline.run.dispatch import Dispatcher
@@ -46,6 +45,7 @@ from pipeline.run.watch import Watch
 from pipeline.run.work import Work
 from pipeline.sampling import SamplingParams
 from pipeline.store.base import open_store
+from pipeline.wording import counted
 from pipeline.worker import Job
 
 STALE_SECONDS = 24 * 3600.0

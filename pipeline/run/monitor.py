@@ -10,11 +10,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 
 from pipeline.planning.plan import Plan
-from pipeline.prompts.wording import counted
 from pipeline.run.progress import RunSnapshot
 from pipeline.run.replica import Replica
 from pipeline.run.reports import Reports
 from pipeline.types import Progress, ShardReport
+from pipeline.wording import counted
 
 WINDOW = 10.0
 """Seconds over which the shown rate is taken."""

@@ -24,10 +24,10 @@ from pipeline.prompts.ids import check_ids
 from pipeline.prompts.listing import Source, open_source
 from pipeline.prompts.reader import RowReader
 from pipeline.prompts.rows import kept_columns
-from pipeline.prompts.wording import one_line, without_secrets
 from pipeline.run.config import GenerateConfig
 from pipeline.run.doubts import doubts
 from pipeline.run.sizing import likely_threads
+from pipeline.wording import one_line, without_secrets
 from pipeline.worker import Job
 
 SCHEMA_VERSION = 2

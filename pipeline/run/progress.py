@@ -19,8 +19,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.prompts.wording import counted
 from pipeline.run.stages import Stage, interval
+from pipeline.wording import counted
 
 UNKNOWN = "–"
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.engine.memory import available_bytes
-from pipeline.prompts.wording import counted
 from pipeline.run.config import ClusterConfig, bytes_of
+from pipeline.wording import counted
 
 CORES_A_REPLICA = 8
 """More threads than this share a decoding step badly: its products have few rows."""

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.output.part import Counts
-from pipeline.prompts.wording import counted
 from pipeline.run.progress import duration, plain
 from pipeline.types import FinishReason
+from pipeline.wording import counted
 
 
 @dataclass(frozen=True, slots=True)

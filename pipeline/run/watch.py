@@ -13,13 +13,13 @@ from typing import Any
 
 from pipeline.errors import DeadlineReached
 from pipeline.output.events import EventLog
-from pipeline.prompts.wording import counted
 from pipeline.run.metrics import Metrics
 from pipeline.run.monitor import Monitor
 from pipeline.run.progress import ProgressView
 from pipeline.run.replica import Replica
 from pipeline.run.work import Work
 from pipeline.types import ShardReport
+from pipeline.wording import counted
 
 SHOW_SECONDS = 0.5
 """Seconds between two looks at the replicas' counters; more where a look takes more than a tenth of that."""

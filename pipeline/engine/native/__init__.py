@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline.engine.processor import processor
 from pipeline.errors import ModelRefused
+from pipeline.machine import processor
 
 SOURCES = FOLDER = Path(__file__).parent
 _V3 = frozenset({"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"})

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pipeline.prompts.wording import brief, did_you_mean, listed, one_line, without_secrets
+from pipeline.wording import brief, did_you_mean, listed, one_line, without_secrets
 
 
 def test_messages_are_one_bounded_line() -> None:

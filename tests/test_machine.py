@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine import processor as processor_module
-from pipeline.engine.processor import processor
+from pipeline import machine as processor_module
+from pipeline.machine import processor
 
 
 @pytest.mark.parametrize(
