@@ -17,10 +17,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from jobs import schema as schemas
-from jobs.arguments import Arguments
-from jobs.compose import Composed, compose_runs
-from jobs.keys import sections
+from jobs.options import schema as schemas
+from jobs.options.arguments import Arguments
+from jobs.options.compose import Composed, compose_runs
+from jobs.options.keys import sections
 from pipeline.errors import ConfigurationError
 
 PACKAGES = ("jobs", "conf", "pipeline")

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from jobs.arguments import parse
-from jobs.page import job_page
+from jobs.options.arguments import parse
+from jobs.options.page import job_page
 from pipeline.errors import Interrupted, PromptmillError
 
 if TYPE_CHECKING:
-    from jobs.compose import Composed
+    from jobs.options.compose import Composed
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def launch(job: Job[Config], argv: Sequence[str]) -> int:
         arguments = parse(argv)
         if arguments.help:
             return show(job_page(job.name, job.summary, job.schema, job.examples, job.exit_codes) + "\n")
-        from jobs.compose import compose_runs  # late: Hydra is not needed for the help page
+        from jobs.options.compose import compose_runs  # late: Hydra is not needed for the help page
 
         runs = compose_runs(job.name, job.schema, arguments)
     except PromptmillError as error:

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from jobs.arguments import Arguments, parse
 from jobs.launch import Job, configure_logging, show, tell
 from jobs.leave import leave
-from jobs.page import job_page
+from jobs.options.arguments import Arguments, parse
+from jobs.options.page import job_page
 from pipeline.errors import ConfigurationError, Interrupted, PromptmillError
 from pipeline.run.config import SubmitConfig
 
@@ -78,7 +78,7 @@ def read(arguments: Arguments, *, no_wait: bool = False) -> Request:
         PromptmillError: If anything in either is wrong.
     """
     from jobs.bundle import command  # late: Hydra is not needed for the help page
-    from jobs.compose import compose_runs
+    from jobs.options.compose import compose_runs
 
     overrides = list(arguments.overrides)
     verb = overrides.pop(0) if overrides[:1] and overrides[0] in VERBS else None

@@ -18,7 +18,7 @@ def run(config: VerifyConfig, config_yaml: str) -> int:
     from pipeline.run.stages import Stage
 
     with Stage("starting"):
-        from jobs.restore import job_of  # late: these bring in Hydra and pyarrow
+        from jobs.options.restore import job_of  # late: these bring in Hydra and pyarrow
         from pipeline.inspect.verify import verify
         from pipeline.run.signals import signals_raise
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jobs.arguments import Arguments
-from jobs.compose import compose_runs
-from jobs.page import default_presets, presets
+from jobs.options.arguments import Arguments
+from jobs.options.compose import compose_runs
+from jobs.options.page import default_presets, presets
 from pipeline.run.config import GenerateConfig
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -27,7 +27,7 @@ def composed(*overrides: str) -> GenerateConfig:
 def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "demo-model").mkdir()
     (tmp_path / "prompts.parquet").touch()
-    monkeypatch.setattr("jobs.schema.EXAMPLES", tmp_path)
+    monkeypatch.setattr("jobs.options.schema.EXAMPLES", tmp_path)
 
 
 @pytest.mark.parametrize(("group", "preset"), PRESETS, ids=IDS)

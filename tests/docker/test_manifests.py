@@ -15,8 +15,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from jobs.arguments import parse
-from jobs.compose import compose_runs
+from jobs.options.arguments import parse
+from jobs.options.compose import compose_runs
 from pipeline import __version__
 from pipeline.run.config import GenerateConfig
 from tests.docker.kuberay_schema import SCHEMAS

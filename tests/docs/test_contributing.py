@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.keys import keys
+from jobs.options.keys import keys
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.listing import open_source
 from pipeline.run.config import GenerateConfig
@@ -28,9 +28,9 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 import pipeline
-from jobs.arguments import parse
+from jobs.options.arguments import parse
 from jobs.cli import main
-from jobs.compose import compose_runs
+from jobs.options.compose import compose_runs
 from pipeline.run.config import GenerateConfig
 
 assert Path(pipeline.__file__).is_relative_to(Path.cwd()), pipeline.__file__

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.reference import EXIT_CODES
+from jobs.options.reference import EXIT_CODES
 from pipeline.output.events import EventLog
 from pipeline.run.metrics import METRICS
 from pipeline.store.local import LocalStore

@@ -8,13 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from jobs.arguments import parse
 from jobs.cli import TOOLS, main
-from jobs.compose import compose_runs
-from jobs.keys import keys, sections
-from jobs.page import presets
-from jobs.reference import EXIT_CODES
-from jobs.schema import SCHEMAS
+from jobs.options.arguments import parse
+from jobs.options.compose import compose_runs
+from jobs.options.keys import keys, sections
+from jobs.options.page import presets
+from jobs.options.reference import EXIT_CODES
+from jobs.options.schema import SCHEMAS
 from jobs.submit import read
 from pipeline.output.schema import COLUMNS
 from pipeline.run.config import GenerateConfig

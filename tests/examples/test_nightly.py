@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.arguments import parse
-from jobs.compose import compose_runs
+from jobs.options.arguments import parse
+from jobs.options.compose import compose_runs
 from pipeline.run.config import GenerateConfig
 from tests.docker.manifests import shell_words
 from tests.docs.document import ROOT, Document

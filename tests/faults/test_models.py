@@ -95,8 +95,8 @@ def test_fault_35_remote_code(source: Path, tmp_path: Path, capsys: pytest.Captu
 
 def test_the_weights_are_what_the_plan_names(source: Path, tmp_path: Path) -> None:
     """A model that was replaced under the same path is another plan."""
-    from jobs.arguments import parse
-    from jobs.compose import compose_runs
+    from jobs.options.arguments import parse
+    from jobs.options.compose import compose_runs
     from pipeline.run.config import GenerateConfig
 
     folder = copied(tmp_path / "model")

@@ -58,5 +58,5 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "examples"
     (folder / "demo-model").mkdir(parents=True)
     (folder / "prompts.parquet").touch()
-    monkeypatch.setattr("jobs.schema.EXAMPLES", folder)
+    monkeypatch.setattr("jobs.options.schema.EXAMPLES", folder)
     return folder

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jobs.cli import main
-from jobs.restore import restored
+from jobs.options.restore import restored
 from pipeline.errors import Interrupted, PlanRefused, StorageFull
 from pipeline.run.config import GenerateConfig
 
@@ -150,7 +150,7 @@ def test_the_demo_is_found_from_everywhere(driver: Any, examples: Path) -> None:
 def test_without_examples_the_demo_says_where_they_come_from(
     driver: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("jobs.schema.EXAMPLES", tmp_path / "nowhere")
+    monkeypatch.setattr("jobs.options.schema.EXAMPLES", tmp_path / "nowhere")
     assert generate("experiment=demo") == 2
     assert "comes with a checkout of promptmill" in capsys.readouterr().err
 

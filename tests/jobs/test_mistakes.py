@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from jobs.cli import main
-from jobs.keys import keys
-from jobs.schema import register
+from jobs.options.keys import keys
+from jobs.options.schema import register
 from pipeline.run.config import GenerateConfig
 
 PATHS = ["source.path=in.parquet", "output.path=out"]

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import JOBS, main
-from jobs.keys import keys
-from jobs.page import default_presets, presets
-from jobs.reference import MEANINGS, MEANINGS_OF, SECTIONS
-from jobs.schema import SCHEMAS
+from jobs.options.keys import keys
+from jobs.options.page import default_presets, presets
+from jobs.options.reference import MEANINGS, MEANINGS_OF, SECTIONS
+from jobs.options.schema import SCHEMAS
 from pipeline import __version__
 from pipeline.run.config import GenerateConfig
 

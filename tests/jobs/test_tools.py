@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli import JOBS, TOOLS, main
-from jobs.keys import keys
-from jobs.page import presets
+from jobs.options.keys import keys
+from jobs.options.page import presets
 from pipeline.run.config import GenerateConfig
 
 ROOT = Path(__file__).parents[2]

@@ -12,9 +12,9 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jobs.arguments import FLAGS
-from jobs.keys import Key, keys, sections
-from jobs.reference import EXIT_CODES, MEANINGS, MEANINGS_OF, SECTIONS
+from jobs.options.arguments import FLAGS
+from jobs.options.keys import Key, keys, sections
+from jobs.options.reference import EXIT_CODES, MEANINGS, MEANINGS_OF, SECTIONS
 
 WIDTH = 100
 """Columns at most, and where it is no terminal."""

@@ -24,7 +24,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from jobs.keys import MAPPINGS, keys, nearest
+from jobs.options.keys import MAPPINGS, keys, nearest
 from pipeline.errors import ConfigurationError, PromptmillError
 
 # What some required keys are for; `KEY is required: …`

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from jobs.files import escaped
-from jobs.keys import MAPPINGS, Key, keys
+from jobs.options.files import escaped
+from jobs.options.keys import MAPPINGS, Key, keys
 from pipeline.errors import ConfigurationError
 
 FREE_TEXT = ("sampling.stop", "sampling.bad_words", "sampling.choice", "source.template")

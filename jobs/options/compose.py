@@ -23,13 +23,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from jobs import schema as schemas
-from jobs.arguments import Arguments
-from jobs.files import take_in
-from jobs.keys import keys, sections
-from jobs.mistakes import explain, no_such_key
-from jobs.precheck import check
-from jobs.sweep import Variant, variants
+from jobs.options import schema as schemas
+from jobs.options.arguments import Arguments
+from jobs.options.files import take_in
+from jobs.options.keys import keys, sections
+from jobs.options.mistakes import explain, no_such_key
+from jobs.options.precheck import check
+from jobs.options.sweep import Variant, variants
 from pipeline.errors import ConfigurationError, PromptmillError
 
 Config = TypeVar("Config")

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Sequence
 
 from hydra.core.override_parser.types import Override
 
-from jobs.keys import keys, sections
-from jobs.mistakes import no_such_key
-from jobs.reference import SECTIONS
+from jobs.options.keys import keys, sections
+from jobs.options.mistakes import no_such_key
+from jobs.options.reference import SECTIONS
 from pipeline.errors import ConfigurationError
 
 

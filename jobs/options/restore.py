@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from jobs import schema as schemas
-from jobs.compose import to_typed
-from jobs.mistakes import explain
+from jobs.options import schema as schemas
+from jobs.options.compose import to_typed
+from jobs.options.mistakes import explain
 from pipeline.errors import ConfigurationError
 from pipeline.run.config import GenerateConfig
 

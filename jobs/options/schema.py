@@ -10,7 +10,7 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from jobs.keys import keys
+from jobs.options.keys import keys
 from pipeline.errors import ConfigurationError
 from pipeline.inspect.config import VerifyConfig
 from pipeline.run.config import GenerateConfig, SubmitConfig
