@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from pipeline.errors import InputRefused
 from pipeline.planning.plan import InputFile
-from pipeline.prompts.cells import cells
-from pipeline.prompts.columns import used_columns
 from pipeline.prompts.config import SourceConfig
+from pipeline.prompts.files.cells import cells
+from pipeline.prompts.files.columns import used_columns
 from pipeline.prompts.growth import MAX_CHARACTERS
 from pipeline.prompts.overrides import Check, Overrides
 from pipeline.prompts.template import compile_template

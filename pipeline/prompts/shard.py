@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from pipeline.errors import PromptmillError, WorkerFailed
 from pipeline.planning.plan import InputFile
-from pipeline.prompts.cells import not_text
 from pipeline.prompts.config import SourceConfig
-from pipeline.prompts.listing import filesystem_for
-from pipeline.prompts.reader import RowReader
+from pipeline.prompts.files.cells import not_text
+from pipeline.prompts.files.listing import filesystem_for
+from pipeline.prompts.files.reader import RowReader
 from pipeline.prompts.rows import RowBuilder, kept_columns
 from pipeline.types import ErrorCode, PromptRow, RowError, Segment, Task
 from pipeline.wording import one_line

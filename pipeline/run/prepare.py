@@ -19,10 +19,10 @@ from pipeline.errors import ConfigurationError, InputRefused, ModelRefused, Plan
 from pipeline.output.schema import output_schema
 from pipeline.planning.pace import BYTES_A_TOKEN, CORE_SPEED, GPU_SPEED, Effort
 from pipeline.planning.plan import Plan, make_plan
-from pipeline.prompts.columns import used_columns
-from pipeline.prompts.ids import check_ids
-from pipeline.prompts.listing import Source, open_source
-from pipeline.prompts.reader import RowReader
+from pipeline.prompts.files.columns import used_columns
+from pipeline.prompts.files.ids import check_ids
+from pipeline.prompts.files.listing import Source, open_source
+from pipeline.prompts.files.reader import RowReader
 from pipeline.prompts.rows import kept_columns
 from pipeline.run.config import GenerateConfig
 from pipeline.run.doubts import doubts

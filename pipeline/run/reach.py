@@ -9,8 +9,8 @@ from __future__ import annotations
 from pipeline.engine.checkpoint import resolve
 from pipeline.errors import ModelRefused, PlanRefused
 from pipeline.output.folder import OutputFolder
-from pipeline.prompts.listing import filesystem_for
-from pipeline.prompts.reader import RowReader
+from pipeline.prompts.files.listing import filesystem_for
+from pipeline.prompts.files.reader import RowReader
 from pipeline.store.base import open_store
 from pipeline.worker import Job
 

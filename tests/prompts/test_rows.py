@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pipeline.errors import InputRefused
 from pipeline.planning.plan import InputFile
 from pipeline.prompts.config import SourceConfig
-from pipeline.prompts.listing import open_source
-from pipeline.prompts.reader import RowReader
+from pipeline.prompts.files.listing import open_source
+from pipeline.prompts.files.reader import RowReader
 from pipeline.prompts.rows import RowBuilder, kept_columns
 from pipeline.types import ErrorCode, PromptRow, SamplingParams, Segment
 

@@ -7,7 +7,7 @@ import pytest
 from pyarrow import fs
 
 from pipeline.errors import InputRefused
-from pipeline.prompts.locate import FoundFile, filesystem_for, find_files
+from pipeline.prompts.files.locate import FoundFile, filesystem_for, find_files
 
 Write = Callable[..., Path]
 

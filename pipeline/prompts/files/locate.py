@@ -16,8 +16,8 @@ import pyarrow as pa
 from pyarrow import fs
 
 from pipeline.errors import InputRefused
-from pipeline.prompts.foreign import conversion
-from pipeline.prompts.walk import Entry, Kind, entries, entry
+from pipeline.prompts.files.foreign import conversion
+from pipeline.prompts.files.walk import Entry, Kind, entries, entry
 from pipeline.wording import one_line, without_secrets
 
 SUFFIXES = (".parquet", ".pq")

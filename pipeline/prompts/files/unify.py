@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.errors import InputRefused
 from pipeline.planning.plan import InputFile
-from pipeline.prompts.kinds import Mismatch, common
+from pipeline.prompts.files.kinds import Mismatch, common
 from pipeline.wording import brief, one_line
 
 

@@ -16,14 +16,14 @@ import pyarrow.fs
 
 from pipeline.errors import CorruptInput, InputRefused
 from pipeline.planning.plan import InputFile
-from pipeline.prompts.columns import check_columns, used_columns
 from pipeline.prompts.config import SourceConfig
-from pipeline.prompts.content import MOST_REMOTE_BYTES, is_near, scan, stamp_of, used_bytes
-from pipeline.prompts.footer import Footer, open_file, read_footer
-from pipeline.prompts.foreign import conversion
-from pipeline.prompts.locate import FoundFile, filesystem_for, find_files
-from pipeline.prompts.trial import deadly_signal
-from pipeline.prompts.unify import unified
+from pipeline.prompts.files.columns import check_columns, used_columns
+from pipeline.prompts.files.foreign import conversion
+from pipeline.prompts.files.locate import FoundFile, filesystem_for, find_files
+from pipeline.prompts.files.unify import unified
+from pipeline.prompts.parquet.content import MOST_REMOTE_BYTES, is_near, scan, stamp_of, used_bytes
+from pipeline.prompts.parquet.footer import Footer, open_file, read_footer
+from pipeline.prompts.parquet.trial import deadly_signal
 from pipeline.wording import one_line, without_secrets
 
 __all__ = ["Source", "filesystem_for", "open_source"]

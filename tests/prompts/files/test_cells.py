@@ -3,7 +3,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from pipeline.prompts.cells import cells
+from pipeline.prompts.files.cells import cells
 from pipeline.types import ErrorCode, RowError
 
 RAW = pa.array([b"ok", b"\xff\xfe", None, "é".encode()], pa.binary())

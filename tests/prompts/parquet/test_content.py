@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputRefused
-from pipeline.prompts import listing
 from pipeline.prompts.config import SourceConfig
-from pipeline.prompts.listing import Source, open_source
-from pipeline.prompts.reader import RowReader
+from pipeline.prompts.files import listing
+from pipeline.prompts.files.listing import Source, open_source
+from pipeline.prompts.files.reader import RowReader
 from pipeline.types import Segment
 
 Write = Callable[..., Path]

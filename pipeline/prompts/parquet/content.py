@@ -15,8 +15,8 @@ from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
 from pipeline.errors import InputRefused
 from pipeline.planning.plan import InputFile
-from pipeline.prompts.footer import Footer
-from pipeline.prompts.pages import GroupScan, chunks, leaves, scan_group
+from pipeline.prompts.parquet.footer import Footer
+from pipeline.prompts.parquet.pages import GroupScan, chunks, leaves, scan_group
 from pipeline.wording import one_line
 
 MOST_REMOTE_BYTES = 256 << 20

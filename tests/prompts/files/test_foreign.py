@@ -11,8 +11,8 @@ import pytest
 
 from pipeline.errors import InputRefused
 from pipeline.prompts.config import SourceConfig
-from pipeline.prompts.foreign import conversion
-from pipeline.prompts.listing import open_source
+from pipeline.prompts.files.foreign import conversion
+from pipeline.prompts.files.listing import open_source
 
 ROWS = [{"prompt": "a b", "n": 1}, {"prompt": "c", "n": 2}]
 TEXTS = {

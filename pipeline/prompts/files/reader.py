@@ -13,8 +13,8 @@ import pyarrow.fs
 
 from pipeline.errors import InputRefused
 from pipeline.planning.plan import InputFile
-from pipeline.prompts.cursor import FileCursor, Gap
-from pipeline.prompts.kinds import brought_to
+from pipeline.prompts.files.cursor import FileCursor, Gap
+from pipeline.prompts.files.kinds import brought_to
 from pipeline.types import Segment
 from pipeline.wording import brief, one_line
 

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import InputRefused
-from pipeline.prompts.kinds import readable
-from pipeline.prompts.thrift import BINARY, LIST, Reader, Struct, varint, write_struct
+from pipeline.prompts.files.kinds import readable
+from pipeline.prompts.parquet.thrift import BINARY, LIST, Reader, Struct, varint, write_struct
 from pipeline.wording import brief
 
 # Field numbers of parquet.thrift.

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import InputRefused
-from pipeline.prompts.columns import check_columns, used_columns
 from pipeline.prompts.config import SourceConfig
+from pipeline.prompts.files.columns import check_columns, used_columns
 
 
 def check(option: str, kind: pa.DataType) -> None:

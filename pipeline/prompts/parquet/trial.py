@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from pipeline.prompts.footer import READING, open_file, read_footer
+from pipeline.prompts.parquet.footer import READING, open_file, read_footer
 
-COMMAND = (sys.executable, "-m", "pipeline.prompts.trial")
+COMMAND = (sys.executable, "-m", "pipeline.prompts.parquet.trial")
 
 
 def deadly_signal(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.prompts.kinds import is_json, is_uuid
+from pipeline.prompts.files.kinds import is_json, is_uuid
 from pipeline.types import ErrorCode, RowError
 from pipeline.wording import brief, one_line
 

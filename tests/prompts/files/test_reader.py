@@ -14,8 +14,8 @@ from pyarrow import fs
 
 from pipeline.errors import CorruptInput, InputRefused
 from pipeline.planning.plan import InputFile
-from pipeline.prompts.footer import open_file, read_footer
-from pipeline.prompts.reader import RowReader
+from pipeline.prompts.files.reader import RowReader
+from pipeline.prompts.parquet.footer import open_file, read_footer
 from pipeline.types import Segment
 
 Write = Callable[..., Path]

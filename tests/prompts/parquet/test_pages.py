@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from pyarrow import fs
 
 from pipeline.errors import InputRefused
-from pipeline.prompts import pages
 from pipeline.prompts.config import SourceConfig
-from pipeline.prompts.footer import open_file, read_footer
-from pipeline.prompts.listing import Source, open_source
-from pipeline.prompts.pages import chunks, leaves, scan_group
-from pipeline.prompts.thrift import Reader, write_struct
-from pipeline.prompts.trial import deadly_signal
+from pipeline.prompts.files.listing import Source, open_source
+from pipeline.prompts.parquet import pages
+from pipeline.prompts.parquet.footer import open_file, read_footer
+from pipeline.prompts.parquet.pages import chunks, leaves, scan_group
+from pipeline.prompts.parquet.thrift import Reader, write_struct
+from pipeline.prompts.parquet.trial import deadly_signal
 
 Write = Callable[..., Path]
 LOCAL = fs.LocalFileSystem()
@@ -150,6 +150,6 @@ def test_a_file_whose_page_headers_are_no_headers_is_tried_elsewhere_first(
     content[4:12] = b"\xff" * 8
     path.write_bytes(content)
     opened(path)  # the decoder will say what is wrong, or make errors of the rows: source.on_corrupt
-    monkeypatch.setattr("pipeline.prompts.listing.deadly_signal", lambda *about: "SIGSEGV")
+    monkeypatch.setattr("pipeline.prompts.files.listing.deadly_signal", lambda *about: "SIGSEGV")
     with pytest.raises(InputRefused, match=r"^a\.parquet: is damaged so that decoding it ends the process \(SIGSEGV\)"):
         opened(path)

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import CorruptInput, InputRefused
 from pipeline.planning.plan import InputFile
-from pipeline.prompts.content import scan, stamp_of
-from pipeline.prompts.footer import READING, Footer, open_file, read_footer
+from pipeline.prompts.parquet.content import scan, stamp_of
+from pipeline.prompts.parquet.footer import READING, Footer, open_file, read_footer
 from pipeline.wording import one_line
 
 _READ_BUFFER = 1 << 20  # bytes buffered for each column, whatever the size of its chunk

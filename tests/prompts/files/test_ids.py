@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import InputRefused
-from pipeline.prompts import ids
 from pipeline.prompts.config import SourceConfig
-from pipeline.prompts.listing import open_source
+from pipeline.prompts.files import ids
+from pipeline.prompts.files.listing import open_source
 
 Write = Callable[..., Path]
 

@@ -15,8 +15,8 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputRefused
-from pipeline.prompts.kinds import ANNOTATION, annotated
-from pipeline.prompts.rewriting import projected_footer, readable_footer, refuse_encrypted
+from pipeline.prompts.files.kinds import ANNOTATION, annotated
+from pipeline.prompts.parquet.rewriting import projected_footer, readable_footer, refuse_encrypted
 from pipeline.wording import one_line
 
 READING: dict[str, Any] = {"arrow_extensions_enabled": False, "coerce_int96_timestamp_unit": "us"}

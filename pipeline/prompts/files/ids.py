@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InputRefused
-from pipeline.prompts.cells import cells
 from pipeline.prompts.config import SourceConfig
-from pipeline.prompts.listing import Source
-from pipeline.prompts.reader import RowReader
+from pipeline.prompts.files.cells import cells
+from pipeline.prompts.files.listing import Source
+from pipeline.prompts.files.reader import RowReader
 from pipeline.types import ErrorCode, RowError, Segment
 from pipeline.wording import brief, one_line
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyarrow import fs
 
 from pipeline.errors import InputRefused
-from pipeline.prompts.footer import Footer, open_file, read_footer
+from pipeline.prompts.parquet.footer import Footer, open_file, read_footer
 
 Write = Callable[..., Path]
 LOCAL = fs.LocalFileSystem()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputRefused
-from pipeline.prompts.locate import filesystem_for, find_files
+from pipeline.prompts.files.locate import filesystem_for, find_files
 
 Write = Callable[..., Path]
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import CorruptInput
-from pipeline.prompts.thrift import Reader
+from pipeline.prompts.parquet.thrift import Reader
 from pipeline.wording import brief
 
 LARGEST_PAGE = (

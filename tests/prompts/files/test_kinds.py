@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InputRefused
 from pipeline.prompts.config import SourceConfig
-from pipeline.prompts.kinds import Mismatch, brought_to, common, readable
-from pipeline.prompts.listing import Source, open_source
-from pipeline.prompts.reader import RowReader
+from pipeline.prompts.files.kinds import Mismatch, brought_to, common, readable
+from pipeline.prompts.files.listing import Source, open_source
+from pipeline.prompts.files.reader import RowReader
 from pipeline.types import Segment
 
 Write = Callable[..., Path]

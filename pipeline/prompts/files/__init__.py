@@ -1,0 +1,1 @@
+"""The files of a source: found, checked, and read row range by row range."""

@@ -1,0 +1,1 @@
+"""What is inside one Parquet file, read below Arrow: footers, pages, digests."""
