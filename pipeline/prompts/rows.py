@@ -16,9 +16,9 @@ from pipeline.planning.plan import InputFile
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.files.cells import cells
 from pipeline.prompts.files.columns import used_columns
-from pipeline.prompts.growth import MAX_CHARACTERS
 from pipeline.prompts.overrides import Check, Overrides
-from pipeline.prompts.template import compile_template
+from pipeline.prompts.template.growth import MAX_CHARACTERS
+from pipeline.prompts.template.template import compile_template
 from pipeline.types import ErrorCode, PromptRow, RowError, SamplingParams, Segment
 from pipeline.wording import brief, one_line
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pipeline.prompts.template import compile_template
+from pipeline.prompts.template.template import compile_template
 from pipeline.run.config import GenerateConfig
 
 _ESCAPE = re.compile(r"\\[ntr]")

@@ -14,7 +14,7 @@ import pyarrow.types as kinds
 from pipeline.errors import InputRefused
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.files.kinds import ANNOTATION, is_json, is_list, is_text, is_uuid
-from pipeline.prompts.template import compile_template
+from pipeline.prompts.template.template import compile_template
 from pipeline.wording import brief, did_you_mean, listed, one_line
 
 

@@ -13,8 +13,8 @@ import jinja2
 from jinja2 import meta, nodes
 
 from pipeline.errors import ConfigurationError
-from pipeline.prompts.instrument import instrument, restored
-from pipeline.prompts.sandbox import Sandbox
+from pipeline.prompts.template.instrument import instrument, restored
+from pipeline.prompts.template.sandbox import Sandbox
 from pipeline.wording import one_line
 
 _LOADING = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigurationError
-from pipeline.prompts.template import compile_template
+from pipeline.prompts.template.template import compile_template
 
 
 def render(text: str, **row: Any) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.prompts.growth import MAX_CHARACTERS
-from pipeline.prompts.template import compile_template
+from pipeline.prompts.template.growth import MAX_CHARACTERS
+from pipeline.prompts.template.template import compile_template
 
 HOSTILE = [
     "{{ 'a' * 10 ** 10 }}",

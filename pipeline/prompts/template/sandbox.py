@@ -19,9 +19,9 @@ from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Joiner
 
-from pipeline.prompts import growth
-from pipeline.prompts.instrument import CONCAT, LOOP, WEIGHED
-from pipeline.prompts.methods import is_harmless
+from pipeline.prompts.template import growth
+from pipeline.prompts.template.instrument import CONCAT, LOOP, WEIGHED
+from pipeline.prompts.template.methods import is_harmless
 
 MAX_STEPS = 1_000_000  # iterations, calls and list elements handled, for one row
 _COPIED = 1000  # characters copied are one step

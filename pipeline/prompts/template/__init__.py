@@ -1,0 +1,1 @@
+"""Templates: what a row's columns are put into, safely and within bounds."""
