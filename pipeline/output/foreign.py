@@ -10,9 +10,9 @@ import itertools
 from collections.abc import Iterator
 
 from pipeline.errors import PlanRefused
-from pipeline.output.card import CARD
+from pipeline.output.card.card import CARD
+from pipeline.output.card.seal import holds_card
 from pipeline.output.part import FOLDER, parse_part_name
-from pipeline.output.seal import holds_card
 from pipeline.store.base import Entry, Kind, Store
 
 JOB = "_job/"

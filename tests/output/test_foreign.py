@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import PlanRefused
+from pipeline.output.card.seal import BESIDE, is_sealed, put_card, sealed
 from pipeline.output.foreign import check_vacant
-from pipeline.output.seal import BESIDE, is_sealed, put_card, sealed
 from pipeline.store.local import LocalStore
 
 PART = "data/01234567-00000-of-00002.parquet"

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from made_output import FULL, KEPT, commit, plan, row, shard
 
-from pipeline.output.card import CARD, dataset_card
+from pipeline.output.card.card import CARD, dataset_card
 from pipeline.output.config import OutputConfig
 from pipeline.output.manifest import finish
 from pipeline.output.part import encode_part

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 
 from pipeline.errors import PlanRefused
-from pipeline.output.card import CARD
+from pipeline.output.card.card import CARD
 from pipeline.store.base import Store
 from pipeline.store.door import fetch
 

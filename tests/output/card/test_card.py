@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from made_output import FULL, plan
 from markdown_it import MarkdownIt
 
-from pipeline.output.card import dataset_card
+from pipeline.output.card.card import dataset_card
 from pipeline.output.manifest import Manifest
 from pipeline.output.part import Counts
 from pipeline.planning.plan import InputFile, Plan, make_plan

@@ -1,0 +1,1 @@
+"""The dataset card: the page that tells people what an output holds."""
