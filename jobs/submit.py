@@ -112,8 +112,8 @@ def _run(argv: list[str]) -> int:
 
 def _submit(request: Request) -> int:
     from jobs.bundle import bundle
+    from pipeline.run.cluster.submission import Handed, JobServer
     from pipeline.run.stages import Stage
-    from pipeline.run.submission import Handed, JobServer
 
     config = request.config
     server = JobServer(config.address)
@@ -134,7 +134,7 @@ def _submit(request: Request) -> int:
 
 def _ask(request: Request) -> int:
     """`status` and `stop`."""
-    from pipeline.run.submission import JobServer
+    from pipeline.run.cluster.submission import JobServer
 
     config = request.config
     server = JobServer(config.address)

@@ -29,9 +29,9 @@ from pipeline.output.mending import mend, write_down
 from pipeline.planning.pace import AT_RISK, SHARDS_AT_RISK, Effort
 from pipeline.planning.plan import Plan
 from pipeline.run.claims import Claims, Pulse
+from pipeline.run.cluster.capacity import check_machine
 from pipeline.run.config import GenerateConfig
 from pipeline.run.dispatch import Dispatcher
-from pipeline.run.machine import check_machine
 from pipeline.run.metrics import FINISHED, Metrics
 from pipeline.run.monitor import Monitor
 from pipeline.run.prepare import Prepared, prepare
@@ -256,14 +256,14 @@ def _pool(config: GenerateConfig, job: Job, demand: Demand, note: Callable[[str]
     """The replicas that the configuration asks for. Ray is imported only where it is used."""
     if config.cluster.name == "inline":
         return InlinePool(job, config.cluster, note)
-    from pipeline.run.ray_pool import RayPool
+    from pipeline.run.cluster.pool import RayPool
 
     return RayPool(job, config.cluster, demand, note)
 
 
 def _metrics(plan: Plan, driver: str, deadline: datetime.datetime | None, pool: ReplicaPool) -> Metrics:
     """The metrics of a run on Ray, which keeps the endpoint for them."""
-    from pipeline.run.ray_meter import RayMeter
+    from pipeline.run.cluster.meter import RayMeter
 
     return Metrics(RayMeter(), plan=plan.plan8, driver=driver, deadline=deadline, starting=pool.pending)
 

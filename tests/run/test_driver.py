@@ -24,7 +24,8 @@ from pipeline.output.part import Counts
 from pipeline.planning.pace import Effort
 from pipeline.planning.plan import InputFile, Plan, make_plan
 from pipeline.prompts.config import SourceConfig
-from pipeline.run import driver, machine, signals
+from pipeline.run import driver, signals
+from pipeline.run.cluster import capacity as machine
 from pipeline.run.config import ClusterConfig, GenerateConfig
 from pipeline.run.prepare import prepare
 from pipeline.types import Progress

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.run.ray_cluster import ray
+from pipeline.run.cluster.connect import ray
 from pipeline.run.sizing import Node
 
 

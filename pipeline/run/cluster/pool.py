@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.errors import ClusterLost, PromptmillError
+from pipeline.run.cluster.actor import CALLS, Place, RayReplica, ReplicaActor, unwrap
+from pipeline.run.cluster.connect import Head, RayError, RayTaskError, RuntimeEnvSetupError, connect, ray, reason
+from pipeline.run.cluster.guardian import Guardian
+from pipeline.run.cluster.nodes import draining, nodes, this_node
 from pipeline.run.config import ClusterConfig
-from pipeline.run.guardian import Guardian
-from pipeline.run.ray_actor import CALLS, Place, RayReplica, ReplicaActor, unwrap
-from pipeline.run.ray_cluster import Head, RayError, RayTaskError, RuntimeEnvSetupError, connect, ray, reason
-from pipeline.run.ray_nodes import draining, nodes, this_node
 from pipeline.run.replica import Replica, ReplicaLost
 from pipeline.run.sizing import Demand, choose_sizing
 from pipeline.worker import Job

@@ -14,9 +14,9 @@ from pipeline.errors import InputRefused, ModelRefused, PlanRefused
 from pipeline.output.config import OutputConfig
 from pipeline.output.folder import OutputFolder
 from pipeline.prompts.config import SourceConfig
+from pipeline.run.cluster.reach import check_reach
 from pipeline.run.config import GenerateConfig
 from pipeline.run.prepare import prepare
-from pipeline.run.reach import check_reach
 from pipeline.store.base import open_store
 from pipeline.worker import Job
 

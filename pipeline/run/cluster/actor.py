@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import DeviceFault, PromptmillError, WorkerFailed
-from pipeline.run.ray_cluster import (
+from pipeline.run.cluster.connect import (
     ActorUnavailableError,
     LocalRayletDiedError,
     NodeDiedError,
@@ -24,8 +24,8 @@ from pipeline.run.ray_cluster import (
     ray,
     reason,
 )
-from pipeline.run.ray_nodes import nodes, this_node
-from pipeline.run.reach import check_reach
+from pipeline.run.cluster.nodes import nodes, this_node
+from pipeline.run.cluster.reach import check_reach
 from pipeline.run.replica import ReplicaDied, ReplicaLost
 from pipeline.run.sizing import Sizing
 from pipeline.types import Progress, ShardReport, Task

@@ -11,11 +11,11 @@ import pytest
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError, RuntimeEnvSetupError
 
 from pipeline.errors import ClusterLost, PlanRefused, PromptmillError
-from pipeline.run import ray_pool
+from pipeline.run.cluster import pool as ray_pool
+from pipeline.run.cluster.actor import unwrap
+from pipeline.run.cluster.nodes import RayNode
+from pipeline.run.cluster.pool import RayPool
 from pipeline.run.config import ClusterConfig
-from pipeline.run.ray_actor import unwrap
-from pipeline.run.ray_nodes import RayNode
-from pipeline.run.ray_pool import RayPool
 from pipeline.run.replica import ReplicaDied, ReplicaLost
 from pipeline.run.sizing import Demand, Node
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ClusterLost, ConfigurationError
-from pipeline.run.ray_cluster import RayError, reason
+from pipeline.run.cluster.connect import RayError, reason
 
 LOST_SECONDS = 60.0
 """Seconds without an answer after which the cluster's job server counts as lost."""

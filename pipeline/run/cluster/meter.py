@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.run.cluster.connect import ray
 from pipeline.run.metrics import RUN_TAGS, Metric
-from pipeline.run.ray_cluster import ray
 
 
 class RayMeter:

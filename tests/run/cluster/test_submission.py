@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import pytest
 
 from pipeline.errors import ClusterLost, ConfigurationError
-from pipeline.run import submission
-from pipeline.run.submission import Handed, JobServer
+from pipeline.run.cluster import submission
+from pipeline.run.cluster.submission import Handed, JobServer
 
 
 @dataclass

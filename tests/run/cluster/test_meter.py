@@ -25,11 +25,11 @@ SCRIPT = """
 import json, sys, time, urllib.request
 from prometheus_client.parser import text_string_to_metric_families
 from pipeline.run.config import ClusterConfig
-from pipeline.run.guardian import Guardian
+from pipeline.run.cluster.guardian import Guardian
 from pipeline.run.metrics import Metrics
 from pipeline.run.progress import RunSnapshot
-from pipeline.run.ray_cluster import connect, ray
-from pipeline.run.ray_meter import RayMeter
+from pipeline.run.cluster.connect import connect, ray
+from pipeline.run.cluster.meter import RayMeter
 from pipeline.types import Progress, Room, ShardReport
 
 meter = RayMeter()

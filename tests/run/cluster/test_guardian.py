@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run.guardian import MARK, Guardian, clean_up, left
+from pipeline.run.cluster.guardian import MARK, Guardian, clean_up, left
 
 REPOSITORY = Path(__file__).parents[2]
 SLEEPER = [sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(3600)"]
@@ -32,7 +32,9 @@ def gone(pid: int) -> bool:
 
 
 def test_closing_ends_what_was_started_and_removes_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.run.guardian.GRACE", PATIENCE)  # for which it waits here; its process has its own
+    monkeypatch.setattr(
+        "pipeline.run.cluster.guardian.GRACE", PATIENCE
+    )  # for which it waits here; its process has its own
     guardian = Guardian()
     assert Path(guardian.folder).is_dir()
     # This process writes to the folder, too, as a driver's part of Ray does.
@@ -47,7 +49,7 @@ def test_closing_ends_what_was_started_and_removes_the_folder(monkeypatch: pytes
 def test_the_death_of_the_job_is_seen() -> None:
     code = f"""
 import subprocess, sys
-from pipeline.run.guardian import Guardian
+from pipeline.run.cluster.guardian import Guardian
 guardian = Guardian()
 child = subprocess.Popen({SLEEPER!r}, start_new_session=True)
 print(guardian.folder, child.pid, flush=True)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ClusterLost
-from pipeline.run import ray_cluster
+from pipeline.run.cluster import connect as ray_cluster
 from pipeline.run.config import ClusterConfig
 
 

@@ -1,0 +1,1 @@
+"""Replicas on Ray, and jobs on a Ray cluster."""
