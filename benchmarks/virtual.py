@@ -21,7 +21,7 @@ from pipeline.errors import DeadlineReached
 from pipeline.output.config import OutputConfig
 from pipeline.output.part import FOLDER, Counts, commit_part, encode_part, part_metadata, part_name
 from pipeline.planning.plan import Plan
-from pipeline.run.replica import Replica
+from pipeline.run.dispatch.replica import Replica
 from pipeline.store.base import Entry, Kind, Store, StoredFile
 from pipeline.types import Progress, ShardReport, Task
 

@@ -31,14 +31,14 @@ from pipeline.planning.plan import Plan
 from pipeline.run.claims import Claims, Pulse
 from pipeline.run.cluster.capacity import check_machine
 from pipeline.run.config import GenerateConfig
-from pipeline.run.dispatch import Dispatcher
+from pipeline.run.dispatch.dispatch import Dispatcher
+from pipeline.run.dispatch.replica import InlinePool, ReplicaPool
+from pipeline.run.dispatch.sizing import Demand
 from pipeline.run.metrics import FINISHED, Metrics
 from pipeline.run.monitor import Monitor
 from pipeline.run.prepare import Prepared, prepare
 from pipeline.run.progress import ProgressView, duration, progress_view
-from pipeline.run.replica import InlinePool, ReplicaPool
 from pipeline.run.signals import Stopped, signals_raise
-from pipeline.run.sizing import Demand
 from pipeline.run.summary import RunSummary, summary
 from pipeline.run.suspects import Suspects
 from pipeline.run.watch import Watch

@@ -25,8 +25,8 @@ from pipeline.prompts.files.listing import Source, open_source
 from pipeline.prompts.files.reader import RowReader
 from pipeline.prompts.rows import kept_columns
 from pipeline.run.config import GenerateConfig
+from pipeline.run.dispatch.sizing import likely_threads
 from pipeline.run.doubts import doubts
-from pipeline.run.sizing import likely_threads
 from pipeline.wording import one_line, without_secrets
 from pipeline.worker import Job
 

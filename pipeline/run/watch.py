@@ -13,10 +13,10 @@ from typing import Any
 
 from pipeline.errors import DeadlineReached
 from pipeline.output.events import EventLog
+from pipeline.run.dispatch.replica import Replica
 from pipeline.run.metrics import Metrics
 from pipeline.run.monitor import Monitor
 from pipeline.run.progress import ProgressView
-from pipeline.run.replica import Replica
 from pipeline.run.work import Work
 from pipeline.types import ShardReport
 from pipeline.wording import counted

@@ -11,8 +11,8 @@ from simulated_store import SharedFiles, View, memory
 from simulation import plan_of
 
 from pipeline.run.claims import Claims
-from pipeline.run.dispatch import Dispatcher
-from pipeline.run.replica import Replica, ReplicaDied
+from pipeline.run.dispatch.dispatch import Dispatcher
+from pipeline.run.dispatch.replica import Replica, ReplicaDied
 from pipeline.run.suspects import Suspects
 from pipeline.run.work import Work
 from pipeline.types import Progress, Shard, ShardReport, Task

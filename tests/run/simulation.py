@@ -28,10 +28,10 @@ from pipeline.output.folder import OutputFolder
 from pipeline.output.manifest import MANIFEST, Manifest, assemble, put_manifest
 from pipeline.output.part import Counts, commit_part, encode_part, part_metadata, part_name
 from pipeline.planning.plan import InputFile, Plan, make_plan
-from pipeline.run import dispatch
 from pipeline.run.claims import BEAT, Claims
-from pipeline.run.dispatch import Dispatcher
-from pipeline.run.replica import Replica, ReplicaDied, ReplicaLost
+from pipeline.run.dispatch import dispatch
+from pipeline.run.dispatch.dispatch import Dispatcher
+from pipeline.run.dispatch.replica import Replica, ReplicaDied, ReplicaLost
 from pipeline.run.suspects import DEATHS, Suspects
 from pipeline.run.work import Work
 from pipeline.types import ErrorCode, Progress, ShardReport, Task

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from simulation import World, make_repeatable
 
 from pipeline.output import manifest
-from pipeline.run import dispatch
+from pipeline.run.dispatch import dispatch
 
 WORLDS = 4_000
 PORTIONS = 10

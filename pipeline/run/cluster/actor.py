@@ -26,8 +26,8 @@ from pipeline.run.cluster.connect import (
 )
 from pipeline.run.cluster.nodes import nodes, this_node
 from pipeline.run.cluster.reach import check_reach
-from pipeline.run.replica import ReplicaDied, ReplicaLost
-from pipeline.run.sizing import Sizing
+from pipeline.run.dispatch.replica import ReplicaDied, ReplicaLost
+from pipeline.run.dispatch.sizing import Sizing
 from pipeline.types import Progress, ShardReport, Task
 from pipeline.worker import Job, Worker
 

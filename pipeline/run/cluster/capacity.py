@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pipeline.errors import ConfigurationError
 from pipeline.run.config import ClusterConfig
-from pipeline.run.sizing import cores
+from pipeline.run.dispatch.sizing import cores
 
 
 def check_machine(config: ClusterConfig) -> None:

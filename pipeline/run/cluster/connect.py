@@ -40,7 +40,7 @@ from ray.exceptions import RuntimeEnvSetupError as RuntimeEnvSetupError
 import pipeline
 from pipeline.errors import ClusterLost
 from pipeline.run.config import ClusterConfig
-from pipeline.run.sizing import cores
+from pipeline.run.dispatch.sizing import cores
 
 logger = logging.getLogger(__name__)
 

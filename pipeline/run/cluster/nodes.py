@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.run.cluster.connect import ray
-from pipeline.run.sizing import Node
+from pipeline.run.dispatch.sizing import Node
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from pipeline.run.cluster.connect import Head, RayError, RayTaskError, RuntimeEn
 from pipeline.run.cluster.guardian import Guardian
 from pipeline.run.cluster.nodes import draining, nodes, this_node
 from pipeline.run.config import ClusterConfig
-from pipeline.run.replica import Replica, ReplicaLost
-from pipeline.run.sizing import Demand, choose_sizing
+from pipeline.run.dispatch.replica import Replica, ReplicaLost
+from pipeline.run.dispatch.sizing import Demand, choose_sizing
 from pipeline.worker import Job
 
 LOOK_SECONDS = 3.0

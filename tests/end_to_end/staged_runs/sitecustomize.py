@@ -83,7 +83,7 @@ def change_events(module: Any) -> None:
 
 CHANGES: dict[str, Callable[[Any], None]] = {
     "pipeline.worker": change_worker,
-    "pipeline.run.dispatch": change_dispatch,
+    "pipeline.run.dispatch.dispatch": change_dispatch,
     "pipeline.output.events": change_events,
 }
 

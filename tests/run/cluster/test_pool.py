@@ -16,8 +16,8 @@ from pipeline.run.cluster.actor import unwrap
 from pipeline.run.cluster.nodes import RayNode
 from pipeline.run.cluster.pool import RayPool
 from pipeline.run.config import ClusterConfig
-from pipeline.run.replica import ReplicaDied, ReplicaLost
-from pipeline.run.sizing import Demand, Node
+from pipeline.run.dispatch.replica import ReplicaDied, ReplicaLost
+from pipeline.run.dispatch.sizing import Demand, Node
 
 
 @dataclass

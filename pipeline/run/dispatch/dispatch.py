@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 from pipeline.errors import ClusterLost, PromptmillError
 from pipeline.planning.pace import AT_RISK
-from pipeline.run.hands import Hands
-from pipeline.run.replica import Replica, ReplicaDied, ReplicaHung, ReplicaLost, ReplicaPool
-from pipeline.run.stragglers import InHand, Pace
+from pipeline.run.dispatch.hands import Hands
+from pipeline.run.dispatch.replica import Replica, ReplicaDied, ReplicaHung, ReplicaLost, ReplicaPool
+from pipeline.run.dispatch.stragglers import InHand, Pace
 from pipeline.run.work import Work
 from pipeline.types import ErrorCode, ShardReport, Task
 

@@ -4,7 +4,7 @@ from fakes import FakeReplica
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.run.stragglers import InHand, Pace
+from pipeline.run.dispatch.stragglers import InHand, Pace
 from pipeline.types import Segment, Shard, Task
 
 

@@ -5,7 +5,7 @@ It does not know which tasks these are.
 
 from __future__ import annotations
 
-from pipeline.run.replica import Replica
+from pipeline.run.dispatch.replica import Replica
 
 
 class Hands:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.run import sizing
 from pipeline.run.config import ClusterConfig, bytes_of
-from pipeline.run.sizing import CORES_A_REPLICA, Demand, Node, Sizing, choose_sizing, cores
+from pipeline.run.dispatch import sizing
+from pipeline.run.dispatch.sizing import CORES_A_REPLICA, Demand, Node, Sizing, choose_sizing, cores
 
 GIB = 2**30
 

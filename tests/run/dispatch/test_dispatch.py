@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ClusterLost, CorruptInput, DeadlineReached, WorkerFailed
-from pipeline.run import dispatch
-from pipeline.run.replica import ReplicaDied, ReplicaLost
+from pipeline.run.dispatch import dispatch
+from pipeline.run.dispatch.replica import ReplicaDied, ReplicaLost
 from pipeline.types import ErrorCode, Progress
 
 

@@ -6,7 +6,7 @@ from fakes import FakeReplica
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.run.hands import Hands
+from pipeline.run.dispatch.hands import Hands
 
 MOST = 2
 ACTIONS = st.lists(

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pipeline.run.replica import Replica
+from pipeline.run.dispatch.replica import Replica
 from pipeline.types import Task
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from pipeline.errors import ClusterLost
 from pipeline.run.config import ClusterConfig
-from pipeline.run.sizing import Demand, Node, choose_sizing, cores
+from pipeline.run.dispatch.sizing import Demand, Node, choose_sizing, cores
 from pipeline.types import Progress, ShardReport, Task
 from pipeline.worker import Job, Worker
 
