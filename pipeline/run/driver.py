@@ -28,7 +28,6 @@ from pipeline.output.manifest import DamagedPart, Manifest, assemble, put_manife
 from pipeline.output.mending import mend, write_down
 from pipeline.planning.pace import AT_RISK, SHARDS_AT_RISK, Effort
 from pipeline.planning.plan import Plan
-from pipeline.run.claims import Claims, Pulse
 from pipeline.run.cluster.capacity import check_machine
 from pipeline.run.config import GenerateConfig
 from pipeline.run.dispatch.dispatch import Dispatcher
@@ -38,11 +37,12 @@ from pipeline.run.metrics import FINISHED, Metrics
 from pipeline.run.monitor import Monitor
 from pipeline.run.prepare import Prepared, prepare
 from pipeline.run.progress import ProgressView, duration, progress_view
+from pipeline.run.shared.claims import Claims, Pulse
+from pipeline.run.shared.queue import Work
+from pipeline.run.shared.suspects import Suspects
 from pipeline.run.signals import Stopped, signals_raise
 from pipeline.run.summary import RunSummary, summary
-from pipeline.run.suspects import Suspects
 from pipeline.run.watch import Watch
-from pipeline.run.work import Work
 from pipeline.sampling import SamplingParams
 from pipeline.store.base import open_store
 from pipeline.wording import counted

@@ -17,7 +17,7 @@ from pipeline.run.dispatch.replica import Replica
 from pipeline.run.metrics import Metrics
 from pipeline.run.monitor import Monitor
 from pipeline.run.progress import ProgressView
-from pipeline.run.work import Work
+from pipeline.run.shared.queue import Work
 from pipeline.types import ShardReport
 from pipeline.wording import counted
 

@@ -101,7 +101,7 @@ def test_fault_9_inline_a_death_is_found_from_start_to_start(tmp_path: Path, dea
     assert_only(output, source, {"row-05": "WORKER_CRASH"}, tmp_path)
 
 
-@pytest.mark.slow  # tests/run/test_suspects.py and the simulation have what it rests on
+@pytest.mark.slow  # tests/run/shared/test_suspects.py and the simulation have what it rests on
 @pytest.mark.ray
 def test_a_replica_that_is_killed_twice_is_no_rows_fault(tmp_path: Path) -> None:
     source, output = write(prompts(), tmp_path / "in.parquet"), tmp_path / "out"

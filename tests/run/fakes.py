@@ -10,11 +10,11 @@ from typing import Any
 from simulated_store import SharedFiles, View, memory
 from simulation import plan_of
 
-from pipeline.run.claims import Claims
 from pipeline.run.dispatch.dispatch import Dispatcher
 from pipeline.run.dispatch.replica import Replica, ReplicaDied
-from pipeline.run.suspects import Suspects
-from pipeline.run.work import Work
+from pipeline.run.shared.claims import Claims
+from pipeline.run.shared.queue import Work
+from pipeline.run.shared.suspects import Suspects
 from pipeline.types import Progress, Shard, ShardReport, Task
 
 

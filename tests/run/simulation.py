@@ -28,12 +28,12 @@ from pipeline.output.folder import OutputFolder
 from pipeline.output.manifest import MANIFEST, Manifest, assemble, put_manifest
 from pipeline.output.part import Counts, commit_part, encode_part, part_metadata, part_name
 from pipeline.planning.plan import InputFile, Plan, make_plan
-from pipeline.run.claims import BEAT, Claims
 from pipeline.run.dispatch import dispatch
 from pipeline.run.dispatch.dispatch import Dispatcher
 from pipeline.run.dispatch.replica import Replica, ReplicaDied, ReplicaLost
-from pipeline.run.suspects import DEATHS, Suspects
-from pipeline.run.work import Work
+from pipeline.run.shared.claims import BEAT, Claims
+from pipeline.run.shared.queue import Work
+from pipeline.run.shared.suspects import DEATHS, Suspects
 from pipeline.types import ErrorCode, Progress, ShardReport, Task
 
 if __name__ == "__main__":  # beside this file

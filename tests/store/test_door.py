@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.output.manifest import Manifest
 from pipeline.planning.fingerprint import digest
 from pipeline.planning.plan import InputFile, Plan, make_plan
-from pipeline.run.suspects import Suspect
+from pipeline.run.shared.suspects import Suspect
 from pipeline.store.door import checked, fetch, parse
 from pipeline.store.local import LocalStore
 

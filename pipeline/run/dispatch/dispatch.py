@@ -18,7 +18,7 @@ from pipeline.planning.pace import AT_RISK
 from pipeline.run.dispatch.hands import Hands
 from pipeline.run.dispatch.replica import Replica, ReplicaDied, ReplicaHung, ReplicaLost, ReplicaPool
 from pipeline.run.dispatch.stragglers import InHand, Pace
-from pipeline.run.work import Work
+from pipeline.run.shared.queue import Work
 from pipeline.types import ErrorCode, ShardReport, Task
 
 IN_FLIGHT = 2

@@ -8,9 +8,9 @@ from typing import Any
 from simulated_store import SharedFiles, memory
 from simulation import plan_of
 
-from pipeline.run.claims import STALE, Claims
-from pipeline.run.suspects import Suspects
-from pipeline.run.work import LISTED, LOOK, LOSSES, Work
+from pipeline.run.shared.claims import STALE, Claims
+from pipeline.run.shared.queue import LISTED, LOOK, LOSSES, Work
+from pipeline.run.shared.suspects import Suspects
 from pipeline.types import ErrorCode, Task
 
 PLAN = plan_of(6, 4)

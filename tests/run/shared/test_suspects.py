@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from simulated_store import SharedFiles, memory
 
 from pipeline.errors import WorkerFailed
-from pipeline.run.suspects import DEATHS, GUILTY, SUSPECTS, UNEXPLAINED, Suspect, Suspects
+from pipeline.run.shared.suspects import DEATHS, GUILTY, SUSPECTS, UNEXPLAINED, Suspect, Suspects
 from pipeline.types import ErrorCode, Segment, Shard
 
 CRASH, HANG = ErrorCode.WORKER_CRASH, ErrorCode.TIMEOUT

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from pipeline.planning.plan import Plan
-from pipeline.run.claims import Claims, Taken
-from pipeline.run.suspects import Suspect, Suspects, witness
+from pipeline.run.shared.claims import Claims, Taken
+from pipeline.run.shared.suspects import Suspect, Suspects, witness
 from pipeline.types import ErrorCode, Shard, Task
 
 LOSSES = 5

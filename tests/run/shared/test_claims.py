@@ -9,7 +9,7 @@ import threading
 import pytest
 from simulated_store import SharedFiles, View, memory, unavailable
 
-from pipeline.run.claims import STALE, Claims, Pulse, Taken
+from pipeline.run.shared.claims import STALE, Claims, Pulse, Taken
 from pipeline.store.process import me
 
 

@@ -1,0 +1,1 @@
+"""What drivers on one output share: the queue of shards, claims, and suspected rows."""
