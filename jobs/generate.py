@@ -15,7 +15,7 @@ from pipeline.run.config import GenerateConfig
 
 def run(config: GenerateConfig, config_yaml: str) -> int:
     """Generate, and return the exit code."""
-    from pipeline.run.stages import Stage
+    from pipeline.run.show.stages import Stage
 
     with Stage("starting"):
         from pipeline.run.driver import generate  # late: it brings in Ray and pyarrow

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _lines(folder: str, *, errors: bool) -> Iterator[str]:
     """What there is to see of an output."""
     from pipeline.output.card.samples import read_rows  # late: it brings in pyarrow
-    from pipeline.run.summary import shortened
+    from pipeline.run.show.summary import shortened
     from pipeline.store.base import open_store
 
     rows = read_rows(open_store(folder), ROWS, errors=errors)

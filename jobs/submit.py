@@ -113,7 +113,7 @@ def _run(argv: list[str]) -> int:
 def _submit(request: Request) -> int:
     from jobs.bundle import bundle
     from pipeline.run.cluster.submission import Handed, JobServer
-    from pipeline.run.stages import Stage
+    from pipeline.run.show.stages import Stage
 
     config = request.config
     server = JobServer(config.address)

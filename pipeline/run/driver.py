@@ -33,16 +33,16 @@ from pipeline.run.config import GenerateConfig
 from pipeline.run.dispatch.dispatch import Dispatcher
 from pipeline.run.dispatch.replica import InlinePool, ReplicaPool
 from pipeline.run.dispatch.sizing import Demand
-from pipeline.run.metrics import FINISHED, Metrics
-from pipeline.run.monitor import Monitor
 from pipeline.run.prepare import Prepared, prepare
-from pipeline.run.progress import ProgressView, duration, progress_view
 from pipeline.run.shared.claims import Claims, Pulse
 from pipeline.run.shared.queue import Work
 from pipeline.run.shared.suspects import Suspects
+from pipeline.run.show.metrics import FINISHED, Metrics
+from pipeline.run.show.monitor import Monitor
+from pipeline.run.show.progress import ProgressView, duration, progress_view
+from pipeline.run.show.summary import RunSummary, summary
+from pipeline.run.show.watch import Watch
 from pipeline.run.signals import Stopped, signals_raise
-from pipeline.run.summary import RunSummary, summary
-from pipeline.run.watch import Watch
 from pipeline.sampling import SamplingParams
 from pipeline.store.base import open_store
 from pipeline.wording import counted

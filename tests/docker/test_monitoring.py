@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.run.metrics import METRICS, RUN_TAGS
+from pipeline.run.show.metrics import METRICS, RUN_TAGS
 from tests.docs.document import ROOT, Document
 
 FOLDER = ROOT / "docker" / "monitoring"

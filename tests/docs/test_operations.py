@@ -12,7 +12,7 @@ import pytest
 
 from jobs.options.reference import EXIT_CODES
 from pipeline.output.events import EventLog
-from pipeline.run.metrics import METRICS
+from pipeline.run.show.metrics import METRICS
 from pipeline.store.local import LocalStore
 from tests.docs.document import ROOT, Document
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.run.cluster.connect import ray
-from pipeline.run.metrics import RUN_TAGS, Metric
+from pipeline.run.show.metrics import RUN_TAGS, Metric
 
 
 class RayMeter:

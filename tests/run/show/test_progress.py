@@ -8,7 +8,7 @@ import time
 import pytest
 from rich.console import Console
 
-from pipeline.run.progress import (
+from pipeline.run.show.progress import (
     ProgressView,
     RunSnapshot,
     TimeLeft,

@@ -4,7 +4,7 @@ import pytest
 from fakes import FakeReplica, report
 
 from pipeline.planning.plan import InputFile, Plan
-from pipeline.run.monitor import Monitor
+from pipeline.run.show.monitor import Monitor
 from pipeline.types import Progress, Room
 
 PLAN = Plan("0" * 64, {}, (InputFile("a.parquet", "/a.parquet", 1, 22, "f"),), 22, 4)

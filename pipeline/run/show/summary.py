@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.output.part import Counts
-from pipeline.run.progress import duration, plain
+from pipeline.run.show.progress import duration, plain
 from pipeline.types import FinishReason
 from pipeline.wording import counted
 

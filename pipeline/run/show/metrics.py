@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline.run.progress import RunSnapshot, TimeLeft
+from pipeline.run.show.progress import RunSnapshot, TimeLeft
 from pipeline.types import Progress, ShardReport
 
 PREFIX = "ray_"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 import queue
 
-from pipeline.run.stages import Stage, interval, moments
+from pipeline.run.show.stages import Stage, interval, moments
 
 
 def test_moments_thin_out() -> None:

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from pipeline.output.part import Counts
-from pipeline.run.summary import RunSummary, look_command, summary
+from pipeline.run.show.summary import RunSummary, look_command, summary
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

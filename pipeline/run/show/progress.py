@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.run.stages import Stage, interval
+from pipeline.run.show.stages import Stage, interval
 from pipeline.wording import counted
 
 UNKNOWN = "–"

@@ -9,8 +9,8 @@ from fakes import FakePool, FakeReplica, Story, report
 
 from pipeline.planning.plan import InputFile, Plan
 from pipeline.run.dispatch.replica import ReplicaDied, ReplicaLost
-from pipeline.run.metrics import METRICS, Metric, Metrics
-from pipeline.run.monitor import Monitor
+from pipeline.run.show.metrics import METRICS, Metric, Metrics
+from pipeline.run.show.monitor import Monitor
 from pipeline.types import Progress, Room
 
 PLAN = Plan("0" * 64, {}, (InputFile("a.parquet", "/a.parquet", 1, 24, "f"),), 24, 4)

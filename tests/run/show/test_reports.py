@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from simulation import plan_of
 
 from pipeline.output.part import part_name
-from pipeline.run.reports import Reports
+from pipeline.run.show.reports import Reports
 from pipeline.types import ShardReport
 
 PLAN = plan_of(7, 4)

@@ -14,10 +14,10 @@ from typing import Any
 from pipeline.errors import DeadlineReached
 from pipeline.output.events import EventLog
 from pipeline.run.dispatch.replica import Replica
-from pipeline.run.metrics import Metrics
-from pipeline.run.monitor import Monitor
-from pipeline.run.progress import ProgressView
 from pipeline.run.shared.queue import Work
+from pipeline.run.show.metrics import Metrics
+from pipeline.run.show.monitor import Monitor
+from pipeline.run.show.progress import ProgressView
 from pipeline.types import ShardReport
 from pipeline.wording import counted
 
