@@ -16,7 +16,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.run.config import GenerateConfig
 
 if TYPE_CHECKING:
-    from pipeline.worker import Job
+    from pipeline.work.worker import Job
 
 Config = TypeVar("Config")
 
@@ -52,7 +52,7 @@ def job_of(text: str, path: str) -> Job:
     Raises:
         PromptmillError: If its model or its input cannot be found or used here.
     """
-    from pipeline.run.prepare import prepare  # late: it brings in pyarrow
+    from pipeline.work.prepare import prepare  # late: it brings in pyarrow
 
     config = restored(text, GenerateConfig, path)
     prepared = prepare(config)

@@ -33,7 +33,6 @@ from pipeline.run.config import GenerateConfig
 from pipeline.run.dispatch.dispatch import Dispatcher
 from pipeline.run.dispatch.replica import InlinePool, ReplicaPool
 from pipeline.run.dispatch.sizing import Demand
-from pipeline.run.prepare import Prepared, prepare
 from pipeline.run.shared.claims import Claims, Pulse
 from pipeline.run.shared.queue import Work
 from pipeline.run.shared.suspects import Suspects
@@ -46,7 +45,8 @@ from pipeline.run.signals import Stopped, signals_raise
 from pipeline.sampling import SamplingParams
 from pipeline.store.base import open_store
 from pipeline.wording import counted
-from pipeline.worker import Job
+from pipeline.work.prepare import Prepared, prepare
+from pipeline.work.worker import Job
 
 STALE_SECONDS = 24 * 3600.0
 """Age at which a temporary file belongs to nobody: no part takes that long to write."""

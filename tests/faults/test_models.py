@@ -13,7 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pipeline.engine.checkpoint import Checkpoint
-from pipeline.run.prepare import prepare
+from pipeline.work.prepare import prepare
 
 
 @pytest.fixture

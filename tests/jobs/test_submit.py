@@ -50,7 +50,7 @@ def test_presets_of_ones_own_go_along(tmp_path: Path) -> None:
 
 
 def test_what_is_sent_runs_by_itself() -> None:
-    code = "import conf, jobs.cli, pipeline.worker; print(*(m.__file__ for m in (conf, jobs.cli, pipeline.worker)))"
+    code = "import conf, jobs.cli, pipeline.work.worker; print(*(m.__file__ for m in (conf, jobs.cli, pipeline.work.worker)))"
     with bundle(None) as folder:
         assert not list(folder.rglob("*.pyc"))
         done = subprocess.run(

@@ -27,8 +27,8 @@ from pipeline.prompts.config import SourceConfig
 from pipeline.run import driver, signals
 from pipeline.run.cluster import capacity as machine
 from pipeline.run.config import ClusterConfig, GenerateConfig
-from pipeline.run.prepare import prepare
 from pipeline.types import Progress
+from pipeline.work.prepare import prepare
 
 MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
 
@@ -204,7 +204,7 @@ class TestWorkAtRisk:
 def test_rows_that_are_much_work_make_small_parts(config: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     config.output.rows_per_shard = None
     assert prepare(config).plan.rows_per_shard == 1000
-    monkeypatch.setattr("pipeline.run.prepare.CORE_SPEED", 1e7)
+    monkeypatch.setattr("pipeline.work.prepare.CORE_SPEED", 1e7)
     few = prepare(config)
     assert 1 <= few.plan.rows_per_shard < 1000
     monkeypatch.setattr(config.sampling, "n", 50)
@@ -219,10 +219,10 @@ def test_an_exception_of_a_library_before_the_start_is_a_refusal(
     def broken(*args: Any) -> Any:
         raise KeyError("what fsspec may raise")
 
-    monkeypatch.setattr("pipeline.run.prepare.resolve", broken)
+    monkeypatch.setattr("pipeline.work.prepare.resolve", broken)
     with pytest.raises(ModelRefused, match=r"^model\.path=.*: KeyError: 'what fsspec may raise'$"):
         prepare(config)
-    monkeypatch.setattr("pipeline.run.prepare.open_source", broken)
+    monkeypatch.setattr("pipeline.work.prepare.open_source", broken)
     with pytest.raises(InputRefused, match=r"^source\.path=.*: KeyError"):
         prepare(config)
 

@@ -20,7 +20,7 @@ from pipeline.run.cluster.nodes import draining, nodes, this_node
 from pipeline.run.config import ClusterConfig
 from pipeline.run.dispatch.replica import Replica, ReplicaLost
 from pipeline.run.dispatch.sizing import Demand, choose_sizing
-from pipeline.worker import Job
+from pipeline.work.worker import Job
 
 LOOK_SECONDS = 3.0
 """Seconds between two looks whether the cluster's head answers, and which nodes have joined or are leaving."""

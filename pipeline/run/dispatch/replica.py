@@ -14,7 +14,7 @@ from pipeline.errors import ClusterLost
 from pipeline.run.config import ClusterConfig
 from pipeline.run.dispatch.sizing import Demand, Node, choose_sizing, cores
 from pipeline.types import Progress, ShardReport, Task
-from pipeline.worker import Job, Worker
+from pipeline.work.worker import Job, Worker
 
 
 class ReplicaDied(Exception):

@@ -82,7 +82,7 @@ def change_events(module: Any) -> None:
 
 
 CHANGES: dict[str, Callable[[Any], None]] = {
-    "pipeline.worker": change_worker,
+    "pipeline.work.worker": change_worker,
     "pipeline.run.dispatch.dispatch": change_dispatch,
     "pipeline.output.events": change_events,
 }

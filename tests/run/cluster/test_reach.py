@@ -16,9 +16,9 @@ from pipeline.output.folder import OutputFolder
 from pipeline.prompts.config import SourceConfig
 from pipeline.run.cluster.reach import check_reach
 from pipeline.run.config import GenerateConfig
-from pipeline.run.prepare import prepare
 from pipeline.store.base import open_store
-from pipeline.worker import Job
+from pipeline.work.prepare import prepare
+from pipeline.work.worker import Job
 
 MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
 

@@ -17,9 +17,9 @@ from pipeline.errors import DeviceFault, PlanRefused, PromptmillError, WorkerFai
 from pipeline.output.config import OutputConfig
 from pipeline.prompts.config import SourceConfig
 from pipeline.run.config import GenerateConfig
-from pipeline.run.prepare import prepare
 from pipeline.types import ErrorCode, Request, SamplingParams, Segment, Task
-from pipeline.worker import Job, Worker
+from pipeline.work.prepare import prepare
+from pipeline.work.worker import Job, Worker
 
 MODEL = Path(__file__).parents[1] / "examples" / "demo-model"
 PROMPTS = ["The train to", None, "Lost", "", "A simple recipe for", "Dear Anna,", "Once there was", None, ""]

@@ -7,8 +7,8 @@ import pytest
 from pipeline.output.config import OutputConfig
 from pipeline.prompts.config import SourceConfig
 from pipeline.run.config import GenerateConfig
-from pipeline.run.doubts import doubts
 from pipeline.sampling import SamplingParams
+from pipeline.work.doubts import doubts
 
 
 def told(source: dict[str, Any], sampling: dict[str, Any]) -> list[str]:

@@ -14,8 +14,8 @@ from pipeline.errors import InputRefused, ModelRefused, PlanRefused, Refused
 from pipeline.output.config import OutputConfig
 from pipeline.prompts.config import SourceConfig
 from pipeline.run.config import ClusterConfig, GenerateConfig
-from pipeline.run.prepare import prepare
 from pipeline.types import SamplingParams
+from pipeline.work.prepare import prepare
 
 MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
 

@@ -26,9 +26,9 @@ from pipeline.prompts.files.reader import RowReader
 from pipeline.prompts.rows import kept_columns
 from pipeline.run.config import GenerateConfig
 from pipeline.run.dispatch.sizing import likely_threads
-from pipeline.run.doubts import doubts
 from pipeline.wording import one_line, without_secrets
-from pipeline.worker import Job
+from pipeline.work.doubts import doubts
+from pipeline.work.worker import Job
 
 SCHEMA_VERSION = 2
 """Raised when the meaning of an output column or of an option changes, so that old and new rows never mix."""
