@@ -19,7 +19,7 @@ def run(config: VerifyConfig, config_yaml: str) -> int:
 
     with Stage("starting"):
         from jobs.options.restore import job_of  # late: these bring in Hydra and pyarrow
-        from pipeline.inspect.verify import verify
+        from pipeline.inspect.verify.verify import verify
         from pipeline.run.signals import signals_raise
 
     with signals_raise(), Stage(f"reading {config.output.path}"):

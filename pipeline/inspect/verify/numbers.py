@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.inspect.batch import Batch, Found, Lists, Mask
-from pipeline.inspect.wanted import Wanted
+from pipeline.inspect.verify.wanted import Wanted
 from pipeline.output.schema import STATISTIC_COLUMNS
 from pipeline.types import ErrorCode, FinishReason
 

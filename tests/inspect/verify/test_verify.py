@@ -17,7 +17,7 @@ from finished import ROWS, SAMPLES, SHARDS, Output, with_value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.inspect.findings import REMAKE
+from pipeline.inspect.verify.findings import REMAKE
 from pipeline.planning.fingerprint import digest
 
 
@@ -512,7 +512,7 @@ class TestMixture:
 
 
 def test_how_far_it_is(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.inspect.verify.INTERVAL", 0.0)
+    monkeypatch.setattr("pipeline.inspect.verify.verify.INTERVAL", 0.0)
     lines = output.verify().lines
     assert [line.split(" INFO ")[1] for line in lines if " INFO " in line] == [
         "0/3 parts · 0 rows · 0 findings", "1/3 parts · 4 rows · 0 findings", "2/3 parts · 8 rows · 0 findings"

@@ -16,8 +16,8 @@ from finished import ROWS, SAMPLES, SHARDS, Output, with_value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.inspect.findings import REMAKE
-from pipeline.inspect.replay import choose
+from pipeline.inspect.verify.findings import REMAKE
+from pipeline.inspect.verify.replay import choose
 from pipeline.planning.plan import InputFile, Plan, make_plan
 
 INTACT = f"complete and intact: {SHARDS} parts, {ROWS} rows, {ROWS * SAMPLES} completions"

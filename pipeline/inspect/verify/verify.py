@@ -19,13 +19,13 @@ import pyarrow as pa
 
 from pipeline.errors import ConfigurationError, PlanRefused, PromptmillError
 from pipeline.inspect.config import VerifyConfig
-from pipeline.inspect.duplicates import find_duplicates
-from pipeline.inspect.findings import REWRITE, Finding
 from pipeline.inspect.identity import mixtures
-from pipeline.inspect.layout import Layout, read_layout
-from pipeline.inspect.parts import check_part
-from pipeline.inspect.replay import choose, replay, without_blamed
-from pipeline.inspect.wanted import Wanted
+from pipeline.inspect.verify.duplicates import find_duplicates
+from pipeline.inspect.verify.findings import REWRITE, Finding
+from pipeline.inspect.verify.layout import Layout, read_layout
+from pipeline.inspect.verify.parts import check_part
+from pipeline.inspect.verify.replay import choose, replay, without_blamed
+from pipeline.inspect.verify.wanted import Wanted
 from pipeline.output.folder import CONFIG
 from pipeline.output.manifest import MANIFEST, total
 from pipeline.output.mending import FINDINGS, write_down

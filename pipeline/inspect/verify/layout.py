@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.errors import PlanRefused
-from pipeline.inspect.findings import AGAIN, ELSEWHERE, MOVE, REWRITE, Finding
-from pipeline.inspect.wanted import Wanted
+from pipeline.inspect.verify.findings import AGAIN, ELSEWHERE, MOVE, REWRITE, Finding
+from pipeline.inspect.verify.wanted import Wanted
 from pipeline.output.folder import PLAN
 from pipeline.output.manifest import MANIFEST, Manifest
 from pipeline.output.mending import can_be_set_aside

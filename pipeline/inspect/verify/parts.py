@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.inspect.batch import Batch, Mask
-from pipeline.inspect.findings import Finding, RowFindings
-from pipeline.inspect.numbers import NumberCheck
-from pipeline.inspect.order import RowOrder
-from pipeline.inspect.wanted import Wanted
+from pipeline.inspect.verify.findings import Finding, RowFindings
+from pipeline.inspect.verify.numbers import NumberCheck
+from pipeline.inspect.verify.order import RowOrder
+from pipeline.inspect.verify.wanted import Wanted
 from pipeline.output.part import Counts, PartInfo, lengths_of, part_name, read_report, sha256_of
 from pipeline.store.base import Store
 from pipeline.types import FinishReason

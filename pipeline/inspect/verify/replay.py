@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import ModelRefused
-from pipeline.inspect.findings import Finding
 from pipeline.inspect.identity import differences
+from pipeline.inspect.verify.findings import Finding
 from pipeline.output.environment import environment, identity
 from pipeline.output.part import part_name
 from pipeline.planning.plan import Plan

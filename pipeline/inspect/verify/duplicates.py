@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from pipeline.inspect.findings import Finding, RowFindings
+from pipeline.inspect.verify.findings import Finding, RowFindings
 from pipeline.store.base import Store
 from pipeline.wording import brief
 

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.inspect.order import RowOrder
+from pipeline.inspect.verify.order import RowOrder
 
 Row = tuple[str, int]
 
