@@ -93,8 +93,8 @@ def _attention(sequences: int, new: int, past: int, rounds: int, heads: int = 20
     import torch
 
     from pipeline.engine import plain_attention
-    from pipeline.engine.block_pool import BLOCK, blocks_for
-    from pipeline.engine.kv_cache import KVCache
+    from pipeline.engine.cache.block_pool import BLOCK, blocks_for
+    from pipeline.engine.cache.kv_cache import KVCache
     from pipeline.engine.native.attention import NativeStep
 
     width = blocks_for(past + new)

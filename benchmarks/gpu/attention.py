@@ -16,8 +16,8 @@ from benchmarks.gpu.ceilings import bandwidth
 from benchmarks.gpu.device import Run
 from benchmarks.gpu.roofline import token_bytes
 from benchmarks.gpu.scale import FULL
-from pipeline.engine.block_pool import BLOCK
-from pipeline.engine.kv_cache import key_scales, side_shapes, value_scales
+from pipeline.engine.cache.block_pool import BLOCK
+from pipeline.engine.cache.kv_cache import key_scales, side_shapes, value_scales
 
 LENGTHS = (100, 500)
 INNER = 20

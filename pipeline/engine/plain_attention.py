@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import torch
 
-from pipeline.engine.block_pool import BLOCK, blocks_for
-from pipeline.engine.kv_cache import in_steps, key_scales, value_scales
+from pipeline.engine.cache.block_pool import BLOCK, blocks_for
+from pipeline.engine.cache.kv_cache import in_steps, key_scales, value_scales
 
 Spot = tuple[int, int, int, int]
 """First token of the step, length, start position, row of the block tables."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 
 from pipeline.engine.attention import step_layout
-from pipeline.engine.block_pool import BLOCK, blocks_for
-from pipeline.engine.kv_cache import KVCache
+from pipeline.engine.cache.block_pool import BLOCK, blocks_for
+from pipeline.engine.cache.kv_cache import KVCache
 from pipeline.engine.linear import MIN_ROWS, UNPREPARED
 from pipeline.engine.model import LoadedModel
 from pipeline.engine.plain_attention import Spot

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pipeline.engine.block_pool import BLOCK, BlockPool, prefix_digests
+from pipeline.engine.cache.block_pool import BLOCK, BlockPool, prefix_digests
 from pipeline.engine.sequence import Sequence
 
 FEW = 16

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipeline.engine.block_pool import BLOCK, blocks_for
+from pipeline.engine.cache.block_pool import BLOCK, blocks_for
 from pipeline.types import Request
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from tiny_models import request
 
-from pipeline.engine.block_pool import BLOCK, BlockPool
+from pipeline.engine.cache.block_pool import BLOCK, BlockPool
 from pipeline.engine.scheduler import FEW, Scheduler, Step
 from pipeline.engine.sequence import Sequence
 

@@ -18,8 +18,8 @@ from torch import nn
 
 from pipeline.engine import native, plain_attention
 from pipeline.engine.attention import StepLayout, choose, slot_attention, step_layout
-from pipeline.engine.block_pool import BlockPool
-from pipeline.engine.kv_cache import KVCache
+from pipeline.engine.cache.block_pool import BlockPool
+from pipeline.engine.cache.kv_cache import KVCache
 from pipeline.engine.native.attention import NativeStep
 from pipeline.engine.runner import ModelRunner
 from pipeline.engine.scheduler import Chunk, Scheduler, Step

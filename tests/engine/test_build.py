@@ -10,11 +10,11 @@ import torch
 from tiny_models import CONTEXT, Tiny, drain, request
 
 from pipeline.engine import build
-from pipeline.engine.block_pool import BLOCK
 from pipeline.engine.build import ENGINES, build_engine
+from pipeline.engine.cache.block_pool import BLOCK
+from pipeline.engine.cache.memory import MemoryPlan
 from pipeline.engine.config import ENGINES as NAMES
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
-from pipeline.engine.memory import MemoryPlan
 from pipeline.errors import ModelRefused
 
 MakeTiny = Callable[..., Tiny]

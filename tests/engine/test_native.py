@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from tiny_models import OLDER, kernels_of, without_kernels
 
 from pipeline.engine import native
-from pipeline.engine.block_pool import BLOCK
+from pipeline.engine.cache.block_pool import BLOCK
+from pipeline.engine.cache.kv_cache import LANES
 from pipeline.engine.config import KERNELS
-from pipeline.engine.kv_cache import LANES
 from pipeline.engine.native.attention import ROWS, NativeStep
 from pipeline.engine.native.product import PANEL, STRETCH
 from pipeline.engine.plain_attention import Spot

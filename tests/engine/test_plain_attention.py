@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.engine import plain_attention
-from pipeline.engine.block_pool import BLOCK
-from pipeline.engine.kv_cache import key_scales
+from pipeline.engine.cache.block_pool import BLOCK
+from pipeline.engine.cache.kv_cache import key_scales
 from pipeline.engine.plain_attention import Spot, attend, batching_keeps_bits, write
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import request
 
-from pipeline.engine.block_pool import BLOCK
+from pipeline.engine.cache.block_pool import BLOCK
 from pipeline.engine.sequence import Sequence
 
 

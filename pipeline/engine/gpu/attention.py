@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.engine.block_pool import BLOCK
+from pipeline.engine.cache.block_pool import BLOCK
+from pipeline.engine.cache.kv_cache import padded
 from pipeline.engine.gpu import attention_options
 from pipeline.engine.gpu.attention_options import power_of_two, product_type
-from pipeline.engine.kv_cache import padded
 
 SPLIT = 16
 """Blocks that one program of decoding reads: 512 positions. Most sequences are then done by one program, without scratch

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from pipeline.engine import plain_attention
-from pipeline.engine.block_pool import BLOCK, blocks_for
+from pipeline.engine.cache.block_pool import BLOCK, blocks_for
+from pipeline.engine.cache.kv_cache import side_shapes
 from pipeline.engine.gpu.attention import SPLIT, DeviceStep
-from pipeline.engine.kv_cache import side_shapes
 from pipeline.engine.plain_attention import Spot
 
 logger = logging.getLogger(__name__)

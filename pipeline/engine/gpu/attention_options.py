@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pipeline.engine.block_pool import BLOCK
+from pipeline.engine.cache.block_pool import BLOCK
 
 _EXPLICIT = {"enable_fp_fusion": True}  # the default, which newer versions of Triton want to be told
 

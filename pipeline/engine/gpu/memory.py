@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.engine.block_pool import blocks_for
+from pipeline.engine.cache.block_pool import blocks_for
+from pipeline.engine.cache.kv_cache import block_bytes
+from pipeline.engine.cache.memory import MemoryPlan, out_of_memory, plan_memory
 from pipeline.engine.config import StatsConfig
 from pipeline.engine.gpu.stepper import GraphStepper
-from pipeline.engine.kv_cache import block_bytes
-from pipeline.engine.memory import MemoryPlan, out_of_memory, plan_memory
 from pipeline.engine.model import LoadedModel
 from pipeline.engine.runner import ModelRunner
 from pipeline.engine.slots import SlotState

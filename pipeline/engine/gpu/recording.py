@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from pipeline.engine.memory import out_of_memory
+from pipeline.engine.cache.memory import out_of_memory
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")

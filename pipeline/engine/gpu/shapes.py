@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engine import sequence as engine
-from pipeline.engine.block_pool import blocks_for
+from pipeline.engine.cache.block_pool import blocks_for
 from pipeline.engine.scheduler import Step
 
 TOKENS_A_CHUNK = 8

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from pipeline.engine.attention import DeviceLayout
-from pipeline.engine.block_pool import BLOCK, blocks_for
+from pipeline.engine.cache.block_pool import BLOCK, blocks_for
 from pipeline.engine.config import StatsConfig
 from pipeline.engine.eager import choosing_rows, prompt_logprobs
 from pipeline.engine.flight import Flight, Outcome

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.engine.memory import available_bytes
+from pipeline.engine.cache.memory import available_bytes
 from pipeline.run.config import ClusterConfig, bytes_of
 from pipeline.wording import counted
 

@@ -19,7 +19,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from pipeline.engine.block_pool import BLOCK
+from pipeline.engine.cache.block_pool import BLOCK
 from pipeline.engine.gpu import attention_kernels, attention_options, cache_kernels
 from pipeline.engine.gpu.attention import SPLIT
 

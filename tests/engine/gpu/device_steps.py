@@ -10,7 +10,7 @@ from attention_cases import Case, make_case
 from device import DEVICE
 from hypothesis import strategies as st
 
-from pipeline.engine.block_pool import BLOCK, blocks_for
+from pipeline.engine.cache.block_pool import BLOCK, blocks_for
 from pipeline.engine.gpu.attention import SPLIT, DeviceStep
 
 PART = SPLIT * BLOCK

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.engine.block_pool import BLOCK
-from pipeline.engine.kv_cache import KVCache, block_bytes, key_scales, padded, value_scales
+from pipeline.engine.cache.block_pool import BLOCK
+from pipeline.engine.cache.kv_cache import KVCache, block_bytes, key_scales, padded, value_scales
 
 CPU = torch.device("cpu")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int8]

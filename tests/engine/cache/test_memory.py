@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.engine import memory
-from pipeline.engine.memory import MemoryPlan, available_bytes, likely_blocks, out_of_memory, plan_memory
+from pipeline.engine.cache import memory
+from pipeline.engine.cache.memory import MemoryPlan, available_bytes, likely_blocks, out_of_memory, plan_memory
 from pipeline.errors import ModelRefused
 
 SIZES = st.integers(1, 10**9)

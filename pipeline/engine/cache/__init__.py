@@ -1,0 +1,1 @@
+"""The KV cache: its blocks, who uses them, and how many fit."""
