@@ -92,10 +92,10 @@ def _attention(sequences: int, new: int, past: int, rounds: int, heads: int = 20
     """[sequences, new tokens, positions before, ms of the compiled attention with a cache in float32 and int8, of torch's]."""
     import torch
 
-    from pipeline.engine import plain_attention
     from pipeline.engine.cache.block_pool import BLOCK, blocks_for
     from pipeline.engine.cache.kv_cache import KVCache
     from pipeline.engine.native.attention import NativeStep
+    from pipeline.engine.plain import attention as plain_attention
 
     width = blocks_for(past + new)
     tables = torch.arange(sequences * width, dtype=torch.int32).view(sequences, width)

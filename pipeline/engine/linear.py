@@ -20,7 +20,7 @@ from pipeline.engine.drawn_layer import DISTINCT, DrawnLayer
 from pipeline.engine.int8 import CompiledInt8Product, Int8Product
 from pipeline.engine.linear_check import keeps_rows_apart
 from pipeline.engine.native.product import Float32Layer
-from pipeline.engine.products import (
+from pipeline.engine.plain.products import (
     FIXED_ROWS,
     FixedRowsProduct,
     LibraryProduct,

@@ -13,7 +13,7 @@ from pipeline.engine.cache.block_pool import BLOCK, blocks_for
 from pipeline.engine.cache.kv_cache import KVCache
 from pipeline.engine.linear import MIN_ROWS, UNPREPARED
 from pipeline.engine.model import LoadedModel
-from pipeline.engine.plain_attention import Spot
+from pipeline.engine.plain.attention import Spot
 from pipeline.engine.scheduler import Step
 
 _FINE, _COARSE = 4, 8

@@ -21,7 +21,7 @@ from benchmarks.gpu.parts import LIMITS, OutOfTime
 from benchmarks.gpu.report import LONGEST_TABLE, Reporter, ends, failures, ratios, read, table
 from benchmarks.gpu.scale import FULL, TINY, Load
 from pipeline.engine.build import BuiltEngine
-from pipeline.engine.plain_attention import attend
+from pipeline.engine.plain.attention import attend
 from pipeline.types import Completion, Request, SamplingParams
 
 ROOT = Path(__file__).parents[2]

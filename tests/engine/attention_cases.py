@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.engine import native
 from pipeline.engine.cache.block_pool import BLOCK, blocks_for
 from pipeline.engine.cache.kv_cache import key_scales, side_shapes, value_scales
-from pipeline.engine.plain_attention import Spot
+from pipeline.engine.plain.attention import Spot
 
 HEADS = [(2, 2), (4, 4), (4, 2), (6, 2), (8, 2), (14, 2), (4, 1), (7, 1)]
 """(query heads, key heads): each its own, shared by some, shared by all."""

@@ -21,7 +21,7 @@ from pipeline.engine.cache.kv_cache import LANES
 from pipeline.engine.config import KERNELS
 from pipeline.engine.native.attention import ROWS, NativeStep
 from pipeline.engine.native.product import PANEL, STRETCH
-from pipeline.engine.plain_attention import Spot
+from pipeline.engine.plain.attention import Spot
 from pipeline.errors import ModelRefused
 
 pytestmark = needs_kernels

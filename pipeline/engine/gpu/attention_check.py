@@ -11,11 +11,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pipeline.engine import plain_attention
 from pipeline.engine.cache.block_pool import BLOCK, blocks_for
 from pipeline.engine.cache.kv_cache import side_shapes
 from pipeline.engine.gpu.attention import SPLIT, DeviceStep
-from pipeline.engine.plain_attention import Spot
+from pipeline.engine.plain import attention as plain_attention
+from pipeline.engine.plain.attention import Spot
 
 logger = logging.getLogger(__name__)
 

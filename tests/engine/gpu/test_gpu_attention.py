@@ -12,10 +12,10 @@ from device_steps import BLOCK, PART, TYPES, Ragged, make_ragged, ragged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.engine import plain_attention
 from pipeline.engine.cache.kv_cache import key_scales, side_shapes, value_scales
 from pipeline.engine.gpu.attention import DeviceStep
 from pipeline.engine.gpu.attention_check import kernels_are_right
+from pipeline.engine.plain import attention as plain_attention
 
 F32, BF16, F16, I8 = torch.float32, torch.bfloat16, torch.float16, torch.int8
 ERROR = {F32: 2e-5, F16: 4e-3, BF16: 3e-2}

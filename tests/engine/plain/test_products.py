@@ -13,9 +13,10 @@ from attention_cases import needs_kernels
 from sample_layers import SHAPES, made, rows_for, weight_of
 from tiny_models import OLDER, kernels_of
 
-from pipeline.engine import linear_check, native, products
+from pipeline.engine import linear_check, native
 from pipeline.engine.linear import KERNELS, choose_kernel
-from pipeline.engine.products import FIXED_ROWS, LogitsProduct
+from pipeline.engine.plain import products
+from pipeline.engine.plain.products import FIXED_ROWS, LogitsProduct
 
 FLOAT = [name for name in KERNELS if not name.startswith(("int8", "logits"))]
 TYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -10,10 +10,10 @@ from attention_cases import Case, assert_exact, cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.engine import plain_attention
 from pipeline.engine.cache.block_pool import BLOCK
 from pipeline.engine.cache.kv_cache import key_scales
-from pipeline.engine.plain_attention import Spot, attend, batching_keeps_bits, write
+from pipeline.engine.plain import attention as plain_attention
+from pipeline.engine.plain.attention import Spot, attend, batching_keeps_bits, write
 
 CPU = torch.device("cpu")
 

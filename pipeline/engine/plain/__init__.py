@@ -1,0 +1,1 @@
+"""The engine's computations with torch's own operations: they run everywhere."""
