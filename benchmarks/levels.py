@@ -80,7 +80,7 @@ def _products(out: int, width: int, rows: int, rounds: int) -> list[Any]:
     import torch
     import torch.nn.functional as F
 
-    from pipeline.engine.linear import KERNELS
+    from pipeline.engine.layers.linear import KERNELS
 
     weight, x = torch.randn(out, width), torch.randn(rows, width)
     compiled, int8 = (KERNELS[name](weight, None) for name in ("compiled", "int8-compiled"))

@@ -67,7 +67,7 @@ def products() -> dict[str, dict[str, Product]]:
         "int8": {"_int_mm": int_mm, "oneDNN int8": onednn_int8},
     }
     try:
-        from pipeline.engine.linear import KERNELS
+        from pipeline.engine.layers.linear import KERNELS
     except ImportError:
         return found
     for name, kernel in KERNELS.items():

@@ -25,14 +25,14 @@ OUTPUT = "output layer"
 MODEL = "norms, rest of the model"
 PHASES = ("linears", OUTPUT, "attention", "activations", MODEL, BOOKKEEPING, "sampling", "statistics")
 SEAMS = {
-    "pipeline.engine.rowwise:RowwiseActivation.forward": "activations",
+    "pipeline.engine.layers.activation:RowwiseActivation.forward": "activations",
     "pipeline.engine.eager:choose": "sampling",
 }
 """What is timed as it stands; the others need to be looked into, see `Seams`."""
-LINEAR = "pipeline.engine.linear:PackedLinear.forward"
+LINEAR = "pipeline.engine.layers.linear:PackedLinear.forward"
 RUNNER = "pipeline.engine.runner:ModelRunner.run"
-ATTENTION = "pipeline.engine.attention:IMPLEMENTATION"
-STATISTICS = "pipeline.engine.stats:STATISTICS"
+ATTENTION = "pipeline.engine.layers.attention:IMPLEMENTATION"
+STATISTICS = "pipeline.engine.layers.stats:STATISTICS"
 
 
 class Clock:

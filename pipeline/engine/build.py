@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from pipeline.engine import gpu, native
-from pipeline.engine.attention import TRITON
 from pipeline.engine.base import Engine
 from pipeline.engine.cache.block_pool import blocks_for
 from pipeline.engine.cache.kv_cache import block_bytes
@@ -24,7 +23,8 @@ from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.continuous import ContinuousEngine
 from pipeline.engine.gpu.memory import card_bytes, plan_card
 from pipeline.engine.grammar_guard import check_in_time
-from pipeline.engine.linear import PackedLinear
+from pipeline.engine.layers.attention import TRITON
+from pipeline.engine.layers.linear import PackedLinear
 from pipeline.engine.model import LoadedModel, load_model
 from pipeline.engine.runner import ModelRunner
 from pipeline.engine.static import StaticEngine

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from pipeline.engine.bad_words import BadWords, spellings
-from pipeline.engine.sampler import penalise
+from pipeline.engine.layers.sampler import penalise
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.stopping import StopWatch
 from pipeline.engine.structured import Grammars

@@ -14,7 +14,6 @@ from types import MappingProxyType
 
 import torch
 
-from pipeline.engine.attention import TRITON
 from pipeline.engine.cache.block_pool import BlockPool
 from pipeline.engine.cache.memory import out_of_memory
 from pipeline.engine.config import StatsConfig
@@ -22,6 +21,7 @@ from pipeline.engine.eager import EagerStepper
 from pipeline.engine.flight import Flight, Stepper
 from pipeline.engine.gpu.shapes import TOKENS_A_CHUNK
 from pipeline.engine.gpu.stepper import GraphStepper
+from pipeline.engine.layers.attention import TRITON
 from pipeline.engine.record import Record
 from pipeline.engine.runner import ModelRunner
 from pipeline.engine.scheduler import FEW, Scheduler

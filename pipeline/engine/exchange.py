@@ -15,12 +15,12 @@ from torch import nn
 from transformers.activations import ACT2CLS, NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
-from pipeline.engine.linear import AS_IT_IS, COPY_FIRST, KERNELS, PackedLinear, candidates, choose_kernel
-from pipeline.engine.linear_speed import warn_if_slow
+from pipeline.engine.layers.activation import RotaryTable, RowwiseActivation
+from pipeline.engine.layers.linear import AS_IT_IS, COPY_FIRST, KERNELS, PackedLinear, candidates, choose_kernel
+from pipeline.engine.layers.linear_speed import warn_if_slow
+from pipeline.engine.layers.verdicts import here
 from pipeline.engine.loading_log import LoadingLog
 from pipeline.engine.mapped import forget, mapped_ranges
-from pipeline.engine.rowwise import RotaryTable, RowwiseActivation
-from pipeline.engine.verdicts import here
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from typing import Protocol
 import torch
 
 from pipeline.engine.constraints import End
+from pipeline.engine.layers.stats import Values
 from pipeline.engine.scheduler import Step
 from pipeline.engine.sequence import Sequence
-from pipeline.engine.stats import Values
 from pipeline.engine.stopping import StopWatch
 
 

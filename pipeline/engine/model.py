@@ -15,11 +15,11 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline.engine.adapter import merge_adapter
 from pipeline.engine.architecture import INSTEAD
-from pipeline.engine.attention import IMPLEMENTATION, choose
 from pipeline.engine.checkpoint import UNKNOWN_CONTEXT, Checkpoint
 from pipeline.engine.config import ModelConfig
 from pipeline.engine.exchange import exchange
-from pipeline.engine.linear import ROW_UNITS
+from pipeline.engine.layers.attention import IMPLEMENTATION, choose
+from pipeline.engine.layers.linear import ROW_UNITS
 from pipeline.engine.probe import check_attention
 from pipeline.engine.whole import check_whole
 from pipeline.errors import ModelRefused

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, PreTrainedModel
 
 from pipeline.engine.architecture import INSTEAD
-from pipeline.engine.linear import MIN_ROWS, PackedLinear
+from pipeline.engine.layers.linear import MIN_ROWS, PackedLinear
 from pipeline.errors import ModelRefused
 
 _RECORDER = "promptmill_recorder"

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.engine.layers.stats import Values
 from pipeline.engine.sequence import Sequence
-from pipeline.engine.stats import Values
 
 Array = NDArray[Any]
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from pipeline.engine.constraints import Constraints, Emptied
+from pipeline.engine.layers.sampler import SamplingRows
 from pipeline.engine.noise import uniforms
-from pipeline.engine.sampler import SamplingRows
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.stopping import StopWatch
 from pipeline.engine.structured import Grammars

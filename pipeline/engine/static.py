@@ -14,11 +14,11 @@ import torch
 from pipeline.engine.config import StatsConfig
 from pipeline.engine.continuous import NONFINITE
 from pipeline.engine.eager import choose
+from pipeline.engine.layers.stats import token_logprobs
 from pipeline.engine.model import LoadedModel
 from pipeline.engine.record import Record
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.slots import SlotState
-from pipeline.engine.stats import token_logprobs
 from pipeline.engine.stopping import StopWatch
 from pipeline.engine.structured import Grammars
 from pipeline.engine.tokenizer import Tokenizer

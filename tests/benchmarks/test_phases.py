@@ -66,7 +66,7 @@ def test_the_seams_are_there(seam: str) -> None:
     assert found(seam)[2] is not None
 
 
-@pytest.mark.parametrize("seam", ["pipeline.engine.gone:Name", "pipeline.engine.linear:PackedLinear.gone"])
+@pytest.mark.parametrize("seam", ["pipeline.engine.gone:Name", "pipeline.engine.layers.linear:PackedLinear.gone"])
 def test_a_seam_that_is_gone_is_named(seam: str) -> None:
     with pytest.raises(SystemExit, match=f"the seam {seam} is gone"):
         found(seam)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.engine.linear import KERNELS, Product
+from pipeline.engine.layers.linear import KERNELS, Product
 
 SHAPES = [(192, 64), (64, 256), (320, 64), (300, 96), (1056, 64), (48, 40)]
 

@@ -17,12 +17,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM, MixtralConfig
 from transformers.pytorch_utils import Conv1D
 
-from pipeline.engine import linear
 from pipeline.engine.exchange import exchange
-from pipeline.engine.linear import KERNELS, PackedLinear
+from pipeline.engine.layers import linear
+from pipeline.engine.layers.activation import RotaryTable, RowwiseActivation
+from pipeline.engine.layers.linear import KERNELS, PackedLinear
+from pipeline.engine.layers.verdicts import VARIABLE
 from pipeline.engine.loading_log import LoadingLog
-from pipeline.engine.rowwise import RotaryTable, RowwiseActivation
-from pipeline.engine.verdicts import VARIABLE
 
 MakeTiny = Callable[..., Tiny]
 

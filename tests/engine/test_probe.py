@@ -23,7 +23,7 @@ from transformers import (
 
 from pipeline.engine.checkpoint import Checkpoint, resolve
 from pipeline.engine.config import ModelConfig
-from pipeline.engine.linear import PackedLinear
+from pipeline.engine.layers.linear import PackedLinear
 from pipeline.engine.model import load_model
 from pipeline.engine.probe import check_attention
 from pipeline.errors import ModelRefused

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from tiny_models import END, byte_tokenizer, request
 
+from pipeline.engine.layers.sampler import SamplingRows, sample
 from pipeline.engine.noise import uniforms
 from pipeline.engine.record import Record
-from pipeline.engine.sampler import SamplingRows, sample
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.slots import SlotState
 from pipeline.engine.stopping import StopWatch

@@ -82,7 +82,7 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def _agrees(logits: torch.Tensor, rules: list[torch.Tensor], found: list[torch.Tensor]) -> bool:
     """Whether what the kernels say is so in float64."""
-    from pipeline.engine.sampler import SamplingRows, sample_by_torch
+    from pipeline.engine.layers.sampler import SamplingRows, sample_by_torch
 
     greedy, whole, truncated, *measures, values, ids = found
     tokens, is_greedy, temperature, top_p, log_min_p, top_k, uniform = rules

@@ -11,7 +11,6 @@ from collections.abc import Sequence as Seq
 import numpy as np
 import torch
 
-from pipeline.engine.attention import DeviceLayout
 from pipeline.engine.cache.block_pool import BLOCK, blocks_for
 from pipeline.engine.config import StatsConfig
 from pipeline.engine.eager import choosing_rows, prompt_logprobs
@@ -28,12 +27,13 @@ from pipeline.engine.gpu.shapes import (
     shape_of,
     whole_splits,
 )
+from pipeline.engine.layers.attention import DeviceLayout
+from pipeline.engine.layers.sampler import sample
+from pipeline.engine.layers.stats import Distribution, compute, wanted
 from pipeline.engine.runner import ModelRunner, copy_twins
-from pipeline.engine.sampler import sample
 from pipeline.engine.scheduler import Step
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.slots import SlotState
-from pipeline.engine.stats import Distribution, compute, wanted
 from pipeline.engine.stopping import StopWatch
 from pipeline.engine.upload import upload
 

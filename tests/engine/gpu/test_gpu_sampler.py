@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from sampling_cases import LAST, RULES, Array, rows_of
 from scipy.special import log_softmax, softmax
 
-from pipeline.engine import gpu, sampler, stats
+from pipeline.engine import gpu
 from pipeline.engine.gpu import sampler_check
 from pipeline.engine.gpu.sampler import DRAWN, choose_tokens, kept_from, measure_tokens, top_tokens
-from pipeline.engine.sampler import SamplingRows
+from pipeline.engine.layers import sampler, stats
+from pipeline.engine.layers.sampler import SamplingRows
 
 TILE = 64
 """So that small vocabularies have several tiles, too."""

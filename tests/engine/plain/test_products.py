@@ -13,8 +13,9 @@ from attention_cases import needs_kernels
 from sample_layers import SHAPES, made, rows_for, weight_of
 from tiny_models import OLDER, kernels_of
 
-from pipeline.engine import linear_check, native
-from pipeline.engine.linear import KERNELS, choose_kernel
+from pipeline.engine import native
+from pipeline.engine.layers import linear_check
+from pipeline.engine.layers.linear import KERNELS, choose_kernel
 from pipeline.engine.plain import products
 from pipeline.engine.plain.products import FIXED_ROWS, LogitsProduct
 

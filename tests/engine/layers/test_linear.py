@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from sample_layers import SHAPES, weight_of
 
-from pipeline.engine import linear
-from pipeline.engine.linear import KERNELS, PackedLinear, Product, candidates, choose_kernel
+from pipeline.engine.layers import linear
+from pipeline.engine.layers.linear import KERNELS, PackedLinear, Product, candidates, choose_kernel
 
 CPU = torch.device("cpu")
 FIXED = KERNELS["fixed-rows"]

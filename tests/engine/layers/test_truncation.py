@@ -15,8 +15,8 @@ from scipy.special import softmax
 from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from pipeline.engine import native
+from pipeline.engine.layers.sampler import TOP, SamplingRows, truncation_threshold
 from pipeline.engine.native.sampler import choose_tokens
-from pipeline.engine.sampler import TOP, SamplingRows, truncation_threshold
 
 
 @pytest.fixture(params=WAYS)
@@ -136,7 +136,7 @@ def test_the_full_sort_and_the_shortcut_agree(monkeypatch: pytest.MonkeyPatch) -
         assert min(needs) < TOP < max(needs)
         assert [int((lo >= t).sum()) for lo, t in zip(logits, quick, strict=True)] == pytest.approx(needs, abs=1)
         with monkeypatch.context() as patch:
-            patch.setattr("pipeline.engine.sampler.TOP", 4000)
+            patch.setattr("pipeline.engine.layers.sampler.TOP", 4000)
             assert torch.equal(quick, truncation_threshold(logits, probabilities, rows))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.engine.drawn_layer import DISTINCT, DrawnLayer
+from pipeline.engine.layers.drawn_layer import DISTINCT, DrawnLayer
 
 SHAPES = [(3, 2), (1, 1), (48, 40), (1088, 64), (1089, 64), (50257, 16), (600, 8192)]
 

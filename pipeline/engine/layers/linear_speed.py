@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from pipeline.engine.drawn_layer import DrawnLayer
+from pipeline.engine.layers.drawn_layer import DrawnLayer
 
 Multiply = Callable[[torch.Tensor], torch.Tensor]
 """x [M, K] → [M, N]."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from pipeline.engine.drawn_layer import DISTINCT
+from pipeline.engine.layers.drawn_layer import DISTINCT
 
 Multiply = Callable[[torch.Tensor], torch.Tensor]
 """x [M, K] → [M, N]."""

@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from pipeline.engine import native
-from pipeline.engine.drawn_layer import DISTINCT, DrawnLayer
-from pipeline.engine.int8 import CompiledInt8Product, Int8Product
-from pipeline.engine.linear_check import keeps_rows_apart
+from pipeline.engine.layers.drawn_layer import DISTINCT, DrawnLayer
+from pipeline.engine.layers.int8 import CompiledInt8Product, Int8Product
+from pipeline.engine.layers.linear_check import keeps_rows_apart
+from pipeline.engine.layers.verdicts import Verdicts
 from pipeline.engine.native.product import Float32Layer
 from pipeline.engine.plain.products import (
     FIXED_ROWS,
@@ -28,7 +29,6 @@ from pipeline.engine.plain.products import (
     MklProduct,
     OneDnnProduct,
 )
-from pipeline.engine.verdicts import Verdicts
 from pipeline.machine import processor
 
 MIN_ROWS = 2

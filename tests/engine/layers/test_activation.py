@@ -11,7 +11,7 @@ from transformers import LlamaConfig
 from transformers.activations import NewGELUActivation
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from pipeline.engine.rowwise import RotaryTable, RowwiseActivation
+from pipeline.engine.layers.activation import RotaryTable, RowwiseActivation
 
 FUNCTIONS = [nn.GELU(approximate="tanh"), nn.GELU(), nn.SiLU(), nn.Tanh(), nn.ReLU(), nn.Sigmoid()]
 WIDTHS = [512, 500, 64, 3, 4096, 1]

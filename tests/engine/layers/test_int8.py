@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sample_layers import SHAPES, made, rows_for, weight_of
 from tiny_models import OLDER, kernels_of
 
-from pipeline.engine.int8 import STEPS, Int8Product, quantised
-from pipeline.engine.linear import KERNELS
+from pipeline.engine.layers.int8 import STEPS, Int8Product, quantised
+from pipeline.engine.layers.linear import KERNELS
 from pipeline.engine.native.product import OUTLIERS, STRETCH
 
 INT8 = [name for name in KERNELS if name.startswith("int8")]

@@ -17,15 +17,15 @@ from tiny_models import Tiny, random_prompts, request, without_kernels
 from torch import nn
 
 from pipeline.engine import native
-from pipeline.engine.attention import StepLayout, choose, slot_attention, step_layout
 from pipeline.engine.cache.block_pool import BlockPool
 from pipeline.engine.cache.kv_cache import KVCache
+from pipeline.engine.layers.attention import StepLayout, choose, slot_attention, step_layout
+from pipeline.engine.layers.verdicts import VARIABLE
 from pipeline.engine.native.attention import NativeStep
 from pipeline.engine.plain import attention as plain_attention
 from pipeline.engine.runner import ModelRunner
 from pipeline.engine.scheduler import Chunk, Scheduler, Step
 from pipeline.engine.sequence import Sequence
-from pipeline.engine.verdicts import VARIABLE
 from pipeline.errors import ModelRefused
 
 MakeTiny = Callable[..., Tiny]

@@ -16,7 +16,7 @@ from scipy.special import log_softmax
 from scipy.stats import entropy as scipy_entropy
 from tiny_models import FAMILIES, Tiny, drain, random_prompts, request, without_kernels
 
-from pipeline.engine.stats import STATISTICS, Distribution, Values, compute, statistic, token_logprobs
+from pipeline.engine.layers.stats import STATISTICS, Distribution, Values, compute, statistic, token_logprobs
 from pipeline.types import Completion
 
 MakeTiny = Callable[..., Tiny]

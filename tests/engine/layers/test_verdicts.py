@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.engine import verdicts
-from pipeline.engine.verdicts import VARIABLE, Verdicts, cache_file, here, machine
+from pipeline.engine.layers import verdicts
+from pipeline.engine.layers.verdicts import VARIABLE, Verdicts, cache_file, here, machine
 
 
 @pytest.fixture

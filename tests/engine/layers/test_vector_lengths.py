@@ -14,7 +14,7 @@ from sample_layers import SHAPES, rows_for, weight_of
 from sampling_cases import RULES, rows_of
 
 from pipeline.engine import native
-from pipeline.engine.int8 import CompiledInt8Product
+from pipeline.engine.layers.int8 import CompiledInt8Product
 from pipeline.engine.native.attention import NativeStep
 from pipeline.engine.native.elementwise import activate
 from pipeline.engine.native.product import Float32Layer

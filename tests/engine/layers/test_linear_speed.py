@@ -12,10 +12,10 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.engine import exchange as exchanging
-from pipeline.engine import linear_speed
 from pipeline.engine.exchange import exchange
-from pipeline.engine.linear import KERNELS, Product
-from pipeline.engine.linear_speed import Speeds, measure, warn_if_slow, warning
+from pipeline.engine.layers import linear_speed
+from pipeline.engine.layers.linear import KERNELS, Product
+from pipeline.engine.layers.linear_speed import Speeds, measure, warn_if_slow, warning
 
 SHAPE = (1024, 512)
 
@@ -151,7 +151,7 @@ def test_a_slow_kernel_is_told_when_a_model_is_loaded(
     monkeypatch.setattr(exchanging, "warn_if_slow", partial(warn_if_slow, clock=clock))
     monkeypatch.setitem(KERNELS, "wasteful", wasteful)
     monkeypatch.setattr(exchanging, "candidates", lambda *_, **__: ["wasteful"])
-    with caplog.at_level(logging.INFO, "pipeline.engine.linear_speed"):
+    with caplog.at_level(logging.INFO, "pipeline.engine.layers.linear_speed"):
         assert exchange(model(), 32) == ({"wasteful": 5}, True)
     told = [record.levelname for record in caplog.records if record.name == linear_speed.__name__]
     assert told == ["WARNING"], "others may tell how far the loading is"

@@ -20,10 +20,10 @@ from pipeline.engine.cache.block_pool import BLOCK
 from pipeline.engine.cache.kv_cache import KVCache, key_scales, side_shapes, value_scales
 from pipeline.engine.gpu.attention import DeviceStep
 from pipeline.engine.gpu.attention_check import kernels_are_right
+from pipeline.engine.layers.verdicts import here
 from pipeline.engine.native.attention import KINDS, NativeStep
 from pipeline.engine.plain import attention as plain_attention
 from pipeline.engine.plain.attention import Spot
-from pipeline.engine.verdicts import here
 from pipeline.errors import ModelRefused
 
 IMPLEMENTATION = "promptmill_slots"
