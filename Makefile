@@ -38,7 +38,7 @@ metrics-test: install  ## run Prometheus beside real jobs; needs prometheus and 
 
 survey: install  ## try every causal language model of transformers, tiny and random; writes docs/models.md
 	PYTHONPATH=tests/engine $(BIN)/python tests/engine/survey.py
-	$(BIN)/python -m pytest -m slow tests/engine/test_survey.py
+	$(BIN)/python -m pytest -m slow tests/engine/model/test_survey.py
 
 image-test:  ## build the image with buildah on the base image BASE=, and run the demo in it; docker/README.md
 	docker/image_test.sh $(BASE)

@@ -22,8 +22,8 @@ from benchmarks.procedure import measure, parser, report
 from benchmarks.workload import Answers, Work, answers, longest, make
 from pipeline.engine.base import Engine
 from pipeline.engine.build import BuiltEngine, build_engine
-from pipeline.engine.checkpoint import resolve
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
+from pipeline.engine.model.checkpoint import resolve
 from pipeline.types import Request, SamplingParams
 
 ONE = Answers()

@@ -27,8 +27,8 @@ from benchmarks.perplexity import SHORTEST, compare, cut, failures, heading, per
 from benchmarks.procedure import versions
 from benchmarks.smollm2 import NAME, model
 from pipeline.engine.build import build_engine
-from pipeline.engine.checkpoint import resolve
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
+from pipeline.engine.model.checkpoint import resolve
 from pipeline.errors import PromptmillError
 from pipeline.sampling import SamplingParams
 from pipeline.types import Request

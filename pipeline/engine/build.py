@@ -18,18 +18,18 @@ from pipeline.engine.base import Engine
 from pipeline.engine.cache.block_pool import blocks_for
 from pipeline.engine.cache.kv_cache import block_bytes
 from pipeline.engine.cache.memory import MemoryPlan, available_bytes, likely_blocks, plan_memory
-from pipeline.engine.checkpoint import Checkpoint, model_len
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.continuous import ContinuousEngine
 from pipeline.engine.gpu.memory import card_bytes, plan_card
 from pipeline.engine.grammar_guard import check_in_time
 from pipeline.engine.layers.attention import TRITON
 from pipeline.engine.layers.linear import PackedLinear
-from pipeline.engine.model import LoadedModel, load_model
+from pipeline.engine.model.checkpoint import Checkpoint, model_len
+from pipeline.engine.model.load import LoadedModel, load_model
+from pipeline.engine.model.tokenizer import Tokenizer, end_tokens, load_tokenizer
 from pipeline.engine.runner import ModelRunner
 from pipeline.engine.static import StaticEngine
 from pipeline.engine.structured import Grammars
-from pipeline.engine.tokenizer import Tokenizer, end_tokens, load_tokenizer
 from pipeline.types import SamplingParams
 
 logger = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ import torch
 
 from pipeline.engine.bad_words import BadWords, spellings
 from pipeline.engine.layers.sampler import penalise
+from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.stopping import StopWatch
 from pipeline.engine.structured import Grammars
-from pipeline.engine.tokenizer import Tokenizer
 from pipeline.engine.upload import upload
 from pipeline.types import ErrorCode, FinishReason, RowError
 

@@ -22,6 +22,7 @@ from pipeline.engine.flight import Flight, Stepper
 from pipeline.engine.gpu.shapes import TOKENS_A_CHUNK
 from pipeline.engine.gpu.stepper import GraphStepper
 from pipeline.engine.layers.attention import TRITON
+from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.record import Record
 from pipeline.engine.runner import ModelRunner
 from pipeline.engine.scheduler import FEW, Scheduler
@@ -29,7 +30,6 @@ from pipeline.engine.sequence import Sequence
 from pipeline.engine.slots import SlotState
 from pipeline.engine.stopping import StopWatch
 from pipeline.engine.structured import Grammars
-from pipeline.engine.tokenizer import Tokenizer
 from pipeline.types import Completion, ErrorCode, FinishReason, Request, Room, RowError
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from pipeline.engine.cache.block_pool import BLOCK, blocks_for
 from pipeline.engine.cache.kv_cache import KVCache
 from pipeline.engine.layers.attention import step_layout
 from pipeline.engine.layers.linear import MIN_ROWS, UNPREPARED
-from pipeline.engine.model import LoadedModel
+from pipeline.engine.model.load import LoadedModel
 from pipeline.engine.plain.attention import Spot
 from pipeline.engine.scheduler import Step
 

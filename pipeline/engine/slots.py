@@ -14,11 +14,11 @@ import torch
 
 from pipeline.engine.constraints import Constraints, Emptied
 from pipeline.engine.layers.sampler import SamplingRows
+from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.noise import uniforms
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.stopping import StopWatch
 from pipeline.engine.structured import Grammars
-from pipeline.engine.tokenizer import Tokenizer
 from pipeline.engine.upload import upload
 
 COLDEST = 1e-30

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pipeline.engine.model.tokenizer import REPLACEMENT, Tokenizer
 from pipeline.engine.structured import Matcher
-from pipeline.engine.tokenizer import REPLACEMENT, Tokenizer
 from pipeline.types import FinishReason, Request
 
 _VISIBLE = "a"

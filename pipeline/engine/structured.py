@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.schema_patterns import check_patterns
-from pipeline.engine.tokenizer import Tokenizer
 from pipeline.errors import ConfigurationError, ModelRefused
 from pipeline.types import SamplingParams
 

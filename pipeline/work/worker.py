@@ -19,9 +19,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.engine.checkpoint import resolve
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.guarded import GuardedEngine, named
+from pipeline.engine.model.checkpoint import resolve
 from pipeline.errors import PromptmillError, WorkerFailed
 from pipeline.output.config import OutputConfig
 from pipeline.output.environment import environment, identity
@@ -39,7 +39,7 @@ from pipeline.wording import one_line
 
 if TYPE_CHECKING:
     from pipeline.engine.build import BuiltEngine
-    from pipeline.engine.tokenizer import Tokenizer
+    from pipeline.engine.model.tokenizer import Tokenizer
 
 
 _log = logging.getLogger(__name__)

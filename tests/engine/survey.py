@@ -24,7 +24,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as quiet
 
-from pipeline.engine.architecture import INSTEAD
+from pipeline.engine.model.architecture import INSTEAD
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 TOLERANCE = 1e-5
@@ -134,8 +134,8 @@ def _served(kind: str, folder: Path) -> tuple[str, str]:
     from tiny_models import drain, request
 
     from pipeline.engine.build import build_engine
-    from pipeline.engine.checkpoint import resolve
     from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
+    from pipeline.engine.model.checkpoint import resolve
     from pipeline.errors import ModelRefused
 
     try:

@@ -9,7 +9,7 @@ from oracle_rules import bad_word_ids, forbidden
 from tiny_models import byte_tokenizer, piece
 
 from pipeline.engine.bad_words import BadWords, spellings
-from pipeline.engine.tokenizer import Tokenizer
+from pipeline.engine.model.tokenizer import Tokenizer
 
 VOCAB = 6
 TOKENIZER = Tokenizer(byte_tokenizer(), 320)

@@ -52,7 +52,7 @@ def test_sequences_are_a_number_or_null() -> None:
 
 def test_no_torch_is_needed_to_say_so() -> None:
     code = (
-        "import sys, pipeline.engine.config, pipeline.engine.checkpoint\n"
+        "import sys, pipeline.engine.config, pipeline.engine.model.checkpoint\n"
         "assert not {'torch', 'transformers'} & {*sys.modules}"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

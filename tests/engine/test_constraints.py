@@ -14,10 +14,10 @@ from oracle_rules import bad_word_ids, constrained
 from tiny_models import END, Tiny, bits, byte_tokenizer, drain, piece, random_prompts, request
 
 from pipeline.engine.constraints import Constraints, End
+from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.stopping import StopWatch
 from pipeline.engine.structured import Grammars
-from pipeline.engine.tokenizer import Tokenizer
 from pipeline.types import Completion, ErrorCode, FinishReason
 
 MakeTiny = Callable[..., Tiny]

@@ -8,13 +8,13 @@ import torch
 from tiny_models import END, byte_tokenizer, request
 
 from pipeline.engine.layers.sampler import SamplingRows, sample
+from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.noise import uniforms
 from pipeline.engine.record import Record
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.slots import SlotState
 from pipeline.engine.stopping import StopWatch
 from pipeline.engine.structured import Grammars
-from pipeline.engine.tokenizer import Tokenizer
 
 VOCAB, MAX_LEN = 320, 20
 TOKENIZER = Tokenizer(byte_tokenizer(), VOCAB)

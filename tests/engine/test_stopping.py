@@ -14,8 +14,8 @@ from tiny_models import DEMO, END, PARTIAL, WORDS, Tiny, byte_tokenizer, drain, 
 from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer, StopStringCriteria
 
+from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.stopping import StopWatch
-from pipeline.engine.tokenizer import Tokenizer
 from pipeline.types import FinishReason
 
 MakeTiny = Callable[..., Tiny]

@@ -21,8 +21,8 @@ from scipy.stats import chisquare
 from tiny_models import DEMO, END, Tiny, byte_tokenizer, drain, piece, request
 from transformers import AutoTokenizer
 
+from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.structured import Grammars, check_grammar
-from pipeline.engine.tokenizer import Tokenizer
 from pipeline.errors import ConfigurationError, ModelRefused
 from pipeline.types import Completion, FinishReason, SamplingParams
 

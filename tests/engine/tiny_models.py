@@ -24,13 +24,13 @@ from transformers import (
 
 from pipeline.engine import native
 from pipeline.engine.base import Engine
-from pipeline.engine.checkpoint import Checkpoint, resolve
 from pipeline.engine.config import ModelConfig, StatsConfig
 from pipeline.engine.continuous import ContinuousEngine
-from pipeline.engine.model import LoadedModel, load_model
+from pipeline.engine.model.checkpoint import Checkpoint, resolve
+from pipeline.engine.model.load import LoadedModel, load_model
+from pipeline.engine.model.tokenizer import Tokenizer, load_tokenizer
 from pipeline.engine.runner import ModelRunner
 from pipeline.engine.static import StaticEngine
-from pipeline.engine.tokenizer import Tokenizer, load_tokenizer
 from pipeline.types import Completion, Request, SamplingParams
 
 CONTEXT = 128

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as Rust
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from pipeline.engine.checkpoint import Checkpoint
+from pipeline.engine.model.checkpoint import Checkpoint
 from pipeline.work.prepare import prepare
 
 

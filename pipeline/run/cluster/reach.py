@@ -6,7 +6,7 @@ disk, and another model of the same name would be taken for the planned one. It 
 
 from __future__ import annotations
 
-from pipeline.engine.checkpoint import resolve
+from pipeline.engine.model.checkpoint import resolve
 from pipeline.errors import ModelRefused, PlanRefused
 from pipeline.output.folder import OutputFolder
 from pipeline.prompts.files.listing import filesystem_for

@@ -18,7 +18,7 @@ from pipeline.engine.config import ModelConfig, StatsConfig
 from pipeline.engine.continuous import ContinuousEngine
 from pipeline.engine.gpu import stepper
 from pipeline.engine.gpu.recording import Recordings
-from pipeline.engine.model import LoadedModel, load_model
+from pipeline.engine.model.load import LoadedModel, load_model
 from pipeline.engine.runner import ModelRunner
 
 

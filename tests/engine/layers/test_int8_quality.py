@@ -13,8 +13,8 @@ import pytest
 from tiny_models import DEMO, drain, request
 
 from pipeline.engine.build import build_engine
-from pipeline.engine.checkpoint import resolve
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
+from pipeline.engine.model.checkpoint import resolve
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DOCUMENTS = 250

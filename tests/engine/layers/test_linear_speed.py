@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from pipeline.engine import exchange as exchanging
-from pipeline.engine.exchange import exchange
 from pipeline.engine.layers import linear_speed
 from pipeline.engine.layers.linear import KERNELS, Product
 from pipeline.engine.layers.linear_speed import Speeds, measure, warn_if_slow, warning
+from pipeline.engine.model import exchange as exchanging
+from pipeline.engine.model.exchange import exchange
 
 SHAPE = (1024, 512)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llama_like import llama_tokenizer
 from tiny_models import DEMO, END, byte_tokenizer
 
-from pipeline.engine.tokenizer import Tokenizer, end_tokens, load_tokenizer
+from pipeline.engine.model.tokenizer import Tokenizer, end_tokens, load_tokenizer
 from pipeline.errors import ModelRefused
 
 BYTES = Tokenizer(byte_tokenizer(), 320)

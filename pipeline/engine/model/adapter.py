@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from pipeline.engine.checkpoint import ADAPTER_WEIGHTS
+from pipeline.engine.model.checkpoint import ADAPTER_WEIGHTS
 from pipeline.errors import ModelRefused
 
 _TOKENS = 8

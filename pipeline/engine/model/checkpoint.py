@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.architecture import check_architecture, window
 from pipeline.engine.config import EngineConfig, ModelConfig
-from pipeline.engine.facts import ADAPTER, CONFIG, GENERATION, INDEX, TOKENIZER, read_facts
+from pipeline.engine.model.architecture import check_architecture, window
+from pipeline.engine.model.facts import ADAPTER, CONFIG, GENERATION, INDEX, TOKENIZER, read_facts
 from pipeline.errors import ModelRefused
 
 TOKENIZER_FILES = (

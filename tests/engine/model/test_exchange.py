@@ -17,12 +17,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM, MixtralConfig
 from transformers.pytorch_utils import Conv1D
 
-from pipeline.engine.exchange import exchange
 from pipeline.engine.layers import linear
 from pipeline.engine.layers.activation import RotaryTable, RowwiseActivation
 from pipeline.engine.layers.linear import KERNELS, PackedLinear
 from pipeline.engine.layers.verdicts import VARIABLE
-from pipeline.engine.loading_log import LoadingLog
+from pipeline.engine.model.exchange import exchange
+from pipeline.engine.model.loading_log import LoadingLog
 
 MakeTiny = Callable[..., Tiny]
 
@@ -135,7 +135,7 @@ def test_equal_shapes_get_equal_kernels_and_a_failure_is_told(monkeypatch: pytes
         seen.append((*weight.shape, bias is None))
         return "fixed-rows", weight.shape[0] != 192
 
-    monkeypatch.setattr("pipeline.engine.exchange.choose_kernel", choose)
+    monkeypatch.setattr("pipeline.engine.model.exchange.choose_kernel", choose)
     kernels, exact = exchange(fresh("gpt2"), 128)
     assert len(seen) == len(set(seen)) == 5
     assert kernels == {"fixed-rows": 9}
@@ -169,7 +169,7 @@ def test_a_model_is_checked_once_on_a_machine(int8: bool, tmp_path: Path, monkey
 
 
 def test_the_log_counts_every_linear_layer(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr("pipeline.engine.exchange.LoadingLog", partial(LoadingLog, clock=count(0, 5).__next__))
+    monkeypatch.setattr("pipeline.engine.model.exchange.LoadingLog", partial(LoadingLog, clock=count(0, 5).__next__))
     with caplog.at_level(logging.INFO, "pipeline"):
         exchange(fresh("gpt2"), 128)
     assert [r.message for r in caplog.records] == [f"loading: {n} of 9 layers packed" for n in range(1, 10)]

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import DEMO
 
-from pipeline.engine.checkpoint import resolve
 from pipeline.engine.config import ModelConfig
-from pipeline.engine.facts import CONFIG, read_facts
+from pipeline.engine.model.checkpoint import resolve
+from pipeline.engine.model.facts import CONFIG, read_facts
 from pipeline.errors import ModelRefused
 
 BAD: list[tuple[str, str, Any]] = [

@@ -21,11 +21,11 @@ from transformers import (
     RobertaConfig,
 )
 
-from pipeline.engine.checkpoint import Checkpoint, resolve
 from pipeline.engine.config import ModelConfig
 from pipeline.engine.layers.linear import PackedLinear
-from pipeline.engine.model import load_model
-from pipeline.engine.probe import check_attention
+from pipeline.engine.model.checkpoint import Checkpoint, resolve
+from pipeline.engine.model.load import load_model
+from pipeline.engine.model.probe import check_attention
 from pipeline.errors import ModelRefused
 
 MakeTiny = Callable[..., Tiny]

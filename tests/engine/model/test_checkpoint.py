@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import DEMO, Tiny
 
-from pipeline.engine.checkpoint import Checkpoint, model_len, resolve
 from pipeline.engine.config import EngineConfig, ModelConfig
-from pipeline.engine.model import load_model
+from pipeline.engine.model.checkpoint import Checkpoint, model_len, resolve
+from pipeline.engine.model.load import load_model
 from pipeline.errors import ModelRefused
 
 MakeTiny = Callable[..., Tiny]
@@ -247,7 +247,7 @@ def hub_home(tmp_path: Path) -> Path:
 
 SCRIPT = """
 import json, sys
-from pipeline.engine.checkpoint import resolve
+from pipeline.engine.model.checkpoint import resolve
 from pipeline.engine.config import ModelConfig
 from pipeline.errors import ModelRefused
 told = []

@@ -16,8 +16,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, PreTrainedModel
 
-from pipeline.engine.architecture import INSTEAD
 from pipeline.engine.layers.linear import MIN_ROWS, PackedLinear
+from pipeline.engine.model.architecture import INSTEAD
 from pipeline.errors import ModelRefused
 
 _RECORDER = "promptmill_recorder"

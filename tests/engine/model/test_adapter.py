@@ -15,9 +15,9 @@ from tiny_models import FAMILIES, Tiny, drain, request, write_model
 from transformers import AutoModelForCausalLM
 
 from pipeline.engine.build import build_engine
-from pipeline.engine.checkpoint import resolve
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
-from pipeline.engine.model import load_model
+from pipeline.engine.model.checkpoint import resolve
+from pipeline.engine.model.load import load_model
 from pipeline.errors import ModelRefused
 
 MakeTiny = Callable[..., Tiny]

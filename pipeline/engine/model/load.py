@@ -13,15 +13,15 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from pipeline.engine.adapter import merge_adapter
-from pipeline.engine.architecture import INSTEAD
-from pipeline.engine.checkpoint import UNKNOWN_CONTEXT, Checkpoint
 from pipeline.engine.config import ModelConfig
-from pipeline.engine.exchange import exchange
 from pipeline.engine.layers.attention import IMPLEMENTATION, choose
 from pipeline.engine.layers.linear import ROW_UNITS
-from pipeline.engine.probe import check_attention
-from pipeline.engine.whole import check_whole
+from pipeline.engine.model.adapter import merge_adapter
+from pipeline.engine.model.architecture import INSTEAD
+from pipeline.engine.model.checkpoint import UNKNOWN_CONTEXT, Checkpoint
+from pipeline.engine.model.exchange import exchange
+from pipeline.engine.model.probe import check_attention
+from pipeline.engine.model.whole import check_whole
 from pipeline.errors import ModelRefused
 
 logger = logging.getLogger(__name__)

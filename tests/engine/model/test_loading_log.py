@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.engine.loading_log import LoadingLog
+from pipeline.engine.model.loading_log import LoadingLog
 
 
 def lines(caplog: pytest.LogCaptureFixture, seconds: list[float]) -> list[str]:

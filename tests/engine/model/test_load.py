@@ -15,9 +15,9 @@ from tiny_models import CONTEXT, DEMO, END, FAMILIES, Tiny, write_model
 from transformers import BloomConfig
 
 from pipeline.engine import native
-from pipeline.engine.checkpoint import resolve
 from pipeline.engine.config import ModelConfig
-from pipeline.engine.model import LoadedModel, load_model, set_precision
+from pipeline.engine.model.checkpoint import resolve
+from pipeline.engine.model.load import LoadedModel, load_model, set_precision
 from pipeline.errors import ModelRefused
 
 MakeTiny = Callable[..., Tiny]

@@ -14,10 +14,10 @@ from tiny_models import DEMO, FAMILIES, drain, request, write_model
 from transformers import AutoModelForCausalLM, PhiConfig
 
 from pipeline.engine.build import build_engine
-from pipeline.engine.checkpoint import resolve
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
-from pipeline.engine.model import load_model
-from pipeline.engine.whole import check_whole
+from pipeline.engine.model.checkpoint import resolve
+from pipeline.engine.model.load import load_model
+from pipeline.engine.model.whole import check_whole
 from pipeline.errors import ModelRefused
 
 
