@@ -24,12 +24,12 @@ from pipeline.engine.gpu.stepper import GraphStepper
 from pipeline.engine.layers.attention import TRITON
 from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.record import Record
+from pipeline.engine.rules.stopping import StopWatch
+from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.runner import ModelRunner
 from pipeline.engine.scheduler import FEW, Scheduler
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.slots import SlotState
-from pipeline.engine.stopping import StopWatch
-from pipeline.engine.structured import Grammars
 from pipeline.types import Completion, ErrorCode, FinishReason, Request, Room, RowError
 
 logger = logging.getLogger(__name__)

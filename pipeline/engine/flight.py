@@ -12,11 +12,11 @@ from typing import Protocol
 
 import torch
 
-from pipeline.engine.constraints import End
 from pipeline.engine.layers.stats import Values
+from pipeline.engine.rules.constraints import End
+from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.scheduler import Step
 from pipeline.engine.sequence import Sequence
-from pipeline.engine.stopping import StopWatch
 
 
 @dataclass(frozen=True, slots=True)

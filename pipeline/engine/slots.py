@@ -12,13 +12,13 @@ from collections.abc import Sequence as Seq
 import numpy as np
 import torch
 
-from pipeline.engine.constraints import Constraints, Emptied
 from pipeline.engine.layers.sampler import SamplingRows
 from pipeline.engine.model.tokenizer import Tokenizer
-from pipeline.engine.noise import uniforms
+from pipeline.engine.rules.constraints import Constraints, Emptied
+from pipeline.engine.rules.noise import uniforms
+from pipeline.engine.rules.stopping import StopWatch
+from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.sequence import Sequence
-from pipeline.engine.stopping import StopWatch
-from pipeline.engine.structured import Grammars
 from pipeline.engine.upload import upload
 
 COLDEST = 1e-30

@@ -18,10 +18,10 @@ from pipeline.engine.layers.stats import token_logprobs
 from pipeline.engine.model.load import LoadedModel
 from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.record import Record
+from pipeline.engine.rules.stopping import StopWatch
+from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.slots import SlotState
-from pipeline.engine.stopping import StopWatch
-from pipeline.engine.structured import Grammars
 from pipeline.types import Completion, FinishReason, Request, Room
 
 

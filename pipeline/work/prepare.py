@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from pipeline.engine.grammar_guard import check_in_time
 from pipeline.engine.model.checkpoint import Checkpoint, model_len, resolve
 from pipeline.engine.model.tokenizer import load_tokenizer
-from pipeline.engine.structured import Grammars
+from pipeline.engine.rules.grammar_guard import check_in_time
+from pipeline.engine.rules.structured import Grammars
 from pipeline.errors import ConfigurationError, InputRefused, ModelRefused, PlanRefused, PromptmillError, Refused
 from pipeline.output.schema import output_schema
 from pipeline.planning.pace import BYTES_A_TOKEN, CORE_SPEED, GPU_SPEED, Effort

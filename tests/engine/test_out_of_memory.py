@@ -14,7 +14,7 @@ from tiny_models import Tiny, bits, drain, random_prompts, request
 
 from pipeline.engine.continuous import ContinuousEngine
 from pipeline.engine.record import Record
-from pipeline.engine.stopping import StopWatch
+from pipeline.engine.rules.stopping import StopWatch
 from pipeline.types import Completion
 
 MakeTiny = Callable[..., Tiny]

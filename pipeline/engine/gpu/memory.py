@@ -18,9 +18,9 @@ from pipeline.engine.config import StatsConfig
 from pipeline.engine.gpu.stepper import GraphStepper
 from pipeline.engine.model.load import LoadedModel
 from pipeline.engine.model.tokenizer import Tokenizer
+from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.runner import ModelRunner
 from pipeline.engine.slots import SlotState
-from pipeline.engine.structured import Grammars
 
 MARGIN = 0.94
 """Share of the memory that may be planned. The rest is for the CUDA context, code, and what lies between allocations."""

@@ -30,11 +30,11 @@ from pipeline.engine.gpu.shapes import (
 from pipeline.engine.layers.attention import DeviceLayout
 from pipeline.engine.layers.sampler import sample
 from pipeline.engine.layers.stats import Distribution, compute, wanted
+from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.runner import ModelRunner, copy_twins
 from pipeline.engine.scheduler import Step
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.slots import SlotState
-from pipeline.engine.stopping import StopWatch
 from pipeline.engine.upload import upload
 
 _ALIGNED = 64

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engine.model.tokenizer import Tokenizer
-from pipeline.engine.schema_patterns import check_patterns
+from pipeline.engine.rules.schema_patterns import check_patterns
 from pipeline.errors import ConfigurationError, ModelRefused
 from pipeline.types import SamplingParams
 

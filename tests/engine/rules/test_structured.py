@@ -22,7 +22,7 @@ from tiny_models import DEMO, END, Tiny, byte_tokenizer, drain, piece, request
 from transformers import AutoTokenizer
 
 from pipeline.engine.model.tokenizer import Tokenizer
-from pipeline.engine.structured import Grammars, check_grammar
+from pipeline.engine.rules.structured import Grammars, check_grammar
 from pipeline.errors import ConfigurationError, ModelRefused
 from pipeline.types import Completion, FinishReason, SamplingParams
 
@@ -268,7 +268,7 @@ def test_a_copy_does_not_move_with_another() -> None:
 
 
 def test_more_grammars_than_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.engine.structured._REMEMBERED", 3)
+    monkeypatch.setattr("pipeline.engine.rules.structured._REMEMBERED", 3)
     for i in [*range(9), 0]:
         matcher = GRAMMARS.start(SamplingParams(choice=[str(i)]))
         assert matcher is not None

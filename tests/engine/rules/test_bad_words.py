@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from oracle_rules import bad_word_ids, forbidden
 from tiny_models import byte_tokenizer, piece
 
-from pipeline.engine.bad_words import BadWords, spellings
 from pipeline.engine.model.tokenizer import Tokenizer
+from pipeline.engine.rules.bad_words import BadWords, spellings
 
 VOCAB = 6
 TOKENIZER = Tokenizer(byte_tokenizer(), 320)

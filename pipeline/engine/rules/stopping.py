@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.engine.model.tokenizer import REPLACEMENT, Tokenizer
-from pipeline.engine.structured import Matcher
+from pipeline.engine.rules.structured import Matcher
 from pipeline.types import FinishReason, Request
 
 _VISIBLE = "a"

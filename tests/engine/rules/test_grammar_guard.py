@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.engine import grammar_guard
-from pipeline.engine.grammar_guard import _Guard, check_in_time
-from pipeline.engine.structured import check_grammar
+from pipeline.engine.rules import grammar_guard
+from pipeline.engine.rules.grammar_guard import _Guard, check_in_time
+from pipeline.engine.rules.structured import check_grammar
 from pipeline.types import SamplingParams
 
 RULES: list[dict[str, Any]] = [

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from pipeline.engine.noise import stream_key, uniforms
+from pipeline.engine.rules.noise import stream_key, uniforms
 
 KEY = 65336406770593813704373126617748373293
 FIRST = [0.7816682492799055, 0.5149444035715517, 0.8024791437563396, 0.4471592304675448]

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from oracle_rules import bad_word_ids, constrained
 from tiny_models import END, Tiny, bits, byte_tokenizer, drain, piece, random_prompts, request
 
-from pipeline.engine.constraints import Constraints, End
 from pipeline.engine.model.tokenizer import Tokenizer
+from pipeline.engine.rules.constraints import Constraints, End
+from pipeline.engine.rules.stopping import StopWatch
+from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.sequence import Sequence
-from pipeline.engine.stopping import StopWatch
-from pipeline.engine.structured import Grammars
 from pipeline.types import Completion, ErrorCode, FinishReason
 
 MakeTiny = Callable[..., Tiny]

@@ -15,7 +15,7 @@ from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer, StopStringCriteria
 
 from pipeline.engine.model.tokenizer import Tokenizer
-from pipeline.engine.stopping import StopWatch
+from pipeline.engine.rules.stopping import StopWatch
 from pipeline.types import FinishReason
 
 MakeTiny = Callable[..., Tiny]

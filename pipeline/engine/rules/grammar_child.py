@@ -9,8 +9,8 @@ import json
 import resource
 import sys
 
-from pipeline.engine.grammar_guard import CPU_SECONDS
-from pipeline.engine.structured import check_grammar
+from pipeline.engine.rules.grammar_guard import CPU_SECONDS
+from pipeline.engine.rules.structured import check_grammar
 from pipeline.types import SamplingParams
 
 _MOST_BYTES = 4 * 2**30

@@ -16,7 +16,7 @@ import sys
 import threading
 from dataclasses import asdict
 
-from pipeline.engine.structured import require_library
+from pipeline.engine.rules.structured import require_library
 from pipeline.types import SamplingParams
 
 CPU_SECONDS = 10
@@ -78,7 +78,7 @@ class _Guard:
         if self._child is None:
             paths = os.pathsep.join(path for path in sys.path if path)
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.engine.grammar_child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                [sys.executable, "-m", "pipeline.engine.rules.grammar_child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": paths},
             )  # fmt: skip
         return self._child

@@ -1,0 +1,1 @@
+"""What may come next, and when a completion ends."""
