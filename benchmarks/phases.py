@@ -26,11 +26,11 @@ MODEL = "norms, rest of the model"
 PHASES = ("linears", OUTPUT, "attention", "activations", MODEL, BOOKKEEPING, "sampling", "statistics")
 SEAMS = {
     "pipeline.engine.layers.activation:RowwiseActivation.forward": "activations",
-    "pipeline.engine.eager:choose": "sampling",
+    "pipeline.engine.steps.eager:choose": "sampling",
 }
 """What is timed as it stands; the others need to be looked into, see `Seams`."""
 LINEAR = "pipeline.engine.layers.linear:PackedLinear.forward"
-RUNNER = "pipeline.engine.runner:ModelRunner.run"
+RUNNER = "pipeline.engine.steps.runner:ModelRunner.run"
 ATTENTION = "pipeline.engine.layers.attention:IMPLEMENTATION"
 STATISTICS = "pipeline.engine.layers.stats:STATISTICS"
 

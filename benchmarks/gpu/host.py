@@ -23,13 +23,13 @@ from benchmarks.procedure import report
 from benchmarks.sizes import TOKENIZER
 from pipeline.engine.config import ModelConfig, StatsConfig
 from pipeline.engine.continuous import ContinuousEngine
-from pipeline.engine.gpu import stepper
-from pipeline.engine.gpu.shapes import Shape
 from pipeline.engine.layers.attention import TRITON
 from pipeline.engine.model.checkpoint import resolve
 from pipeline.engine.model.load import load_model
 from pipeline.engine.model.tokenizer import load_tokenizer
-from pipeline.engine.runner import ModelRunner
+from pipeline.engine.steps import graphs as stepper
+from pipeline.engine.steps.runner import ModelRunner
+from pipeline.engine.steps.shapes import Shape
 from pipeline.sampling import SamplingParams
 from pipeline.types import Request
 

@@ -17,19 +17,19 @@ import torch
 from pipeline.engine.cache.block_pool import BlockPool
 from pipeline.engine.cache.memory import out_of_memory
 from pipeline.engine.config import StatsConfig
-from pipeline.engine.eager import EagerStepper
-from pipeline.engine.flight import Flight, Stepper
-from pipeline.engine.gpu.shapes import TOKENS_A_CHUNK
-from pipeline.engine.gpu.stepper import GraphStepper
 from pipeline.engine.layers.attention import TRITON
 from pipeline.engine.model.tokenizer import Tokenizer
-from pipeline.engine.record import Record
 from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.rules.structured import Grammars
-from pipeline.engine.runner import ModelRunner
 from pipeline.engine.scheduler import FEW, Scheduler
 from pipeline.engine.sequence import Sequence
-from pipeline.engine.slots import SlotState
+from pipeline.engine.steps.eager import EagerStepper
+from pipeline.engine.steps.flight import Flight, Stepper
+from pipeline.engine.steps.graphs import GraphStepper
+from pipeline.engine.steps.record import Record
+from pipeline.engine.steps.runner import ModelRunner
+from pipeline.engine.steps.shapes import TOKENS_A_CHUNK
+from pipeline.engine.steps.slots import SlotState
 from pipeline.types import Completion, ErrorCode, FinishReason, Request, Room, RowError
 
 logger = logging.getLogger(__name__)

@@ -13,15 +13,15 @@ import torch
 
 from pipeline.engine.config import StatsConfig
 from pipeline.engine.continuous import NONFINITE
-from pipeline.engine.eager import choose
 from pipeline.engine.layers.stats import token_logprobs
 from pipeline.engine.model.load import LoadedModel
 from pipeline.engine.model.tokenizer import Tokenizer
-from pipeline.engine.record import Record
 from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.sequence import Sequence
-from pipeline.engine.slots import SlotState
+from pipeline.engine.steps.eager import choose
+from pipeline.engine.steps.record import Record
+from pipeline.engine.steps.slots import SlotState
 from pipeline.types import Completion, FinishReason, Request, Room
 
 

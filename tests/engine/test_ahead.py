@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import Tiny, bits, drain, random_prompts, request
 
-from pipeline.engine.flight import Flight
 from pipeline.engine.scheduler import Step
+from pipeline.engine.steps.flight import Flight
 
 MakeTiny = Callable[..., Tiny]
 HEADER = random_prompts(17, [40])[0]

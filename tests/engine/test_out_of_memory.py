@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tiny_models import Tiny, bits, drain, random_prompts, request
 
 from pipeline.engine.continuous import ContinuousEngine
-from pipeline.engine.record import Record
 from pipeline.engine.rules.stopping import StopWatch
+from pipeline.engine.steps.record import Record
 from pipeline.types import Completion
 
 MakeTiny = Callable[..., Tiny]

@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import CONTEXT, Tiny, bits, drain, random_prompts, request, without_kernels
 
-from pipeline.engine.runner import ModelRunner
 from pipeline.engine.scheduler import Step
+from pipeline.engine.steps.runner import ModelRunner
 from pipeline.types import Completion, Request
 
 MakeTiny = Callable[..., Tiny]

@@ -29,8 +29,8 @@ from pipeline.engine.continuous import ContinuousEngine
 from pipeline.engine.model.checkpoint import Checkpoint, resolve
 from pipeline.engine.model.load import LoadedModel, load_model
 from pipeline.engine.model.tokenizer import Tokenizer, load_tokenizer
-from pipeline.engine.runner import ModelRunner
 from pipeline.engine.static import StaticEngine
+from pipeline.engine.steps.runner import ModelRunner
 from pipeline.types import Completion, Request, SamplingParams
 
 CONTEXT = 128

@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pipeline.engine import gpu
 from pipeline.engine.config import ModelConfig, StatsConfig
 from pipeline.engine.continuous import ContinuousEngine
-from pipeline.engine.gpu import stepper
-from pipeline.engine.gpu.recording import Recordings
 from pipeline.engine.model.load import LoadedModel, load_model
-from pipeline.engine.runner import ModelRunner
+from pipeline.engine.steps import graphs as stepper
+from pipeline.engine.steps.recording import Recordings
+from pipeline.engine.steps.runner import ModelRunner
 
 
 class Blind(TorchDispatchMode):

@@ -14,8 +14,8 @@ from tiny_models import CONTEXT, Tiny
 from pipeline.engine.cache.block_pool import BLOCK
 from pipeline.engine.cache.kv_cache import block_bytes
 from pipeline.engine.config import StatsConfig
-from pipeline.engine.gpu import memory
-from pipeline.engine.gpu.memory import card_bytes, peak, plan_card, step_bytes
+from pipeline.engine.steps import card as memory
+from pipeline.engine.steps.card import card_bytes, peak, plan_card, step_bytes
 from pipeline.errors import ModelRefused
 
 MakeTiny = Callable[..., Tiny]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from device import DEVICE
 
-from pipeline.engine.gpu.recording import Recordings, fetch
+from pipeline.engine.steps.recording import Recordings, fetch
 
 
 class Card:

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from tiny_models import request
 
 from pipeline.engine.cache.block_pool import blocks_for
-from pipeline.engine.gpu.shapes import IDLE, Fields, Shape, pack_rows, pack_tokens, rounded, shape_of, whole_splits
 from pipeline.engine.scheduler import Chunk, Step, Twin
 from pipeline.engine.sequence import Sequence
+from pipeline.engine.steps.shapes import IDLE, Fields, Shape, pack_rows, pack_tokens, rounded, shape_of, whole_splits
 
 NOBODY = 99
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from stepping import engine, loaded
 from tiny_models import Tiny, bits, drain, random_prompts, request
 
-from pipeline.engine.gpu.shapes import Shape
 from pipeline.engine.layers.attention import TRITON
+from pipeline.engine.steps.shapes import Shape
 from pipeline.types import Completion, Request
 
 MakeTiny = Callable[..., Tiny]

@@ -23,9 +23,9 @@ from pipeline.engine.layers.attention import StepLayout, choose, slot_attention,
 from pipeline.engine.layers.verdicts import VARIABLE
 from pipeline.engine.native.attention import NativeStep
 from pipeline.engine.plain import attention as plain_attention
-from pipeline.engine.runner import ModelRunner
 from pipeline.engine.scheduler import Chunk, Scheduler, Step
 from pipeline.engine.sequence import Sequence
+from pipeline.engine.steps.runner import ModelRunner
 from pipeline.errors import ModelRefused
 
 MakeTiny = Callable[..., Tiny]

@@ -11,14 +11,14 @@ import torch
 
 from pipeline.engine import native
 from pipeline.engine.config import StatsConfig
-from pipeline.engine.flight import Flight, Outcome
 from pipeline.engine.layers.sampler import sample
 from pipeline.engine.layers.stats import Distribution, compute, token_logprobs, wanted
 from pipeline.engine.rules.stopping import StopWatch
-from pipeline.engine.runner import ModelRunner
 from pipeline.engine.scheduler import Step
 from pipeline.engine.sequence import Sequence
-from pipeline.engine.slots import SlotState
+from pipeline.engine.steps.flight import Flight, Outcome
+from pipeline.engine.steps.runner import ModelRunner
+from pipeline.engine.steps.slots import SlotState
 
 
 class EagerStepper:

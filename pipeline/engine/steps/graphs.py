@@ -13,11 +13,18 @@ import torch
 
 from pipeline.engine.cache.block_pool import BLOCK, blocks_for
 from pipeline.engine.config import StatsConfig
-from pipeline.engine.eager import choosing_rows, prompt_logprobs
-from pipeline.engine.flight import Flight, Outcome
 from pipeline.engine.gpu.attention import SPLIT, DeviceStep
-from pipeline.engine.gpu.recording import Recordings, fetch
-from pipeline.engine.gpu.shapes import (
+from pipeline.engine.layers.attention import DeviceLayout
+from pipeline.engine.layers.sampler import sample
+from pipeline.engine.layers.stats import Distribution, compute, wanted
+from pipeline.engine.rules.stopping import StopWatch
+from pipeline.engine.scheduler import Step
+from pipeline.engine.sequence import Sequence
+from pipeline.engine.steps.eager import choosing_rows, prompt_logprobs
+from pipeline.engine.steps.flight import Flight, Outcome
+from pipeline.engine.steps.recording import Recordings, fetch
+from pipeline.engine.steps.runner import ModelRunner, copy_twins
+from pipeline.engine.steps.shapes import (
     TOKENS_A_CHUNK,
     Fields,
     Shape,
@@ -27,14 +34,7 @@ from pipeline.engine.gpu.shapes import (
     shape_of,
     whole_splits,
 )
-from pipeline.engine.layers.attention import DeviceLayout
-from pipeline.engine.layers.sampler import sample
-from pipeline.engine.layers.stats import Distribution, compute, wanted
-from pipeline.engine.rules.stopping import StopWatch
-from pipeline.engine.runner import ModelRunner, copy_twins
-from pipeline.engine.scheduler import Step
-from pipeline.engine.sequence import Sequence
-from pipeline.engine.slots import SlotState
+from pipeline.engine.steps.slots import SlotState
 from pipeline.engine.upload import upload
 
 _ALIGNED = 64

@@ -9,12 +9,12 @@ from tiny_models import END, byte_tokenizer, request
 
 from pipeline.engine.layers.sampler import SamplingRows, sample
 from pipeline.engine.model.tokenizer import Tokenizer
-from pipeline.engine.record import Record
 from pipeline.engine.rules.noise import uniforms
 from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.sequence import Sequence
-from pipeline.engine.slots import SlotState
+from pipeline.engine.steps.record import Record
+from pipeline.engine.steps.slots import SlotState
 
 VOCAB, MAX_LEN = 320, 20
 TOKENIZER = Tokenizer(byte_tokenizer(), VOCAB)

@@ -15,12 +15,12 @@ from pipeline.engine.cache.block_pool import blocks_for
 from pipeline.engine.cache.kv_cache import block_bytes
 from pipeline.engine.cache.memory import MemoryPlan, out_of_memory, plan_memory
 from pipeline.engine.config import StatsConfig
-from pipeline.engine.gpu.stepper import GraphStepper
 from pipeline.engine.model.load import LoadedModel
 from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.rules.structured import Grammars
-from pipeline.engine.runner import ModelRunner
-from pipeline.engine.slots import SlotState
+from pipeline.engine.steps.graphs import GraphStepper
+from pipeline.engine.steps.runner import ModelRunner
+from pipeline.engine.steps.slots import SlotState
 
 MARGIN = 0.94
 """Share of the memory that may be planned. The rest is for the CUDA context, code, and what lies between allocations."""
