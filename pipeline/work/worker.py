@@ -38,8 +38,8 @@ from pipeline.types import Completion, Progress, PromptRow, Request, SamplingPar
 from pipeline.wording import one_line
 
 if TYPE_CHECKING:
-    from pipeline.engine.build import BuiltEngine
     from pipeline.engine.model.tokenizer import Tokenizer
+    from pipeline.engine.own import BuiltEngine
 
 
 _log = logging.getLogger(__name__)
@@ -266,11 +266,11 @@ def _engine_builder() -> Callable[..., BuiltEngine]:
     The first time makes some hundred thousand objects that all stay. Not looking through them for garbage, meanwhile and
     later, saves a sixth of the time to the first token.
     """
-    first = "pipeline.engine.build" not in sys.modules and gc.isenabled()
+    first = "pipeline.engine.own" not in sys.modules and gc.isenabled()
     if first:
         gc.disable()
     try:
-        from pipeline.engine.build import build_engine
+        from pipeline.engine.own import build_engine
     finally:
         if first:
             gc.freeze()

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from pipeline.engine.cache.block_pool import BLOCK
-from pipeline.engine.upload import upload
+from pipeline.engine.device import upload
 
 _POPULATE_WRITE = 23
 """`MADV_POPULATE_WRITE` of Linux 5.14, which Python has no name for."""

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pipeline.engine.device import upload
 from pipeline.engine.layers.sampler import penalise
 from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.rules.bad_words import BadWords, spellings
 from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.sequence import Sequence
-from pipeline.engine.upload import upload
 from pipeline.types import ErrorCode, FinishReason, RowError
 
 End = tuple[FinishReason, RowError | None]

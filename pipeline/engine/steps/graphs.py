@@ -13,6 +13,7 @@ import torch
 
 from pipeline.engine.cache.block_pool import BLOCK, blocks_for
 from pipeline.engine.config import StatsConfig
+from pipeline.engine.device import upload
 from pipeline.engine.gpu.attention import SPLIT, DeviceStep
 from pipeline.engine.layers.attention import DeviceLayout
 from pipeline.engine.layers.sampler import sample
@@ -35,7 +36,6 @@ from pipeline.engine.steps.shapes import (
     whole_splits,
 )
 from pipeline.engine.steps.slots import SlotState
-from pipeline.engine.upload import upload
 
 _ALIGNED = 64
 """Rows of logits begin at multiples of this many elements, so that they can be read and written in wide pieces."""

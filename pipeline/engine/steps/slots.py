@@ -12,6 +12,7 @@ from collections.abc import Sequence as Seq
 import numpy as np
 import torch
 
+from pipeline.engine.device import upload
 from pipeline.engine.layers.sampler import SamplingRows
 from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.rules.constraints import Constraints, Emptied
@@ -19,7 +20,6 @@ from pipeline.engine.rules.noise import uniforms
 from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.sequence import Sequence
-from pipeline.engine.upload import upload
 
 COLDEST = 1e-30
 """Temperatures below are greedy: logits divided by them would leave float32's range."""

@@ -9,12 +9,12 @@ import pytest
 import torch
 from tiny_models import CONTEXT, Tiny, drain, request
 
-from pipeline.engine import build
-from pipeline.engine.build import ENGINES, build_engine
+from pipeline.engine import own as build
 from pipeline.engine.cache.block_pool import BLOCK
 from pipeline.engine.cache.memory import MemoryPlan
 from pipeline.engine.config import ENGINES as NAMES
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
+from pipeline.engine.own import ENGINES, build_engine
 from pipeline.errors import ModelRefused
 
 MakeTiny = Callable[..., Tiny]
