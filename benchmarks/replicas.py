@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from benchmarks.machine import describe
 from benchmarks.sizes import make_model
 from jobs.generate import main as generate
-from pipeline.run.dispatch.sizing import cores
+from pipeline.machine import cores
 
 PROMPT_TOKENS, NEW_TOKENS, SHARD_ROWS = 32, 64, 32
 

@@ -34,9 +34,9 @@ from pipeline.output.config import OutputConfig
 from pipeline.planning.pace import Effort
 from pipeline.planning.plan import InputFile, Plan, make_plan
 from pipeline.run import driver
-from pipeline.run.config import ClusterConfig, GenerateConfig
 from pipeline.store.base import Store
 from pipeline.store.local import LocalStore
+from pipeline.work.config import ClusterConfig, GenerateConfig
 
 ROWS_PER_SHARD = 1000
 SHARDS = (1_000, 10_000, 100_000, 1_000_000)

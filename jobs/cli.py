@@ -84,7 +84,8 @@ def page() -> str:
 def _completion(words: Sequence[str]) -> int:
     from jobs.completion import SHELLS, script
     from pipeline.inspect.config import VerifyConfig
-    from pipeline.run.config import GenerateConfig, SubmitConfig
+    from pipeline.run.config import SubmitConfig
+    from pipeline.work.config import GenerateConfig
 
     if len(words) != 1 or words[0] not in SHELLS:
         given = " ".join(["completion", *words])

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from jobs.launch import Job, launch
 from jobs.leave import leave
-from pipeline.run.config import GenerateConfig
+from pipeline.work.config import GenerateConfig
 
 
 def run(config: GenerateConfig, config_yaml: str) -> int:

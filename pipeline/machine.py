@@ -1,17 +1,49 @@
-"""What the system tells of the processor. It does not know what follows from it."""
+"""What the system tells of this machine: its processor, the cores and the memory that this process may use."""
 
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
+
+_CPUINFO = Path("/proc/cpuinfo")
+_CGROUP_V2 = Path("/sys/fs/cgroup")
+
+
+def cpuinfo() -> dict[str, str]:
+    """Return what Linux says about the first processor, by name; nothing on other systems."""
+    try:
+        first = _CPUINFO.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
+    except OSError:
+        return {}
+    lines = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in lines}
 
 
 @functools.cache
 def processor() -> tuple[str, frozenset[str]]:
     """(vendor: `GenuineIntel`, `AuthenticAMD`, …, flags; on ARM, features), as Linux tells them; empty where it does not."""
+    about = cpuinfo()
+    return about.get("vendor_id", ""), frozenset((about.get("flags") or about.get("Features", "")).split())
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_bytes() -> int | None:
+    """Memory that this process may still take: the system's, or its control group's if that is less. Null: unknown."""
+    known = []
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        known += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     except OSError:
-        lines = []
-    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
-    return facts.get("vendor_id", ""), frozenset((facts.get("flags") or facts.get("Features", "")).split())
+        pass
+    try:
+        limit = (_CGROUP_V2 / "memory.max").read_text().strip()
+        if limit != "max":
+            known.append(int(limit) - int((_CGROUP_V2 / "memory.current").read_text()))
+    except (OSError, ValueError):
+        pass
+    return min(known, default=None)

@@ -9,6 +9,8 @@ import difflib
 import re
 from collections.abc import Sequence
 
+UNKNOWN = "–"
+"""Stands for a figure that is not known yet."""
 _MOST_LISTED = 20
 
 
@@ -47,3 +49,17 @@ def without_secrets(path: str) -> str:
 def counted(number: int, noun: str) -> str:
     """Write a number with its noun: `1 row`, `2,000 rows`."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def duration(seconds: float | None) -> str:
+    """Write a time as `1:02:03`, or `2:03` below an hour; a dash when it is not known."""
+    if seconds is None:
+        return UNKNOWN
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def plain(text: str) -> str:
+    """Escape control characters: no text from data moves the cursor, colours the screen or begins a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,4 +1,4 @@
-"""What the system tells of the processor."""
+"""What the system tells of this machine."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import machine as processor_module
-from pipeline.machine import processor
+from pipeline import machine
+from pipeline.machine import available_bytes, processor
 
 
 @pytest.mark.parametrize(
@@ -26,5 +26,23 @@ def test_what_linux_tells_of_the_processor(
 ) -> None:
     if text is not None:
         (tmp_path / "cpuinfo").write_text(text)
-    monkeypatch.setattr(processor_module, "Path", lambda _: tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "cpuinfo")
     assert processor.__wrapped__() == expected
+
+
+def test_there_is_memory_here() -> None:
+    found = available_bytes()
+    assert found is None or found > 2**20
+
+
+def test_a_control_groups_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_CGROUP_V2", tmp_path)
+    free = available_bytes()
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    unlimited = available_bytes()
+    assert (free is None) == (unlimited is None)
+    (tmp_path / "memory.max").write_text("5000\n")
+    assert available_bytes() == 4000
+    (tmp_path / "memory.current").write_text("rubbish")
+    assert available_bytes() != 4000

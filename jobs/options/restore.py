@@ -13,10 +13,10 @@ from jobs.options import schema as schemas
 from jobs.options.compose import to_typed
 from jobs.options.mistakes import explain
 from pipeline.errors import ConfigurationError
-from pipeline.run.config import GenerateConfig
+from pipeline.work.config import GenerateConfig
 
 if TYPE_CHECKING:
-    from pipeline.work.worker import Job
+    from pipeline.work.job import Job
 
 Config = TypeVar("Config")
 

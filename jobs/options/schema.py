@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from jobs.options.keys import keys
 from pipeline.errors import ConfigurationError
 from pipeline.inspect.config import VerifyConfig
-from pipeline.run.config import GenerateConfig, SubmitConfig
+from pipeline.run.config import SubmitConfig
+from pipeline.work.config import GenerateConfig
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SCHEMAS: dict[str, type] = {"generate": GenerateConfig, "verify": VerifyConfig, "submit": SubmitConfig}

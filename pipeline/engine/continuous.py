@@ -24,19 +24,15 @@ from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.scheduler import FEW, Scheduler
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.steps.eager import EagerStepper
-from pipeline.engine.steps.flight import Flight, Stepper
+from pipeline.engine.steps.flight import NONFINITE, Flight, Stepper
 from pipeline.engine.steps.graphs import GraphStepper
 from pipeline.engine.steps.record import Record
 from pipeline.engine.steps.runner import ModelRunner
 from pipeline.engine.steps.shapes import TOKENS_A_CHUNK
 from pipeline.engine.steps.slots import SlotState
-from pipeline.types import Completion, ErrorCode, FinishReason, Request, Room, RowError
+from pipeline.types import Completion, FinishReason, Request, Room, RowError
 
 logger = logging.getLogger(__name__)
-
-NONFINITE = RowError(
-    ErrorCode.NONFINITE_LOGITS, "the model's logits are not finite: its weights or type may be at fault"
-)
 
 
 CORES_OF_FEW = 4

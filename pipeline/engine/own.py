@@ -17,7 +17,7 @@ from pipeline.engine import gpu, native
 from pipeline.engine.base import Engine
 from pipeline.engine.cache.block_pool import blocks_for
 from pipeline.engine.cache.kv_cache import block_bytes
-from pipeline.engine.cache.memory import MemoryPlan, available_bytes, likely_blocks, plan_memory
+from pipeline.engine.cache.memory import MemoryPlan, likely_blocks, plan_memory
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.continuous import ContinuousEngine
 from pipeline.engine.layers.attention import TRITON
@@ -30,6 +30,7 @@ from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.static import StaticEngine
 from pipeline.engine.steps.card import card_bytes, plan_card
 from pipeline.engine.steps.runner import ModelRunner
+from pipeline.machine import available_bytes
 from pipeline.types import SamplingParams
 
 logger = logging.getLogger(__name__)

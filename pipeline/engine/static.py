@@ -12,7 +12,6 @@ from collections.abc import Sequence as Seq
 import torch
 
 from pipeline.engine.config import StatsConfig
-from pipeline.engine.continuous import NONFINITE
 from pipeline.engine.layers.stats import token_logprobs
 from pipeline.engine.model.load import LoadedModel
 from pipeline.engine.model.tokenizer import Tokenizer
@@ -20,6 +19,7 @@ from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.steps.eager import choose
+from pipeline.engine.steps.flight import NONFINITE
 from pipeline.engine.steps.record import Record
 from pipeline.engine.steps.slots import SlotState
 from pipeline.types import Completion, FinishReason, Request, Room

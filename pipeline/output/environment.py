@@ -8,17 +8,16 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
+from pipeline.machine import cpuinfo
 
 PACKAGES = ("torch", "transformers", "pyarrow", "ray")
 _SPEED_ONLY = {"python", "pyarrow", "ray", "max_num_seqs", "kv_blocks", "replicas", "pid", "node"}
 """Facts that change no bit. What is not named here counts: a fact too many makes a doubt, one too few a false alarm."""
 _NEEDS_THREADS = "fixed-rows"
 """The kernel whose sums are cut by the number of threads."""
-_CPUINFO = Path("/proc/cpuinfo")
 
 
 def environment() -> dict[str, str | None]:
@@ -28,7 +27,7 @@ def environment() -> dict[str, str | None]:
     vendor, family and model, and `instruction_sets` those that arithmetic makes use of.
     """
     versions = {package: _version(package) for package in PACKAGES}
-    about = _cpuinfo(_CPUINFO)
+    about = cpuinfo()
     return {
         "promptmill": __version__,
         "python": platform.python_version(),
@@ -53,16 +52,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _cpuinfo(path: Path) -> dict[str, str]:
-    """What Linux says about the first processor; nothing on other systems."""
-    try:
-        first = path.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
-    except OSError:
-        return {}
-    lines = (line.partition(":") for line in first.splitlines())
-    return {key.strip(): value.strip() for key, _, value in lines}
 
 
 def _processor(about: Mapping[str, str]) -> str | None:

@@ -29,7 +29,6 @@ from pipeline.output.mending import mend, write_down
 from pipeline.planning.pace import AT_RISK, SHARDS_AT_RISK, Effort
 from pipeline.planning.plan import Plan
 from pipeline.run.cluster.capacity import check_machine
-from pipeline.run.config import GenerateConfig
 from pipeline.run.dispatch.dispatch import Dispatcher
 from pipeline.run.dispatch.replica import InlinePool, ReplicaPool
 from pipeline.run.dispatch.sizing import Demand
@@ -38,15 +37,16 @@ from pipeline.run.shared.queue import Work
 from pipeline.run.shared.suspects import Suspects
 from pipeline.run.show.metrics import FINISHED, Metrics
 from pipeline.run.show.monitor import Monitor
-from pipeline.run.show.progress import ProgressView, duration, progress_view
+from pipeline.run.show.progress import ProgressView, progress_view
 from pipeline.run.show.summary import RunSummary, summary
 from pipeline.run.show.watch import Watch
 from pipeline.run.signals import Stopped, signals_raise
 from pipeline.sampling import SamplingParams
 from pipeline.store.base import open_store
-from pipeline.wording import counted
+from pipeline.wording import counted, duration
+from pipeline.work.config import GenerateConfig
+from pipeline.work.job import Job
 from pipeline.work.prepare import Prepared, prepare
-from pipeline.work.worker import Job
 
 STALE_SECONDS = 24 * 3600.0
 """Age at which a temporary file belongs to nobody: no part takes that long to write."""

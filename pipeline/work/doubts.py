@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from pipeline.prompts.template.template import compile_template
-from pipeline.run.config import GenerateConfig
+from pipeline.work.config import GenerateConfig
 
 _ESCAPE = re.compile(r"\\[ntr]")
 

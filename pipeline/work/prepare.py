@@ -24,11 +24,10 @@ from pipeline.prompts.files.ids import check_ids
 from pipeline.prompts.files.listing import Source, open_source
 from pipeline.prompts.files.reader import RowReader
 from pipeline.prompts.rows import kept_columns
-from pipeline.run.config import GenerateConfig
-from pipeline.run.dispatch.sizing import likely_threads
 from pipeline.wording import one_line, without_secrets
+from pipeline.work.config import GenerateConfig
 from pipeline.work.doubts import doubts
-from pipeline.work.worker import Job
+from pipeline.work.job import Job
 
 SCHEMA_VERSION = 2
 """Raised when the meaning of an output column or of an option changes, so that old and new rows never mix."""
@@ -121,7 +120,7 @@ def _effort(config: GenerateConfig, checkpoint: Checkpoint, source: Source) -> E
     longest, sampling, cluster = model_len(checkpoint, config.engine), config.sampling, config.cluster
     size, rows = sum(f.size for f in source.files), sum(f.rows for f in source.files)
     prompt = min(longest - 1, size / BYTES_A_TOKEN / max(1, rows))
-    speed = CORE_SPEED * likely_threads(cluster)
+    speed = CORE_SPEED * cluster.likely_threads()
     if cluster.gpus_per_replica > 0:
         speed = GPU_SPEED * cluster.gpus_per_replica
     return Effort(_weight_bytes(checkpoint) / bytes_each, prompt, sampling.n * min(longest, sampling.max_tokens), speed)

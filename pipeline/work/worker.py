@@ -19,23 +19,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.guarded import GuardedEngine, named
 from pipeline.engine.model.checkpoint import resolve
 from pipeline.errors import PromptmillError, WorkerFailed
-from pipeline.output.config import OutputConfig
 from pipeline.output.environment import environment, identity
 from pipeline.output.inputs import agree
 from pipeline.output.part import commit_part, count_rows, encode_part, part_metadata, part_name, sha256_of
 from pipeline.output.schema import output_schema
 from pipeline.output.table import build_table
-from pipeline.planning.plan import Plan
-from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.rows import RowBuilder
 from pipeline.prompts.shard import ShardRows
 from pipeline.store.base import open_store
 from pipeline.types import Completion, Progress, PromptRow, Request, SamplingParams, ShardReport, Task
 from pipeline.wording import one_line
+from pipeline.work.job import Job
 
 if TYPE_CHECKING:
     from pipeline.engine.model.tokenizer import Tokenizer
@@ -46,24 +43,6 @@ _log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 5
 """How long a step that is under way may take when the worker is closed; what it makes is dropped."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that a worker must know to make any shard of a plan. It can be sent to another process.
-
-    `columns` is the Arrow schema of the input, partition columns included. `device` is `cpu` or `cuda`.
-    """
-
-    plan: Plan
-    columns: Any
-    model: ModelConfig
-    engine: EngineConfig
-    sampling: SamplingParams
-    stats: StatsConfig
-    source: SourceConfig
-    output: OutputConfig
-    device: str = "cpu"
 
 
 @dataclass

@@ -9,7 +9,7 @@ import yaml
 from jobs.options.arguments import Arguments
 from jobs.options.compose import compose_runs
 from jobs.options.page import default_presets, presets
-from pipeline.run.config import GenerateConfig
+from pipeline.work.config import GenerateConfig
 
 CONF = Path(__file__).parents[2] / "conf"
 PRESETS = [(path.parent.name, path.stem) for path in sorted(CONF.glob("*/*.yaml"))]

@@ -18,7 +18,7 @@ import yaml
 from jobs.options.arguments import parse
 from jobs.options.compose import compose_runs
 from pipeline import __version__
-from pipeline.run.config import GenerateConfig
+from pipeline.work.config import GenerateConfig
 from tests.docker.kuberay_schema import SCHEMAS
 from tests.docker.manifests import DOCKER, KUBERAY, Object, compose, objects, pods, ray_jobs, shell_words
 

@@ -18,7 +18,7 @@ import pytest
 from jobs.options.keys import keys
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.files.listing import open_source
-from pipeline.run.config import GenerateConfig
+from pipeline.work.config import GenerateConfig
 from tests.docs.document import ROOT, Block, Document
 
 CONTRIBUTING = Document("CONTRIBUTING.md")

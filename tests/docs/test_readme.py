@@ -17,8 +17,8 @@ from jobs.options.reference import EXIT_CODES
 from jobs.options.schema import SCHEMAS
 from jobs.submit import read
 from pipeline.output.schema import COLUMNS
-from pipeline.run.config import GenerateConfig
 from pipeline.types import ErrorCode
+from pipeline.work.config import GenerateConfig
 from tests.docs.document import ROOT, Document
 
 README = Document("README.md")

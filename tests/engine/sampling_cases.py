@@ -11,7 +11,7 @@ import torch
 from attention_cases import needs_kernels
 from tiny_models import without_kernels
 
-from pipeline.engine.layers.sampler import SamplingRows
+from pipeline.engine.plain.sampler import SamplingRows
 
 WAYS = [pytest.param("compiled", marks=needs_kernels), "torch"]
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -11,7 +11,7 @@ import pytest
 
 from jobs.options.arguments import parse
 from jobs.options.compose import compose_runs
-from pipeline.run.config import GenerateConfig
+from pipeline.work.config import GenerateConfig
 from tests.docker.manifests import shell_words
 from tests.docs.document import ROOT, Document
 

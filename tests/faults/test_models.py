@@ -97,7 +97,7 @@ def test_the_weights_are_what_the_plan_names(source: Path, tmp_path: Path) -> No
     """A model that was replaced under the same path is another plan."""
     from jobs.options.arguments import parse
     from jobs.options.compose import compose_runs
-    from pipeline.run.config import GenerateConfig
+    from pipeline.work.config import GenerateConfig
 
     folder = copied(tmp_path / "model")
     arguments = parse([f"model.path={folder}", f"source.path={source}", f"output.path={tmp_path}/out"])

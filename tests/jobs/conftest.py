@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.run.config import GenerateConfig
+from pipeline.work.config import GenerateConfig
 
 
 @dataclass

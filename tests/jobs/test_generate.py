@@ -10,7 +10,7 @@ import pytest
 from jobs.cli import main
 from jobs.options.restore import restored
 from pipeline.errors import Interrupted, PlanRefused, StorageFull
-from pipeline.run.config import GenerateConfig
+from pipeline.work.config import GenerateConfig
 
 PATHS = ["source.path=in.parquet", "output.path=out"]
 

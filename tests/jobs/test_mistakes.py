@@ -12,7 +12,7 @@ import pytest
 from jobs.cli import main
 from jobs.options.keys import keys
 from jobs.options.schema import register
-from pipeline.run.config import GenerateConfig
+from pipeline.work.config import GenerateConfig
 
 PATHS = ["source.path=in.parquet", "output.path=out"]
 KEYS = keys(GenerateConfig)

@@ -16,7 +16,7 @@ from jobs.options.page import default_presets, presets
 from jobs.options.reference import MEANINGS, MEANINGS_OF, SECTIONS
 from jobs.options.schema import SCHEMAS
 from pipeline import __version__
-from pipeline.run.config import GenerateConfig
+from pipeline.work.config import GenerateConfig
 
 ROOT = Path(__file__).parents[2]
 

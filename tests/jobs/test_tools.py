@@ -13,7 +13,7 @@ import pytest
 from jobs.cli import JOBS, TOOLS, main
 from jobs.options.keys import keys
 from jobs.options.page import presets
-from pipeline.run.config import GenerateConfig
+from pipeline.work.config import GenerateConfig
 
 ROOT = Path(__file__).parents[2]
 

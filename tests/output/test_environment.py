@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import __version__
+from pipeline import __version__, machine
 from pipeline.output import environment as module
 
 
@@ -40,7 +40,7 @@ def test_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path.unlink(missing_ok=True)
         if text is not None:
             path.write_text(text)
-        monkeypatch.setattr(module, "_CPUINFO", path)
+        monkeypatch.setattr(machine, "_CPUINFO", path)
         found = module.environment()
         return [found[key] for key in ("processor", "processor_class", "instruction_sets")]
 

@@ -26,8 +26,8 @@ from pipeline.planning.plan import InputFile, Plan, make_plan
 from pipeline.prompts.config import SourceConfig
 from pipeline.run import driver, signals
 from pipeline.run.cluster import capacity as machine
-from pipeline.run.config import ClusterConfig, GenerateConfig
 from pipeline.types import Progress
+from pipeline.work.config import ClusterConfig, GenerateConfig
 from pipeline.work.prepare import prepare
 
 MODEL = Path(__file__).parents[2] / "examples" / "demo-model"

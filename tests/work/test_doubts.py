@@ -6,8 +6,8 @@ import pytest
 
 from pipeline.output.config import OutputConfig
 from pipeline.prompts.config import SourceConfig
-from pipeline.run.config import GenerateConfig
 from pipeline.sampling import SamplingParams
+from pipeline.work.config import GenerateConfig
 from pipeline.work.doubts import doubts
 
 

@@ -13,8 +13,8 @@ from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.errors import InputRefused, ModelRefused, PlanRefused, Refused
 from pipeline.output.config import OutputConfig
 from pipeline.prompts.config import SourceConfig
-from pipeline.run.config import ClusterConfig, GenerateConfig
 from pipeline.types import SamplingParams
+from pipeline.work.config import ClusterConfig, GenerateConfig
 from pipeline.work.prepare import prepare
 
 MODEL = Path(__file__).parents[2] / "examples" / "demo-model"

@@ -16,10 +16,11 @@ from pipeline.engine.config import EngineConfig, ModelConfig
 from pipeline.errors import DeviceFault, PlanRefused, PromptmillError, WorkerFailed
 from pipeline.output.config import OutputConfig
 from pipeline.prompts.config import SourceConfig
-from pipeline.run.config import GenerateConfig
 from pipeline.types import ErrorCode, Request, SamplingParams, Segment, Task
+from pipeline.work.config import GenerateConfig
+from pipeline.work.job import Job
 from pipeline.work.prepare import prepare
-from pipeline.work.worker import Job, Worker
+from pipeline.work.worker import Worker
 
 MODEL = Path(__file__).parents[1] / "examples" / "demo-model"
 PROMPTS = ["The train to", None, "Lost", "", "A simple recipe for", "Dear Anna,", "Once there was", None, ""]

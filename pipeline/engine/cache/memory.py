@@ -6,11 +6,9 @@ It does not know models; it is told bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.errors import ModelRefused
 
-_CGROUP_V2 = Path("/sys/fs/cgroup")
 _TORCH_SAYS = ("can't allocate memory", "std::bad_alloc", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """How torch's allocator and what it is built on put it: on a processor, then a GPU's driver, Triton and its library."""
 _LIKELY = 6
@@ -19,23 +17,6 @@ _LIKELY_SHARE = 0.25
 """Share of the memory that is taken for them at the most."""
 _MARGIN = 0.8
 """Share of the memory that may be planned: the rest is for the process, Arrow and the system."""
-
-
-def available_bytes() -> int | None:
-    """Memory that this process may still take: the system's, or its control group's if that is less. Null: unknown."""
-    known = []
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        known += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    except OSError:
-        pass
-    try:
-        limit = (_CGROUP_V2 / "memory.max").read_text().strip()
-        if limit != "max":
-            known.append(int(limit) - int((_CGROUP_V2 / "memory.current").read_text()))
-    except (OSError, ValueError):
-        pass
-    return min(known, default=None)
 
 
 @dataclass(frozen=True, slots=True)

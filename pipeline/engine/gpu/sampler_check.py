@@ -11,6 +11,7 @@ import math
 import torch
 
 from pipeline.engine.gpu.sampler import choose_tokens, measure_tokens, top_tokens
+from pipeline.engine.plain.sampler import SamplingRows, sample_by_torch
 
 ROWS, COPIES, TOP = 16, 4, 5
 BORDERS = 1
@@ -82,8 +83,6 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def _agrees(logits: torch.Tensor, rules: list[torch.Tensor], found: list[torch.Tensor]) -> bool:
     """Whether what the kernels say is so in float64."""
-    from pipeline.engine.layers.sampler import SamplingRows, sample_by_torch
-
     greedy, whole, truncated, *measures, values, ids = found
     tokens, is_greedy, temperature, top_p, log_min_p, top_k, uniform = rules
     exact = logits.double()

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from pipeline.engine.device import upload
-from pipeline.engine.layers.sampler import penalise
 from pipeline.engine.model.tokenizer import Tokenizer
+from pipeline.engine.plain.sampler import penalise
 from pipeline.engine.rules.bad_words import BadWords, spellings
 from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.rules.structured import Grammars

@@ -17,6 +17,11 @@ from pipeline.engine.rules.constraints import End
 from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.scheduler import Step
 from pipeline.engine.sequence import Sequence
+from pipeline.types import ErrorCode, RowError
+
+NONFINITE = RowError(
+    ErrorCode.NONFINITE_LOGITS, "the model's logits are not finite: its weights or type may be at fault"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from pipeline.engine.device import upload
-from pipeline.engine.layers.sampler import SamplingRows
 from pipeline.engine.model.tokenizer import Tokenizer
+from pipeline.engine.plain.sampler import SamplingRows
 from pipeline.engine.rules.constraints import Constraints, Emptied
 from pipeline.engine.rules.noise import uniforms
 from pipeline.engine.rules.stopping import StopWatch

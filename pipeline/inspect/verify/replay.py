@@ -25,7 +25,8 @@ from pipeline.planning.plan import Plan
 from pipeline.store.base import Store
 from pipeline.types import ErrorCode, Segment, Shard, Task
 from pipeline.wording import brief, one_line
-from pipeline.work.worker import Job, Worker
+from pipeline.work.job import Job
+from pipeline.work.worker import Worker
 
 _ROWS_AT_ONCE = 1000
 _BLAMED = (ErrorCode.WORKER_CRASH, ErrorCode.TIMEOUT)

@@ -34,7 +34,7 @@ from pipeline.planning.fingerprint import differences
 from pipeline.planning.plan import Plan
 from pipeline.store.base import Store, open_store
 from pipeline.wording import counted
-from pipeline.work.worker import Job
+from pipeline.work.job import Job
 
 WRONG = 4
 """The exit code when something is wrong."""

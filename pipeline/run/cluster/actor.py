@@ -29,7 +29,8 @@ from pipeline.run.cluster.reach import check_reach
 from pipeline.run.dispatch.replica import ReplicaDied, ReplicaLost
 from pipeline.run.dispatch.sizing import Sizing
 from pipeline.types import Progress, ShardReport, Task
-from pipeline.work.worker import Job, Worker
+from pipeline.work.job import Job
+from pipeline.work.worker import Worker
 
 CALLS = 4
 """Calls that a replica takes at a time: two shards, one look at its progress, one to spare."""

@@ -6,8 +6,8 @@ It does not know clusters: their nodes may come later.
 from __future__ import annotations
 
 from pipeline.errors import ConfigurationError
-from pipeline.run.config import ClusterConfig
-from pipeline.run.dispatch.sizing import cores
+from pipeline.machine import cores
+from pipeline.work.config import ClusterConfig
 
 
 def check_machine(config: ClusterConfig) -> None:

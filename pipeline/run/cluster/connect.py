@@ -39,8 +39,8 @@ from ray.exceptions import RuntimeEnvSetupError as RuntimeEnvSetupError
 
 import pipeline
 from pipeline.errors import ClusterLost
-from pipeline.run.config import ClusterConfig
-from pipeline.run.dispatch.sizing import cores
+from pipeline.machine import cores
+from pipeline.work.config import ClusterConfig
 
 logger = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from pipeline.run.cluster.actor import CALLS, Place, RayReplica, ReplicaActor, u
 from pipeline.run.cluster.connect import Head, RayError, RayTaskError, RuntimeEnvSetupError, connect, ray, reason
 from pipeline.run.cluster.guardian import Guardian
 from pipeline.run.cluster.nodes import draining, nodes, this_node
-from pipeline.run.config import ClusterConfig
 from pipeline.run.dispatch.replica import Replica, ReplicaLost
 from pipeline.run.dispatch.sizing import Demand, choose_sizing
-from pipeline.work.worker import Job
+from pipeline.work.config import ClusterConfig
+from pipeline.work.job import Job
 
 LOOK_SECONDS = 3.0
 """Seconds between two looks whether the cluster's head answers, and which nodes have joined or are leaving."""

@@ -12,7 +12,7 @@ from pipeline.output.folder import OutputFolder
 from pipeline.prompts.files.listing import filesystem_for
 from pipeline.prompts.files.reader import RowReader
 from pipeline.store.base import open_store
-from pipeline.work.worker import Job
+from pipeline.work.job import Job
 
 
 def check_reach(job: Job) -> None:

@@ -11,10 +11,12 @@ from concurrent.futures import Future
 from typing import Any, Protocol
 
 from pipeline.errors import ClusterLost
-from pipeline.run.config import ClusterConfig
-from pipeline.run.dispatch.sizing import Demand, Node, choose_sizing, cores
+from pipeline.machine import cores
+from pipeline.run.dispatch.sizing import Demand, Node, choose_sizing
 from pipeline.types import Progress, ShardReport, Task
-from pipeline.work.worker import Job, Worker
+from pipeline.work.config import ClusterConfig
+from pipeline.work.job import Job
+from pipeline.work.worker import Worker
 
 
 class ReplicaDied(Exception):

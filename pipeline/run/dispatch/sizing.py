@@ -5,16 +5,13 @@ It does not know Ray; it is told what nodes there are.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.engine.cache.memory import available_bytes
-from pipeline.run.config import ClusterConfig, bytes_of
+from pipeline.machine import available_bytes
 from pipeline.wording import counted
+from pipeline.work.config import CORES_A_REPLICA, ClusterConfig, bytes_of
 
-CORES_A_REPLICA = 8
-"""More threads than this share a decoding step badly: its products have few rows."""
 MEMORY_FACTOR = 2.0
 """Memory that a replica is expected to take, over its weights: as much again for the cache and a step's tensors."""
 PROCESS_BYTES = 2**30
@@ -56,20 +53,6 @@ class Sizing:
     def fit(self, node: Node) -> int:
         """How many replicas a node holds."""
         return _fit(node, self.threads, self.gpus, self.memory)
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def likely_threads(config: ClusterConfig) -> int:
-    """Threads that a replica will have at least, as far as that is known before nodes are."""
-    if config.cpus_per_replica != "auto":
-        return int(config.cpus_per_replica)
-    if config.name == "inline":
-        return cores()
-    return max(1, cores() // int(config.replicas) if config.replicas != "auto" else min(cores(), CORES_A_REPLICA))
 
 
 def choose_sizing(config: ClusterConfig, demand: Demand, nodes: Sequence[Node]) -> Sizing:

@@ -20,9 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.run.show.stages import Stage, interval
-from pipeline.wording import counted
-
-UNKNOWN = "–"
+from pipeline.wording import UNKNOWN, counted, duration, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,20 +124,6 @@ class TimeLeft:
         if snapshot.tokens_left is None or made <= before or now <= since:
             return None
         return snapshot.tokens_left * (now - since) / (made - before)
-
-
-def duration(seconds: float | None) -> str:
-    """Write a time as `1:02:03`, or `2:03` below an hour; a dash when it is not known."""
-    if seconds is None:
-        return UNKNOWN
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def plain(text: str) -> str:
-    """Escape control characters: no text from data moves the cursor, colours the screen or begins a line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class _LineView:

@@ -16,9 +16,8 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.output.part import Counts
-from pipeline.run.show.progress import duration, plain
 from pipeline.types import FinishReason
-from pipeline.wording import counted
+from pipeline.wording import counted, duration, plain
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.engine.cache import memory
-from pipeline.engine.cache.memory import MemoryPlan, available_bytes, likely_blocks, out_of_memory, plan_memory
+from pipeline.engine.cache.memory import MemoryPlan, likely_blocks, out_of_memory, plan_memory
 from pipeline.errors import ModelRefused
 
 SIZES = st.integers(1, 10**9)
@@ -65,24 +62,6 @@ def test_what_is_taken_at_once_is_planned_wanted_and_a_part_of_what_is_free(
     assert 0 <= found <= blocks
     assert expected is None or found <= 6 * expected
     assert available is None or found * size <= available / 4
-
-
-def test_there_is_memory_here() -> None:
-    found = available_bytes()
-    assert found is None or found > 2**20
-
-
-def test_a_control_groups_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_CGROUP_V2", tmp_path)
-    free = available_bytes()
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("1000\n")
-    unlimited = available_bytes()
-    assert (free is None) == (unlimited is None)
-    (tmp_path / "memory.max").write_text("5000\n")
-    assert available_bytes() == 4000
-    (tmp_path / "memory.current").write_text("rubbish")
-    assert available_bytes() != 4000
 
 
 def test_what_says_that_memory_did_not_suffice() -> None:

@@ -18,7 +18,7 @@ from pipeline.engine import gpu
 from pipeline.engine.gpu import sampler_check
 from pipeline.engine.gpu.sampler import DRAWN, choose_tokens, kept_from, measure_tokens, top_tokens
 from pipeline.engine.layers import sampler, stats
-from pipeline.engine.layers.sampler import SamplingRows
+from pipeline.engine.plain.sampler import SamplingRows, sample_by_torch
 
 TILE = 64
 """So that small vocabularies have several tiles, too."""
@@ -250,7 +250,7 @@ def test_the_engine_uses_them_where_they_serve(monkeypatch: pytest.MonkeyPatch) 
     moved = SamplingRows(*(t.to(DEVICE) for t in (
         rows.greedy, rows.temperature, rows.top_k, rows.top_p, rows.log_min_p, rows.uniform
     )), truncates=True, all_greedy=False)  # fmt: skip
-    assert sampler.sample(logits.to(DEVICE), moved).tolist() == sampler.sample_by_torch(logits, rows).tolist()
+    assert sampler.sample(logits.to(DEVICE), moved).tolist() == sample_by_torch(logits, rows).tolist()
     ours = stats.Distribution(logits.to(DEVICE), torch.arange(2).to(DEVICE), 3)
     for name, column in stats.compute(["rank", "entropy", "logprob", "top_logprobs"], ours).items():
         torch.testing.assert_close(column.cpu(), plain[name], rtol=1e-5, atol=1e-5)

@@ -19,8 +19,9 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
 )
 
-from pipeline.engine.layers.sampler import SamplingRows, invert_cdf, penalise, sample
+from pipeline.engine.layers.sampler import sample
 from pipeline.engine.native.sampler import choose_tokens
+from pipeline.engine.plain.sampler import SamplingRows, invert_cdf, penalise
 from pipeline.types import PromptRow, SamplingParams
 
 MakeTiny = Callable[..., Tiny]

@@ -15,8 +15,8 @@ from scipy.special import softmax
 from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from pipeline.engine import native
-from pipeline.engine.layers.sampler import TOP, SamplingRows, truncation_threshold
 from pipeline.engine.native.sampler import choose_tokens
+from pipeline.engine.plain.sampler import TOP, SamplingRows, truncation_threshold
 
 
 @pytest.fixture(params=WAYS)

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from tiny_models import END, byte_tokenizer, request
 
-from pipeline.engine.layers.sampler import SamplingRows, sample
+from pipeline.engine.layers.sampler import sample
 from pipeline.engine.model.tokenizer import Tokenizer
+from pipeline.engine.plain.sampler import SamplingRows
 from pipeline.engine.rules.noise import uniforms
 from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.rules.structured import Grammars

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.errors import ClusterLost
 from pipeline.run.cluster import connect as ray_cluster
-from pipeline.run.config import ClusterConfig
+from pipeline.work.config import ClusterConfig
 
 
 @pytest.mark.parametrize(

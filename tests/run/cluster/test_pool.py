@@ -15,9 +15,9 @@ from pipeline.run.cluster import pool as ray_pool
 from pipeline.run.cluster.actor import unwrap
 from pipeline.run.cluster.nodes import RayNode
 from pipeline.run.cluster.pool import RayPool
-from pipeline.run.config import ClusterConfig
 from pipeline.run.dispatch.replica import ReplicaDied, ReplicaLost
 from pipeline.run.dispatch.sizing import Demand, Node
+from pipeline.work.config import ClusterConfig
 
 
 @dataclass

@@ -15,10 +15,10 @@ from pipeline.output.config import OutputConfig
 from pipeline.output.folder import OutputFolder
 from pipeline.prompts.config import SourceConfig
 from pipeline.run.cluster.reach import check_reach
-from pipeline.run.config import GenerateConfig
 from pipeline.store.base import open_store
+from pipeline.work.config import GenerateConfig
+from pipeline.work.job import Job
 from pipeline.work.prepare import prepare
-from pipeline.work.worker import Job
 
 MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.run.config import ClusterConfig, bytes_of
+from pipeline.machine import cores
 from pipeline.run.dispatch import sizing
-from pipeline.run.dispatch.sizing import CORES_A_REPLICA, Demand, Node, Sizing, choose_sizing, cores
+from pipeline.run.dispatch.sizing import Demand, Node, Sizing, choose_sizing
+from pipeline.work.config import CORES_A_REPLICA, ClusterConfig, bytes_of
 
 GIB = 2**30
 

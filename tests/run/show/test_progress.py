@@ -8,13 +8,8 @@ import time
 import pytest
 from rich.console import Console
 
-from pipeline.run.show.progress import (
-    ProgressView,
-    RunSnapshot,
-    TimeLeft,
-    duration,
-    progress_view,
-)
+from pipeline.run.show.progress import ProgressView, RunSnapshot, TimeLeft, progress_view
+from pipeline.wording import duration
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

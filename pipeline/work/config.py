@@ -1,0 +1,135 @@
+"""Where replicas run, and the whole configuration of `generate`. Imports no Ray, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
+from pipeline.machine import cores
+from pipeline.output.config import OutputConfig
+from pipeline.prompts.config import SourceConfig
+from pipeline.types import SamplingParams, require
+
+CLUSTERS = ("inline", "local", "existing")
+CORES_A_REPLICA = 8
+"""More threads than this share a decoding step badly: its products have few rows."""
+_UNITS = {"": 1, "MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?) ?(MB|GB|MiB|GiB)?", re.IGNORECASE)
+
+
+@dataclass(kw_only=True)
+class ClusterConfig:
+    """Where the replicas run.
+
+    `inline`: in this process, without Ray. `local`: on a Ray that is started for this job and stopped after it.
+    `existing`: on the Ray cluster at `address`. `replicas=auto` takes as many as the processors, GPUs and memory hold;
+    `cpus_per_replica=auto` shares the cores among them. With `gpus_per_replica=0` the model runs on processors.
+    `memory_per_replica` is what a node of a cluster must have free for a replica: `auto` for twice the weights and 1 GiB,
+    or an amount such as 6GiB; 0 leaves memory out of account. With `ship_code`, nodes of a cluster run this process's own
+    code, else the promptmill that is installed there.
+    A replica that has work and gets nothing done for `hang_timeout` seconds is ended, and the row that hangs it searched.
+    """
+
+    name: str = "local"
+    address: str | None = None
+    replicas: str = "auto"
+    min_replicas: int = 1
+    cpus_per_replica: str = "auto"
+    gpus_per_replica: float = 0.0
+    memory_per_replica: str = "auto"
+    ship_code: bool = True
+    start_timeout: float = 600.0
+    hang_timeout: float = 600.0
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        require(self.name in CLUSTERS, "name", self.name, "one of " + ", ".join(CLUSTERS))
+        require(_auto_or_count(self.replicas), "replicas", self.replicas, "auto or a whole number from 1")
+        require(
+            _auto_or_count(self.cpus_per_replica),
+            "cpus_per_replica",
+            self.cpus_per_replica,
+            "auto or a whole number from 1",
+        )
+        require(self.min_replicas >= 1, "min_replicas", self.min_replicas, "at least 1")
+        require(
+            self.gpus_per_replica >= 0 and (self.gpus_per_replica <= 1 or self.gpus_per_replica % 1 == 0),
+            "gpus_per_replica", self.gpus_per_replica, "0 or more, whole above 1 (fractions share a GPU)",
+        )  # fmt: skip
+        require(
+            self.memory_per_replica == "auto" or _AMOUNT.fullmatch(self.memory_per_replica) is not None,
+            "memory_per_replica", self.memory_per_replica, "auto, or an amount such as 6GiB or 6000MB",
+        )  # fmt: skip
+        require(self.start_timeout > 0, "start_timeout", self.start_timeout, "a number of seconds above 0")
+        require(self.hang_timeout > 0, "hang_timeout", self.hang_timeout, "a number of seconds above 0")
+        require(
+            (self.name == "existing") == (self.address is not None),
+            "address",
+            self.address,
+            "set for cluster=existing, and only there",
+        )
+
+    def likely_threads(self) -> int:
+        """Return how many threads a replica will have at least, as far as that is known before the nodes are."""
+        if self.cpus_per_replica != "auto":
+            return int(self.cpus_per_replica)
+        if self.name == "inline":
+            return cores()
+        return max(1, cores() // int(self.replicas) if self.replicas != "auto" else min(cores(), CORES_A_REPLICA))
+
+
+_TIME_OF_DAY = re.compile(r"([01]?\d|2[0-3]):[0-5]\d")
+_FROM_NOW = re.compile(r"\+(?=\d)(?:(\d{1,3})h)?(?:(\d{1,4})m(?:in)?)?")
+
+
+def bytes_of(amount: str) -> int:
+    """Bytes of an amount such as `6GiB`, `6000MB` or `0`."""
+    match = _AMOUNT.fullmatch(amount)
+    assert match is not None, amount
+    return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
+
+
+def _auto_or_count(value: str) -> bool:
+    return value == "auto" or (value.isdigit() and int(value) >= 1)
+
+
+@dataclass(kw_only=True)
+class GenerateConfig:
+    """Everything `generate` can be told.
+
+    `max_error_rate`: the job ends with exit code 3 when a larger share of its rows are errors. `deadline`: a local
+    time of day such as 06:00, or a time from the start such as +8h, at which the job stops, resumable, with exit code 75.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    stats: StatsConfig = field(default_factory=StatsConfig)
+    source: SourceConfig = field(default_factory=SourceConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    max_error_rate: float = 1.0
+    deadline: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fields that belong to no section."""
+        require(0 <= self.max_error_rate <= 1, "max_error_rate", self.max_error_rate, "from 0 to 1")
+        good = self.deadline is None or _TIME_OF_DAY.fullmatch(self.deadline) or _FROM_NOW.fullmatch(self.deadline)
+        require(
+            bool(good),
+            "deadline",
+            self.deadline,
+            "null, a local time of day such as 06:00, or +8h or +1h30m from the start",
+        )
+
+    def deadline_after(self, now: datetime) -> datetime | None:
+        """When the job stops that starts at local time `now`; null: whenever it is done."""
+        if self.deadline is None:
+            return None
+        if (span := _FROM_NOW.fullmatch(self.deadline)) is not None:
+            return now + timedelta(hours=int(span[1] or 0), minutes=int(span[2] or 0))
+        hour, minute = map(int, self.deadline.split(":"))
+        moment = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+        return moment if moment > now else moment + timedelta(days=1)
