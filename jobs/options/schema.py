@@ -16,7 +16,7 @@ from pipeline.inspect.config import VerifyConfig
 from pipeline.run.config import SubmitConfig
 from pipeline.work.config import GenerateConfig
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SCHEMAS: dict[str, type] = {"generate": GenerateConfig, "verify": VerifyConfig, "submit": SubmitConfig}
 
 

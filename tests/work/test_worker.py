@@ -22,7 +22,7 @@ from pipeline.work.job import Job
 from pipeline.work.prepare import prepare
 from pipeline.work.worker import Worker
 
-MODEL = Path(__file__).parents[1] / "examples" / "demo-model"
+MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
 PROMPTS = ["The train to", None, "Lost", "", "A simple recipe for", "Dear Anna,", "Once there was", None, ""]
 
 

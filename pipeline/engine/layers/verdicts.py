@@ -129,8 +129,8 @@ def _built() -> str:
 
 def _code() -> str:
     """A digest of the engine's own code, which says what is checked, and how."""
-    digest, folder = hashlib.sha256(), Path(__file__).parent
-    for file in sorted([*folder.glob("*.py"), *folder.glob("native/*.py")]):
+    digest, folder = hashlib.sha256(), Path(__file__).parents[1]
+    for file in sorted(folder.rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

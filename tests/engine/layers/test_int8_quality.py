@@ -16,7 +16,7 @@ from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.model.checkpoint import resolve
 from pipeline.engine.own import build_engine
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 DOCUMENTS = 250
 END = 0
 

@@ -20,7 +20,7 @@ from tests.engine.tiny_models import DEMO
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "someone/small"
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 class Hub(ThreadingHTTPServer):

@@ -45,7 +45,7 @@ def test_the_nodes_run_this_code_unless_a_submission_has_brought_its_own(monkeyp
     ray_cluster.connect(ClusterConfig(name="existing", address="auto", ship_code=False), None, print)
     monkeypatch.setenv(ray_cluster.JOB_CONFIG, "{}")
     ray_cluster.connect(ClusterConfig(name="existing", address="auto"), None, print)
-    assert [env.get("py_modules") for env in sent] == [[str(Path(ray_cluster.__file__).parents[1])], None, None]
+    assert [env.get("py_modules") for env in sent] == [[str(Path(ray_cluster.__file__).parents[2])], None, None]
     assert not any("env_vars" in env for env in sent), "nothing secret goes along"
 
 

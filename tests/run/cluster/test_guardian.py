@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.run.cluster.guardian import MARK, Guardian, clean_up, left
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 SLEEPER = [sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(3600)"]
 PATIENCE = 900.0
 """Seconds after which something that must happen is taken not to, on the busiest machine."""

@@ -76,7 +76,7 @@ guardian.close()
 
 @pytest.fixture(scope="module")
 def seen() -> list[Any]:
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], cwd=root, text=True, capture_output=True, timeout=2000, check=False,
         env={**os.environ, "PYTHONPATH": root, "RAY_metrics_report_interval_ms": "1000"},

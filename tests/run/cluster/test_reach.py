@@ -20,7 +20,7 @@ from pipeline.work.config import GenerateConfig
 from pipeline.work.job import Job
 from pipeline.work.prepare import prepare
 
-MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
+MODEL = Path(__file__).parents[3] / "examples" / "demo-model"
 
 
 @pytest.fixture
