@@ -31,7 +31,7 @@ import pipeline
 from jobs.options.arguments import parse
 from jobs.cli import main
 from jobs.options.compose import compose_runs
-from pipeline.run.config import GenerateConfig
+from pipeline.work.config import GenerateConfig
 
 assert Path(pipeline.__file__).is_relative_to(Path.cwd()), pipeline.__file__
 commands, runs = json.loads(sys.argv[1])

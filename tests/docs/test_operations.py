@@ -28,7 +28,7 @@ def test_every_metric_is_listed_with_its_tags_and_meaning() -> None:
 
 
 def test_every_event_is_listed() -> None:
-    code = "".join(path.read_text() for path in (ROOT / "pipeline" / "run").glob("*.py"))
+    code = "".join(path.read_text() for path in (ROOT / "pipeline" / "run").rglob("*.py"))
     named = set(re.findall(r'(?:on_event|events\.add|events\.add_frequent)\(\s*"(\w+)"', code))
     named.add("summary")  # the log's own
     assert {name.strip("`") for name, _ in OPERATIONS.table("event")} == named

@@ -20,6 +20,8 @@ from pipeline.run.cluster.connect import RayError, reason
 
 LOST_SECONDS = 60.0
 """Seconds without an answer after which the cluster's job server counts as lost."""
+START_SECONDS = 300.0
+"""How long a cluster that has just been started, on a busy machine maybe, may have nobody yet who takes a job."""
 LOOK_SECONDS = 1.0
 """Seconds between two looks at whether a job has ended."""
 CHATTY = ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
@@ -175,8 +177,8 @@ class JobServer:
         return state
 
     def _submit(self, submission_id: str, command: str, folder: Path) -> None:
-        """Submit; a cluster that has just been started may have nobody yet who takes a job."""
-        end = time.monotonic() + LOST_SECONDS
+        """Submit, as soon as the cluster has somebody who takes a job."""
+        end = time.monotonic() + START_SECONDS
         while True:
             try:
                 with _asking("submit"):
