@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test fuzz simulate chaos survey image-test metrics-test lint format bench bench-levels quality scale clean
+.PHONY: help install demo test fuzz simulate chaos survey image-test metrics-test lint options format bench bench-levels quality scale clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -48,6 +48,10 @@ lint: install  ## check style, types and the floors
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+options: install  ## write docs/reference/options.md from the help texts of the options
+	mkdir -p docs/reference
+	$(BIN)/python -m jobs.options.document > docs/reference/options.md
 
 format: install  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from jobs.options.arguments import parse
 from jobs.options.page import job_page
-from pipeline.errors import Interrupted, PromptmillError
+from pipeline.errors import ExitCode, Interrupted, PromptmillError
 
 if TYPE_CHECKING:
     from jobs.options.compose import Composed
@@ -37,7 +37,7 @@ class Job(Generic[Config]):
     schema: type[Config]
     run: Callable[[Config, str], int]
     examples: tuple[tuple[str, str], ...] = ()
-    exit_codes: tuple[int, ...] = (0, 1, 2, 3, 75, 130)
+    exit_codes: tuple[ExitCode, ...] = tuple(code for code in ExitCode if code is not ExitCode.DAMAGED)
 
 
 def launch(job: Job[Config], argv: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from jobs.launch import Job, configure_logging, show, tell
 from jobs.leave import leave
 from jobs.options.arguments import Arguments, parse
 from jobs.options.page import job_page
-from pipeline.errors import ConfigurationError, Interrupted, PromptmillError
+from pipeline.errors import ConfigurationError, ExitCode, Interrupted, PromptmillError
 from pipeline.run.config import SubmitConfig
 
 VERBS = ("status", "stop")
@@ -36,7 +36,7 @@ JOB = Job(
         ("how it stands", "promptmill submit status submission_id=first"),
         ("stop it, resumable", "promptmill submit stop submission_id=first"),
     ),
-    exit_codes=(0, 1, 2, 3, 4, 75, 130),
+    exit_codes=tuple(ExitCode),
 )
 
 

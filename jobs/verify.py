@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from jobs.launch import Job, launch
 from jobs.leave import leave
+from pipeline.errors import ExitCode
 from pipeline.inspect.config import VerifyConfig
 
 
@@ -35,7 +36,7 @@ JOB = Job(
         ("every file, page and row", "promptmill verify output.path=outputs/first"),
         ("ten rows generated again on this machine, too", "promptmill verify output.path=outputs/first replay=10"),
     ),
-    exit_codes=(0, 1, 2, 4, 130),
+    exit_codes=tuple(c for c in ExitCode if c not in (ExitCode.TOO_MANY_ERRORS, ExitCode.STOPPED)),
 )
 
 

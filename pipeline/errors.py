@@ -22,18 +22,41 @@ It does not know who raises them or how they are shown: `jobs` prints one line a
 from __future__ import annotations
 
 import signal
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How a command ends. The help pages, the README and the operations page tell the codes with these meanings."""
+
+    meaning: str
+
+    def __new__(cls, code: int, meaning: str) -> ExitCode:
+        """Give a code its meaning."""
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+    COMPLETE = 0, "complete"
+    UNEXPECTED = 1, "unexpected error"
+    REFUSED = 2, "configuration or plan refused; nothing started, nothing written"
+    TOO_MANY_ERRORS = 3, "complete, but more than max_error_rate of the rows are errors"
+    DAMAGED = 4, "verify: something is wrong; each finding is a line that says what mends it"
+    STOPPED = 75, "stopped early (deadline, storage full, lost cluster); the same command goes on from there"
+    INTERRUPTED = 130, "interrupted (SIGINT); the same command goes on from there"
+    TERMINATED = 143, "terminated (SIGTERM); the same command goes on from there"
 
 
 class PromptmillError(Exception):
     """Base of every error whose text is written for the person who runs the job."""
 
-    exit_code = 1
+    exit_code: int = ExitCode.UNEXPECTED
 
 
 class Refused(PromptmillError):
     """The job cannot start as asked; nothing was started and nothing was written."""
 
-    exit_code = 2
+    exit_code = ExitCode.REFUSED
 
 
 class ConfigurationError(Refused):
@@ -63,7 +86,7 @@ class WorkerFailed(PromptmillError):
 class Resumable(PromptmillError):
     """The job stopped early; the same command resumes it."""
 
-    exit_code = 75
+    exit_code = ExitCode.STOPPED
 
 
 class StorageFull(Resumable):

@@ -64,26 +64,54 @@ class SamplingParams:
     `max_tokens`, or where the other rules leave no token that could come next.
     """
 
-    n: int = 1
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: dict[Any, float] = field(default_factory=dict)  # once checked, {int: float}
-    bad_words: list[Any] = field(default_factory=list)  # texts: typed so, YAML's `true` is refused, not made to "True"
-    regex: str | None = None
-    choice: list[Any] = field(default_factory=list)
-    json_schema: Any = None  # once checked, null or JSON text
-    json_schema_file: str | None = None  # the command line puts its content into json_schema
-    max_tokens: int = 64
-    min_tokens: int = 0
-    stop: list[str] = field(default_factory=list)
-    stop_token_ids: list[int] = field(default_factory=list)
-    ignore_eos: bool = False
-    seed: int = 0
+    n: int = field(default=1, metadata={"help": "completions of each prompt"})
+    temperature: float = field(default=1.0, metadata={"help": "0 is greedy, 1 is the model's own distribution"})
+    top_k: int = field(default=0, metadata={"help": "keep the k most likely tokens; 0 is off"})
+    top_p: float = field(
+        default=1.0, metadata={"help": "keep the most likely tokens that together have this probability; 1 is off"}
+    )
+    min_p: float = field(
+        default=0.0, metadata={"help": "drop tokens less likely than this share of the most likely one; 0 is off"}
+    )
+    repetition_penalty: float = field(
+        default=1.0, metadata={"help": "above 1 makes tokens of prompt and generation less likely; 1 is off"}
+    )
+    presence_penalty: float = field(
+        default=0.0, metadata={"help": "subtracted from the logit of every generated token; 0 is off"}
+    )
+    frequency_penalty: float = field(
+        default=0.0, metadata={"help": "the same for each time it was generated; 0 is off"}
+    )
+    logit_bias: dict[Any, float] = field(
+        default_factory=dict, metadata={"help": "added to the logits of tokens, -100 to 100 each, such as {50256:-5}"}
+    )  # once checked, {int: float}
+    bad_words: list[Any] = field(
+        default_factory=list,
+        metadata={"help": "texts that are not generated as the tokenizer spells them, such as [foo,bar]"},
+    )  # texts: typed so, YAML's `true` is refused, not made to "True"
+    regex: str | None = field(
+        default=None, metadata={"help": "a regular expression that the whole text must match; needs llguidance"}
+    )
+    choice: list[Any] = field(
+        default_factory=list,
+        metadata={"help": "the text must be one of these, such as [positive,negative]; needs llguidance"},
+    )
+    json_schema: Any = field(
+        default=None,
+        metadata={"help": "a JSON Schema that the text must satisfy: a mapping or its JSON text; needs llguidance"},
+    )  # once checked, null or JSON text
+    json_schema_file: str | None = field(
+        default=None, metadata={"help": "a file with such a JSON Schema"}
+    )  # the command line puts its content into json_schema
+    max_tokens: int = field(default=64, metadata={"help": "generated tokens at most"})
+    min_tokens: int = field(default=0, metadata={"help": "no ending before this many tokens"})
+    stop: list[str] = field(
+        default_factory=list,
+        metadata={"help": r'texts that end a completion, such as ["\n\n",END]; they are not part of its text'},
+    )
+    stop_token_ids: list[int] = field(default_factory=list, metadata={"help": "token ids that end a completion"})
+    ignore_eos: bool = field(default=False, metadata={"help": "go on after the model's end-of-text token"})
+    seed: int = field(default=0, metadata={"help": "another seed, other samples; the same seed, the same bytes"})
 
     def __post_init__(self) -> None:
         """Check every field; a `ValueError` names the field, its value and what is allowed."""

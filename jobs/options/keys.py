@@ -19,11 +19,12 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One option: its dotted name, its type and its default."""
+    """One option: its dotted name, its type, its default, and what it means in one line."""
 
     name: str
     type: Any
     default: Any
+    help: str
 
     @property
     def required(self) -> bool:
@@ -56,14 +57,15 @@ def keys(schema: type) -> dict[str, Key]:
         else:
             made = field.default_factory
             default = field.default if made is dataclasses.MISSING else made()
-            found[field.name] = Key(field.name, kind, default)
+            found[field.name] = Key(field.name, kind, default, field.metadata["help"])
     return found
 
 
-def sections(schema: type) -> list[str]:
-    """Name the sections of a configuration dataclass, which are the groups that presets fill."""
+def sections(schema: type) -> dict[str, str]:
+    """List the sections of a configuration dataclass, which are the groups that presets fill, each with its meaning."""
     hints = typing.get_type_hints(schema)
-    return [f.name for f in dataclasses.fields(schema) if dataclasses.is_dataclass(hints[f.name])]
+    fields = dataclasses.fields(schema)
+    return {f.name: f.metadata["help"] for f in fields if dataclasses.is_dataclass(hints[f.name])}
 
 
 def nearest(name: str, schema: type) -> str:

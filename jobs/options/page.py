@@ -9,12 +9,12 @@ import importlib.resources
 import re
 import shutil
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jobs.options.arguments import FLAGS
 from jobs.options.keys import Key, keys, sections
-from jobs.options.reference import EXIT_CODES, MEANINGS, MEANINGS_OF, SECTIONS
+from pipeline.errors import ExitCode
 
 WIDTH = 100
 """Columns at most, and where it is no terminal."""
@@ -28,7 +28,7 @@ VALUES = (
 
 
 def job_page(
-    job: str, summary: str, schema: type, examples: Sequence[tuple[str, str]], exit_codes: Sequence[int],
+    job: str, summary: str, schema: type, examples: Sequence[tuple[str, str]], exit_codes: Sequence[ExitCode],
     usage: Sequence[str] = ("[KEY=VALUE | GROUP=PRESET ...]",),
 ) -> str:  # fmt: skip
     """Return the page that `promptmill JOB --help` prints."""
@@ -38,19 +38,16 @@ def job_page(
     if of_groups := list(_presets(job)):
         lines += ["", "Presets (GROUP=PRESET, * is the default)", *of_groups]
     known = keys(schema)
-    meanings = MEANINGS | MEANINGS_OF.get(job, {})
-    for section in sections(schema):
-        lines += ["", *textwrap.wrap(f"{section}: {SECTIONS[section]}", page_width(), subsequent_indent="  ")]
-        lines += list(
-            _table([(k.name, _entry(k, meanings)) for k in known.values() if k.name.startswith(f"{section}.")])
-        )
+    for section, meaning in sections(schema).items():
+        lines += ["", *textwrap.wrap(f"{section}: {meaning}", page_width(), subsequent_indent="  ")]
+        lines += list(_table([(k.name, _entry(k)) for k in known.values() if k.name.startswith(f"{section}.")]))
     lines += ["", f"{job}: the run as a whole"]
-    lines += list(_table([(k.name, _entry(k, meanings)) for k in known.values() if "." not in k.name]))
+    lines += list(_table([(k.name, _entry(k)) for k in known.values() if "." not in k.name]))
     lines += ["", "Values", *_values()]
     lines += ["", "Examples"]
     for text, command in examples:
         lines += [f"  # {text}", *_wrapped_command(command)]
-    lines += ["", "Exit codes", *_table([(str(code), EXIT_CODES[code]) for code in exit_codes], width=5)]
+    lines += ["", "Exit codes", *_table([(str(int(code)), code.meaning) for code in exit_codes], width=5)]
     return "\n".join(lines)
 
 
@@ -84,11 +81,12 @@ def _presets(job: str) -> Iterator[str]:
             group = ""
 
 
-def _entry(key: Key, meanings: Mapping[str, str]) -> str:
-    return meanings.get(key.name, "") + (" (required)" if key.required else f" [{_default(key.default)}]")
+def _entry(key: Key) -> str:
+    return key.help + (" (required)" if key.required else f" [{written_default(key.default)}]")
 
 
-def _default(value: Any) -> str:
+def written_default(value: Any) -> str:
+    """Write a default as on a command line."""
     if value is None:
         return "null"
     if isinstance(value, bool):

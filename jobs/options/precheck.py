@@ -11,8 +11,10 @@ from hydra.core.override_parser.types import Override
 
 from jobs.options.keys import keys, sections
 from jobs.options.mistakes import no_such_key
-from jobs.options.reference import SECTIONS
 from pipeline.errors import ConfigurationError
+
+EXPERIMENT = "experiment"
+"""The group of presets that fills no section, but a whole configuration."""
 
 
 def check(
@@ -47,7 +49,8 @@ def check(
 
 def _check_group(override: Override, optional: bool, presets: Callable[[str], Sequence[str]]) -> None:
     line = override.input_line or ""
-    if override.is_add() and override.key_or_group in SECTIONS:  # a group of the user's own has to be added
+    ours = not optional or override.key_or_group == EXPERIMENT
+    if override.is_add() and ours:  # a group of the user's own has to be added
         raise ConfigurationError(f"{line}: {override.key_or_group} is there already; write {line.lstrip('+')}")
     value = override.value()
     is_name = isinstance(value, str) or (isinstance(value, list) and value and all(isinstance(v, str) for v in value))

@@ -26,14 +26,28 @@ class ModelConfig:
     merged at load. `tf32` lets a GPU multiply float32 with ten bits of mantissa, which is several times as fast.
     """
 
-    path: str = "openai-community/gpt2-large"
-    revision: str | None = None
-    dtype: str = "auto"
-    quantization: str = "none"
-    kv_cache_dtype: str = "auto"
-    tokenizer: str | None = None
-    adapter: str | None = None
-    tf32: bool = False
+    path: str = field(default="openai-community/gpt2-large", metadata={"help": "a Hugging Face hub id, or a directory"})
+    revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of the hub repository"})
+    dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "auto, float32, bfloat16 or float16; auto is float32 on a CPU and the checkpoint's own on a GPU"
+        },
+    )
+    quantization: str = field(default="none", metadata={"help": "none or int8"})
+    kv_cache_dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "auto is the model's own type; bfloat16 halves the cache of a float32 model, int8 quarters it"
+        },
+    )
+    tokenizer: str | None = field(default=None, metadata={"help": "a hub id or a directory; null is the model's own"})
+    adapter: str | None = field(
+        default=None, metadata={"help": "a PEFT (LoRA) directory, merged when the model is loaded"}
+    )
+    tf32: bool = field(
+        default=False, metadata={"help": "a GPU multiplies float32 with ten bits of mantissa, several times as fast"}
+    )
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -61,13 +75,27 @@ class EngineConfig:
     `native-v3-vnni`, `native-v4` (AVX-512), `native-v4-vnni`, `native-dotprod` (ARM) or `native-generic` is that level.
     """
 
-    name: str = "continuous"
-    max_num_seqs: str = "auto"
-    max_model_len: int | None = None
-    max_num_batched_tokens: int | None = None
-    prefix_caching: bool = True
-    deterministic: bool = True
-    kernels: str = "auto"
+    name: str = field(default="continuous", metadata={"help": "continuous or static"})
+    max_num_seqs: str = field(
+        default="auto",
+        metadata={"help": "sequences generated at once: a number, or auto; fewer when memory does not hold them"},
+    )
+    max_model_len: int | None = field(
+        default=None, metadata={"help": "limit of prompt and generation together; null is the model's context length"}
+    )
+    max_num_batched_tokens: int | None = field(
+        default=None, metadata={"help": "tokens a step at most; null is 256, on a GPU 512 beside one a sequence"}
+    )
+    prefix_caching: bool = field(default=True, metadata={"help": "compute once what prompts that begin alike share"})
+    deterministic: bool = field(
+        default=True,
+        metadata={
+            "help": "the same bits for a row in every batch; false lets a GPU choose kernels by the batch's size"
+        },
+    )
+    kernels: str = field(
+        default="auto", metadata={"help": "compiled kernels: auto, none (torch does it), or a level: native-v3"}
+    )
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -95,9 +123,11 @@ class EngineConfig:
 class StatsConfig:
     """Which statistics are written for every generated token, all under the model's own distribution."""
 
-    columns: list[str] = field(default_factory=lambda: list(DEFAULT_COLUMNS))
-    top_logprobs: int = 0
-    prompt_logprobs: bool = False
+    columns: list[str] = field(
+        default_factory=lambda: list(DEFAULT_COLUMNS), metadata={"help": "any of logprob, entropy, rank"}
+    )
+    top_logprobs: int = field(default=0, metadata={"help": "the k most likely tokens at every step; 0 is off"})
+    prompt_logprobs: bool = field(default=False, metadata={"help": "log-probabilities of the prompt's tokens too"})
 
     def __post_init__(self) -> None:
         """Check every field."""

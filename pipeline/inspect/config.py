@@ -11,7 +11,7 @@ from pipeline.types import require
 class InspectedOutput:
     """The output folder that is read."""
 
-    path: str = "???"
+    path: str = field(default="???", metadata={"help": "the folder of the output"})
 
     def __post_init__(self) -> None:
         """Check the field."""
@@ -22,8 +22,10 @@ class InspectedOutput:
 class VerifyConfig:
     """Everything `verify` can be told. `replay`: rows that are generated again and compared bit for bit."""
 
-    output: InspectedOutput = field(default_factory=InspectedOutput)
-    replay: int = 0
+    output: InspectedOutput = field(default_factory=InspectedOutput, metadata={"help": "where generations go"})
+    replay: int = field(
+        default=0, metadata={"help": "rows that are generated again on this machine and compared bit for bit"}
+    )
 
     def __post_init__(self) -> None:
         """Check the field that belongs to no section."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.types import require
 
@@ -18,12 +18,25 @@ class OutputConfig:
     `allow_unsafe_store` takes an object store without put-if-absent, where two drivers may overwrite each other's files.
     """
 
-    path: str = "???"
-    rows_per_shard: int | None = None
-    compression: str = "zstd"
-    compression_level: int | None = 3
-    include_prompt: bool = True
-    allow_unsafe_store: bool = False
+    path: str = field(
+        default="???",
+        metadata={
+            "help": "a directory or a URI such as s3://bucket/first; when it holds a part of this very run, the rest is done"
+        },
+    )
+    rows_per_shard: int | None = field(
+        default=None,
+        metadata={"help": "input rows a part, which a crash does again; null: ten minutes of work at risk, at most"},
+    )
+    compression: str = field(default="zstd", metadata={"help": "none, snappy, lz4, gzip, brotli or zstd"})
+    compression_level: int | None = field(
+        default=3, metadata={"help": "gzip 1 to 9, brotli 0 to 11, zstd 1 to 22; null is the format's own"}
+    )
+    include_prompt: bool = field(default=True, metadata={"help": "write the rendered prompt beside its generation"})
+    allow_unsafe_store: bool = field(
+        default=False,
+        metadata={"help": "take an object store without put-if-absent, where only one driver may ever write"},
+    )
 
     def __post_init__(self) -> None:
         """Check every field."""

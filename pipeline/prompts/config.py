@@ -25,20 +25,46 @@ class SourceConfig:
     and with `on_long_prompt=truncate_left` a quarter of the context.
     """
 
-    path: str = "???"
-    prompt_column: str | None = None
-    template: str | None = None
-    template_file: str | None = None
-    token_ids_column: str | None = None
-    id_column: str | None = None
-    keep_columns: list[str] = field(default_factory=list)
-    sampling_column: str | None = None
-    limit: int | None = None
-    on_long_prompt: str = "error"
-    on_empty_prompt: str = "error"
-    min_completion_tokens: int | None = None
-    add_special_tokens: bool | None = None
-    on_corrupt: str = "error"
+    path: str = field(default="???", metadata={"help": "a Parquet file, a directory, a glob or a URI"})
+    prompt_column: str | None = field(
+        default=None, metadata={"help": "the column that holds the prompts; `prompt` when none of these three is given"}
+    )
+    template: str | None = field(
+        default=None, metadata={"help": "a Jinja template over the row's columns, instead of a prompt column"}
+    )
+    template_file: str | None = field(
+        default=None, metadata={"help": "a file with such a template; the line end at its end is not part of it"}
+    )
+    token_ids_column: str | None = field(default=None, metadata={"help": "a column of token ids, instead of texts"})
+    id_column: str | None = field(
+        default=None,
+        metadata={"help": "unique ids; null is <file>:<row>, so that another file name gives other samples"},
+    )
+    keep_columns: list[str] = field(
+        default_factory=list, metadata={"help": "columns to copy to the output, such as [topic,url]"}
+    )
+    sampling_column: str | None = field(
+        default=None, metadata={"help": "a struct or JSON column whose non-null fields replace `sampling` for that row"}
+    )
+    limit: int | None = field(default=None, metadata={"help": "take only the first rows"})
+    on_long_prompt: str = field(
+        default="error", metadata={"help": "error or truncate_left, when a prompt does not fit the context"}
+    )
+    on_empty_prompt: str = field(
+        default="error", metadata={"help": "error, or bos: begin with the model's beginning-of-text token"}
+    )
+    min_completion_tokens: int | None = field(
+        default=None,
+        metadata={"help": "tokens that a prompt leaves for its completion; null: 1, or a quarter of the context"},
+    )
+    add_special_tokens: bool | None = field(
+        default=None,
+        metadata={"help": "true or false: special tokens around texts; null: as true, but no second beginning"},
+    )
+    on_corrupt: str = field(
+        default="error",
+        metadata={"help": "error, or skip: rows that cannot be decoded become errors, and the job goes on"},
+    )
 
     def completion_room(self, max_tokens: int, max_model_len: int) -> int:
         """Tokens of the context that a prompt has to leave for its completion, at least 1 and at most `max_model_len` - 1."""

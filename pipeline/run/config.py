@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pipeline.types import require
@@ -18,11 +18,28 @@ class SubmitConfig:
     the cluster's job server, such as http://head:8265; null is what Ray's environment variables say, or this machine.
     """
 
-    job: str = "generate"
-    submission_id: str | None = None
-    address: str | None = None
-    wait: bool = True
-    python: str = "python"
+    job: str = field(
+        default="generate", metadata={"help": "the job to run there; all keys that are not named here are its own"}
+    )
+    submission_id: str | None = field(
+        default=None,
+        metadata={"help": "the submission's name, such as nightly-${now:%Y-%m-%d}: submitted twice, it runs once"},
+    )
+    address: str | None = field(
+        default=None,
+        metadata={
+            "help": "the cluster's job server, such as http://head:8265; null: Ray's own variables, or this machine"
+        },
+    )
+    wait: bool = field(
+        default=True,
+        metadata={
+            "help": "show what the job prints until it ends, and end with its exit code; --no-wait is wait=false"
+        },
+    )
+    python: str = field(
+        default="python", metadata={"help": "the interpreter on the cluster's head that has what promptmill needs"}
+    )
 
     def __post_init__(self) -> None:
         """Check every field, and settle on an id."""

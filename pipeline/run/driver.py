@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.errors import Interrupted, PromptmillError
+from pipeline.errors import ExitCode, Interrupted, PromptmillError
 from pipeline.output.card.card import CARD, dataset_card
 from pipeline.output.card.samples import read_samples
 from pipeline.output.card.seal import put_card
@@ -52,7 +52,6 @@ STALE_SECONDS = 24 * 3600.0
 """Age at which a temporary file belongs to nobody: no part takes that long to write."""
 RELEASES = 16
 """Claims that are let go of at a time: each takes a store two answers, for which dispatch does not wait."""
-TOO_MANY_ERRORS = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -279,9 +278,9 @@ def _shown(model: str) -> str:
     return folder.name if folder.is_dir() else model
 
 
-def _exit_code(config: GenerateConfig, manifest: Manifest) -> int:
+def _exit_code(config: GenerateConfig, manifest: Manifest) -> ExitCode:
     errors, rows = sum(manifest.totals.errors.values()), manifest.totals.completions
-    return TOO_MANY_ERRORS if rows and errors / rows > config.max_error_rate else 0
+    return ExitCode.TOO_MANY_ERRORS if rows and errors / rows > config.max_error_rate else ExitCode.COMPLETE
 
 
 def _too_many(config: GenerateConfig, manifest: Manifest) -> str:
@@ -291,7 +290,7 @@ def _too_many(config: GenerateConfig, manifest: Manifest) -> str:
     errors = manifest.totals.errors
     codes = ", ".join(f"{n:,} {code}" for code, n in sorted(errors.items(), key=lambda e: (-e[1], e[0])))
     share = f"{sum(errors.values()):,} of {manifest.totals.completions:,} output rows"
-    return (f". Exit code {TOO_MANY_ERRORS}: {share} are errors ({codes}), more than "
+    return (f". Exit code {int(ExitCode.TOO_MANY_ERRORS)}: {share} are errors ({codes}), more than "
             f"max_error_rate={config.max_error_rate:g} allows")  # fmt: skip
 
 

@@ -32,16 +32,33 @@ class ClusterConfig:
     A replica that has work and gets nothing done for `hang_timeout` seconds is ended, and the row that hangs it searched.
     """
 
-    name: str = "local"
-    address: str | None = None
-    replicas: str = "auto"
-    min_replicas: int = 1
-    cpus_per_replica: str = "auto"
-    gpus_per_replica: float = 0.0
-    memory_per_replica: str = "auto"
-    ship_code: bool = True
-    start_timeout: float = 600.0
-    hang_timeout: float = 600.0
+    name: str = field(default="local", metadata={"help": "inline, local or existing"})
+    address: str | None = field(
+        default=None, metadata={"help": "with cluster=existing: the address of the Ray cluster, or auto"}
+    )
+    replicas: str = field(
+        default="auto",
+        metadata={"help": "copies of the model: a number, or auto for as many as processors, GPUs and memory hold"},
+    )
+    min_replicas: int = field(default=1, metadata={"help": "fewer than this is no start"})
+    cpus_per_replica: str = field(
+        default="auto", metadata={"help": "a number, or auto to share the cores among the replicas"}
+    )
+    gpus_per_replica: float = field(default=0.0, metadata={"help": "fractions share a GPU"})
+    memory_per_replica: str = field(
+        default="auto",
+        metadata={"help": "memory that a cluster's node must have for a replica, such as 6GiB; auto: by the weights"},
+    )
+    ship_code: bool = field(
+        default=True, metadata={"help": "nodes of a cluster run this installation's code, not one of their own"}
+    )
+    start_timeout: float = field(
+        default=600.0, metadata={"help": "seconds to wait for the resources of the first replicas"}
+    )
+    hang_timeout: float = field(
+        default=600.0,
+        metadata={"help": "seconds without any progress after which a replica counts as hung, and is replaced"},
+    )
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -103,15 +120,32 @@ class GenerateConfig:
     time of day such as 06:00, or a time from the start such as +8h, at which the job stops, resumable, with exit code 75.
     """
 
-    model: ModelConfig = field(default_factory=ModelConfig)
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    sampling: SamplingParams = field(default_factory=SamplingParams)
-    stats: StatsConfig = field(default_factory=StatsConfig)
-    source: SourceConfig = field(default_factory=SourceConfig)
-    output: OutputConfig = field(default_factory=OutputConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    max_error_rate: float = 1.0
-    deadline: str | None = None
+    model: ModelConfig = field(default_factory=ModelConfig, metadata={"help": "which causal language model"})
+    engine: EngineConfig = field(
+        default_factory=EngineConfig,
+        metadata={"help": "batching; speed only but for max_model_len, kernels=none and a GPU's deterministic"},
+    )
+    sampling: SamplingParams = field(
+        default_factory=SamplingParams, metadata={"help": "how tokens are chosen, and when a completion ends"}
+    )
+    stats: StatsConfig = field(
+        default_factory=StatsConfig,
+        metadata={"help": "what is written for every token, all under the model's own distribution"},
+    )
+    source: SourceConfig = field(default_factory=SourceConfig, metadata={"help": "where prompts come from"})
+    output: OutputConfig = field(default_factory=OutputConfig, metadata={"help": "where generations go"})
+    cluster: ClusterConfig = field(
+        default_factory=ClusterConfig, metadata={"help": "where replicas run: speed only, never the output"}
+    )
+    max_error_rate: float = field(
+        default=1.0, metadata={"help": "exit code 3 when a larger share of the rows are errors"}
+    )
+    deadline: str | None = field(
+        default=None,
+        metadata={
+            "help": "a time of day, such as 06:00 (quoted in YAML), or from the start, such as +8h: the run stops, resumable"
+        },
+    )
 
     def __post_init__(self) -> None:
         """Check the fields that belong to no section."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.options.reference import EXIT_CODES
+from pipeline.errors import ExitCode
 from pipeline.output.events import EventLog
 from pipeline.run.show.metrics import METRICS
 from pipeline.store.local import LocalStore
@@ -36,7 +36,7 @@ def test_every_event_is_listed() -> None:
 
 def test_every_exit_code_has_something_to_do() -> None:
     codes = [int(code) for code, *_ in OPERATIONS.table("code")]
-    assert sorted(codes) == sorted({*EXIT_CODES, 137, 143})
+    assert sorted(codes) == sorted({*ExitCode, 137})
 
 
 @pytest.mark.parametrize("place", [0, 1])

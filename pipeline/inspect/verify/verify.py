@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.errors import ConfigurationError, PlanRefused, PromptmillError
+from pipeline.errors import ConfigurationError, ExitCode, PlanRefused, PromptmillError
 from pipeline.inspect.config import VerifyConfig
 from pipeline.inspect.identity import mixtures
 from pipeline.inspect.verify.duplicates import find_duplicates
@@ -36,8 +36,6 @@ from pipeline.store.base import Store, open_store
 from pipeline.wording import counted
 from pipeline.work.job import Job
 
-WRONG = 4
-"""The exit code when something is wrong."""
 INTERVAL = 5.0
 """Seconds between two lines that tell how far it is."""
 
@@ -97,7 +95,7 @@ class _Verification:
             if not self._findings:
                 raise impossible
             self._tell(str(impossible))
-        return WRONG if self._findings else 0
+        return ExitCode.DAMAGED if self._findings else ExitCode.COMPLETE
 
     def _found(self, findings: Iterable[Finding]) -> bool:
         """Tell findings; true if there is any."""

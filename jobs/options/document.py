@@ -1,0 +1,47 @@
+"""Writes the reference documentation of all options: `python -m jobs.options.document > docs/reference/options.md`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from jobs.cli import JOBS
+from jobs.options.keys import Key, keys, sections
+from jobs.options.page import written_default
+from jobs.options.schema import SCHEMAS
+from pipeline.errors import ExitCode
+
+
+def document() -> str:
+    """Return the page in Markdown: a table for each job and section, then the exit codes."""
+    lines = [
+        "# Options",
+        "",
+        "`promptmill JOB --help` prints the same, with the presets. `make options` writes this page.",
+    ]
+    for job, summary in JOBS.items():
+        schema = SCHEMAS[job]
+        lines += ["", f"## {job}", "", f"`promptmill {job}`: {summary}."]
+        known = list(keys(schema).values())
+        for section, meaning in sections(schema).items():
+            lines += ["", f"### {job}: {section}", "", f"{meaning[0].upper()}{meaning[1:]}.", ""]
+            lines += _table(key for key in known if key.name.startswith(f"{section}."))
+        lines += ["", f"### {job}: the run as a whole", "", *_table(key for key in known if "." not in key.name)]
+    lines += ["", "## Exit codes", "", "| exit code | meaning |", "|---|---|"]
+    lines += [f"| {int(code)} | {code.meaning} |" for code in ExitCode]
+    return "\n".join(lines) + "\n"
+
+
+def _table(options: Iterator[Key]) -> Iterator[str]:
+    yield from ("| option | default | meaning |", "|---|---|---|")
+    for key in options:
+        default = "required" if key.required else f"`{written_default(key.default)}`"
+        yield f"| `{key.name}` | {default} | {_cell(key.help)} |"
+
+
+def _cell(text: str) -> str:
+    """Keep a text within its cell."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("$", "\\$")
+
+
+if __name__ == "__main__":
+    print(document(), end="")
