@@ -1,27 +1,21 @@
 """The console script: `promptmill JOB [OVERRIDES]` is `python -m jobs.JOB [OVERRIDES]`.
 
-It knows the jobs by name and one line only; a job's module is imported when the job is asked for.
+A job's module says what there is to know of it; what a job needs to run is imported when it runs.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from jobs.launch import show
+from jobs.launch import launch, show
 from jobs.leave import leave
+from jobs.spec import specs
 from pipeline import __version__
-
-# To add a job: its module in this folder, with a `main(argv)`, and a line here.
-JOBS = {
-    "generate": "prompts in Parquet → generations and per-token statistics in Parquet",
-    "verify": "proves an output complete and intact; replays rows and compares their bits",
-    "submit": "hands a job to a Ray cluster and follows it",
-}
-
+from pipeline.errors import ExitCode
+from pipeline.wording import did_you_mean, one_line
 
 # Words that are no jobs: they take no configuration.
 TOOLS = {
@@ -45,11 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name in ("-V", "--version"):
         print(f"promptmill {__version__}")
         return 0
-    if name not in JOBS:
-        print(f"promptmill: {_unknown(name)}", file=sys.stderr)
-        return 2
-    code: int = importlib.import_module(f"jobs.{name}").main(rest)
-    return code
+    jobs = specs()
+    if name not in jobs:
+        print(f"promptmill: {_unknown(name, list(jobs))}", file=sys.stderr)
+        return ExitCode.REFUSED
+    return launch(jobs[name], rest)
 
 
 def run() -> NoReturn:
@@ -59,7 +53,8 @@ def run() -> NoReturn:
 
 def page() -> str:
     """Lay out the page that names the jobs."""
-    width = max(map(len, [*JOBS, *TOOLS]))
+    jobs = specs()
+    width = max(map(len, [*jobs, *TOOLS]))
     return "\n".join(
         [
             f"promptmill {__version__}: batch text generation, from Parquet to Parquet",
@@ -70,7 +65,7 @@ def page() -> str:
             "  promptmill --version",
             "",
             "Jobs",
-            *(f"  {name:<{width}}  {text}" for name, text in JOBS.items()),
+            *(f"  {name:<{width}}  {job.summary}" for name, job in jobs.items()),
             "",
             "Tools",
             *(f"  {name:<{width}}  {text}" for name, text in TOOLS.items()),
@@ -82,25 +77,21 @@ def page() -> str:
 
 
 def _completion(words: Sequence[str]) -> int:
-    from jobs.completion import SHELLS, script
-    from pipeline.inspect.config import VerifyConfig
-    from pipeline.run.config import SubmitConfig
-    from pipeline.work.config import GenerateConfig
+    from jobs.options.completion import SHELLS, script
 
     if len(words) != 1 or words[0] not in SHELLS:
         given = " ".join(["completion", *words])
         print(f"promptmill: {given}: for which shell? promptmill completion {', '.join(SHELLS)}", file=sys.stderr)
-        return 2
-    schemas: dict[str, type] = {"generate": GenerateConfig, "verify": VerifyConfig, "submit": SubmitConfig}
-    return show(script(words[0], [*JOBS, *TOOLS], schemas))
+        return ExitCode.REFUSED
+    jobs = specs()
+    return show(script(words[0], [*jobs, *TOOLS], {name: job.schema for name, job in jobs.items()}))
 
 
-def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name, [*JOBS, *TOOLS], n=1)
-    if not close and ("=" in name or name.startswith("-")):
-        return f"{name}: the job comes first: promptmill JOB {name}; there are {', '.join(JOBS)}"
-    hint = f" (did you mean {close[0]}?)" if close else ""
-    return f"{name}: no such job{hint}; there are {', '.join(JOBS)}"
+def _unknown(name: str, jobs: Sequence[str]) -> str:
+    hint = did_you_mean(name, [*jobs, *TOOLS])
+    if not hint and ("=" in name or name.startswith("-")):
+        return f"{name}: the job comes first: promptmill JOB {name}; there are {', '.join(jobs)}"
+    return f"{one_line(name)}: no such job{hint}; there are {', '.join(jobs)}"
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs.launch import Job, launch
+from jobs.launch import launch
 from jobs.leave import leave
+from jobs.spec import JobSpec
 from pipeline.work.config import GenerateConfig
 
 
@@ -23,7 +24,7 @@ def run(config: GenerateConfig, config_yaml: str) -> int:
     return generate(config, config_yaml=config_yaml).exit_code
 
 
-JOB = Job(
+JOB = JobSpec(
     name="generate",
     summary="prompts in Parquet → generations and per-token statistics in Parquet",
     schema=GenerateConfig,

@@ -9,38 +9,21 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from jobs.options.arguments import parse
+from jobs.options.arguments import Arguments, parse
 from jobs.options.page import job_page
-from pipeline.errors import ExitCode, Interrupted, PromptmillError
+from jobs.spec import Config, JobSpec
+from pipeline.errors import Interrupted, PromptmillError
 
 if TYPE_CHECKING:
     from jobs.options.compose import Composed
 
 log = logging.getLogger(__name__)
 
-Config = TypeVar("Config")
 
-
-@dataclass(frozen=True, slots=True)
-class Job(Generic[Config]):
-    """A job: its name, its configuration's root dataclass, what it calls, and examples and exit codes for its help page.
-
-    `run` gets the typed configuration and the composed YAML, and returns the exit code.
-    """
-
-    name: str
-    summary: str
-    schema: type[Config]
-    run: Callable[[Config, str], int]
-    examples: tuple[tuple[str, str], ...] = ()
-    exit_codes: tuple[ExitCode, ...] = tuple(code for code in ExitCode if code is not ExitCode.DAMAGED)
-
-
-def launch(job: Job[Config], argv: Sequence[str]) -> int:
+def launch(job: JobSpec[Config], argv: Sequence[str]) -> int:
     """Do what a command line asks of a job.
 
     Returns:
@@ -52,12 +35,10 @@ def launch(job: Job[Config], argv: Sequence[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
-        arguments = parse(argv)
+        arguments = parse(argv, {flag: override for flag, override, _ in job.flags})
         if arguments.help:
-            return show(job_page(job.name, job.summary, job.schema, job.examples, job.exit_codes) + "\n")
-        from jobs.options.compose import compose_runs  # late: Hydra is not needed for the help page
-
-        runs = compose_runs(job.name, job.schema, arguments)
+            return show(job_page(job) + "\n")
+        runs = _composed(job, arguments)
     except PromptmillError as error:
         return tell(error)
     except KeyboardInterrupt:
@@ -78,6 +59,14 @@ def launch(job: Job[Config], argv: Sequence[str]) -> int:
     return next((code for code in codes if code), 0)
 
 
+def _composed(job: JobSpec[Config], arguments: Arguments) -> list[Composed[Config]]:
+    if job.compose is not None:
+        return job.compose(arguments)
+    from jobs.options.compose import compose_runs  # late: Hydra is not needed for the help page
+
+    return compose_runs(job.name, job.schema, arguments)
+
+
 def show(text: str) -> int:
     """Print a page and return 0. A reader that closes the pipe early, as `head` does, has seen enough."""
     try:
@@ -88,7 +77,7 @@ def show(text: str) -> int:
     return 0
 
 
-def _perform(job: Job[Config], run: Composed[Config]) -> tuple[int, bool]:
+def _perform(job: JobSpec[Config], run: Composed[Config]) -> tuple[int, bool]:
     """Do one run.
 
     Returns:

@@ -8,46 +8,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from jobs.launch import Job, configure_logging, show, tell
+from jobs.launch import launch
 from jobs.leave import leave
-from jobs.options.arguments import Arguments, parse
-from jobs.options.page import job_page
-from pipeline.errors import ConfigurationError, ExitCode, Interrupted, PromptmillError
+from jobs.options.arguments import Arguments
+from jobs.spec import JobSpec
+from pipeline.errors import ConfigurationError, ExitCode
 from pipeline.run.config import SubmitConfig
+
+if TYPE_CHECKING:
+    from jobs.options.compose import Composed
 
 VERBS = ("status", "stop")
 OWN = ("job", "submission_id", "address", "wait", "python")
 
 USAGE = ("[--no-wait] [KEY=VALUE | GROUP=PRESET ...]", "status submission_id=NAME", "stop submission_id=NAME")
-
-JOB = Job(
-    name="submit",
-    summary="hands a job to a Ray cluster and follows it",
-    schema=SubmitConfig,
-    run=lambda config, yaml: 0,
-    examples=(
-        (
-            "tonight's job: submitted twice, it runs once",
-            "promptmill submit submission_id=nightly-2026-11-22 address=http://head:8265 "
-            "source.path=s3://bucket/prompts output.path=s3://bucket/2026-11-22",
-        ),
-        ("without waiting for its end", "promptmill submit --no-wait submission_id=first experiment=demo"),
-        ("how it stands", "promptmill submit status submission_id=first"),
-        ("stop it, resumable", "promptmill submit stop submission_id=first"),
-    ),
-    exit_codes=tuple(ExitCode),
-)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job with a command line, or the process's own, and return the exit code."""
-    try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
-    except PromptmillError as error:
-        return tell(error)
-    except KeyboardInterrupt:
-        return tell(Interrupted("stopped by SIGINT"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +36,6 @@ class Request:
         yaml: It as text.
         line: The command line that the cluster is to run; empty for a verb.
         presets: The folder with presets of one's own, or null.
-        wait: Whether to follow the job.
     """
 
     verb: str | None
@@ -68,16 +43,15 @@ class Request:
     yaml: str
     line: str
     presets: str | None
-    wait: bool
 
 
-def read(arguments: Arguments, *, no_wait: bool = False) -> Request:
+def read(arguments: Arguments) -> Request:
     """Tell `submit`'s own keys from the job's, and check both.
 
     Raises:
         PromptmillError: If anything in either is wrong.
     """
-    from jobs.bundle import command  # late: Hydra is not needed for the help page
+    from jobs.options.bundle import command  # late: Hydra is not needed for the help page
     from jobs.options.compose import compose_runs
 
     overrides = list(arguments.overrides)
@@ -93,17 +67,17 @@ def read(arguments: Arguments, *, no_wait: bool = False) -> Request:
         raise ConfigurationError(f"submit {verb}: which? give submission_id=…")
     elif rest:
         raise ConfigurationError(f"submit {verb}: takes only submission_id and address, not {rest[0]}")
-    return Request(verb, config, composed.yaml, line, arguments.config_dir, config.wait and not no_wait)
+    return Request(verb, config, composed.yaml, line, arguments.config_dir)
 
 
-def _run(argv: list[str]) -> int:
-    arguments = parse([word for word in argv if word != "--no-wait"])
-    if arguments.help:
-        return show(job_page(JOB.name, JOB.summary, JOB.schema, JOB.examples, JOB.exit_codes, USAGE) + "\n")
-    request = read(arguments, no_wait="--no-wait" in argv)
-    if arguments.show_config:
-        return show(f"{request.yaml}# {request.line}\n")
-    configure_logging()
+def _compose(arguments: Arguments) -> list[Composed[Request]]:
+    from jobs.options.compose import Composed  # late, as above
+
+    request = read(arguments)
+    return [Composed(arguments.overrides, f"{request.yaml}# {request.line}\n", request, verbose=False)]
+
+
+def _run(request: Request, _: str) -> int:
     from pipeline.run.signals import signals_raise
 
     with signals_raise():
@@ -111,7 +85,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _submit(request: Request) -> int:
-    from jobs.bundle import bundle
+    from jobs.options.bundle import bundle
     from pipeline.run.cluster.submission import Handed, JobServer
     from pipeline.run.show.stages import Stage
 
@@ -120,7 +94,7 @@ def _submit(request: Request) -> int:
     with bundle(request.presets) as folder, Stage("handing the job over"):
         handed = server.submit(config.id, request.line, folder)
     _say(f"{config.id}: {handed.value}")
-    if handed is Handed.DONE or not request.wait:
+    if handed is Handed.DONE or not config.wait:
         return 0
     try:
         state = server.follow(config.id, lambda text: print(text, end="", flush=True))
@@ -154,6 +128,33 @@ def _last_line(message: str) -> str:
 
 def _where(config: SubmitConfig) -> str:
     return f"submission_id={config.id}" + (f" address={config.address}" if config.address else "")
+
+
+JOB = JobSpec(
+    name="submit",
+    summary="hands a job to a Ray cluster and follows it",
+    schema=SubmitConfig,
+    run=_run,
+    compose=_compose,
+    usage=USAGE,
+    flags=(("--no-wait", "wait=false", "do not stay until the job ends"),),
+    examples=(
+        (
+            "tonight's job: submitted twice, it runs once",
+            "promptmill submit submission_id=nightly-2026-11-22 address=http://head:8265 "
+            "source.path=s3://bucket/prompts output.path=s3://bucket/2026-11-22",
+        ),
+        ("without waiting for its end", "promptmill submit --no-wait submission_id=first experiment=demo"),
+        ("how it stands", "promptmill submit status submission_id=first"),
+        ("stop it, resumable", "promptmill submit stop submission_id=first"),
+    ),
+    exit_codes=tuple(ExitCode),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job with a command line, or the process's own, and return the exit code."""
+    return launch(JOB, sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

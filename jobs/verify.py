@@ -8,8 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs.launch import Job, launch
+from jobs.launch import launch
 from jobs.leave import leave
+from jobs.spec import JobSpec
 from pipeline.errors import ExitCode
 from pipeline.inspect.config import VerifyConfig
 
@@ -27,7 +28,7 @@ def run(config: VerifyConfig, config_yaml: str) -> int:
         return verify(config, tell=lambda line: print(line, flush=True), restore=job_of)
 
 
-JOB = Job(
+JOB = JobSpec(
     name="verify",
     summary="proves an output complete and intact; replays rows and compares their bits",
     schema=VerifyConfig,

@@ -6,7 +6,7 @@ It does not know what the overrides mean.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -41,8 +41,12 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigurationError(f"{message} (--help shows what there is)")
 
 
-def parse(argv: Sequence[str]) -> Arguments:
+def parse(argv: Sequence[str], own: Mapping[str, str] | None = None) -> Arguments:
     """Split a command line into flags and overrides, which may stand in any order.
+
+    Args:
+        argv: The words after the job's name.
+        own: Flags of the job's own, each with the override that it stands for.
 
     Raises:
         ConfigurationError: If a flag is unknown or lacks its value.
@@ -53,10 +57,12 @@ def parse(argv: Sequence[str]) -> Arguments:
     parser.add_argument("-c", "--cfg", choices=["job"])
     parser.add_argument("--resolve", action="store_true")
     parser.add_argument("-cd", "--config-dir")
+    for flag, override in (own or {}).items():
+        parser.add_argument(flag, dest="own", action="append_const", const=override)
     parser.add_argument("overrides", nargs="*")
     found = parser.parse_intermixed_args(list(argv))
     return Arguments(
-        overrides=tuple(found.overrides),
+        overrides=(*found.overrides, *(getattr(found, "own", None) or ())),
         help=found.help,
         multirun=found.multirun,
         show_config=found.cfg is not None,

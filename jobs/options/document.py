@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from jobs.cli import JOBS
 from jobs.options.keys import Key, keys, sections
 from jobs.options.page import written_default
-from jobs.options.schema import SCHEMAS
+from jobs.spec import specs
 from pipeline.errors import ExitCode
 
 
@@ -18,8 +17,8 @@ def document() -> str:
         "",
         "`promptmill JOB --help` prints the same, with the presets. `make options` writes this page.",
     ]
-    for job, summary in JOBS.items():
-        schema = SCHEMAS[job]
+    for job, spec in specs().items():
+        schema, summary = spec.schema, spec.summary
         lines += ["", f"## {job}", "", f"`promptmill {job}`: {summary}."]
         known = list(keys(schema).values())
         for section, meaning in sections(schema).items():

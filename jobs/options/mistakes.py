@@ -5,7 +5,6 @@ It does not know how the line is shown, nor any rule about values: those are the
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import shlex
@@ -26,6 +25,7 @@ from omegaconf.errors import (
 
 from jobs.options.keys import MAPPINGS, keys, nearest
 from pipeline.errors import ConfigurationError, PromptmillError
+from pipeline.wording import did_you_mean
 
 # What some required keys are for; `KEY is required: …`
 REQUIRED = {
@@ -107,9 +107,7 @@ def no_such_preset(group: str, name: str, options: Sequence[str], schema: type) 
         return f"{group}={name}: {group} names a preset; {_PATHS[group]} is {group}.path={name}"
     if not options:
         return f"{group}={name}: no such preset"
-    close = difflib.get_close_matches(name, options, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
-    return f"{group}={name}: no such preset{hint}; there {'are' if len(options) > 1 else 'is'} {', '.join(options)}"
+    return f"{group}={name}: no such preset{did_you_mean(name, options)}; there {'are' if len(options) > 1 else 'is'} {', '.join(options)}"
 
 
 def _about_key(error: OmegaConfBaseException, schema: type, overrides: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from jobs.options.arguments import FLAGS
 from jobs.options.keys import Key, keys, sections
-from pipeline.errors import ExitCode
+from jobs.spec import JobSpec
 
 WIDTH = 100
 """Columns at most, and where it is no terminal."""
@@ -27,27 +27,24 @@ VALUES = (
 )
 
 
-def job_page(
-    job: str, summary: str, schema: type, examples: Sequence[tuple[str, str]], exit_codes: Sequence[ExitCode],
-    usage: Sequence[str] = ("[KEY=VALUE | GROUP=PRESET ...]",),
-) -> str:  # fmt: skip
+def job_page(job: JobSpec[Any]) -> str:
     """Return the page that `promptmill JOB --help` prints."""
-    lines = [*textwrap.wrap(f"promptmill {job}: {summary}", page_width()), "", "Usage"]
-    lines += [*(f"  promptmill {job} {words}" for words in usage), ""]
-    lines += list(_table([(flag, text) for flag, text in FLAGS]))
-    if of_groups := list(_presets(job)):
+    lines = [*textwrap.wrap(f"promptmill {job.name}: {job.summary}", page_width()), "", "Usage"]
+    lines += [*(f"  promptmill {job.name} {words}" for words in job.usage), ""]
+    lines += list(_table([*FLAGS, *((flag, text) for flag, _, text in job.flags)]))
+    if of_groups := list(_presets(job.name)):
         lines += ["", "Presets (GROUP=PRESET, * is the default)", *of_groups]
-    known = keys(schema)
-    for section, meaning in sections(schema).items():
+    known = keys(job.schema)
+    for section, meaning in sections(job.schema).items():
         lines += ["", *textwrap.wrap(f"{section}: {meaning}", page_width(), subsequent_indent="  ")]
         lines += list(_table([(k.name, _entry(k)) for k in known.values() if k.name.startswith(f"{section}.")]))
-    lines += ["", f"{job}: the run as a whole"]
+    lines += ["", f"{job.name}: the run as a whole"]
     lines += list(_table([(k.name, _entry(k)) for k in known.values() if "." not in k.name]))
     lines += ["", "Values", *_values()]
     lines += ["", "Examples"]
-    for text, command in examples:
+    for text, command in job.examples:
         lines += [f"  # {text}", *_wrapped_command(command)]
-    lines += ["", "Exit codes", *_table([(str(int(code)), code.meaning) for code in exit_codes], width=5)]
+    lines += ["", "Exit codes", *_table([(str(int(code)), code.meaning) for code in job.exit_codes], width=5)]
     return "\n".join(lines)
 
 

@@ -11,13 +11,10 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from jobs.options.keys import keys
+from jobs.spec import specs
 from pipeline.errors import ConfigurationError
-from pipeline.inspect.config import VerifyConfig
-from pipeline.run.config import SubmitConfig
-from pipeline.work.config import GenerateConfig
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-SCHEMAS: dict[str, type] = {"generate": GenerateConfig, "verify": VerifyConfig, "submit": SubmitConfig}
 
 
 def register() -> None:
@@ -26,8 +23,8 @@ def register() -> None:
     A job's root dataclass holds its sections typed, so a preset of any group is checked against its section when it
     is merged: the groups need no schema of their own.
     """
-    for job, schema in SCHEMAS.items():
-        ConfigStore.instance().store(name=f"{job}_schema", node=as_written(schema), provider="promptmill")
+    for name, job in specs().items():
+        ConfigStore.instance().store(name=f"{name}_schema", node=as_written(job.schema), provider="promptmill")
     OmegaConf.register_new_resolver("promptmill.examples", example, replace=True)
 
 

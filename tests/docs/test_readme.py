@@ -13,7 +13,7 @@ from jobs.options.arguments import parse
 from jobs.options.compose import compose_runs
 from jobs.options.keys import keys, sections
 from jobs.options.page import presets
-from jobs.options.schema import SCHEMAS
+from jobs.spec import specs
 from jobs.submit import read
 from pipeline.errors import ExitCode
 from pipeline.output.schema import COLUMNS
@@ -30,7 +30,7 @@ PATHS = ["source.path=in.parquet", "output.path=out"]
 def composed(words: list[str], job: str = "generate") -> list[object]:
     if job == "submit":
         return [read(parse(words))]
-    return [run.config for run in compose_runs(job, SCHEMAS[job], parse(words))]
+    return [run.config for run in compose_runs(job, specs()[job].schema, parse(words))]
 
 
 def overrides_of_the_table() -> list[str]:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cli import JOBS, main
+from jobs.cli import main
 from jobs.options.keys import keys, sections
 from jobs.options.page import default_presets, presets
-from jobs.options.schema import SCHEMAS
+from jobs.spec import JobSpec, specs
 from pipeline import __version__
 from pipeline.work.config import GenerateConfig
 
@@ -30,7 +30,7 @@ def printed(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 @pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]])
 def test_the_page_of_jobs(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     page = printed(capsys, *argv)
-    assert all(job in page for job in JOBS)
+    assert all(job in page for job in specs())
     assert max(map(len, page.splitlines())) <= 100
 
 
@@ -78,17 +78,17 @@ def test_the_page_of_verify(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_key_and_section_has_a_meaning() -> None:
-    for schema in SCHEMAS.values():
+    for schema in (spec.schema for spec in specs().values()):
         for name, meaning in {**sections(schema), **{key.name: key.help for key in keys(schema).values()}}.items():
             assert meaning and "\n" not in meaning and len(meaning) < 130, name
     assert {*sections(GenerateConfig), "experiment"} == set(default_presets("generate"))
 
 
-def test_every_job_has_its_module_its_schema_and_its_line() -> None:
-    for name, line in JOBS.items():
-        job = importlib.import_module(f"jobs.{name}").JOB
-        assert (job.name, job.summary, job.schema) == (name, line, SCHEMAS[name])
-    assert set(JOBS) == set(SCHEMAS)
+def test_every_job_is_its_modules() -> None:
+    assert list(specs()) == ["generate", "submit", "verify"]
+    for name, spec in specs().items():
+        assert importlib.import_module(f"jobs.{name}").JOB is spec
+        assert isinstance(spec, JobSpec) and spec.name == name
 
 
 def test_the_examples_compose(capsys: pytest.CaptureFixture[str], examples: Path) -> None:

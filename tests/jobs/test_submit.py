@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.bundle import bundle, command
 from jobs.cli import main
 from jobs.options.arguments import Arguments
+from jobs.options.bundle import bundle, command
 from pipeline.errors import ConfigurationError
 
 

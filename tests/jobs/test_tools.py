@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.cli import JOBS, TOOLS, main
+from jobs.cli import TOOLS, main
 from jobs.options.keys import keys
 from jobs.options.page import presets
+from jobs.spec import specs
 from pipeline.work.config import GenerateConfig
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +44,7 @@ def bash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
 
 
 def test_bash_completes_jobs_keys_and_presets(bash: Path) -> None:
-    assert set(replies(bash, "promptmill ")) == {*JOBS, *TOOLS}
+    assert set(replies(bash, "promptmill ")) == {*specs(), *TOOLS}
     assert replies(bash, "promptmill gen") == ["generate"]
     assert replies(bash, "promptmill generate sampling.max_t") == ["sampling.max_tokens="]
     assert replies(bash, "promptmill generate model=dem") == ["model=demo"]

@@ -21,6 +21,7 @@ from jobs.options import schema as schemas
 from jobs.options.arguments import Arguments
 from jobs.options.compose import Composed, compose_runs
 from jobs.options.keys import sections
+from jobs.spec import specs
 from pipeline.errors import ConfigurationError
 
 PACKAGES = ("jobs", "conf", "pipeline")
@@ -61,10 +62,11 @@ def command(job: str, python: str, arguments: Arguments) -> str:
     Raises:
         PromptmillError: If anything in the configuration is wrong.
     """
-    if job not in schemas.SCHEMAS or job == "submit":
-        others = ", ".join(name for name in schemas.SCHEMAS if name != "submit")
+    known = {name: spec for name, spec in specs().items() if spec.compose is None}
+    if job not in known:
+        others = ", ".join(known)
         raise ConfigurationError(f"job={job}: must be one of {others}")
-    schema = schemas.SCHEMAS[job]
+    schema = known[job].schema
     overrides = list(arguments.overrides)
     if "cluster" in sections(schema) and not any(re.match(r"cluster(\.name)?=", line) for line in overrides):
         overrides.append("cluster=existing")
