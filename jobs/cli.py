@@ -91,7 +91,7 @@ def _unknown(name: str, jobs: Sequence[str]) -> str:
     hint = did_you_mean(name, [*jobs, *TOOLS])
     if not hint and ("=" in name or name.startswith("-")):
         return f"{name}: the job comes first: promptmill JOB {name}; there are {', '.join(jobs)}"
-    return f"{one_line(name)}: no such job{hint}; there are {', '.join(jobs)}"
+    return f"{one_line(name)}: no such job{hint + ' ' if hint else '; '}there are {', '.join(jobs)}"
 
 
 if __name__ == "__main__":

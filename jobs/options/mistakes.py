@@ -107,7 +107,9 @@ def no_such_preset(group: str, name: str, options: Sequence[str], schema: type) 
         return f"{group}={name}: {group} names a preset; {_PATHS[group]} is {group}.path={name}"
     if not options:
         return f"{group}={name}: no such preset"
-    return f"{group}={name}: no such preset{did_you_mean(name, options)}; there {'are' if len(options) > 1 else 'is'} {', '.join(options)}"
+    there = "there are" if len(options) > 1 else "there is"
+    hint = f"{close} " if (close := did_you_mean(name, options)) else "; "
+    return f"{group}={name}: no such preset{hint}{there} {', '.join(options)}"
 
 
 def _about_key(error: OmegaConfBaseException, schema: type, overrides: Sequence[str]) -> str:

@@ -155,7 +155,7 @@ def test_unknown_preset(group: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("zzzzzz=1", "zzzzzz: no such key; there are model.…, engine.…"),
         ("sampling.stop.x=1", "sampling.stop.x: no such key"),
         ("hydra.zzz=1", "hydra.zzz: Hydra has no such key"),
-        ("model=gpt3", "model=gpt3: no such preset (did you mean gpt2?); there are demo, gpt2, "),
+        ("model=gpt3", "model=gpt3: no such preset; did you mean 'gpt2'? there are demo, gpt2, "),
         ("model=[gpt2,5]", "model=[gpt2,5]: must be the name of a preset: demo, gpt2"),
         ("experiment={a:1}", "experiment={a:1}: must be the name of a preset: baseline"),
         ("-m sampling.n=glob(*)", "sampling.n=glob(*): no value matches"),

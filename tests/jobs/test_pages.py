@@ -41,7 +41,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("job", "hint"),
     [
-        ("genrate", "did you mean generate?"),
+        ("genrate", "did you mean 'generate'?"),
         ("zzz", "no such job; there are generate, "),
         ("n=1", "the job comes first"),
     ],

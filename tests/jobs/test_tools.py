@@ -77,7 +77,7 @@ def test_which_shell(words: list[str], capsys: pytest.CaptureFixture[str]) -> No
 def test_help_for_a_job(capsys: pytest.CaptureFixture[str]) -> None:
     assert output(capsys, "help", "verify") == output(capsys, "verify", "--help")
     assert main(["help", "genrate"]) == 2
-    assert "did you mean generate?" in capsys.readouterr().err
+    assert "did you mean 'generate'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 200])
