@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test fuzz simulate chaos survey image-test metrics-test lint options format bench bench-levels quality scale clean
+.PHONY: help install demo test fuzz simulate chaos survey image-test metrics-test lint options format bench bench-levels quality scale release clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -21,11 +21,14 @@ $(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard pipeline/engi
 demo: install  ## generate with the embedded model and prompts
 	$(BIN)/promptmill generate experiment=demo
 
+# A process for each core; a module's tests stay together, and those that start a Ray are the first, one after the other.
+TOGETHER := -n auto --dist loadgroup --no-loadscope-reorder
+
 test: install  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TOGETHER)
 
 fuzz: install  ## run the tests with other random examples than last time
-	$(BIN)/python -m pytest --hypothesis-profile=new
+	$(BIN)/python -m pytest $(TOGETHER) --hypothesis-profile=new
 
 simulate: install  ## run simulated worlds in which everything fails; RUNS=1000000 of them from seed FIRST=0
 	$(BIN)/python tests/run/simulation.py $(or $(RUNS),100000) $(or $(FIRST),0)
@@ -71,6 +74,9 @@ bench-levels: install  ## measure the compiled kernels of each level beside torc
 
 scale: install  ## measure the driver with up to a million made-up shards; SCALE="--help" lists its options
 	$(BIN)/python -m benchmarks.scale $(SCALE)
+
+release: install  ## build sdist and wheel, try the wheel in an environment of its own, tag the commit with the version
+	.ci/release $(BIN)/python
 
 clean:  ## remove the environment, caches and builds; outputs stay
 	rm -rf $(VENV) pipeline/engine/native/_native*.so build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # What the checks at loading find is not kept: a test's kernel must not be found in the user's cache, nor in another test.
@@ -21,3 +22,13 @@ settings.register_profile(
 )
 settings.register_profile("new", settings.get_profile("same"), derandomize=False)
 settings.load_profile("same")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a module's tests on one worker, which shares what they set up, and all tests that start a Ray on one, first.
+
+    Two Rays at once leave a machine of two cores no time to notice what died.
+    """
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.nodeid.split("::")[0]))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
