@@ -24,7 +24,7 @@ from pipeline.engine.gpu.memory import card_bytes, plan_card
 from pipeline.engine.grammar_guard import check_in_time
 from pipeline.engine.kv_cache import block_bytes
 from pipeline.engine.linear import PackedLinear
-from pipeline.engine.memory import MemoryPlan, available_bytes, likely_blocks, plan_memory
+from pipeline.engine.memory import MemoryPlan, available_bytes, check_length, likely_blocks, plan_memory
 from pipeline.engine.model import LoadedModel, load_model
 from pipeline.engine.runner import ModelRunner
 from pipeline.engine.static import StaticEngine
@@ -174,6 +174,8 @@ def build_engine(
         torch.set_num_threads(threads)
     native.use(engine.kernels)
     max_len = model_len(checkpoint, engine)
+    source = checkpoint.context_source if engine.max_model_len is None else f"engine.max_model_len={max_len}"
+    check_length(max_len, available_bytes(), source)
     loaded = load_model(
         checkpoint, model, device=device, max_len=max_len, plain=engine.name == "static",
         deterministic=engine.deterministic,

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.engine.checkpoint import Checkpoint, model_len, resolve
 from pipeline.engine.grammar_guard import check_in_time
+from pipeline.engine.ignored import ignored
 from pipeline.engine.structured import Grammars
 from pipeline.engine.tokenizer import load_tokenizer
 from pipeline.errors import ConfigurationError, InputRefused, ModelRefused, PlanRefused, PromptmillError, Refused
@@ -110,9 +111,8 @@ def prepare(config: GenerateConfig) -> Prepared:
         rows_per_shard=config.output.rows_per_shard or effort.rows_per_shard,
         limit=config.source.limit,
     )
-    return Prepared(
-        plan, source, checkpoint, effort, schema, tuple(doubts(config, model_len(checkpoint, config.engine)))
-    )
+    found = (*doubts(config, model_len(checkpoint, config.engine)), *ignored(checkpoint, config.sampling))
+    return Prepared(plan, source, checkpoint, effort, schema, found)
 
 
 def _effort(config: GenerateConfig, checkpoint: Checkpoint, source: Source) -> Effort:
