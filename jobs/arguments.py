@@ -6,6 +6,8 @@ It does not know what the overrides mean.
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -38,7 +40,22 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser whose complaint is one of ours: one line, exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigurationError(f"{message} (--help shows what there is)")
+        raise ConfigurationError(_in_our_words(message))
+
+
+def _in_our_words(message: str) -> str:
+    """What is wrong with a flag, and what would be right."""
+    if unknown := re.fullmatch("unrecognized arguments: (.*)", message):
+        flag = unknown[1].split()[0]
+        known = [name for names, _ in FLAGS for name in re.findall(r"--[a-z-]+", names)]
+        close = difflib.get_close_matches(flag, known, n=1, cutoff=0.6)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        return f"{flag}: no such flag{hint}; there are {', '.join(known)}; an option is KEY=VALUE, without dashes"
+    if "--config-dir" in message:
+        return "--config-dir: which folder? write --config-dir DIR, a folder with presets of your own"
+    if "--cfg" in message:
+        return "--cfg: write --cfg job, which prints the job's configuration and stops"
+    return f"{message} (--help shows what there is)"
 
 
 def parse(argv: Sequence[str]) -> Arguments:

@@ -147,7 +147,9 @@ def _check_structured(config: GenerateConfig) -> None:
     try:
         check_in_time(config.sampling)
     except ValueError as error:
-        raise ConfigurationError(f"sampling.{error}") from error
+        name, _, why = str(error).partition(": ")
+        value = f"={one_line(config.sampling.regex, 60)}" if name == "regex" and config.sampling.regex else ""
+        raise ConfigurationError(f"sampling.{name}{value}: {why}") from error
 
 
 def _check_tokenizer(config: GenerateConfig, checkpoint: Checkpoint) -> None:
