@@ -82,10 +82,10 @@ def _limits(config: Mapping[str, Any], found: Mapping[str, tuple[int, ...]]) -> 
     for key in _WIDTHS:
         for value in _wholes(config.get(key)):
             yield key, value, widest, f"no dimension above {widest}"
-    if layers:  # a model of one kind of layers only has their numbers in the names
+    if layers:
         for key in _LAYERS:
             for value in _wholes(config.get(key)):
-                yield key, value, layers, f"{layers} layers at most"
+                yield key, value, layers, f"{layers} layers at most (one that is used more than once is not served)"
     for key in _EXPERTS:
         for value in _wholes(config.get(key)):
             yield key, value, max(widest, layers), f"{max(widest, layers)} experts at most"

@@ -33,9 +33,9 @@ def changed(model: Tiny, folder: Path, **values: Any) -> Path:
     ("family", "key", "value", "told"),
     [
         ("gpt2", "n_embd", 40960, "no dimension above 320"), ("gpt2", "vocab_size", 10**7, "no dimension above 320"),
-        ("gpt2", "n_positions", 10**8, "128 positions"), ("gpt2", "n_layer", 1000, "2 layers at most"),
+        ("gpt2", "n_positions", 10**8, "128 positions"), ("gpt2", "n_layer", 1000, "2 layers at most (one that is used more than once is not served)"),
         ("gpt2", "n_inner", 2**24, "no dimension above 320"), ("llama", "hidden_size", 40960, "no dimension above 320"),
-        ("llama", "num_hidden_layers", 3, "2 layers at most"), ("llama", "head_dim", 2**20, "no dimension above 320"),
+        ("llama", "num_hidden_layers", 3, "2 layers at most (one that is used more than once is not served)"), ("llama", "head_dim", 2**20, "no dimension above 320"),
         ("llama", "num_attention_heads", 4096, "no dimension above 320"), 
         ("opt", "max_position_embeddings", 10**6, "130 positions"),
         ("gpt_neox", "intermediate_size", 10**6, "no dimension above 320"),
