@@ -6,6 +6,8 @@ only the end tokens count.
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +19,7 @@ _FILE = "generation_config.json"
 _SHOWN = 40
 _DRAWN = ("temperature", "top_k", "top_p", "min_p")
 """Keys that count where tokens are drawn, and have the same name here."""
-_RENAMED = {"repetition_penalty": "repetition_penalty", "min_new_tokens": "min_tokens", "stop_strings": "stop"}
+_RENAMED = {"repetition_penalty": "repetition_penalty", "min_new_tokens": "min_tokens"}
 """Keys that always count, with their name here."""
 _OFF: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("typical_p", "guidance_scale", "num_beams", "encoder_repetition_penalty"), (1,)),
@@ -42,6 +44,10 @@ def ignored(checkpoint: Checkpoint, sampling: SamplingParams) -> Iterator[str]:
         f"sampling.{name}={_shown(value)}" for key, name in _names(asked)
         if (value := asked.get(key)) is not None and value != getattr(sampling, name)
     ]  # fmt: skip
+    texts = asked.get("stop_strings") or []
+    stop = [texts] if isinstance(texts, str) else texts
+    if missing := [text for text in stop if text not in sampling.stop]:
+        wanted.append(shlex.quote(f"sampling.stop={_shown(json.dumps(missing))}"))
     if wanted:
         yield (
             f"the model's {_FILE} has defaults for transformers' generate, which are not used here; to have them too: "

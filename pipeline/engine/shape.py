@@ -43,7 +43,8 @@ def _of_file(path: Path) -> dict[str, tuple[int, ...]]:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length)) if length <= _MOST_BYTES else {}
-        return {name: tuple(facts["shape"]) for name, facts in header.items() if name != "__metadata__"}
+        found = {name: tuple(facts["shape"]) for name, facts in header.items() if name != "__metadata__"}
+        return found if all(isinstance(n, int) for shape in found.values() for n in shape) else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error):
         return {}  # whoever loads it tells what is wrong
 

@@ -275,18 +275,21 @@ def _is_nested(kind: Type) -> bool:
 
 def _parts_brought_to(values: Any, kind: Type) -> Any:
     """Each part by itself, as Arrow's own casts know nothing of what a file says, nor of text that is not UTF-8."""
-    if kinds.is_null(values.type) or kinds.is_fixed_size_list(kind) != kinds.is_fixed_size_list(values.type):
+    if kinds.is_null(values.type):
         return values.cast(kind)
+    if kinds.is_fixed_size_list(values.type) and not kinds.is_fixed_size_list(kind):
+        values = values.cast(pa.list_(values.type.value_field))
+    arrow: Any = pa  # the stubs want types that are known
     nulls = values.is_null() if values.null_count else None
     if kinds.is_struct(kind):
         parts = [brought_to(values.field(field.name), field.type) for field in kind]
-        return pa.StructArray.from_arrays(parts, fields=list(kind), mask=nulls)
+        return arrow.StructArray.from_arrays(parts, fields=list(kind), mask=nulls)
     if kinds.is_fixed_size_list(kind):
         inner = values.values.slice(values.offset * kind.list_size, len(values) * kind.list_size)
-        return pa.FixedSizeListArray.from_arrays(brought_to(inner, kind.value_type), type=kind, mask=nulls)
+        return arrow.FixedSizeListArray.from_arrays(brought_to(inner, kind.value_type), type=kind, mask=nulls)
     offsets = pa.array(values.offsets.to_numpy(), pa.int64() if kinds.is_large_list(kind) else pa.int32())
     if kinds.is_map(kind):
         keys, items = brought_to(values.keys, kind.key_type), brought_to(values.items, kind.item_type)
-        return pa.MapArray.from_arrays(offsets, keys, items, kind, mask=nulls)
-    make = pa.LargeListArray if kinds.is_large_list(kind) else pa.ListArray
+        return arrow.MapArray.from_arrays(offsets, keys, items, kind, mask=nulls)
+    make = arrow.LargeListArray if kinds.is_large_list(kind) else arrow.ListArray
     return make.from_arrays(offsets, brought_to(values.values, kind.value_type), type=kind, mask=nulls)

@@ -67,6 +67,13 @@ def test_settings_that_can_be_had_are_told_with_how(tiny: MakeTiny, tmp_path: Pa
     assert line.endswith(": sampling.repetition_penalty=1.1"), "the others do nothing where no token is drawn"
 
 
+def test_stop_strings_are_told_as_a_shell_takes_them(tiny: MakeTiny, tmp_path: Path) -> None:
+    for asked in (["\n", "END"], "END"):
+        (line,) = told(tiny(), tmp_path / "m", {"stop_strings": asked}, stop=["\n"])
+        assert line.endswith("""to have them too: 'sampling.stop=["END"]'""")
+    assert told(tiny(), tmp_path / "m", {"stop_strings": "END"}, stop=["END"]) == []
+
+
 @pytest.mark.parametrize(
     "asked",
     [{}, {"eos_token_id": 0, "max_length": 20, "transformers_version": "5"}, {"num_beams": 1, "guidance_scale": 1.0},

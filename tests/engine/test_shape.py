@@ -20,6 +20,7 @@ from pipeline.engine.shape import check_sizes, shapes
 from pipeline.errors import ModelRefused
 
 MakeTiny = Callable[..., Tiny]
+TWO = "2 layers at most (one that is used more than once is not served)"
 
 
 def changed(model: Tiny, folder: Path, **values: Any) -> Path:
@@ -33,9 +34,9 @@ def changed(model: Tiny, folder: Path, **values: Any) -> Path:
     ("family", "key", "value", "told"),
     [
         ("gpt2", "n_embd", 40960, "no dimension above 320"), ("gpt2", "vocab_size", 10**7, "no dimension above 320"),
-        ("gpt2", "n_positions", 10**8, "128 positions"), ("gpt2", "n_layer", 1000, "2 layers at most (one that is used more than once is not served)"),
+        ("gpt2", "n_positions", 10**8, "128 positions"), ("gpt2", "n_layer", 1000, TWO),
         ("gpt2", "n_inner", 2**24, "no dimension above 320"), ("llama", "hidden_size", 40960, "no dimension above 320"),
-        ("llama", "num_hidden_layers", 3, "2 layers at most (one that is used more than once is not served)"), ("llama", "head_dim", 2**20, "no dimension above 320"),
+        ("llama", "num_hidden_layers", 3, TWO), ("llama", "head_dim", 2**20, "no dimension above 320"),
         ("llama", "num_attention_heads", 4096, "no dimension above 320"), 
         ("opt", "max_position_embeddings", 10**6, "130 positions"),
         ("gpt_neox", "intermediate_size", 10**6, "no dimension above 320"),
@@ -70,6 +71,7 @@ def test_shapes_are_those_that_safetensors_tells() -> None:
 @pytest.mark.parametrize(
     "content",
     [b"", b"1234567", struct.pack("<Q", 2**62), struct.pack("<Q", 5) + b"[1,2]", struct.pack("<Q", 8) + b'{"a": 1}',
+     struct.pack("<Q", 23) + b'{"a": {"shape": [1,"x"]}}'[:23] + b"}", struct.pack("<Q", 25) + b'{"a": {"shape": [1,"x"]}}',
      struct.pack("<Q", 100_000) + b"[" * 100_000],
 )  # fmt: skip
 def test_a_file_without_a_header_is_left_to_whoever_loads_it(tmp_path: Path, content: bytes) -> None:

@@ -142,6 +142,6 @@ def test_a_text_that_follows_a_grammar_is_what_the_grammar_took(kind: str, rule:
 @pytest.mark.parametrize("kind", OTHERS)
 def test_a_tokenizer_whose_pieces_have_no_bytes_of_their_own_is_refused(kind: str) -> None:
     grammars = Grammars(tokenizer(kind), len(made(kind)), frozenset(), 1)
-    with pytest.raises(ModelRefused, match="this tokenizer cannot be used for structured output: ") as refused:
+    with pytest.raises(ModelRefused, match="this tokenizer cannot be used for structured output, which needs ") as refused:
         grammars.start(SamplingParams(regex="yes"))
     assert "\n" not in str(refused.value)
