@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return show(USAGE + "\n")
     try:
         if len(folders) != 1 or {word for word in words if word.startswith("-")} - {"--errors"}:
-            raise ConfigurationError(f"look {' '.join(words)}".strip() + f": is written {USAGE}")
+            raise ConfigurationError(f"look {' '.join(words)}".strip() + f": give one output's folder: {USAGE}")
         return show("".join(f"{line}\n" for line in _lines(folders[0], errors="--errors" in words)))
     except PromptmillError as error:
         print("promptmill:", " ".join(str(error).split("\n")), file=sys.stderr)

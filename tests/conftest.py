@@ -30,5 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Two Rays at once leave a machine of two cores no time to notice what died.
     """
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.nodeid.split("::")[0]))
+        item.add_marker(
+            pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.nodeid.split("::")[0])
+        )
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)

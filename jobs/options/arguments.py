@@ -6,11 +6,13 @@ It does not know what the overrides mean.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 from pipeline.errors import ConfigurationError
+from pipeline.wording import did_you_mean
 
 # Flag, what it takes, what it does: parsed here, printed by the help page.
 FLAGS = (
@@ -38,7 +40,21 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser whose complaint is one of ours: one line, exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigurationError(f"{message} (--help shows what there is)")
+        raise ConfigurationError(_in_our_words(message))
+
+
+def _in_our_words(message: str) -> str:
+    """What is wrong with a flag, and what would be right."""
+    if unknown := re.fullmatch("unrecognized arguments: (.*)", message):
+        flag = unknown[1].split()[0]
+        known = [name for names, _ in FLAGS for name in re.findall(r"--[a-z-]+", names)]
+        hint = f"{close} " if (close := did_you_mean(flag, known)) else "; "
+        return f"{flag}: no such flag{hint}there are {', '.join(known)}; an option is KEY=VALUE, without dashes"
+    if "--config-dir" in message:
+        return "--config-dir: which folder? write --config-dir DIR, a folder with presets of your own"
+    if "--cfg" in message:
+        return "--cfg: write --cfg job, which prints the job's configuration and stops"
+    return f"{message} (--help shows what there is)"
 
 
 def parse(argv: Sequence[str], own: Mapping[str, str] | None = None) -> Arguments:

@@ -75,7 +75,7 @@ def bad_syntax(override: str, schema: type) -> str:
     """Say that an override cannot be parsed, and show how a text would be quoted."""
     name, equals, value = override.partition("=")
     if not equals:
-        return f"{_shown(override)}: an override is written KEY=VALUE, a preset GROUP=PRESET"
+        return f"{_shown(override)}: not KEY=VALUE, nor GROUP=PRESET for a preset"
     key = keys(schema).get(name)
     if name in MAPPINGS and (fault := _json_fault(value)) is not None:
         instead = f", or {name}_file=FILE" if f"{name}_file" in keys(schema) else ""

@@ -35,7 +35,7 @@ def check(
     for override in overrides:
         name, line = override.key_or_group, override.input_line
         if not name:
-            raise ConfigurationError(f"{line}: an override is written KEY=VALUE, a preset GROUP=PRESET")
+            raise ConfigurationError(f"{line}: not KEY=VALUE, nor GROUP=PRESET for a preset")
         if name.split(".")[0] == "hydra" or "/" in name or override.package is not None:
             continue  # Hydra's own, which it checks itself
         if name not in groups and name not in known:

@@ -17,7 +17,7 @@ from pipeline.engine import gpu, native
 from pipeline.engine.base import Engine
 from pipeline.engine.cache.block_pool import blocks_for
 from pipeline.engine.cache.kv_cache import block_bytes
-from pipeline.engine.cache.memory import MemoryPlan, likely_blocks, plan_memory
+from pipeline.engine.cache.memory import MemoryPlan, check_length, likely_blocks, plan_memory
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.continuous import ContinuousEngine
 from pipeline.engine.layers.attention import TRITON
@@ -175,6 +175,8 @@ def build_engine(
         torch.set_num_threads(threads)
     native.use(engine.kernels)
     max_len = model_len(checkpoint, engine)
+    source = checkpoint.context_source if engine.max_model_len is None else f"engine.max_model_len={max_len}"
+    check_length(max_len, available_bytes(), source)
     loaded = load_model(
         checkpoint, model, device=device, max_len=max_len, plain=engine.name == "static",
         deterministic=engine.deterministic,

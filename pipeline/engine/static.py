@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -23,6 +25,26 @@ from pipeline.engine.steps.flight import NONFINITE
 from pipeline.engine.steps.record import Record
 from pipeline.engine.steps.slots import SlotState
 from pipeline.types import Completion, FinishReason, Request, Room
+
+
+@dataclass
+class _Batch:
+    """A batch that runs: its sequences, those that have not ended, and what the next step is given.
+
+    Attributes:
+        ids: [B, T] tokens of the next step: all of the prompts first, then one.
+        mask: [B, positions] which of all positions are tokens of a row.
+        cache: transformers' own, None before the first step.
+    """
+
+    state: SlotState
+    record: Record
+    sequences: list[Sequence]
+    watches: list[StopWatch]
+    live: list[Sequence]
+    ids: torch.Tensor
+    mask: torch.Tensor
+    cache: Any = None
 
 
 class StaticEngine:
@@ -44,31 +66,57 @@ class StaticEngine:
         self._batch_size, self._max_len = batch_size, max_len
         self._grammars = Grammars(tokenizer, loaded.vocab_size, loaded.eos_token_ids, torch.get_num_threads())
         self._waiting: deque[Request] = deque()
+        self._batch: _Batch | None = None
 
     def add(self, requests: Seq[Request]) -> None:
         """Queue requests; see `Engine.add`."""
         self._waiting.extend(requests)
 
     def load(self) -> tuple[int, int]:
-        """Return (0, waiting): between steps nothing runs."""
-        return 0, len(self._waiting)
+        """Return (sequences of the batch that have not ended, waiting); see `Engine.load`."""
+        return (len(self._batch.live) if self._batch else 0), len(self._waiting)
 
     @property
     def room(self) -> Room:
         """The size of a batch; the cache grows with it and has no blocks."""
-        return Room(self._batch_size)
+        live = self._batch.live if self._batch else []
+        return Room(self._batch_size, open_tokens=sum(len(sequence.generated) for sequence in live))
 
     @torch.inference_mode()
     def step(self) -> list[Completion]:
-        """Run one whole batch; see `Engine.step`."""
-        batch = [self._waiting.popleft() for _ in range(min(self._batch_size, len(self._waiting)))]
-        if not batch:
+        """Add a token to each sequence of the batch, which is a new one if the last one has ended; see `Engine.step`."""
+        if self._batch is None and self._waiting:
+            self._batch = self._begin()
+        batch = self._batch
+        if batch is None:
             return []
+        # a row that has ended runs on; its positions must not run out of the model's
+        positions = (batch.mask.cumsum(-1) - 1).clamp_(0, self._max_len - 1)[:, -batch.ids.shape[1] :]
+        out = self._loaded.model(
+            input_ids=batch.ids, attention_mask=batch.mask, position_ids=positions, past_key_values=batch.cache,
+            use_cache=True,
+        )  # fmt: skip
+        sequences = batch.sequences
+        if batch.cache is None and self._stats.prompt_logprobs:
+            batch.record.add_prompt(list(zip(sequences, self._prompt_logprobs(out.logits, sequences), strict=True)))
+        batch.cache = out.past_key_values
+        done = self._advance(batch, out.logits[:, -1].float())
+        # finished rows go on with their last token; nobody reads what they give
+        last = [[s.generated[-1] if s.generated else 0] for s in sequences]
+        batch.ids = torch.tensor(last, device=self._loaded.device)
+        batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(sequences), 1)], 1)
+        if not batch.live:
+            self._batch = None
+        return done
+
+    def _begin(self) -> _Batch:
+        """Take the next requests: their prompts, padded on the left to the longest."""
+        requests = [self._waiting.popleft() for _ in range(min(self._batch_size, len(self._waiting)))]
         limit, device = self._max_len, self._loaded.device
-        state = SlotState(len(batch), limit, self._loaded.vocab_size, device, self._tokenizer, self._grammars)
+        state = SlotState(len(requests), limit, self._loaded.vocab_size, device, self._tokenizer, self._grammars)
         sequences = [
             Sequence(r, min(r.sampling.max_tokens, limit - len(r.prompt_token_ids)), slot=i)
-            for i, r in enumerate(batch)
+            for i, r in enumerate(requests)
         ]
         eos = self._loaded.eos_token_ids
         watches = [
@@ -76,39 +124,23 @@ class StaticEngine:
             for s in sequences
         ]
         state.admit(list(zip(sequences, watches, strict=True)))
-        record = Record(len(batch), limit)
         width = max(s.prompt_len for s in sequences)
-        ids = torch.zeros(len(batch), width, dtype=torch.long, device=device)
+        ids = torch.zeros(len(requests), width, dtype=torch.long, device=device)
         mask = torch.zeros_like(ids)
         for row, sequence in enumerate(sequences):
             ids[row, width - sequence.prompt_len :] = state.tokens[row, : sequence.prompt_len]
             mask[row, width - sequence.prompt_len :] = 1
-        cache, live, done = None, list(sequences), list[Completion]()
-        while live:
-            # a row that has ended runs on; its positions must not run out of the model's
-            positions = (mask.cumsum(-1) - 1).clamp_(0, limit - 1)[:, -ids.shape[1] :]
-            out = self._loaded.model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-            )
-            if cache is None and self._stats.prompt_logprobs:
-                record.add_prompt(list(zip(sequences, self._prompt_logprobs(out.logits, sequences), strict=True)))
-            cache = out.past_key_values
-            done += self._advance(state, record, out.logits[:, -1].float(), live, watches)
-            # finished rows go on with their last token; nobody reads what they give
-            ids = torch.tensor([[s.generated[-1] if s.generated else 0] for s in sequences], device=device)
-            mask = torch.cat([mask, mask.new_ones(len(batch), 1)], 1)
-        return done
+        return _Batch(state, Record(len(requests), limit), sequences, watches, list(sequences), ids, mask)
 
-    def _advance(
-        self, state: SlotState, record: Record, logits: torch.Tensor, live: list[Sequence], watches: list[StopWatch]
-    ) -> list[Completion]:
-        """Choose a token for each live row; remove from `live` what ends, and return it."""
-        flight = choose(state, self._stats, live, logits[[s.slot for s in live]])
+    def _advance(self, batch: _Batch, logits: torch.Tensor) -> list[Completion]:
+        """Choose a token for each live row; remove from the live ones what ends, and return it."""
+        live, record = batch.live, batch.record
+        flight = choose(batch.state, self._stats, live, logits[[s.slot for s in live]])
         outcome = flight.wait()
         ends, done = outcome.ends, list[Completion]()
         record.add(live, range(len(live)), outcome.values)
         for row, (sequence, token, good) in enumerate(zip(list(live), outcome.tokens, outcome.finite, strict=True)):
-            watch = watches[sequence.slot]
+            watch = batch.watches[sequence.slot]
             if good and row not in ends:
                 sequence.generated.append(token)
                 ended = watch.check(sequence.generated)

@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from pipeline.engine.model.checkpoint import Checkpoint, model_len, resolve
+from pipeline.engine.model.ignored import ignored
 from pipeline.engine.model.tokenizer import load_tokenizer
 from pipeline.engine.rules.grammar_guard import check_in_time
 from pipeline.engine.rules.structured import Grammars
@@ -109,9 +110,8 @@ def prepare(config: GenerateConfig) -> Prepared:
         rows_per_shard=config.output.rows_per_shard or effort.rows_per_shard,
         limit=config.source.limit,
     )
-    return Prepared(
-        plan, source, checkpoint, effort, schema, tuple(doubts(config, model_len(checkpoint, config.engine)))
-    )
+    found = (*doubts(config, model_len(checkpoint, config.engine)), *ignored(checkpoint, config.sampling))
+    return Prepared(plan, source, checkpoint, effort, schema, found)
 
 
 def _effort(config: GenerateConfig, checkpoint: Checkpoint, source: Source) -> Effort:
@@ -146,7 +146,9 @@ def _check_structured(config: GenerateConfig) -> None:
     try:
         check_in_time(config.sampling)
     except ValueError as error:
-        raise ConfigurationError(f"sampling.{error}") from error
+        name, _, why = str(error).partition(": ")
+        value = f"={one_line(config.sampling.regex, 60)}" if name == "regex" and config.sampling.regex else ""
+        raise ConfigurationError(f"sampling.{name}{value}: {why}") from error
 
 
 def _check_tokenizer(config: GenerateConfig, checkpoint: Checkpoint) -> None:

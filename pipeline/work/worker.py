@@ -23,8 +23,9 @@ from pipeline.engine.guarded import GuardedEngine, named
 from pipeline.engine.model.checkpoint import resolve
 from pipeline.errors import PromptmillError, WorkerFailed
 from pipeline.output.environment import environment, identity
+from pipeline.output.guilty import Content, written
 from pipeline.output.inputs import agree
-from pipeline.output.part import commit_part, count_rows, encode_part, part_metadata, part_name, sha256_of
+from pipeline.output.part import Counts, commit_part, count_rows, encode_part, part_metadata, part_name, sha256_of
 from pipeline.output.schema import output_schema
 from pipeline.output.table import build_table
 from pipeline.prompts.rows import RowBuilder
@@ -209,10 +210,14 @@ class Worker:
             opened.kept.schema, statistics=job.stats.columns, top_logprobs=job.stats.top_logprobs,
             prompt_logprobs=job.stats.prompt_logprobs, include_prompt=job.output.include_prompt,
         )  # fmt: skip
-        table = build_table(schema, opened.rows, opened.completions, opened.kept)
-        counts = count_rows(opened.rows, table, self._max_model_len)
-        metadata = part_metadata(job.plan.plan_id, shard.index, str(opened.task.attempt), counts, self._environment)
-        data = encode_part(table, job.output, metadata)
+
+        def encoded(content: Content) -> tuple[Counts, bytes]:
+            table = build_table(schema, content.rows, content.completions, content.kept)
+            counts = count_rows(content.rows, table, self._max_model_len)
+            entries = part_metadata(job.plan.plan_id, shard.index, str(opened.task.attempt), counts, self._environment)
+            return counts, encode_part(table, job.output, entries)
+
+        counts, data = written(Content(opened.rows, opened.completions, opened.kept), encoded)
         name = part_name(job.plan.plan8, shard.index, shard.count)
         mine = commit_part(self._store, name, data, job.plan.plan_id)
         digest = hashlib.sha256(data).hexdigest() if mine else sha256_of(self._store, name)

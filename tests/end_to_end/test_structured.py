@@ -112,9 +112,9 @@ def test_what_cannot_be_followed_is_bad_sampling(outputs: list[Path]) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (['sampling.regex="(a"'], "sampling.regex: unclosed group"),
+        (['sampling.regex="(a"'], "sampling.regex=(a: unclosed group"),
         (["sampling.json_schema={type:text}"], "sampling.json_schema: Invalid type: text"),
-        (['sampling.regex="[a&&b]"'], "sampling.regex: no text that the tokens can spell matches"),
+        (['sampling.regex="[a&&b]"'], "sampling.regex=[a&&b]: no text that the tokens can spell matches"),
         (["sampling.logit_bias={1024:1}"], "sampling.logit_bias: 1024 is no token of the model, which has ids 0 to 1023"),
     ],
 )  # fmt: skip

@@ -60,11 +60,19 @@ _ALTERNATIVES: tuple[dict[str, Any], ...] = (
 )  # fmt: skip
 _OWN: dict[str, dict[str, Any]] = {
     "gptj": {"rotary_dim": 16}, "codegen": {"rotary_dim": 16}, "gpt_neo": {"attention_types": [[["global"], 2]]},
-    "mamba2": {"num_heads": 4, "head_dim": 32}, "falcon_h1": {"mamba_d_ssm": 128},
+    "falcon_h1": {"mamba_d_ssm": 128},
     "reformer": {"axial_pos_embds_dim": [16, 48], "axial_pos_shape": [8, 16], "attn_layers": ["local", "local"]},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"}, "lfm2_moe": {"layer_types": ["full_attention", "conv"]},
     "gemma3n_text": {"num_kv_shared_layers": 0, "layer_types": ["full_attention"] * 2},
-    "zamba2": {"layers_block_type": ["mamba", "hybrid"]}, "nemotron_h": {"layers_block_type": ["mamba", "attention"]},
+    "zamba2": {"layers_block_type": ["mamba", "hybrid"]},
+    "nemotron_h": {"layers_block_type": ["mamba", "attention"], "n_groups": 1, "mamba_num_heads": 4},
+    "mamba2": {"num_heads": 4, "head_dim": 32, "n_groups": 1}, "longcat_flash": {"head_dim": 8, "zero_expert_num": 2},
+    "cohere_compass_text": {
+        "layer_types": ["full_attention"] * 2,
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}},
+    },
+    "dots3_note": {"num_attention_heads": 4, "num_key_value_heads": 4},
+    "zamba": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"]},
 }  # fmt: skip
 """What some model types need beside that."""
 _KEPT = ("partial_rotary_factor", "sliding_window", "tie_word_embeddings")
@@ -141,7 +149,7 @@ def _served(kind: str, folder: Path) -> tuple[str, str]:
     try:
         config = configuration(kind)
     except Exception as error:
-        return "not made", str(error)
+        return _refused_by_its_configuration(kind) or ("not made", str(error))
     _random(AutoModelForCausalLM.from_config(config)).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     model = ModelConfig(path=str(folder))
@@ -159,6 +167,20 @@ def _served(kind: str, folder: Path) -> tuple[str, str]:
     exact = logits.log_softmax(-1)[places, torch.tensor(made.token_ids)]
     off = float(((told - exact).abs() / exact.abs().clamp(min=1)).max())
     return ("right" if off <= TOLERANCE else "wrong"), f"{off:.1e}"
+
+
+def _refused_by_its_configuration(kind: str) -> tuple[str, str] | None:
+    """The verdict on a model type that is refused whatever its sizes; None where that takes a model."""
+    from pipeline.engine.model.architecture import check_architecture
+    from pipeline.errors import ModelRefused
+
+    try:
+        check_architecture(CONFIG_MAPPING[kind]().to_dict(), kind)
+    except ModelRefused as refused:
+        return "refused", str(refused)
+    except Exception:  # no configuration of that type can be made without more
+        return None
+    return None
 
 
 @torch.inference_mode()

@@ -25,15 +25,20 @@ def test_a_row_that_fills_the_context_early_stops_nobody(tiny: MakeTiny, family:
     assert len(together["full", 0].token_ids) == 1
 
 
-def test_a_batch_is_done_in_one_step(tiny: MakeTiny) -> None:
+def test_a_batch_runs_to_its_end_before_the_next_and_counts_its_tokens_as_they_are_made(tiny: MakeTiny) -> None:
     engine = tiny().static(3)
-    requests = [request(str(i), p, max_tokens=3 + i) for i, p in enumerate(random_prompts(32, [4, 9, 2, 30]))]
-    engine.add(requests)
+    prompts = enumerate(random_prompts(32, [4, 9, 2, 30]))
+    engine.add([request(str(i), p, max_tokens=3 + i, ignore_eos=True) for i, p in prompts])
     assert engine.load() == (0, 4)
-    assert {c.request.row_id for c in engine.step()} == {"0", "1", "2"}
-    assert engine.load() == (0, 1)
     assert engine.room == Room(3), "its cache has no blocks"
-    assert [c.request.row_id for c in engine.step()] == ["3"]
+    seen, ended = [], []
+    while any(engine.load()):
+        ended.append([c.request.row_id for c in engine.step()])
+        seen.append((engine.load(), engine.room.open_tokens))
+    assert ended == [[], [], ["0"], ["1"], ["2"], *[[]] * 5, ["3"]]
+    assert seen[:5] == [((3, 1), 3), ((3, 1), 6), ((2, 1), 6), ((1, 1), 4), ((0, 1), 0)]
+    assert seen[5:] == [*(((1, 0), n) for n in range(1, 6)), ((0, 0), 0)]
+    assert engine.step() == []
 
 
 def test_both_engines_sample_alike(tiny: MakeTiny) -> None:

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
         (["output.path="], "output.path='': must be a directory or a URI"),
         (["output.path=x", "sampling.n=2"], "sampling.n: no such key; "),
         (["output.path=x", "output.compression=none"], "output.compression: no such key; output has path"),
-        (["outputs/first"], "outputs/first: an override is written KEY=VALUE"),
+        (["outputs/first"], "outputs/first: not KEY=VALUE, nor GROUP=PRESET"),
         (["output.path=x"], "output.path=x: holds no output of `generate`"),
         (
             ["output.path=hf://datasets/x"],

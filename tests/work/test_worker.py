@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import pipeline.output.table
 from pipeline.engine.config import EngineConfig, ModelConfig
 from pipeline.errors import DeviceFault, PlanRefused, PromptmillError, WorkerFailed
 from pipeline.output.config import OutputConfig
@@ -168,6 +169,23 @@ def test_fault_39_the_only_row_there_is(worker: Worker, tmp_path: Path) -> None:
     shard = replace(job(tmp_path).plan.shard(1), segments=(Segment(0, 2, 3),))
     report = worker.submit(Task(shard)).result(timeout=900)
     assert report is not None and report.errors == {"WORKER_CRASH": 2}
+
+
+def test_fault_39_a_row_that_cannot_be_written(worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its samples are errors; the other row of the shard is as ever."""
+    make = pipeline.output.table.strings
+
+    def strings(values: Any) -> Any:
+        if "A simple recipe for" in values:
+            raise pa.ArrowNotImplementedError("Unhandled value")
+        return make(values)
+
+    monkeypatch.setitem(pipeline.output.table._BUILDERS, "prompt", lambda slots: strings([s.row.prompt for s in slots]))
+    report = worker.submit(Task(job(tmp_path).plan.shard(2))).result(timeout=900)
+    assert report is not None and report.errors == {"WORKER_CRASH": 2} and report.rows == 2
+    rows = pq.read_table(tmp_path / "out" / report.file).to_pylist()
+    assert [row["error_code"] for row in rows] == ["WORKER_CRASH", "WORKER_CRASH", None, None]
+    assert rows[1]["error_message"] == "writing this row raised ArrowNotImplementedError: Unhandled value"
 
 
 def test_fault_41_a_device_fault_is_held_against_no_row(worker: Worker, tmp_path: Path) -> None:

@@ -15,8 +15,30 @@ _LIKELY = 6
 """Blocks that a sequence is likely to use: 192 positions."""
 _LIKELY_SHARE = 0.25
 """Share of the memory that is taken for them at the most."""
+_POSITION_BYTES = 256
+"""Bytes that a position takes at least: in the tables of rotary embeddings, in the cache, and in a slot."""
 _MARGIN = 0.8
 """Share of the memory that may be planned: the rest is for the process, Arrow and the system."""
+
+
+def check_length(max_len: int, available: int | None, source: str) -> None:
+    """Refuse a context that memory cannot hold whatever the model is, before anything is allocated for it.
+
+    Args:
+        max_len: Longest prompt plus generation, tokens.
+        available: Bytes that may be taken; None: unknown.
+        source: Where the number comes from.
+
+    Raises:
+        ModelRefused: If not even one sequence of that length fits.
+    """
+    needed, gib = max_len * _POSITION_BYTES, 2**30
+    # what is less is told more exactly once the model is loaded
+    if available is not None and needed > max(available, gib):
+        raise ModelRefused(
+            f"{source}: one sequence of {max_len} tokens needs {needed / gib:.0f} GiB at least, and {available / gib:.2f} GiB "
+            "are free; set engine.max_model_len to what your prompts and completions need"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.engine.config import EngineConfig, ModelConfig
 from pipeline.engine.model.architecture import check_architecture, window
 from pipeline.engine.model.facts import ADAPTER, CONFIG, GENERATION, INDEX, TOKENIZER, read_facts
+from pipeline.engine.model.shape import check_sizes
 from pipeline.errors import ModelRefused
 
 TOKENIZER_FILES = (
@@ -63,10 +64,17 @@ class Checkpoint:
     @property
     def context_length(self) -> int | None:
         """The longest sequence the model was made for, or None when its configuration does not tell."""
-        for key in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
-            if isinstance(self.text.get(key), int):
-                return int(self.text[key])
-        return None
+        return None if self._context_key is None else int(self.text[self._context_key])
+
+    @property
+    def context_source(self) -> str:
+        """Where that stands: a file and a key."""
+        return f"{self.directory / 'config.json'}: {self._context_key}={self.context_length}"
+
+    @property
+    def _context_key(self) -> str | None:
+        keys = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+        return next((key for key in keys if isinstance(self.text.get(key), int)), None)
 
     @property
     def dtype(self) -> str:
@@ -139,6 +147,7 @@ def resolve(config: ModelConfig) -> Checkpoint:
             raise ModelRefused(
                 f"{folder}: has {has}; convert it to safetensors (save_pretrained writes that) and try again"
             )
+    check_sizes(directory, facts)
     if adapter is not None:
         _check_adapter(adapter)
     if not any(

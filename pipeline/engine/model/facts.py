@@ -92,7 +92,10 @@ CONFIG: dict[str, Rule] = {
 }  # fmt: skip
 GENERATION: dict[str, Rule] = {
     **_SPECIAL, **dict.fromkeys(("temperature", "top_p", "repetition_penalty", "min_p"), _NUMBER), "do_sample": _FLAG,
-    **dict.fromkeys(("top_k", "max_length", "max_new_tokens"), _whole(0, 2**31)),
+    **dict.fromkeys(("top_k", "max_length", "max_new_tokens", "min_length", "min_new_tokens"), _whole(0, 2**31)),
+    **dict.fromkeys(("no_repeat_ngram_size", "num_beams", "num_return_sequences"), _whole(0, 2**31)),
+    **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id"), _IDS),
+    **dict.fromkeys(("typical_p", "guidance_scale", "epsilon_cutoff", "eta_cutoff"), _NUMBER), "stop_strings": _TEXT_OR_TEXTS,
 }  # fmt: skip
 TOKENIZER: dict[str, Rule] = {
     **dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"), _TOKEN),

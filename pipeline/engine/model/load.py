@@ -124,7 +124,7 @@ def load_model(
         raise _fixed_attention(checkpoint)
     if checkpoint.adapter is not None:
         model = merge_adapter(model, checkpoint.adapter)
-    _finite_bias(model)
+    _check_output(model, checkpoint)
     model.eval().requires_grad_(False).to(where)  # type: ignore[no-untyped-call]
     text = model.config.get_text_config()
     context = checkpoint.context_length or UNKNOWN_CONTEXT
@@ -220,12 +220,21 @@ def _eos_token_ids(model: PreTrainedModel) -> frozenset[int]:
     return frozenset(() if ids is None else [ids] if isinstance(ids, int) else ids)
 
 
-def _finite_bias(model: PreTrainedModel) -> None:
+def _check_output(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
     """Put a finite number in place of -inf in the output layer's bias, where it masks the padding of the vocabulary.
 
     Those tokens have a probability of 0 all the same, and what is not finite can be taken for a defect of the weights.
+
+    Raises:
+        ModelRefused: If its weight has what is not finite: times a number of either sign, it makes no logit.
     """
     output = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    bias = getattr(output, "bias", None)
+    bias, weight = (getattr(output, name, None) for name in ("bias", "weight"))
     if isinstance(bias, torch.Tensor):
         bias.data.masked_fill_(bias.data == -torch.inf, torch.finfo(bias.dtype).min / 2)
+    if isinstance(weight, torch.Tensor) and not weight.data.sum(dtype=torch.float64).isfinite():
+        row = int((~weight.data.isfinite()).any(-1).nonzero()[0])
+        raise ModelRefused(
+            f"{checkpoint.directory}: the output layer's weight has infinities or NaN, first for token {row}, so that no logit "
+            "of it is a number; a token is masked by the layer's bias, or by sampling.logit_bias"
+        )

@@ -5,13 +5,12 @@ It does not know how they are loaded.
 
 from __future__ import annotations
 
-import json
 import re
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.model.shape import shapes
 from pipeline.errors import ModelRefused
 
 _COMPUTED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|rotary_pos_emb\.inv_freq|position_ids|masked_bias)$")
@@ -40,8 +39,9 @@ def check_whole(folder: Path, report: Mapping[str, Any]) -> None:
         raise ModelRefused(f"{folder}: {' '.join(str(report['error_msgs'][0]).split())[:200]}")
     left = sorted(name for name in report["unexpected_keys"] if not _COMPUTED.search(name))
     if any(_MASK.search(name) for name in left):
-        dimensions = _dimensions(folder)
-        left = [name for name in left if not (_MASK.search(name) and dimensions.get(name, 0) > 2)]
+        # a name may lack the base model's prefix there
+        stored = shapes(folder)
+        left = [name for name in left if not (_MASK.search(name) and len(stored.get(name, ())) > 2)]
     if left:
         raise ModelRefused(
             f"{folder}: config.json has no place for {_some(left)}: without them it would be another model; "
@@ -51,14 +51,3 @@ def check_whole(folder: Path, report: Mapping[str, Any]) -> None:
 
 def _some(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-
-
-def _dimensions(folder: Path) -> dict[str, int]:
-    """Tensor → number of dimensions, from the headers of the weight files; a name may lack the base model's prefix there."""
-    found: dict[str, int] = {}
-    for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        found |= {name: len(facts["shape"]) for name, facts in header.items() if name != "__metadata__"}
-    return found

@@ -229,7 +229,10 @@ class Grammars:
             try:
                 vocabulary = from_tokenizer(inner, max(self._vocab_size, known), ends)
             except Exception as error:  # the library raises several kinds
-                what = " ".join(str(error).split())[:160]
-                raise ModelRefused(f"sampling: this tokenizer cannot be used for structured output: {what}") from error
+                what = " ".join(str(error).split())[:80]
+                raise ModelRefused(
+                    "sampling: this tokenizer cannot be used for structured output, which needs one whose tokens are bytes, "
+                    f"or that falls back on them: {what}"
+                ) from error
             self._library = vocabulary, LLExecutor(self._threads)
         return self._library

@@ -6,10 +6,11 @@ It does not know what the column is for.
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
 
-from pipeline.prompts.files.kinds import is_json, is_uuid
+from pipeline.prompts.files.kinds import holds_uuid, is_json
 from pipeline.types import ErrorCode, RowError
 from pipeline.wording import brief, one_line
 
@@ -26,15 +27,25 @@ def cells(column: pa.ChunkedArray[Any], name: str, other: ErrorCode) -> list[Any
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if is_uuid(column.type):
-        return [None if value is None else str(value) for value in column.to_pylist()]
     if is_json(column.type):
         chunks: list[Any] = column.chunks
         column = pa.chunked_array([chunk.storage for chunk in chunks], type=column.type.storage_type)
     try:
-        return column.to_pylist()
+        found = column.to_pylist()
     except (ValueError, OverflowError, pa.ArrowException):
-        return [_cell(scalar, name, other) for scalar in column]
+        found = [_cell(scalar, name, other) for scalar in column]
+    return [_spelled(value) for value in found] if holds_uuid(column.type) else found
+
+
+def _spelled(value: Any) -> Any:
+    """The value with each UUID as text, which is what a file of text would have."""
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, dict):
+        return {name: _spelled(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_spelled, value))
+    return value
 
 
 def _cell(scalar: pa.Scalar[Any], name: str, other: ErrorCode) -> Any:

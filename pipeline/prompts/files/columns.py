@@ -5,7 +5,7 @@ It does not know the files: it sees one schema at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -47,6 +47,7 @@ def check_columns(config: SourceConfig, schema: pa.Schema) -> None:
             raise InputRefused(f"{option}: column {brief(name)} is {kind}, must be {wanted}; {_there_are(schema)}")
 
 
+_PLAIN = "a plain Arrow type, not an extension type: cast it in the input, to text for instance"
 _Use: TypeAlias = "tuple[str, str, Callable[[pa.Field[Any]], bool], str]"  # quoted: only the stubs are generic
 
 
@@ -56,7 +57,7 @@ def _uses(config: SourceConfig) -> Iterable[_Use]:
         yield "source.prompt_column", config.prompt_column, _is_text, "a string"
     if config.template is not None:
         for name in compile_template(config.template).columns:
-            yield "source.template", name, _is_plain, "a plain Arrow type, not an extension type"
+            yield "source.template", name, _is_plain, _PLAIN
     if config.token_ids_column is not None:
         yield "source.token_ids_column", config.token_ids_column, _is_ids, "a list of integers"
     if config.id_column is not None:
@@ -64,7 +65,7 @@ def _uses(config: SourceConfig) -> Iterable[_Use]:
     if config.sampling_column is not None:
         yield "source.sampling_column", config.sampling_column, _is_sampling, "a struct or a string with JSON"
     for name in config.keep_columns:
-        yield "source.keep_columns", name, _is_plain, "a plain Arrow type, not an extension type"
+        yield "source.keep_columns", name, _is_plain, f"{_PLAIN}, or leave it out"
 
 
 def _there_are(schema: pa.Schema) -> str:
@@ -74,11 +75,20 @@ def _there_are(schema: pa.Schema) -> str:
 
 
 def _type_name(field: pa.Field[Any]) -> str:
-    metadata = field.metadata or {}
-    if ANNOTATION in metadata:
-        return f"{metadata[ANNOTATION].decode(errors='replace')}, which Arrow does not have"
-    extension = metadata.get(b"ARROW:extension:name")
+    for part in _parts(field):
+        metadata = part.metadata or {}
+        if ANNOTATION in metadata:
+            within = "" if part is field else " in a nested value"
+            return f"{metadata[ANNOTATION].decode(errors='replace')}{within}, which Arrow does not have"
+    extension = (field.metadata or {}).get(b"ARROW:extension:name")
     return str(field.type) if extension is None else f"extension<{extension.decode(errors='replace')}>"
+
+
+def _parts(field: pa.Field[Any]) -> Iterator[pa.Field[Any]]:
+    """Yield a field, and all that its type is made of."""
+    yield field
+    for i in range(field.type.num_fields):
+        yield from _parts(field.type.field(i))
 
 
 def _is_text(field: pa.Field[Any]) -> bool:

@@ -7,6 +7,7 @@ column is used for.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pyarrow.types as kinds
 Type: TypeAlias = Any  # a `pa.DataType`, which has the attributes of its kind only
 ANNOTATION = b"parquet"
 """The key of a field's metadata where its Parquet type has no like in Arrow; only `INTERVAL` needs it."""
+
 
 _INTEGERS = [pa.int8(), pa.int16(), pa.int32(), pa.int64()]
 _UNSIGNED = [pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()]
@@ -45,6 +47,11 @@ def is_text(kind: Type) -> bool:
 def is_uuid(kind: Type) -> bool:
     """Whether the values are UUIDs."""
     return isinstance(kind, pa.UuidType)
+
+
+def holds_uuid(kind: Type) -> bool:
+    """Whether the values are UUIDs, or have some in them."""
+    return is_uuid(kind) or any(holds_uuid(kind.field(i).type) for i in range(kind.num_fields))
 
 
 def is_json(kind: Type) -> bool:
@@ -121,6 +128,30 @@ def annotated(kind: Type, annotation: str) -> Type:
     if annotation == "ENUM" and kinds.is_binary(kind):
         return pa.string()
     return kind
+
+
+def described(field: Any, marks: Iterator[str]) -> Any:
+    """Return a field with the types that the file says its values have, however deep.
+
+    Args:
+        field: As Arrow decodes it.
+        marks: The file's annotations of the leaves, depth first; those of this field are taken.
+    """
+    kind = field.type
+    if kinds.is_struct(kind):
+        return field.with_type(pa.struct([described(kind.field(i), marks) for i in range(kind.num_fields)]))
+    if kinds.is_map(kind):
+        key = described(kind.key_field, marks).type
+        return field.with_type(pa.map_(key, described(kind.item_field, marks), kind.keys_sorted))
+    if is_list(kind):
+        value = described(kind.value_field, marks)
+        if kinds.is_fixed_size_list(kind):
+            return field.with_type(pa.list_(value, kind.list_size))
+        return field.with_type(pa.large_list(value) if kinds.is_large_list(kind) else pa.list_(value))
+    mark = next(marks, "")
+    if mark == "INTERVAL":
+        field = field.with_metadata({ANNOTATION: mark.encode()})
+    return field.with_type(annotated(kind, mark))
 
 
 def common(one: Type, other: Type) -> Type:
@@ -220,7 +251,7 @@ def _common_parts(one: Type, other: Type) -> Type | None:
 
 
 def brought_to(values: Any, kind: Type) -> Any:
-    """Return an array with the type `kind`, which `common` or `annotated` gave for its own.
+    """Return an array with the type `kind`, which `common` or `described` gave for its own.
 
     Raises:
         pa.ArrowInvalid: If a value cannot be held, such as a moment beyond the range of the unit.
@@ -233,4 +264,32 @@ def brought_to(values: Any, kind: Type) -> Any:
         values = values.storage
     if kinds.is_binary(values.type) and is_text(kind) and not kinds.is_dictionary(kind):
         values = values.view(pa.string())  # without a look at the bytes: what is not UTF-8 is an error of its row
-    return values if values.type == kind else values.cast(kind)
+    if values.type == kind:
+        return values
+    return _parts_brought_to(values, kind) if _is_nested(kind) else values.cast(kind)
+
+
+def _is_nested(kind: Type) -> bool:
+    return bool(kinds.is_struct(kind) or kinds.is_map(kind) or is_list(kind))
+
+
+def _parts_brought_to(values: Any, kind: Type) -> Any:
+    """Each part by itself, as Arrow's own casts know nothing of what a file says, nor of text that is not UTF-8."""
+    if kinds.is_null(values.type):
+        return values.cast(kind)
+    if kinds.is_fixed_size_list(values.type) and not kinds.is_fixed_size_list(kind):
+        values = values.cast(pa.list_(values.type.value_field))
+    arrow: Any = pa  # the stubs want types that are known
+    nulls = values.is_null() if values.null_count else None
+    if kinds.is_struct(kind):
+        parts = [brought_to(values.field(field.name), field.type) for field in kind]
+        return arrow.StructArray.from_arrays(parts, fields=list(kind), mask=nulls)
+    if kinds.is_fixed_size_list(kind):
+        inner = values.values.slice(values.offset * kind.list_size, len(values) * kind.list_size)
+        return arrow.FixedSizeListArray.from_arrays(brought_to(inner, kind.value_type), type=kind, mask=nulls)
+    offsets = pa.array(values.offsets.to_numpy(), pa.int64() if kinds.is_large_list(kind) else pa.int32())
+    if kinds.is_map(kind):
+        keys, items = brought_to(values.keys, kind.key_type), brought_to(values.items, kind.item_type)
+        return arrow.MapArray.from_arrays(offsets, keys, items, kind, mask=nulls)
+    make = arrow.LargeListArray if kinds.is_large_list(kind) else arrow.ListArray
+    return make.from_arrays(offsets, brought_to(values.values, kind.value_type), type=kind, mask=nulls)

@@ -15,7 +15,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputRefused
-from pipeline.prompts.files.kinds import ANNOTATION, annotated
+from pipeline.prompts.files.kinds import described
 from pipeline.prompts.parquet.rewriting import projected_footer, readable_footer, refuse_encrypted
 from pipeline.wording import one_line
 
@@ -121,18 +121,10 @@ def _projected(raw: bytes, name: str, used: Sequence[str] | None, error: Excepti
 
 def _logical(parquet: pq.ParquetFile) -> pa.Schema:
     """The columns with the types that the file says they have; Arrow's own reading of it leaves out some."""
-    described: Any = parquet.metadata.schema
-    marks = {}
-    for i in range(len(described)):
-        column = described.column(i)
-        kind = column.logical_type.type
-        marks[column.path] = column.converted_type if kind in ("NONE", "UNKNOWN") else kind
-    fields = []
-    for field in parquet.schema_arrow:
-        mark = marks.get(field.name, "")
-        metadata = {ANNOTATION: mark.encode()} if mark == "INTERVAL" else field.metadata
-        fields.append(pa.field(field.name, annotated(field.type, mark), metadata=metadata))
-    return pa.schema(fields)
+    leaves: Any = parquet.metadata.schema
+    kinds = ((leaves.column(i).logical_type.type, leaves.column(i).converted_type) for i in range(len(leaves)))
+    marks = (converted if kind in ("NONE", "UNKNOWN") else kind for kind, converted in kinds)
+    return pa.schema([described(field, marks) for field in parquet.schema_arrow])
 
 
 def _raw_footer(file: pa.NativeFile, size: int, name: str) -> bytes:

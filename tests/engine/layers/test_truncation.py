@@ -136,7 +136,7 @@ def test_the_full_sort_and_the_shortcut_agree(monkeypatch: pytest.MonkeyPatch) -
         assert min(needs) < TOP < max(needs)
         assert [int((lo >= t).sum()) for lo, t in zip(logits, quick, strict=True)] == pytest.approx(needs, abs=1)
         with monkeypatch.context() as patch:
-            patch.setattr("pipeline.engine.layers.sampler.TOP", 4000)
+            patch.setattr("pipeline.engine.plain.sampler.TOP", 4000)
             assert torch.equal(quick, truncation_threshold(logits, probabilities, rows))
 
 

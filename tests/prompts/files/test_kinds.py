@@ -191,3 +191,14 @@ def test_a_value_beyond_the_common_type_is_told_with_file_and_column(write: Writ
     source = opened(tmp_path, keep_columns=["t"])
     with pytest.raises(InputRefused, match=r"b\.parquet: column 't' does not fit"):
         values(source, "t")
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_lists_of_uuids_of_two_kinds_are_one(write: Write, tmp_path: Path, fixed: bool) -> None:
+    keys = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([bytes([i]) * 16 for i in range(4)], pa.binary(16)))
+    offsets = pa.array(range(5), pa.int64())
+    one: Any = pa.FixedSizeListArray.from_arrays(keys, 1) if fixed else pa.LargeListArray.from_arrays(offsets, keys)
+    other: Any = pa.ListArray.from_arrays(offsets.cast(pa.int32()), keys)
+    for name, made in (("a.parquet", one), ("b.parquet", other)):
+        write(name, pa.table({"prompt": ["x"] * 4, "k": made}))
+    assert values(opened(tmp_path, keep_columns=["k"]), "k") == one.to_pylist() + other.to_pylist()
