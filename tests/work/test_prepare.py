@@ -72,7 +72,7 @@ def test_plans_and_writes_nothing(place: Path) -> None:
         ({"model": {"tokenizer": "/no/tokenizer"}}, ModelRefused, ["model.tokenizer=/no/tokenizer"]),
         ({"sampling": SamplingParams(stop_token_ids=[5000])}, Refused, ["sampling.stop_token_ids", "5000", "0 to 1023"]),
         ({"sampling": SamplingParams(logit_bias={5000: 1})}, Refused, ["sampling.logit_bias", "5000", "0 to 1023"]),
-        ({"sampling": SamplingParams(regex="(a")}, Refused, ["sampling.regex: unclosed group"]),
+        ({"sampling": SamplingParams(regex="(a")}, Refused, ["sampling.regex=(a: unclosed group"]),
         ({"sampling": SamplingParams(json_schema={"type": "x"})}, Refused, ["sampling.json_schema: Invalid type: x"]),
         ({"engine": EngineConfig(max_model_len=5000)}, ModelRefused, ["engine.max_model_len=5000", "256"]),
         ({"source": {"path": "in"}, "output": {"path": "in"}}, PlanRefused, ["output.path=in", "input's own folder"]),
