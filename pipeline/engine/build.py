@@ -24,6 +24,7 @@ from pipeline.engine.gpu.memory import card_bytes, plan_card
 from pipeline.engine.grammar_guard import check_in_time
 from pipeline.engine.kv_cache import block_bytes
 from pipeline.engine.linear import PackedLinear
+from pipeline.engine.loading_log import LoadingLog
 from pipeline.engine.memory import MemoryPlan, available_bytes, likely_blocks, plan_memory
 from pipeline.engine.model import LoadedModel, load_model
 from pipeline.engine.runner import ModelRunner
@@ -181,8 +182,9 @@ def build_engine(
     tokenizer = load_tokenizer(checkpoint.tokenizer, loaded.vocab_size)
     loaded = replace(loaded, eos_token_ids=end_tokens(loaded.eos_token_ids, tokenizer))
     parts = _Parts(loaded, tokenizer, stats, engine, max_len, expected, memory_share)
-    memory = parts.plan()
-    built = ENGINES[engine.name](parts, memory)
+    with LoadingLog("taking the cache's memory"):
+        memory = parts.plan()
+        built = ENGINES[engine.name](parts, memory)
     facts = {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
