@@ -69,7 +69,7 @@ $(VENV)/.quality: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[quality]'
 	touch $@
 
-bench-levels: install  ## measure the compiled kernels of each level beside torch; LEVELS="--help" lists its options
+bench-levels: install  ## measure the compiled kernels of each level, and the engine with them, beside torch; LEVELS="--help" lists its options
 	$(BIN)/python -m benchmarks.levels $(LEVELS)
 
 scale: install  ## measure the driver with up to a million made-up shards; SCALE="--help" lists its options

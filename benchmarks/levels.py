@@ -1,10 +1,11 @@
 """Measures the compiled kernels of each level that this processor can run, beside what torch does at that level.
 
-    python -m benchmarks.levels [--rounds 3] [--threads 1] [--only v3 …]
+    python -m benchmarks.levels [--rounds 3] [--threads 1] [--only v3 …] [--parts kernels engine] [--model DIR]
 
 For every level there is a process of its own, in which `engine.kernels` forces ours and the environment caps torch and oneDNN:
 products in float32 and int8 at 1 to 256 rows, and attention that decodes and reads prompts. The two take turns, and the
-shortest time of each counts. Prints Markdown; what is slower than what it replaces is marked.
+shortest time of each counts. Then the whole engine, with and without compiled kernels (`level_engines`). Prints Markdown;
+what is slower than what it replaces is marked.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import level_engines
+from benchmarks.level_engines import ratio
 from benchmarks.machine import describe
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +36,7 @@ CAPS = {
     "v4-vnni": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"},
 }
 """What keeps torch and oneDNN to a level. MKL, which multiplies float32 on Intel's processors, is not kept to it by these."""
+PARTS = ("kernels", "engine")
 ATTENTION = ((64, 1, 100), (64, 1, 500), (8, 1, 500), (1, 256, 0), (1, 256, 256))
 """Sequences, new tokens of each, positions before them; 20 heads of 64 elements, as gpt2-large has."""
 
@@ -42,22 +47,40 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", nargs="*", help="some levels, instead of all that this processor can run")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured (default: all)")
+    parser.add_argument("--model", type=Path, help="the engine's model (default: a gpt2 with random weights)")
+    parser.add_argument("--requests", type=int, default=8, help="sequences that the engine runs at once")
     parser.add_argument("--level", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.level:
         print(json.dumps(measured(arguments.level, arguments.threads, arguments.rounds)))
         return
+    from benchmarks.sizes import make_model
     from pipeline.engine import native
 
     print("\n".join(f"- {name}: {value}" for name, value in describe().items()))
-    for level in arguments.only or native.levels():
-        words = ["--level", level, "--threads", str(arguments.threads), "--rounds", str(arguments.rounds)]
-        command = [sys.executable, "-m", "benchmarks.levels", *words]
-        environment = {**os.environ, **CAPS.get(level, {})}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"{level}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-        print(table(level, json.loads(done.stdout.splitlines()[-1])), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        model = arguments.model
+        if model is None and "engine" in arguments.parts:
+            model = make_model("gpt2", Path(folder) / "gpt2")
+        for level in arguments.only or native.levels():
+            if "kernels" in arguments.parts:
+                print(table(level, _in_its_own_process(level, arguments)), flush=True)
+            if "engine" in arguments.parts:
+                load = level_engines.Load(model.absolute(), arguments.requests, arguments.threads)
+                found = level_engines.measured(level, CAPS.get(level, {}), load, arguments.rounds)
+                print(level_engines.table(level, load, found), flush=True)
+
+
+def _in_its_own_process(level: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    words = ["--level", level, "--threads", str(arguments.threads), "--rounds", str(arguments.rounds)]
+    command = [sys.executable, "-m", "benchmarks.levels", *words]
+    environment = {**os.environ, **CAPS.get(level, {})}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{level}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def measured(level: str, threads: int, rounds: int) -> dict[str, Any]:
@@ -141,7 +164,7 @@ def table(level: str, found: dict[str, Any]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for shape, rows, ours, theirs, int8 in found["products"]:
-        ratios = _ratio(ours / theirs), _ratio(int8 / ours)
+        ratios = ratio(ours / theirs), ratio(int8 / ours)
         lines.append(f"| {shape} | {rows} | {ours:.0f} | {theirs:.0f} | {ratios[0]} | {int8:.0f} | {ratios[1]} |")
     lines += [
         "\n| sequences × new tokens, positions before | compiled, ms | with an int8 cache, ms | torch, ms | torch ÷ compiled |",
@@ -149,12 +172,8 @@ def table(level: str, found: dict[str, Any]) -> str:
     ]
     for sequences, new, past, ours, int8, theirs in found["attention"]:
         place = f"{sequences} × {new}, {past}"
-        lines.append(f"| {place} | {ours:.2f} | {int8:.2f} | {theirs:.2f} | {_ratio(theirs / ours)} |")
+        lines.append(f"| {place} | {ours:.2f} | {int8:.2f} | {theirs:.2f} | {ratio(theirs / ours)} |")
     return "\n".join(lines)
-
-
-def _ratio(ratio: float) -> str:
-    return f"{ratio:.2f}" if ratio >= 1 else f"**{ratio:.2f}**"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Times promptmill's engine on a workload, all three statistics on, and prints one JSON line.
 
-    python -m benchmarks.ours MODEL WORKLOAD REQUESTS BATCH [--int8] [--prefix-caching on|off]
+    python -m benchmarks.ours MODEL WORKLOAD REQUESTS BATCH [--int8] [--kernels native-v3] [--prefix-caching on|off] …
 
 Loading and a warm-up are left out of the time. `peak_bytes` is the most memory that the process ever held,
 loading included.
@@ -21,7 +21,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the jobs set it
 from benchmarks.procedure import measure, parser, report
 from benchmarks.workload import Answers, Work, answers, longest, make
 from pipeline.engine.base import Engine
-from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
+from pipeline.engine.config import KERNELS, EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.model.checkpoint import resolve
 from pipeline.engine.own import BuiltEngine, build_engine
 from pipeline.types import Request, SamplingParams
@@ -39,7 +39,7 @@ def main() -> None:
     work = make(arguments.workload, arguments.requests)
     report(
         {
-            "engine": "promptmill", "precision": "int8" if arguments.int8 else "float32", **figures, "peak_bytes": peak,
+            "engine": "promptmill", "precision": "int8" if arguments.int8 else arguments.dtype, **figures, "peak_bytes": peak,
             "lengths": [len(prompt) + new for prompt, new in work for _ in range(asked.samples)], "facts": built.facts,
         },
         "promptmill", "torch", "transformers",
@@ -50,6 +50,8 @@ def options(description: str | None) -> argparse.ArgumentParser:
     """The command line of everything that runs the engine."""
     made = parser(description)
     made.add_argument("--int8", action="store_true")
+    made.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    made.add_argument("--kernels", choices=KERNELS, default="auto", help="as engine.kernels")
     made.add_argument("--kv-cache-dtype", choices=("auto", "bfloat16", "int8"), default="auto")
     made.add_argument("--prefix-caching", choices=("on", "off"), help="left out: the engine's default")
     return made
@@ -58,9 +60,10 @@ def options(description: str | None) -> argparse.ArgumentParser:
 def build(arguments: argparse.Namespace) -> BuiltEngine:
     """Load the model with an engine as large as the workload needs."""
     model = ModelConfig(
-        path=arguments.model, quantization="int8" if arguments.int8 else "none", kv_cache_dtype=arguments.kv_cache_dtype
-    )
-    chosen: dict[str, Any] = {}
+        path=arguments.model, dtype=arguments.dtype, quantization="int8" if arguments.int8 else "none",
+        kv_cache_dtype=arguments.kv_cache_dtype,
+    )  # fmt: skip
+    chosen: dict[str, Any] = {"kernels": arguments.kernels}
     if "prefix_caching" in {field.name for field in fields(EngineConfig)}:
         if arguments.prefix_caching is not None:
             chosen["prefix_caching"] = arguments.prefix_caching == "on"

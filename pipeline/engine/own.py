@@ -20,13 +20,10 @@ from pipeline.engine.cache.kv_cache import block_bytes
 from pipeline.engine.cache.memory import MemoryPlan, check_length, likely_blocks, plan_memory
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.continuous import ContinuousEngine
-from pipeline.engine.layers.attention import TRITON
 from pipeline.engine.layers.linear import PackedLinear
-from pipeline.engine.model.checkpoint import Checkpoint, model_len
 from pipeline.engine.model.load import LoadedModel, load_model
-from pipeline.engine.model.tokenizer import Tokenizer, end_tokens, load_tokenizer
+from pipeline.engine.model.loading_log import LoadingLog
 from pipeline.engine.rules.grammar_guard import check_in_time
-from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.static import StaticEngine
 from pipeline.engine.steps.card import card_bytes, plan_card
 from pipeline.engine.steps.runner import ModelRunner
@@ -184,8 +181,9 @@ def build_engine(
     tokenizer = load_tokenizer(checkpoint.tokenizer, loaded.vocab_size)
     loaded = replace(loaded, eos_token_ids=end_tokens(loaded.eos_token_ids, tokenizer))
     parts = _Parts(loaded, tokenizer, stats, engine, max_len, expected, memory_share)
-    memory = parts.plan()
-    built = ENGINES[engine.name](parts, memory)
+    with LoadingLog("taking the cache's memory"):
+        memory = parts.plan()
+        built = ENGINES[engine.name](parts, memory)
     facts = {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from benchmarks import levels
+from benchmarks import level_engines, levels
+from benchmarks.level_engines import Load, Pair
+from benchmarks.sizes import make_model
 from pipeline.engine import native
 
 
@@ -23,3 +27,26 @@ def test_a_level_is_measured_and_its_table_marks_what_is_slower(monkeypatch: pyt
     found["products"] = [["40 × 64", 1, 10.0, 20.0, 5.0]]
     assert "| 40 × 64 | 1 | 10 | 20 | **0.50** | 5 | **0.50** |" in levels.table(level, found)
     assert {*levels.CAPS} == {*native.LEVELS["x86_64"]}
+
+
+@pytest.mark.skipif(native.level() == "none", reason="there are no compiled kernels here")
+def test_the_engine_is_run_with_and_without_the_compiled_kernels(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(level_engines, "PRECISIONS", {"int8": level_engines.PRECISIONS["int8"]})
+    load = Load(make_model("tiny", tmp_path), requests=1)
+    (found,) = level_engines.measured(native.level(), {}, load, 1)
+    assert found.precision == "int8" and found.kernels == ("int8-compiled", "int8-torch")
+    assert found.compiled > 0 and found.plain > 0
+
+
+def test_a_run_that_fails_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"engine\.kernels=native-v3 in float32: .*config\.json"):
+        level_engines.measured("v3", {}, Load(tmp_path), 1)
+
+
+def test_an_engine_that_is_slower_than_without_is_marked() -> None:
+    lines = level_engines.table(
+        "v3", Load(Path("models/m")), [Pair("int8", 30.0, 20.0, ("a", "b")), Pair("bfloat16", 3.0, 6.0, ("c", "d"))]
+    ).splitlines()
+    assert lines[-2:] == ["| int8 | 30.0 | 20.0 | 1.50 | a / b |", "| bfloat16 | 3.0 | 6.0 | **0.50** | c / d |"]

@@ -47,24 +47,23 @@ def exchange(
     """
     reference = next(p for p in model.parameters() if p.is_floating_point())
     linears = _Linears(model, reference, int8=int8, deterministic=deterministic)
-    log = LoadingLog(sum(isinstance(module, _LEAVES) for module in model.modules()))
     # Places, not modules: a list of modules would keep every original weight until the end.
-    for parent, attribute in [
-        (m, a) for m in model.modules() if not isinstance(m, _LEAVES) for a, _ in m.named_children()
-    ]:
-        child = getattr(parent, attribute)
-        if isinstance(child, nn.Linear | Conv1D):
-            setattr(parent, attribute, linears.packed(child))
-            del child  # and with it the original weight, where nothing else uses it
-            _trim()
-            log.packed()
-        elif isinstance(child, NewGELUActivation):
-            # the same function in one operation instead of five
-            setattr(parent, attribute, RowwiseActivation(nn.GELU(approximate="tanh")))
-        elif isinstance(child, _ACTIVATIONS):
-            setattr(parent, attribute, RowwiseActivation(child))
-        elif "RotaryEmbedding" in type(child).__name__:
-            setattr(parent, attribute, RotaryTable(child, max_len, reference))
+    places = [(m, a) for m in model.modules() if not isinstance(m, _LEAVES) for a, _ in m.named_children()]
+    with LoadingLog("packing", sum(isinstance(module, _LEAVES) for module in model.modules())) as log:
+        for parent, attribute in places:
+            child = getattr(parent, attribute)
+            if isinstance(child, nn.Linear | Conv1D):
+                setattr(parent, attribute, linears.packed(child))
+                del child  # and with it the original weight, where nothing else uses it
+                _trim()
+                log.packed()
+            elif isinstance(child, NewGELUActivation):
+                # the same function in one operation instead of five
+                setattr(parent, attribute, RowwiseActivation(nn.GELU(approximate="tanh")))
+            elif isinstance(child, _ACTIVATIONS):
+                setattr(parent, attribute, RowwiseActivation(child))
+            elif "RotaryEmbedding" in type(child).__name__:
+                setattr(parent, attribute, RotaryTable(child, max_len, reference))
     linears.finish()
     other = _other_products(model)
     if other:

@@ -14,12 +14,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from pipeline.engine.config import ModelConfig
-from pipeline.engine.layers.attention import IMPLEMENTATION, choose
 from pipeline.engine.layers.linear import ROW_UNITS
-from pipeline.engine.model.adapter import merge_adapter
-from pipeline.engine.model.architecture import INSTEAD
-from pipeline.engine.model.checkpoint import UNKNOWN_CONTEXT, Checkpoint
 from pipeline.engine.model.exchange import exchange
+from pipeline.engine.model.loading_log import LoadingLog
 from pipeline.engine.model.probe import check_attention
 from pipeline.engine.model.whole import check_whole
 from pipeline.errors import ModelRefused
@@ -102,11 +99,12 @@ def load_model(
     set_precision(tf32=config.tf32)
     dtype = config.dtype if config.dtype != "auto" else ("float32" if where.type == "cpu" else "auto")
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            checkpoint.directory, dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-            attn_implementation="sdpa" if plain else IMPLEMENTATION,
-            use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True,
-        )  # fmt: skip
+        with LoadingLog(f"reading {checkpoint.directory.name}"):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                checkpoint.directory, dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                attn_implementation="sdpa" if plain else IMPLEMENTATION,
+                use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True,
+            )  # fmt: skip
     except MemoryError:
         raise
     except Exception as error:  # of whatever kind the model's code and the configuration's checks raise
@@ -163,7 +161,8 @@ def load_model(
                 "not every product of this model keeps rows apart here: output bytes may depend on the batch"
             )
         if where.type == "cpu":
-            _let_go_of_file(model)
+            with LoadingLog("copying what is not packed"):
+                _let_go_of_file(model)
     return LoadedModel(
         model=model, device=where, dtype=dtype_of, kv_dtype=kv_dtype, layers=text.num_hidden_layers, kv_heads=kv_heads,
         head_dim=head_dim, vocab_size=text.vocab_size, context_length=context, eos_token_ids=_eos_token_ids(model),

@@ -1,39 +1,50 @@
-"""Says how far loading is: nothing for a small model, a line every few seconds for a large one.
+"""Says every two seconds how far loading is; nothing of what is done sooner.
 
-It does not know what is loaded.
+A thread of its own says it, as a slow disk may hold up the one that loads, anywhere. It does not know what is loaded.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable
+from types import TracebackType
 
-_FIRST = 2.0
-"""Seconds after which the first line is due."""
-_BETWEEN = 5.0
+_BETWEEN = 2.0
 """Seconds from one line to the next."""
 logger = logging.getLogger(__name__)
 
 
 class LoadingLog:
-    """Counts layers as they are packed.
+    """Speaks while its block runs.
 
     Args:
-        total: Layers that there are.
-        clock: Seconds from any start.
+        doing: What is done in the block.
+        total: Layers that will be counted; 0: nothing is counted, and the time tells.
     """
 
-    def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start counting."""
-        self._total, self._clock = total, clock
-        self._done = 0
-        self._due = clock() + _FIRST
+    def __init__(self, doing: str, total: int = 0) -> None:
+        """Say nothing yet."""
+        self._doing, self._total, self._done = doing, total, 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._speak, name="loading log", daemon=True)
 
     def packed(self) -> None:
-        """Count a layer; say so when it is time."""
+        """Count a layer."""
         self._done += 1
-        now = self._clock()
-        if now >= self._due:
-            logger.info("loading: %d of %d layers packed", self._done, self._total)
-            self._due = now + _BETWEEN
+
+    def __enter__(self) -> LoadingLog:
+        """Begin to speak."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Be silent from here on."""
+        self._ended.set()
+        self._thread.join()
+
+    def _speak(self) -> None:
+        start = time.monotonic()
+        while not self._ended.wait(_BETWEEN):
+            far = f"{self._done} of {self._total} layers, " if self._total else ""
+            logger.info("loading: %s, %s%.0f s so far", self._doing, far, time.monotonic() - start)
