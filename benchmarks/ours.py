@@ -15,13 +15,15 @@ import resource
 from dataclasses import fields
 from typing import Any
 
+from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the jobs set it
 
 from benchmarks.procedure import measure, parser, report
 from benchmarks.workload import Answers, Work, answers, longest, make
 from pipeline.engine.base import Engine
-from pipeline.engine.config import KERNELS, EngineConfig, ModelConfig, StatsConfig
+from pipeline.engine.config import KERNELS
 from pipeline.engine.model.checkpoint import resolve
 from pipeline.engine.own import BuiltEngine, build_engine
 from pipeline.types import Request, SamplingParams

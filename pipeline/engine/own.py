@@ -20,10 +20,14 @@ from pipeline.engine.cache.kv_cache import block_bytes
 from pipeline.engine.cache.memory import MemoryPlan, check_length, likely_blocks, plan_memory
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.continuous import ContinuousEngine
+from pipeline.engine.layers.attention import TRITON
 from pipeline.engine.layers.linear import PackedLinear
+from pipeline.engine.model.checkpoint import Checkpoint, model_len
 from pipeline.engine.model.load import LoadedModel, load_model
 from pipeline.engine.model.loading_log import LoadingLog
+from pipeline.engine.model.tokenizer import Tokenizer, end_tokens, load_tokenizer
 from pipeline.engine.rules.grammar_guard import check_in_time
+from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.static import StaticEngine
 from pipeline.engine.steps.card import card_bytes, plan_card
 from pipeline.engine.steps.runner import ModelRunner

@@ -14,7 +14,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from pipeline.engine.config import ModelConfig
+from pipeline.engine.layers.attention import IMPLEMENTATION, choose
 from pipeline.engine.layers.linear import ROW_UNITS
+from pipeline.engine.model.adapter import merge_adapter
+from pipeline.engine.model.architecture import INSTEAD
+from pipeline.engine.model.checkpoint import UNKNOWN_CONTEXT, Checkpoint
 from pipeline.engine.model.exchange import exchange
 from pipeline.engine.model.loading_log import LoadingLog
 from pipeline.engine.model.probe import check_attention
