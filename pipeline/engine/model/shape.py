@@ -87,7 +87,8 @@ def _limits(config: Mapping[str, Any], found: Mapping[str, tuple[int, ...]]) -> 
         for key in _LAYERS:
             for value in _wholes(config.get(key)):
                 yield key, value, layers, f"{layers} layers at most (one that is used more than once is not served)"
-    for key in _EXPERTS if any("expert" in name for name in found) else ():  # a dense model may carry a number that it ignores
+    mixture = any("expert" in name for name in found)  # a dense model may carry a number that it ignores
+    for key in _EXPERTS if mixture else ():
         for value in _wholes(config.get(key)):
             yield key, value, max(widest, layers), f"{max(widest, layers)} experts at most"
     if positions != math.inf:

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors
+import safetensors.numpy
 from tiny_models import DEMO, FAMILIES, Tiny
 
 from pipeline.engine.cache.memory import check_length
@@ -59,8 +61,15 @@ def test_the_sizes_of_a_checkpoint_are_within_it(tiny: MakeTiny, family: str) ->
 def test_the_sizes_of_a_part_of_the_configuration(tiny: MakeTiny) -> None:
     with pytest.raises(ModelRefused, match=r"config\.json: text_config\.hidden_size=40960: "):
         check_sizes(tiny().folder, {"text_config": {"hidden_size": 40960}})
-    with pytest.raises(ModelRefused, match="num_local_experts=50000: its weights have 320 experts at most"):
-        check_sizes(tiny().folder, {"num_local_experts": 50_000})
+
+
+def test_a_number_of_experts_counts_where_there_are_any(tmp_path: Path, tiny: MakeTiny) -> None:
+    check_sizes(tiny().folder, {"num_local_experts": 50_000})
+    weights = {f"model.layers.0.mlp.experts.{i}.up_proj.weight": np.zeros((4, 8), np.float32) for i in range(12)}
+    safetensors.numpy.save_file(weights, tmp_path / "model.safetensors")
+    check_sizes(tmp_path, {"num_local_experts": 12})
+    with pytest.raises(ModelRefused, match="num_local_experts=50000: its weights have 12 experts at most"):
+        check_sizes(tmp_path, {"num_local_experts": 50_000})
 
 
 def test_shapes_are_those_that_safetensors_tells() -> None:
