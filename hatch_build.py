@@ -20,9 +20,12 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = Path("pipeline/engine/native")
 FLAGS = ["-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wno-psabi"]
-OWN_FLAGS = {"product_int8.c": ["-ffp-contract=off"]}
+OWN_FLAGS = {name: ["-ffp-contract=off"] for name in ("product_int8.c", "product_int8_tiles.c")}
+_BF16 = ["-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16"]
 LEVELS = {
     "x86_64": {
+        "v4-amx": [*_BF16, "-mamx-tile", "-mamx-int8", "-mamx-bf16"],
+        "v4-bf16": _BF16,
         "v4-vnni": ["-march=x86-64-v4", "-mavx512vnni"],
         "v4": ["-march=x86-64-v4"],
         "v3-vnni": ["-march=x86-64-v3", "-mavxvnni"],

@@ -3,7 +3,7 @@
     python -m benchmarks.levels [--rounds 3] [--threads 1] [--only v3 …] [--parts kernels engine] [--model DIR]
 
 For every level there is a process of its own, in which `engine.kernels` forces ours and the environment caps torch and oneDNN:
-products in float32 and int8 at 1 to 256 rows, and attention that decodes and reads prompts. The two take turns, and the
+products in float32, int8 and bfloat16 at 1 to 256 rows, and attention that decodes and reads prompts. The two take turns, and the
 shortest time of each counts. Then the whole engine, with and without compiled kernels (`level_engines`). Prints Markdown;
 what is slower than what it replaces is marked.
 """
@@ -34,6 +34,8 @@ CAPS = {
     "v3-vnni": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2_VNNI"},
     "v4": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
     "v4-vnni": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"},
+    "v4-bf16": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"},
+    "v4-amx": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_AMX"},
 }
 """What keeps torch and oneDNN to a level. MKL, which multiplies float32 on Intel's processors, is not kept to it by these."""
 PARTS = ("kernels", "engine")
@@ -99,15 +101,19 @@ def measured(level: str, threads: int, rounds: int) -> dict[str, Any]:
 
 
 def _products(out: int, width: int, rows: int, rounds: int) -> list[Any]:
-    """[shape, rows, GFLOP/s of the compiled float32 product, of the library's, GOP/s of int8]."""
+    """[shape, rows, GFLOP/s of the compiled float32 product, of the library's, GOP/s of int8, GFLOP/s of bfloat16]."""
     import torch
     import torch.nn.functional as F
 
+    from pipeline.engine import native
     from pipeline.engine.layers.linear import KERNELS
 
     weight, x = torch.randn(out, width), torch.randn(rows, width)
     compiled, int8 = (KERNELS[name](weight, None) for name in ("compiled", "int8-compiled"))
-    times = best([lambda: compiled(x), lambda: F.linear(x, weight), lambda: int8(x)], rounds)
+    own = "compiled-bfloat16" if native.multiplies_bfloat16() else "compiled"  # or widened as it is read
+    bfloat16, short = KERNELS[own](weight.bfloat16(), None), x.bfloat16()
+    ways = [lambda: compiled(x), lambda: F.linear(x, weight), lambda: int8(x), lambda: bfloat16(short)]
+    times = best(ways, rounds)
     return [f"{out} × {width}", rows, *(2e-9 * rows * out * width / seconds for seconds in times)]
 
 
@@ -160,12 +166,16 @@ def table(level: str, found: dict[str, Any]) -> str:
     """What a level's process found, in Markdown."""
     lines = [
         f"\n### {level} (torch calls it {found['capability']})\n",
-        "| weight | rows | compiled, GFLOP/s | library, GFLOP/s | ratio | int8, GOP/s | int8 ÷ compiled float32 |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| weight | rows | compiled, GFLOP/s | library, GFLOP/s | ratio | int8, GOP/s | int8 ÷ compiled float32 | "
+        "bfloat16, GFLOP/s | bfloat16 ÷ compiled float32 |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for shape, rows, ours, theirs, int8 in found["products"]:
-        ratios = ratio(ours / theirs), ratio(int8 / ours)
-        lines.append(f"| {shape} | {rows} | {ours:.0f} | {theirs:.0f} | {ratios[0]} | {int8:.0f} | {ratios[1]} |")
+    for shape, rows, ours, theirs, int8, short in found["products"]:
+        ratios = ratio(ours / theirs), ratio(int8 / ours), ratio(short / ours)
+        lines.append(
+            f"| {shape} | {rows} | {ours:.0f} | {theirs:.0f} | {ratios[0]} | {int8:.0f} | {ratios[1]} | "
+            f"{short:.0f} | {ratios[2]} |"
+        )
     lines += [
         "\n| sequences × new tokens, positions before | compiled, ms | with an int8 cache, ms | torch, ms | torch ÷ compiled |",
         "|---|---:|---:|---:|---:|",

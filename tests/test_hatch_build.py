@@ -22,7 +22,7 @@ pytest.importorskip("hatchling", reason="hatchling is not installed; it is among
 ROOT = Path(__file__).parents[1]
 NATIVE = Path("pipeline/engine/native")
 LEVELS = (
-    ["v3", "v3-vnni", "v4", "v4-vnni"]
+    ["v3", "v3-vnni", "v4", "v4-vnni", "v4-bf16", "v4-amx"]
     if platform.machine() in ("x86_64", "AMD64")
     else [*native.LEVELS.get(platform.machine(), ["generic"])]
 )

@@ -9,7 +9,8 @@ from pipeline.types import require
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "int8")
 KV_DTYPES = ("auto", "bfloat16", "int8")
-KERNELS = ("auto", "none", *(f"native-{n}" for n in ("v3", "v3-vnni", "v4", "v4-vnni", "dotprod", "generic")))
+_LEVELS = ("v3", "v3-vnni", "v4", "v4-vnni", "v4-bf16", "v4-amx", "dotprod", "generic")
+KERNELS = ("auto", "none", *(f"native-{level}" for level in _LEVELS))
 ENGINES = ("continuous", "static")
 STATISTICS = ("logprob", "entropy", "rank")
 DEFAULT_COLUMNS = ("logprob", "entropy", "rank")
@@ -72,7 +73,8 @@ class EngineConfig:
     model's context length). `deterministic` gives a row the same bits in every batch; without it a GPU takes whatever kernel
     its library likes best for a number of rows. On a processor it is always so. `kernels` says which compiled kernels a
     processor uses: `auto` is the best level that it has, `none` is torch's own operations, and `native-v3` (AVX2),
-    `native-v3-vnni`, `native-v4` (AVX-512), `native-v4-vnni`, `native-dotprod` (ARM) or `native-generic` is that level.
+    `native-v3-vnni`, `native-v4` (AVX-512), `native-v4-vnni`, `native-v4-bf16`, `native-v4-amx`, `native-dotprod` (ARM) or
+    `native-generic` is that level.
     """
 
     name: str = field(default="continuous", metadata={"help": "continuous or static"})

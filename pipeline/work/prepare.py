@@ -188,7 +188,8 @@ def _options(config: GenerateConfig, checkpoint: Checkpoint) -> dict[str, Any]:
     rounding: dict[str, Any] = {"tf32": True} if on_gpu and config.model.tf32 else {}
     batching: dict[str, Any] = {"deterministic": False} if on_gpu and not config.engine.deterministic else {}
     if config.engine.kernels == "none" and not on_gpu:
-        batching["kernels"] = "none"  # torch's sums have other last bits; those of all compiled levels are the same
+        # torch's sums have other last bits; those of compiled levels are the same, but for bfloat16, as on other processors
+        batching["kernels"] = "none"
     if config.model.quantization == "int8":
         rounding["int8_scheme"] = _INT8_SCHEME
     return {

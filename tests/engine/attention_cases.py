@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,23 @@ X86 = platform.machine() in ("x86_64", "AMD64")
 FUSED = {"avx", "avx2", "fma", "bmi1", "bmi2", "f16c", "movbe", "abm"} <= _flags()
 WIDE = FUSED and {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} <= _flags()
 VNNI = ("avx512_vnni" if WIDE else "avx_vnni") in _flags()
-LEVEL = (("v4" if WIDE else "v3") + "-vnni" * VNNI if FUSED else "none") if X86 else native.levels()[0]
-"""Which build of the kernels must run here."""
+BF16 = WIDE and VNNI and "avx512_bf16" in _flags()
+AMX = BF16 and {"amx_tile", "amx_int8", "amx_bf16"} <= _flags()
+
+
+def _level() -> str:
+    """Which build of the kernels must run here."""
+    if not X86:
+        return native.levels()[0]
+    if not FUSED:
+        return "none"
+    if AMX and ctypes.CDLL(None).syscall(158, 0x1023, 18) == 0:  # the system lets this process use tiles
+        return "v4-amx"
+    return "v4-bf16" if BF16 else ("v4" if WIDE else "v3") + "-vnni" * VNNI
+
+
+LEVEL = _level()
+"""The level that must be in use here."""
 BUILT = (native.FOLDER / f"_native-{LEVEL}.so").exists()
 needs_kernels = pytest.mark.skipif(
     not BUILT, reason="the kernels were not built (no C compiler at installation), or are not for this processor"

@@ -20,7 +20,7 @@ from pipeline.engine.cache.block_pool import BLOCK
 from pipeline.engine.cache.kv_cache import LANES
 from pipeline.engine.config import KERNELS
 from pipeline.engine.native.attention import ROWS, NativeStep
-from pipeline.engine.native.product import PANEL, STRETCH
+from pipeline.engine.native.product import PANEL, ROW_BYTES, STRETCH, TALLEST
 from pipeline.engine.plain.attention import Spot
 from pipeline.errors import ModelRefused
 
@@ -213,6 +213,7 @@ def test_where_it_was_not_there_is_none(
 
 V3 = {"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}
 V4 = V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+BF16 = V4 | {"avx512_vnni", "avx512_bf16"}
 
 
 @pytest.mark.skipif(not X86, reason="these are levels of x86-64")
@@ -222,6 +223,9 @@ V4 = V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
         ({"sse2", "avx"}, []), (V3, ["v3"]), (V3 | {"avx_vnni"}, ["v3-vnni", "v3"]), (V4, ["v4", "v3"]),
         (V4 | {"avx512_vnni"}, ["v4-vnni", "v4", "v3"]),
         (V4 | {"avx512_vnni", "avx_vnni"}, ["v4-vnni", "v4", "v3-vnni", "v3"]),
+        (V4 | {"avx512_bf16"}, ["v4", "v3"]),
+        (BF16, ["v4-bf16", "v4-vnni", "v4", "v3"]), (BF16 | {"amx_tile", "amx_int8"}, ["v4-bf16", "v4-vnni", "v4", "v3"]),
+        (BF16 | {"amx_tile", "amx_int8", "amx_bf16"}, ["v4-amx", "v4-bf16", "v4-vnni", "v4", "v3"]),
     ],
 )  # fmt: skip
 def test_a_processor_has_the_levels_whose_instructions_it_has(
@@ -270,11 +274,16 @@ def test_the_configuration_knows_every_level() -> None:
 
 def test_both_languages_agree_on_the_sizes() -> None:
     """The scratch memory is laid out by one and filled by the other."""
-    text = "".join((native.FOLDER / name).read_text() for name in ("attention.c", "vector.h", "product_int8.c"))
+    text = "".join((native.FOLDER / name).read_text() for name in ("attention.c", "vector.h", "int8.h", "tiles.h"))
     sizes: dict[str, int] = {}
-    for name, value in re.findall(r"^#define (BLOCK|WIDTH|LANES|ROWS|STRETCH) (\d+)", text, re.MULTILINE):
+    for name, value in re.findall(
+        r"^#define (BLOCK|WIDTH|LANES|ROWS|STRETCH|TALLEST|ROW_BYTES) (\d+)", text, re.MULTILINE
+    ):
         sizes[name] = max(sizes.get(name, 0), int(value))  # the largest, where it depends on the processor
-    assert sizes == {"BLOCK": BLOCK, "WIDTH": LANES, "LANES": PANEL // 2, "ROWS": ROWS, "STRETCH": STRETCH}
+    assert sizes == {
+        "BLOCK": BLOCK, "WIDTH": LANES, "LANES": PANEL // 2, "ROWS": ROWS, "STRETCH": STRETCH, "TALLEST": TALLEST,
+        "ROW_BYTES": ROW_BYTES,
+    }  # fmt: skip
 
 
 def test_a_library_of_other_sources_is_not_called(

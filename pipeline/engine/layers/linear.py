@@ -20,7 +20,7 @@ from pipeline.engine.layers.drawn_layer import DISTINCT, DrawnLayer
 from pipeline.engine.layers.int8 import CompiledInt8Product, Int8Product
 from pipeline.engine.layers.linear_check import keeps_rows_apart
 from pipeline.engine.layers.verdicts import Verdicts
-from pipeline.engine.native.product import Float32Layer
+from pipeline.engine.native.product import Bfloat16Layer, Float32Layer
 from pipeline.engine.plain.products import (
     FIXED_ROWS,
     FixedRowsProduct,
@@ -52,6 +52,7 @@ def _fixed(kernel: Kernel, rows: int) -> Kernel:
 
 KERNELS: dict[str, Kernel] = {
     "compiled": Float32Layer,
+    "compiled-bfloat16": Bfloat16Layer,
     "mkl-packed": MklProduct,
     "onednn-packed": OneDnnProduct,
     "fixed-rows": _fixed(LibraryProduct, FIXED_ROWS),
@@ -74,7 +75,7 @@ AS_IT_IS = frozenset({"fixed-rows", "fixed-rows-256", "fixed-rows-64", "library"
 """Kernels that keep the weight that they are given."""
 COPY_FIRST = frozenset({"mkl-packed", "onednn-packed"})
 """Kernels that copy a weight of other strides than a row's before they pack it, and keep neither."""
-UNPREPARED = frozenset({"compiled", "int8-compiled"})
+UNPREPARED = frozenset({"compiled", "compiled-bfloat16", "int8-compiled"})
 """Kernels that prepare nothing for a number of rows, so that any number is as good as another."""
 SLICED = UNPREPARED
 """Kernels that are checked with a slice of a weight's channels. They go over panels of channels, each with the same code and by
@@ -122,6 +123,8 @@ def candidates(
     built = native.library() is not None
     if int8:
         return [*(["int8-compiled"] if built else []), "int8-torch"]
+    if dtype == torch.bfloat16 and native.multiplies_bfloat16():
+        return ["compiled-bfloat16", "onednn-packed", "fixed-rows"]
     # where the processor multiplies bfloat16 itself, the library's product is faster even with rows that fill it up
     widened = dtype == torch.bfloat16 and not processor()[1] & {"avx512_bf16", "amx_bf16"}
     compiled = ["compiled"] if built and (dtype == torch.float32 or widened) else []

@@ -25,11 +25,19 @@ SOURCES = FOLDER = Path(__file__).parent
 _V3 = frozenset({"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"})
 _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 LEVELS: dict[str, dict[str, frozenset[str]]] = {
-    "x86_64": {"v4-vnni": _V4 | {"avx512_vnni"}, "v4": _V4, "v3-vnni": _V3 | {"avx_vnni"}, "v3": _V3},
+    "x86_64": {
+        "v4-amx": _V4 | {"avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16"},
+        "v4-bf16": _V4 | {"avx512_vnni", "avx512_bf16"},
+        "v4-vnni": _V4 | {"avx512_vnni"},
+        "v4": _V4,
+        "v3-vnni": _V3 | {"avx_vnni"},
+        "v3": _V3,
+    },
     "aarch64": {"dotprod": frozenset({"asimddp"}), "generic": frozenset()},
 }
 """Kind of machine → level of the kernels → flags of the processor that it needs; the best first. There is a library for each
-level, as `hatch_build.py` knows, too. v3 and v4 are those of x86-64: AVX2 with FMA, and AVX-512."""
+level, as `hatch_build.py` knows, too. v3 and v4 are those of x86-64: AVX2 with FMA, and AVX-512. AMX's tiles need the system's
+leave, too, for which a library asks when it is loaded."""
 _OTHER: dict[str, frozenset[str]] = {"generic": frozenset()}
 """The only level on other machines."""
 _TYPES = {"p": c_void_p, "n": c_int64, "i": c_int}
@@ -39,6 +47,8 @@ _FUNCTIONS = {
     "choose_tokens": "pnnppppni", "measure_tokens": "pnnppi",
 }  # fmt: skip
 """The types of what they take: pointers, numbers of 64 bits, ints."""
+_BFLOAT16 = {"pack_bfloat16": "ppnni", "product_bfloat16": "ppnpppi"}
+"""Likewise, of those that are in the levels with instructions for bfloat16 only."""
 logger = logging.getLogger(__name__)
 _wanted = "auto"
 
@@ -66,6 +76,7 @@ def use(kernels: str) -> None:
     lacking = sorted(_levels()[name] - processor()[1]) if name in _levels() else []
     why = (
         f"this processor has no {', '.join(lacking)}" if lacking
+        else "its library cannot be used, as a warning says" if name in _levels() and _file(name).exists()
         else "it was not compiled when promptmill was installed" if name in _levels()
         else f"there is no such level on {platform.machine()}"
     )  # fmt: skip
@@ -107,10 +118,18 @@ def _loaded(file: Path) -> ctypes.CDLL:
     found.built_from.restype = ctypes.c_char_p
     if found.built_from() != digest_of_sources().encode():
         raise OSError("it was built from other sources; install promptmill again")
-    for function, types in _FUNCTIONS.items():
+    if found.prepare():
+        raise OSError("the system does not let this process use the tiles of AMX")
+    own = {name: types for name, types in _BFLOAT16.items() if hasattr(found, name)}
+    for function, types in (_FUNCTIONS | own).items():
         getattr(found, function).argtypes = [_TYPES[t] for t in types]
         getattr(found, function).restype = None
     return found
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the kernels in use have a product of their own for bfloat16, by instructions for it."""
+    return hasattr(library(), "product_bfloat16")
 
 
 def _levels() -> dict[str, frozenset[str]]:

@@ -9,6 +9,7 @@
 
 #include <string.h>
 
+#include "tiles.h"
 #include "vector.h"
 
 #if defined __AVX512F__ && LANES == 16
@@ -28,9 +29,10 @@ typedef ivec quads;
 
 INLINE quads repeat(int32_t x) { return (quads){0} + x; }
 
-#if BITS == 512 && defined __AVX512VNNI__ || BITS == 256 && defined __AVXVNNI__ || BITS == 128 /* four products of bytes */
+#if defined TILES || BITS == 512 && defined __AVX512VNNI__ || BITS == 256 && defined __AVXVNNI__ || BITS == 128
+/* four products of bytes; where there are tiles, they do the sums */
 #define UNIT 4
-#if BITS == 128
+#if defined TILES || BITS == 128
 #define WEIGHT_SHIFT 0
 #else
 #define WEIGHT_SHIFT 128
@@ -50,7 +52,8 @@ INLINE ivec one_of(quads weights, int i) {
     return (WEIGHT_SHIFT ? top ^ INT32_MIN : top) >> 24;
 }
 
-#if BITS == 128
+#ifdef TILES
+#elif BITS == 128
 #define ADD_PRODUCTS(sum, weights, row) sum = (ivec)vdotq_s32((int32x4_t)sum, (int8x16_t)weights, (int8x16_t)row)
 #else /* the intrinsics would do, but the compiler keeps their sums in memory */
 #if BITS == 512

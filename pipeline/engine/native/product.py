@@ -1,6 +1,6 @@
 """The compiled products: weights packed once, and layers that multiply rows by them.
 
-They keep rows apart by the order of their sums; see `product_float32.c` and `product_int8.c`. They do not know models.
+They keep rows apart by the order of their sums; see the C files of their names. They do not know models.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from ctypes import Structure, byref, c_int32, c_int64, c_void_p
 
 import torch
 
-from pipeline.engine.native import needed
+from pipeline.engine.native import multiplies_bfloat16, needed
 
 PANEL = 32
 """Output channels that lie together, at the most: what is kept of a channel has room for whole panels."""
@@ -17,6 +17,8 @@ STRETCH = 64
 """Inner elements that share a scale in int8, as in product_int8.c."""
 OUTLIERS = 4
 """Elements of a row that are not quantised, likewise."""
+TALLEST, ROW_BYTES = 32, 64
+"""Rows that tiles multiply together, and bytes of a row that they take at once, as in tiles.h."""
 
 
 class _Product(Structure):
@@ -59,6 +61,41 @@ class Float32Layer:
         return y.to(dtype)
 
 
+class Bfloat16Layer:
+    """x · Wᵀ + b in bfloat16, by the processor's instructions for it: sums in float32, rounded once at the end."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        """Pack the bfloat16 `weight` [N, K], of any strides.
+
+        Raises:
+            RuntimeError: If the kernels are not there or have no such product, or the weight is of another type.
+        """
+        if weight.dtype != torch.bfloat16 or not multiplies_bfloat16():
+            raise RuntimeError(
+                "there is no compiled product with instructions for bfloat16, or the weight is of another type"
+            )
+        self._library, (out, width) = needed(), weight.shape
+        self._blocks = -(-2 * width // ROW_BYTES)
+        self._weight = torch.empty(_panels(out) * self._blocks * ROW_BYTES, dtype=torch.uint8)
+        self._bias = None if bias is None else _filled(bias)
+        self._layer = _Product(self._weight.data_ptr(), _pointer(self._bias), None, width, out, 0)
+        self._library.pack_bfloat16(
+            byref(self._layer), weight.data_ptr(), weight.stride(0), weight.stride(1), torch.get_num_threads()
+        )
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply contiguous bfloat16 rows [M, K]; so is the result, [M, N]."""
+        rows, threads = _checked(x, self._layer.in_features, torch.bfloat16), torch.get_num_threads()
+        places = _places(rows)
+        y = torch.empty(rows, self._layer.out_features, dtype=torch.bfloat16)
+        packed = torch.empty(places * self._blocks * ROW_BYTES, dtype=torch.uint8)
+        sums = torch.empty(threads * places * PANEL)
+        self._library.product_bfloat16(
+            byref(self._layer), x.data_ptr(), rows, y.data_ptr(), packed.data_ptr(), sums.data_ptr(), threads
+        )
+        return y
+
+
 class Int8Layer:
     """x · Wᵀ + b with an int8 weight; rows are quantised as they are read."""
 
@@ -72,7 +109,7 @@ class Int8Layer:
         self._stretches = -(-width // STRETCH)
         assert weight.is_contiguous() and scale.shape == (out, self._stretches)
         self._steps = -(-width // 2)  # where an instruction sums two elements, the fewest that one does
-        self._weight = torch.empty(_panels(out) * -(-width // 4) * 4, dtype=torch.int8)  # and four are the most
+        self._weight = torch.empty(_panels(out) * self._stretches * STRETCH, dtype=torch.int8)  # and 64 are the most
         self._scale, self._bias = torch.empty(_panels(out) * self._stretches), None if bias is None else _filled(bias)
         self._layer = _Product(self._weight.data_ptr(), _pointer(self._bias), self._scale.data_ptr(), width, out, 0)
         self._library.pack_int8(
@@ -82,7 +119,8 @@ class Int8Layer:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply contiguous float32 rows [M, K]."""
         rows = _checked(x, self._layer.in_features)
-        y, packed = torch.empty(rows, self._layer.out_features), torch.empty(rows * self._steps)
+        y = torch.empty(rows, self._layer.out_features)
+        packed = torch.empty(max(rows * self._steps, _places(rows) * self._stretches * ROW_BYTES // 4))
         factors, outliers = torch.empty(rows * self._stretches * 2), torch.empty(rows * OUTLIERS * 2)
         self._library.product_int8(
             byref(self._layer), x.data_ptr(), rows, y.data_ptr(), packed.data_ptr(), factors.data_ptr(),
@@ -91,9 +129,14 @@ class Int8Layer:
         return y
 
 
-def _checked(x: torch.Tensor, width: int) -> int:
+def _places(rows: int) -> int:
+    """Rows with those that are idle where groups of TALLEST have room for as many as the largest of them."""
+    return rows + -(-rows // TALLEST)
+
+
+def _checked(x: torch.Tensor, width: int, dtype: torch.dtype = torch.float32) -> int:
     """Return the number of rows that the kernel may read."""
-    assert x.dtype == torch.float32 and x.is_contiguous() and x.shape == (len(x), width)
+    assert x.dtype == dtype and x.is_contiguous() and x.shape == (len(x), width)
     return len(x)
 
 

@@ -1,66 +1,10 @@
-/* The product of rows with a packed int8 weight: quantise the rows, sum in whole numbers, scale back; one pass over each.
- *
- * The inner dimension is cut into stretches of STRETCH elements, each with a scale for every row and for every channel. Sums
- * within a stretch are whole numbers below 2^24, which float32 holds exactly. A row's OUTLIERS largest elements are zeros in them
- * and are multiplied as they are, after the last stretch. What surrounds the sums is rounded one operation after the other (this
- * file is compiled without contraction), stretch after stretch. So the bits are those of any other way to compute it, on every
- * processor.
- */
-#include <math.h>
+/* The product of rows with a packed int8 weight: quantise the rows, sum in whole numbers, scale back; one pass over each. */
+#include "tiles.h"
 
-#include "dot.h"
-#include "product.h"
-
-#define STRETCH 64 /* as in int8.py */
-#define OUTLIERS 4 /* likewise */
-#define STEPS (STRETCH / UNIT) /* of a stretch */
-#define STEP (PANEL * UNIT) /* bytes of a weight's step */
-
-/* What a stretch of a row was divided by, and what its sums begin with. */
-struct factor {
-    float scale;
-    int32_t start;
-};
-
-/* An element that is multiplied as it is: 127 times its value, as the channels' scales are for that. */
-struct outlier {
-    float value;
-    int32_t place;
-};
-
-/* A panel of the weight, from its first step on. */
-struct panel {
-    const int8_t *weight;
-    const float *scale, *bias;
-};
-
-/* What is known of the rows that share a reading of the weight, beside their packed elements. */
-struct rows {
-    const struct factor *factors; /* [stretches][all] */
-    const struct outlier *outliers; /* [OUTLIERS] of the first row, and so on */
-    int64_t all;
-};
+#ifndef TILES
+#include "int8.h"
 
 INLINE int64_t steps_of(const struct product *p) { return (p->in + UNIT - 1) / UNIT; }
-
-INLINE int64_t stretches_of(const struct product *p) { return (p->in + STRETCH - 1) / STRETCH; }
-
-/* sums += whole * scale of the channels * scale of the row */
-INLINE void add(float *sums, ivec whole, const float *scale, float factor) {
-    *(vec *)sums += __builtin_convertvector(whole, vec) * *(const vec *)scale * factor;
-}
-
-/* sums += weight * scale * value of each outlier of a row; `w` and `scale` are of the whole panel */
-INLINE void add_outliers(float *sums, const struct outlier *outliers, const int8_t *w, const float *scale) {
-    for (int i = 0; i < OUTLIERS; i++) {
-        const int64_t place = outliers[i].place;
-        for (int half = 0; half < 2; half++) {
-            const ivec weight = one_of(read_weights(w + place / UNIT * STEP + half * (STEP / 2)), place % UNIT);
-            const vec step = *(const vec *)(scale + place / STRETCH * PANEL + half * LANES);
-            *(vec *)(sums + half * LANES) += __builtin_convertvector(weight, vec) * step * outliers[i].value;
-        }
-    }
-}
 
 /* y = the sums of `rows` rows over some steps, for a panel of channels; not the `first` ones: y += these sums. Stretch i has
  * the scales [i][PANEL]. `panel` is the whole product's panel where these steps are the last, else null. */
@@ -110,9 +54,7 @@ INLINE void tile(const int rows, const int32_t *x, const int8_t *w, int64_t step
     }
     for (int r = 0; r < rows; r++) {
         if (panel)
-            add_outliers(sums[r], of.outliers + r * OUTLIERS, panel->weight, panel->scale);
-        for (int v = 0; panel && panel->bias && v < 2; v++)
-            *(vec *)(sums[r] + v * LANES) += *(const vec *)(panel->bias + v * LANES);
+            finish(sums[r], of.outliers + r * OUTLIERS, panel);
         memcpy(y + r * stride, sums[r], width);
     }
 }
@@ -129,50 +71,6 @@ static void any_tile(int rows, const int32_t *x, const int8_t *w, int64_t steps,
     }
 }
 
-/* The largest elements of a row, in falling order of size, the first ones where sizes are equal. */
-static void find_outliers(const float *x, int64_t width, struct outlier *found) {
-    float sizes[OUTLIERS];
-    for (int i = 0; i < OUTLIERS; i++) {
-        sizes[i] = -1;
-        found[i] = (struct outlier){0, 0};
-    }
-    for (int64_t k = 0; k < width; k++) {
-        const float size = fabsf(x[k]);
-        if (!(size > sizes[OUTLIERS - 1]))
-            continue;
-        int i = OUTLIERS - 1;
-        for (; i > 0 && size > sizes[i - 1]; i--) {
-            sizes[i] = sizes[i - 1];
-            found[i] = found[i - 1];
-        }
-        sizes[i] = size;
-        found[i] = (struct outlier){x[k] * 127.0f, (int32_t)k};
-    }
-}
-
-/* q = x * 127 / max|x|, to nearest, ties to even. The factor is no number where x is not finite. */
-static struct factor quantise(const float *x, int8_t *q) {
-    vec most = splat(1e-12f), strange = splat(0.0f);
-    for (int i = 0; i < STRETCH; i += LANES) {
-        const vec v = *(const vec *)(x + i), size = (vec)((ivec)v & INT32_MAX);
-        most = choose(size > most, size, most);
-        strange += v * 0.0f; /* 0, or not a number */
-    }
-    float largest = most[0], odd = strange[0];
-    for (int lane = 1; lane < LANES; lane++) {
-        largest = most[lane] > largest ? most[lane] : largest;
-        odd += strange[lane];
-    }
-    const float factor = odd == 0 ? 127.0f / largest : 0.0f;
-    int32_t sum = 0;
-    for (int i = 0; i < STRETCH; i++) {
-        const float scaled = odd == 0 ? x[i] * factor : 0.0f;
-        q[i] = (int8_t)((scaled + 12582912.0f) - 12582912.0f); /* to nearest, as `whole` */
-        sum += q[i];
-    }
-    return (struct factor){largest + odd, -WEIGHT_SHIFT * sum};
-}
-
 /* Rows of a group lie step by step, the rows of a step together, DEPTH steps after the other, as in float32. */
 static void quantise_row(const float *x, const struct product *p, int32_t *packed, struct factor *factors,
                          struct outlier *outliers, struct groups g, int64_t row) {
@@ -180,14 +78,8 @@ static void quantise_row(const float *x, const struct product *p, int32_t *packe
     const int64_t all = steps_of(p);
     find_outliers(x, p->in, outliers);
     for (int64_t stretch = 0; stretch < stretches_of(p); stretch++) {
-        const int64_t here = stretch * STRETCH;
-        float rest[STRETCH] = {0};
         int8_t q[STRETCH];
-        memcpy(rest, x + here, smaller(p->in - here, STRETCH) * sizeof(float));
-        for (int i = 0; i < OUTLIERS; i++)
-            if (outliers[i].place >= here && outliers[i].place < here + STRETCH)
-                rest[outliers[i].place - here] = 0;
-        factors[stretch * g.rows + row] = quantise(rest, q);
+        factors[stretch * g.rows + row] = quantise_stretch(p, x, stretch, outliers, q);
         const int64_t first = stretch * STEPS, start = first / DEPTH * DEPTH, steps = smaller(all - start, DEPTH);
         int32_t *out = packed + start * g.rows + from * steps + (first - start) * rows + row - from;
         for (int64_t k = 0; k < smaller(all - first, STEPS); k++)
@@ -195,21 +87,8 @@ static void quantise_row(const float *x, const struct product *p, int32_t *packe
     }
 }
 
-/* Put an int8 weight [out][in] into panels, and scales [out][stretches] likewise. */
 void pack_int8(const struct product *p, const int8_t *weight, const float *scale, int threads) {
-    const int64_t steps = steps_of(p), stretches = stretches_of(p);
-#pragma omp parallel for num_threads(threads)
-    for (int64_t panel = 0; panel < panels_of(p); panel++)
-        for (int64_t c = 0; c < PANEL; c++) {
-            const int64_t channel = panel * PANEL + c;
-            int8_t *packed = (int8_t *)p->weight + (panel * steps * PANEL + c) * UNIT;
-            for (int64_t i = 0; i < UNIT * steps; i++) {
-                const int8_t w = channel < p->out && i < p->in ? weight[channel * p->in + i] : 0;
-                packed[i / UNIT * STEP + i % UNIT] = (int8_t)(w + WEIGHT_SHIFT);
-            }
-            for (int64_t i = 0; i < stretches; i++)
-                ((float *)p->scale)[(panel * stretches + i) * PANEL + c] = channel < p->out ? scale[channel * stretches + i] : 0;
-        }
+    pack_panels(p, weight, scale, steps_of(p), threads);
 }
 
 /* `packed` is room for 4 bytes for every step of a row, `factors` for a factor for every stretch of one. */
@@ -243,3 +122,4 @@ void product_int8(const struct product *p, const float *x, int64_t rows, float *
         }
     }
 }
+#endif

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -40,7 +41,14 @@ def test_candidates_follow_from_the_machine(built: bool, monkeypatch: pytest.Mon
     rest = ["int8-torch"]
     assert found("AuthenticAMD", "avx512_vnni", int8=True) == [*ours_int8, *rest]
     assert found("", int8=True) == [*ours_int8, *rest]
-    every = {"compiled", "int8-compiled", "mkl-packed", "onednn-packed", "fixed-rows", *rest}
+    if built:
+        monkeypatch.setattr(linear.native, "library", lambda: SimpleNamespace(product_bfloat16=None))
+        for flag in ("avx512_bf16", "amx_bf16"):
+            expected = ["compiled-bfloat16", "onednn-packed", "fixed-rows"]
+            assert found("GenuineIntel", flag, dtype=torch.bfloat16) == expected
+            assert found("GenuineIntel", flag)[0] == "compiled" and found("", flag, int8=True)[0] == "int8-compiled"
+            assert found("", flag, dtype=torch.float16) == ["onednn-packed", "fixed-rows"]
+    every = {"compiled", "compiled-bfloat16", "int8-compiled", "mkl-packed", "onednn-packed", "fixed-rows", *rest}
     every |= {*on_gpu, "library", "logits-256", "logits-64", "logits"}
     assert every == set(KERNELS)
 
