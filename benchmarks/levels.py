@@ -3,8 +3,8 @@
     python -m benchmarks.levels [--rounds 3] [--threads 1] [--only v3 …] [--parts kernels engine] [--model DIR]
 
 For every level there is a process of its own, in which `engine.kernels` forces ours and the environment caps torch and oneDNN:
-products in float32, int8 and bfloat16 at 1 to 256 rows, and attention that decodes and reads prompts. The two take turns, and the
-shortest time of each counts. Then the whole engine, with and without compiled kernels (`level_engines`). Prints Markdown;
+products in float32, int8 and bfloat16 at 1 to 256 rows, and attention that decodes and reads prompts. The two take turns, and
+the shortest time of each counts. Then the whole engine, with and without compiled kernels (`level_engines`). Prints Markdown;
 what is slower than what it replaces is marked.
 """
 
