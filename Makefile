@@ -36,7 +36,7 @@ chaos: install  ## kill processes of real runs at random, and compare bytes; RUN
 metrics-test: install  ## run Prometheus beside real jobs; needs prometheus and promtool on PATH, and ray[default]
 	$(BIN)/python docker/monitoring/check.py
 
-survey: install  ## try every causal language model of transformers, tiny and random; writes docs/models.md
+survey: install  ## try every causal language model of transformers, tiny and random; writes docs/reference/families.md
 	PYTHONPATH=tests/engine $(BIN)/python tests/engine/survey.py
 	$(BIN)/python -m pytest -m slow tests/engine/model/test_survey.py
 

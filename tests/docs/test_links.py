@@ -14,11 +14,11 @@ NAMES = [
     "examples/README.md",
     "benchmarks/RESULTS.md",
     "docker/README.md",
-    "docs/faults.md",
-    "docs/nightly.md",
-    "docs/operations.md",
-    "docs/scale.md",
-    "docs/security.md",
+    "docs/reference/faults.md",
+    "docs/how-to/nightly.md",
+    "docs/reference/operations.md",
+    "docs/explanation/scale.md",
+    "docs/reference/security.md",
 ]
 
 

@@ -26,7 +26,7 @@ from transformers.utils import logging as quiet
 
 from pipeline.engine.model.architecture import INSTEAD
 
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "families.md"
 TOLERANCE = 1e-5
 """Largest difference of a log-probability from the oracle's, relative to its size above 1."""
 _LARGEST = 30_000_000
