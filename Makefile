@@ -12,7 +12,7 @@ help:  ## show this list
 
 install: $(STAMP)  ## make .venv with everything in it
 $(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard pipeline/engine/native/*.[ch])
-	@echo 'Making $(VENV): 3 GB on disk with a CPU build of torch, several more with a CUDA build (see README.md). pip compiles'
+	@echo 'Making $(VENV): 3 GB on disk with a CPU build of torch, several more with a CUDA build (see docs/how-to/install.md). pip compiles'
 	@echo 'the C code in pipeline/engine/native, too, and says below what it is at. That takes some minutes.'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,data,cluster]'
