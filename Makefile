@@ -12,7 +12,7 @@ help:  ## show this list
 
 install: $(STAMP)  ## make .venv with everything in it
 $(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard pipeline/engine/native/*.[ch])
-	@echo 'Making $(VENV): 3 GB on disk with a CPU build of torch, several more with a CUDA build (see README.md). pip compiles'
+	@echo 'Making $(VENV): 3 GB on disk with a CPU build of torch, several more with a CUDA build (see docs/how-to/install.md). pip compiles'
 	@echo 'the C code in pipeline/engine/native, too, and says below what it is at. That takes some minutes.'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,data,cluster]'
@@ -39,7 +39,7 @@ chaos: install  ## kill processes of real runs at random, and compare bytes; RUN
 metrics-test: install  ## run Prometheus beside real jobs; needs prometheus and promtool on PATH, and ray[default]
 	$(BIN)/python docker/monitoring/check.py
 
-survey: install  ## try every causal language model of transformers, tiny and random; writes docs/models.md
+survey: install  ## try every causal language model of transformers, tiny and random; writes docs/reference/families.md
 	PYTHONPATH=tests/engine $(BIN)/python tests/engine/survey.py
 	$(BIN)/python -m pytest -m slow tests/engine/model/test_survey.py
 

@@ -1,4 +1,4 @@
-"""The manifests are what their schemas say, and promise what docs/security.md says of them."""
+"""The manifests are what their schemas say, and promise what docs/reference/security.md says of them."""
 
 from __future__ import annotations
 

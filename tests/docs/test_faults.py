@@ -6,7 +6,11 @@ import re
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-ROWS = [line for line in (REPOSITORY / "docs" / "faults.md").read_text().splitlines() if re.match(r"\| \d+ \|", line)]
+ROWS = [
+    line
+    for line in (REPOSITORY / "docs" / "reference" / "faults.md").read_text().splitlines()
+    if re.match(r"\| \d+ \|", line)
+]
 
 
 def test_every_fault_has_a_row() -> None:

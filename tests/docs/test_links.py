@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.docs.document import ROOT, Document
+from tests.docs.document import PAGES, ROOT, Document
 
 NAMES = [
     "README.md",
@@ -12,13 +12,10 @@ NAMES = [
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "examples/README.md",
+    "benchmarks/README.md",
     "benchmarks/RESULTS.md",
     "docker/README.md",
-    "docs/faults.md",
-    "docs/nightly.md",
-    "docs/operations.md",
-    "docs/scale.md",
-    "docs/security.md",
+    *PAGES,
 ]
 
 
@@ -41,3 +38,9 @@ def test_a_document_begins_with_its_only_first_heading(name: str) -> None:
     headings = re.findall(r"^# .+$", Document(name).prose, re.MULTILINE)
     assert len(headings) == 1
     assert Document(name).text.startswith(headings[0])
+
+
+def test_every_page_is_linked_from_the_index() -> None:
+    readme = Document("README.md").prose
+    index = readme[readme.index("\n## Documentation\n") :]
+    assert set(PAGES) <= set(re.findall(r"\]\(([^)\s#]+)\)", index))

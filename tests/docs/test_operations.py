@@ -16,7 +16,7 @@ from pipeline.run.show.metrics import METRICS
 from pipeline.store.local import LocalStore
 from tests.docs.document import ROOT, Document
 
-OPERATIONS = Document("docs/operations.md")
+OPERATIONS = Document("docs/reference/operations.md")
 
 
 def test_every_metric_is_listed_with_its_tags_and_meaning() -> None:

@@ -1,4 +1,4 @@
-"""docs/security.md names tests and modules that are there."""
+"""docs/reference/security.md names tests and modules that are there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from tests.docs.document import ROOT, Document
 
-SECURITY = Document("docs/security.md")
+SECURITY = Document("docs/reference/security.md")
 
 
 def test_every_test_named_is_there() -> None:

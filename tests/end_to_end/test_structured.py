@@ -157,9 +157,9 @@ def test_without_the_library_a_job_says_how_to_get_it(
     assert "sampling.regex: needs the llguidance package (the extra `structured`)" in capsys.readouterr().err
 
 
-def test_the_readmes_schema_makes_json_of_a_small_models_texts(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (option,) = re.findall(r"`'(sampling\.json_schema=\{.*\})'`", readme)
+def test_the_schema_of_the_documentation_makes_json_of_a_small_models_texts(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "your-prompts.md").read_text(encoding="utf-8")
+    (option,) = re.findall(r"`'(sampling\.json_schema=\{.*\})'`", page)
     prompts = ["The train to", "Weather report for", "A city in", "Lost"] * 5
     assert (
         generate(

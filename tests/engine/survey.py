@@ -26,7 +26,7 @@ from transformers.utils import logging as quiet
 
 from pipeline.engine.model.architecture import INSTEAD
 
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "families.md"
 TOLERANCE = 1e-5
 """Largest difference of a log-probability from the oracle's, relative to its size above 1."""
 _LARGEST = 30_000_000
@@ -242,11 +242,16 @@ def page(verdicts: Sequence[Verdict]) -> str:
     """The page of the documentation."""
     return f"""# Which models are served
 
-Every causal language model of transformers {transformers.__version__}, tiny and random: `make survey` makes this table
-again. *right*: the log-probabilities are those of transformers' own pass in float64 to {TOLERANCE:.0e}; the
-largest difference is given. *refused*: one line says why, and nothing is written. *not made*: transformers itself made no model
-of the small numbers that were tried. What a family's larger checkpoints ask for beyond that (a sliding window, scaled rotary
-embeddings) is looked at when a checkpoint is loaded. For a model that is not served, transformers' own `generate` is the way.
+This table covers every causal language model type of transformers {transformers.__version__},
+each with a tiny random model. `make survey` makes it again.
+
+- *right*: the log-probabilities agree with transformers' own pass in float64 to {TOLERANCE:.0e}; the table gives
+  the largest difference.
+- *refused*: promptmill says why in one line, and writes nothing.
+- *not made*: transformers itself made no model of the small sizes that were tried.
+
+promptmill checks what a family's larger checkpoints need beyond that (a sliding window, scaled rotary
+embeddings) when it loads a checkpoint. For a model that is not served, use transformers' own `generate`.
 
 {table(verdicts)}
 """

@@ -88,7 +88,7 @@ def test_the_service_tries_again_what_can_go_on_and_nothing_else() -> None:
     assert (timer["OnCalendar"], timer["Persistent"]) == ("*-*-* 22:00:00", "true")
 
 
-@pytest.mark.parametrize("name", ["docs/nightly.md", "docker/README.md"])
+@pytest.mark.parametrize("name", ["docs/how-to/nightly.md", "docker/README.md"])
 def test_a_command_of_the_pages_composes(name: str) -> None:
     lines = "".join(block.text for block in Document(name).blocks("sh")).replace("\\\n", "")
     commands = re.findall(r"\bpromptmill (generate .*)$", lines, re.MULTILINE)

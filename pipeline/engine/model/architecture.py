@@ -10,7 +10,9 @@ from typing import Any
 
 from pipeline.errors import ModelRefused
 
-INSTEAD = "docs/models.md lists the families that are served, and transformers' own generate runs the others"
+INSTEAD = (
+    "docs/reference/families.md lists the families that are served, and transformers' own generate runs the others"
+)
 """What a user can do whose model is refused."""
 _FULL = {"full_attention", "attention"}
 _SLIDING = "sliding_attention"

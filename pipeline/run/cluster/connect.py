@@ -139,7 +139,7 @@ def warn_if_open(address: str, note: Callable[[str], None]) -> None:
         return
     note(
         f"WARNING: the Ray cluster at {address} has no token authentication: whoever reaches it can run code on it; start it "
-        "with RAY_AUTH_MODE=token (docs/security.md)"
+        "with RAY_AUTH_MODE=token (docs/reference/security.md)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Every causal language model of transformers is served right, or refused in one line; docs/models.md says which."""
+"""Every causal language model of transformers is served right, or refused in one line; families.md says which."""
 
 from __future__ import annotations
 
