@@ -22,10 +22,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the jobs set it
 
 from benchmarks.procedure import measure, parser, report
 from benchmarks.workload import Answers, Work, answers, longest, make
-from pipeline.engine.base import Engine
+from pipeline.engine.assembly import build_engine
+from pipeline.engine.base import BuiltEngine, Engine
 from pipeline.engine.config import KERNELS
 from pipeline.engine.model.checkpoint import resolve
-from pipeline.engine.own import BuiltEngine, build_engine
 from pipeline.types import Request, SamplingParams
 
 ONE = Answers()

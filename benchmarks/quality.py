@@ -26,9 +26,9 @@ from benchmarks.machine import describe
 from benchmarks.perplexity import SHORTEST, compare, cut, failures, heading, perplexity, row
 from benchmarks.procedure import versions
 from benchmarks.smollm2 import NAME, model
+from pipeline.engine.assembly import build_engine
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.model.checkpoint import resolve
-from pipeline.engine.own import build_engine
 from pipeline.errors import PromptmillError
 from pipeline.sampling import SamplingParams
 from pipeline.types import Request

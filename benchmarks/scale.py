@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,32 +29,32 @@ import pyarrow as pa
 
 from benchmarks.machine import describe
 from benchmarks.virtual import Meter, Metered, Parts, PartStore, VirtualPool
+from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.errors import DeadlineReached
 from pipeline.output.config import OutputConfig
 from pipeline.planning.pace import Effort
 from pipeline.planning.plan import InputFile, Plan, make_plan
+from pipeline.prompts.config import SourceConfig
 from pipeline.run import driver
 from pipeline.store.base import Store
 from pipeline.store.local import LocalStore
+from pipeline.types import SamplingParams
 from pipeline.work.config import ClusterConfig, GenerateConfig
+from pipeline.work.job import Job
+from pipeline.work.prepare import Prepared
 
 ROWS_PER_SHARD = 1000
 SHARDS = (1_000, 10_000, 100_000, 1_000_000)
 REPLICAS = (10, 100, 1_000)
 
 
-@dataclass(frozen=True)
-class MadeUp:
-    """In place of what `prepare` finds out about a model and an input."""
-
-    plan: Plan
-    output_schema: pa.Schema
-    effort: Effort = field(default_factory=lambda: Effort(parameters=1, prompt_tokens=1, new_tokens=1, speed=1e15))
-    weight_bytes: int = 0
-    doubts: tuple[str, ...] = ()
-
-    def job(self, *_: object) -> None:
-        """Nothing: the replicas are made up, too."""
+def made_up(plan: Plan, schema: pa.Schema) -> Prepared:
+    """In place of what `prepare` finds out about a model and an input; the replicas are made up, too."""
+    job = Job(
+        plan, pa.schema([]), schema, ModelConfig(), EngineConfig(), SamplingParams(), StatsConfig(),
+        SourceConfig(path="made-up"), OutputConfig(path="made-up"),
+    )  # fmt: skip
+    return Prepared(job, Effort(parameters=1, prompt_tokens=1, new_tokens=1, speed=1e15), weight_bytes=0)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def measure(options: argparse.Namespace, folder: str | None = None) -> dict[str,
 
     with contextlib.ExitStack() as stack:
         for owner, name, other in (
-            (driver, "prepare", lambda config: MadeUp(plan, parts.schema)), (driver, "_pool", lambda *_: pool),
+            (driver, "prepare", lambda config: made_up(plan, parts.schema)), (driver, "_pool", lambda *_: pool),
             (driver, "open_store", lambda *_, **__: Metered(store, meter)), (driver._Run, "_finish", finishing),
         ):  # fmt: skip
             stack.enter_context(mock.patch.object(owner, name, other))

@@ -5,10 +5,10 @@ It knows no library but the standard one, and no other module of promptmill but 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.sampling import SamplingParams as SamplingParams
 from pipeline.sampling import require as require
@@ -221,3 +221,16 @@ class Progress:
     def tokens_made(self) -> int:
         """Tokens generated, whether or not their completion has ended."""
         return self.completion_tokens + self.room.open_tokens
+
+
+class Tokenizer(Protocol):
+    """What prompts need of a model's tokenizer."""
+
+    bos_token_id: int | None
+    vocab_size: int
+
+    def encode_batch(self, texts: Sequence[str], special: bool | None = None) -> list[list[int]]:
+        """Return the token ids of each text, with or without special tokens; None: as a text needs them."""
+
+    def token(self, token_id: int) -> str:
+        """Return a token as the vocabulary spells it."""

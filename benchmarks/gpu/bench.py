@@ -19,10 +19,10 @@ from benchmarks.gpu.device import Cpu, Cuda
 from benchmarks.gpu.report import Reporter
 from benchmarks.gpu.scale import Scale, Shape
 from benchmarks.sizes import TOKENIZER, Linears, linears
-from pipeline.engine.base import Engine
+from pipeline.engine.assembly import build_engine
+from pipeline.engine.base import BuiltEngine, Engine
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.model.checkpoint import resolve
-from pipeline.engine.own import BuiltEngine, build_engine
 from pipeline.types import Completion, Request
 
 DEMO = TOKENIZER

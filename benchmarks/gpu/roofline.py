@@ -18,9 +18,9 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.ceilings import bandwidth
 from benchmarks.gpu.device import Span
 from benchmarks.workload import Work
+from pipeline.engine.base import BuiltEngine
 from pipeline.engine.cache.block_pool import BLOCK
 from pipeline.engine.cache.kv_cache import block_bytes
-from pipeline.engine.own import BuiltEngine
 
 PROMPT = 32
 TURNS = 3

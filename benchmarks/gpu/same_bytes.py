@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.gpu.bench import DEMO, Bench, finish
-from pipeline.engine.own import BuiltEngine
+from pipeline.engine.base import BuiltEngine
 from pipeline.types import Completion, Request, SamplingParams
 
 

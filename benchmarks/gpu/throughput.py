@@ -12,7 +12,7 @@ from benchmarks import ours
 from benchmarks.gpu import peers
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.scale import Load
-from pipeline.engine.own import BuiltEngine
+from pipeline.engine.base import BuiltEngine
 
 TURNS = 2
 

@@ -54,6 +54,4 @@ def job_of(text: str, path: str) -> Job:
     """
     from pipeline.work.prepare import prepare  # late: it brings in pyarrow
 
-    config = restored(text, GenerateConfig, path)
-    prepared = prepare(config)
-    return prepared.job(config, prepared.plan)
+    return prepare(restored(text, GenerateConfig, path)).job

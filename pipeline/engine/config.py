@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pipeline.engine.registry import BACKENDS
 from pipeline.types import require
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -11,7 +12,6 @@ QUANTIZATIONS = ("none", "int8")
 KV_DTYPES = ("auto", "bfloat16", "int8")
 _LEVELS = ("v3", "v3-vnni", "v4", "v4-vnni", "v4-bf16", "v4-amx", "dotprod", "generic")
 KERNELS = ("auto", "none", *(f"native-{level}" for level in _LEVELS))
-ENGINES = ("continuous", "static")
 STATISTICS = ("logprob", "entropy", "rank")
 DEFAULT_COLUMNS = ("logprob", "entropy", "rank")
 """Apart from the names there are: a new statistic must not change what existing runs write."""
@@ -102,7 +102,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         """Check every field."""
         require(self.kernels in KERNELS, "kernels", self.kernels, "one of " + ", ".join(KERNELS))
-        require(self.name in ENGINES, "name", self.name, "one of " + ", ".join(ENGINES))
+        require(self.name in BACKENDS, "name", self.name, "one of " + ", ".join(BACKENDS))
         wanted = str(self.max_num_seqs)
         counted = wanted.isascii() and wanted.isdigit() and 1 <= int(wanted[:5]) <= 4096
         require(counted or wanted == "auto", "max_num_seqs", self.max_num_seqs, "auto or from 1 to 4096")

@@ -1,206 +1,109 @@
-"""From a configuration to a running engine: the one place where the engine's parts are put together.
-
-To add an engine: write its module and add a line to `ENGINES`.
-"""
+"""The backend of our own engines: a checkpoint is found and checked without torch, which comes in when an engine is built."""
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import functools
+import gc
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-import torch
-
-from pipeline.engine import gpu, native
-from pipeline.engine.base import Engine
-from pipeline.engine.cache.block_pool import blocks_for
-from pipeline.engine.cache.kv_cache import block_bytes
-from pipeline.engine.cache.memory import MemoryPlan, check_length, likely_blocks, plan_memory
-from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
-from pipeline.engine.continuous import ContinuousEngine
-from pipeline.engine.layers.attention import TRITON
-from pipeline.engine.layers.linear import PackedLinear
-from pipeline.engine.model.checkpoint import Checkpoint, model_len
-from pipeline.engine.model.load import LoadedModel, load_model
-from pipeline.engine.model.loading_log import LoadingLog
-from pipeline.engine.model.tokenizer import Tokenizer, end_tokens, load_tokenizer
-from pipeline.engine.rules.grammar_guard import check_in_time
+from pipeline.engine.base import BuiltEngine, Identity, Resources
+from pipeline.engine.config import STATISTICS, EngineConfig, ModelConfig, StatsConfig
+from pipeline.engine.model.checkpoint import Checkpoint, model_len, resolve
+from pipeline.engine.model.ignored import ignored
+from pipeline.engine.model.tokenizer import load_tokenizer
 from pipeline.engine.rules.structured import Grammars
-from pipeline.engine.static import StaticEngine
-from pipeline.engine.steps.card import card_bytes, plan_card
-from pipeline.engine.steps.runner import ModelRunner
-from pipeline.machine import available_bytes
 from pipeline.types import SamplingParams
 
-logger = logging.getLogger(__name__)
-
-_STEP_TENSORS = 10
-"""Float tensors of rows x vocabulary that sampling and statistics hold at once, at most."""
-_LAYER_TENSORS = 8
-"""Float tensors of tokens x the widest layer that a step holds at once, at most."""
-_MOST = {"cpu": 128, "cuda": 512}
-"""Sequences at once beyond which a step gains nothing by more: the linears are at the machine's limit."""
-_MOST_TOKENS = 256
-"""Tokens of a step on a processor, where the configuration leaves it open."""
-_PROMPT_TOKENS = 512
-"""Prompt tokens of a step on a GPU beside a token for each sequence, likewise."""
-
-_STATIC_BATCH = 16
+_INT8_SCHEME = 2
+"""Which way of quantising `int8` is: a run that was begun with an earlier one is not resumed with other numbers."""
 
 
-@dataclass(frozen=True)
-class BuiltEngine:
-    """An engine with what its feeder must know.
+class ContinuousBackend:
+    """A checkpoint in safetensors, from a directory or the hub, run by the continuous engine; see `Backend`."""
 
-    Attributes:
-        engine: The engine.
-        tokenizer: The model's tokenizer.
-        max_model_len: Longest prompt plus generation.
-        check: Raises a `ValueError` with the reason if a row's sampling parameters cannot be followed.
-        renew: Makes another engine around the same model, empty; the one before must not be held any more.
-        facts: What the identity of the output's bytes rests on here, for the manifest: processor, kernels, type, threads.
+    kind = "continuous"
+    """Which of our engines it builds."""
+
+    def __init__(self, model: ModelConfig, engine: EngineConfig) -> None:
+        """Keep the configuration."""
+        self._model, self._engine = model, engine
+
+    @functools.cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The model's files on this machine."""
+        return resolve(self._model)
+
+    def identify(self, *, gpus: float) -> Identity:
+        """See `Backend.identify`."""
+        model, engine, checkpoint = self._model, self._engine, self.checkpoint
+        dtype = self._dtype(gpus)
+        rounding: dict[str, Any] = {"tf32": True} if gpus and model.tf32 else {}
+        batching: dict[str, Any] = {"deterministic": False} if gpus and not engine.deterministic else {}
+        if engine.kernels == "none" and not gpus:
+            # torch's sums have other last bits; those of compiled levels are the same, but for bfloat16, as on other processors
+            batching["kernels"] = "none"
+        if model.quantization == "int8":
+            rounding["int8_scheme"] = _INT8_SCHEME
+        kv_dtype = dtype if model.kv_cache_dtype == "auto" else model.kv_cache_dtype
+        weight_bytes = sum(p.stat().st_size for p in checkpoint.directory.glob("*.safetensors"))
+        longest = model_len(checkpoint, engine)
+        return Identity(
+            content=checkpoint.content(),
+            model={"dtype": dtype, "quantization": model.quantization, "kv_cache_dtype": kv_dtype, **rounding},
+            engine=batching,
+            dtype=dtype, max_model_len=longest, vocab_size=checkpoint.vocab_size, weight_bytes=weight_bytes,
+            parameters=weight_bytes / (2 if "16" in checkpoint.dtype else 4), statistics=frozenset(STATISTICS),
+        )  # fmt: skip
+
+    def check(self, sampling: SamplingParams) -> Sequence[str]:
+        """See `Backend.check`. The tokenizer is loaded for structured output only, as that takes seconds."""
+        checkpoint = self.checkpoint
+        if sampling.structured is not None and checkpoint.vocab_size is not None:
+            tokenizer = load_tokenizer(checkpoint.tokenizer, checkpoint.vocab_size)
+            Grammars(tokenizer, checkpoint.vocab_size, (), 1).check(sampling)
+        return tuple(ignored(checkpoint, sampling))
+
+    def build(self, stats: StatsConfig, resources: Resources) -> BuiltEngine:
+        """See `Backend.build`."""
+        name = self._engine.name
+        built = _assembly()(
+            self.checkpoint, self._model, replace(self._engine, name=self.kind), stats, device=resources.device,
+            threads=resources.threads, memory_share=resources.memory_share, expected=resources.expected,
+        )  # fmt: skip
+        return replace(built, facts={**built.facts, "engine": name})
+
+    def _dtype(self, gpus: float) -> str:
+        """What `auto` stands for: float32 on a processor, the checkpoint's own type on a GPU.
+
+        It is settled here, in the plan, so that a run begun on one kind of device is not resumed in another type.
+        """
+        if self._model.dtype != "auto":
+            return self._model.dtype
+        return self.checkpoint.dtype if gpus else "float32"
+
+
+class StaticBackend(ContinuousBackend):
+    """The same checkpoint, run by the static engine with transformers' own arithmetic."""
+
+    kind = "static"
+
+
+def _assembly() -> Callable[..., BuiltEngine]:
+    """Import what engines are made of, and torch and transformers with it.
+
+    The first time makes some hundred thousand objects that all stay. Not looking through them for garbage, meanwhile and
+    later, saves a sixth of the time to the first token.
     """
-
-    engine: Engine
-    tokenizer: Tokenizer
-    max_model_len: int
-    check: Callable[[SamplingParams], None]
-    facts: dict[str, Any]
-    renew: Callable[[], Engine]
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """What engines are made of."""
-
-    loaded: LoadedModel
-    tokenizer: Tokenizer
-    stats: StatsConfig
-    config: EngineConfig
-    max_len: int
-    expected: int | None
-    share: float
-
-    @property
-    def static(self) -> bool:
-        """Whether the engine is the static one."""
-        return self.config.name == "static"
-
-    def most_tokens(self, sequences: int) -> int:
-        """Tokens of a step with so many sequences."""
-        open_one = _MOST_TOKENS if self.loaded.device.type == "cpu" else sequences + _PROMPT_TOKENS
-        return self.config.max_num_batched_tokens or open_one
-
-    @property
-    def block_bytes(self) -> int:
-        """Bytes of a block of the cache."""
-        return block_bytes(self.loaded.layers, self.loaded.kv_heads, self.loaded.head_dim, self.loaded.kv_dtype)
-
-    def available(self) -> int | None:
-        """Bytes of the device's memory that may still be taken; null: unknown."""
-        if self.loaded.device.type == "cuda":
-            torch.cuda.empty_cache()
-            return card_bytes(*torch.cuda.mem_get_info(), torch.cuda.memory_reserved(), self.share)
-        free = available_bytes()
-        return None if free is None else int(free * self.share)
-
-    def plan(self) -> MemoryPlan:
-        """Plan sequences and blocks for what the loaded weights leave of the device's memory."""
-        loaded, wanted = self.loaded, self.config.sequences
-        most = _STATIC_BATCH if self.static else _MOST[loaded.device.type]
-        if loaded.attention == TRITON:
-            memory = plan_card(
-                loaded, self.tokenizer, self.stats, wanted=wanted, most=most, max_len=self.max_len,
-                most_tokens=self.most_tokens, available=lambda: self.available() or 0,
-            )  # fmt: skip
-        else:
-            widths = [m.out_features for m in loaded.model.modules() if isinstance(m, PackedLinear)]
-            token_bytes = 4 * _LAYER_TENSORS * max((w for w in widths if w != loaded.vocab_size), default=0)
-            memory = plan_memory(
-                wanted, most, blocks_for(self.max_len), block_bytes=self.block_bytes,
-                step_bytes=self.most_tokens(wanted or most) * token_bytes,
-                sequence_bytes=4 * _STEP_TENSORS * loaded.vocab_size + token_bytes, available=self.available(),
-            )  # fmt: skip
-        if self.static:  # its cache has a whole row for each sequence
-            memory = MemoryPlan(min(memory.sequences, memory.blocks // blocks_for(self.max_len)), memory.blocks)
-        if memory.sequences < (wanted or 0):
-            logger.info("engine.max_num_seqs=%s: memory holds %d sequences", wanted, memory.sequences)
-        return memory
-
-
-def _continuous(parts: _Parts, memory: MemoryPlan) -> Engine:
-    runner = ModelRunner(parts.loaded, memory.sequences, parts.max_len, memory.blocks)
-    likely = likely_blocks(memory, parts.expected, block_bytes=parts.block_bytes, available=parts.available())
-    runner.cache.take(likely)
-    return ContinuousEngine(
-        runner, parts.tokenizer, parts.stats, parts.most_tokens(memory.sequences),
-        prefix_caching=parts.config.prefix_caching, expected=parts.expected,
-    )  # fmt: skip
-
-
-def _static(parts: _Parts, memory: MemoryPlan) -> Engine:
-    return StaticEngine(parts.loaded, parts.tokenizer, parts.stats, memory.sequences, parts.max_len)
-
-
-ENGINES: dict[str, Callable[[_Parts, MemoryPlan], Engine]] = {"continuous": _continuous, "static": _static}
-
-
-_CAPS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
-"""Variables of the environment by which torch and its libraries are told not to use all that the processor has."""
-
-
-def _caps() -> dict[str, str]:
-    return {name: os.environ[name] for name in _CAPS if name in os.environ}
-
-
-def build_engine(
-    checkpoint: Checkpoint, model: ModelConfig, engine: EngineConfig, stats: StatsConfig, *,
-    device: str = "cpu", threads: int | None = None, memory_share: float = 1.0,
-    expected: int | None = None,
-) -> BuiltEngine:  # fmt: skip
-    """Load a model and put an engine around it.
-
-    Args:
-        checkpoint: The model's files.
-        model: How to load it.
-        engine: How to batch.
-        stats: What to compute for each token.
-        device: `cpu` or `cuda`.
-        threads: Processor threads; null: torch's own choice.
-        memory_share: Part of the device's memory that this engine may take, when several share it.
-        expected: Completions that will be asked for, about; null: nothing is known.
-    """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    native.use(engine.kernels)
-    max_len = model_len(checkpoint, engine)
-    source = checkpoint.context_source if engine.max_model_len is None else f"engine.max_model_len={max_len}"
-    check_length(max_len, available_bytes(), source)
-    loaded = load_model(
-        checkpoint, model, device=device, max_len=max_len, plain=engine.name == "static",
-        deterministic=engine.deterministic,
-    )  # fmt: skip
-    tokenizer = load_tokenizer(checkpoint.tokenizer, loaded.vocab_size)
-    loaded = replace(loaded, eos_token_ids=end_tokens(loaded.eos_token_ids, tokenizer))
-    parts = _Parts(loaded, tokenizer, stats, engine, max_len, expected, memory_share)
-    with LoadingLog("taking the cache's memory"):
-        memory = parts.plan()
-        built = ENGINES[engine.name](parts, memory)
-    facts = {
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "dtype": str(loaded.dtype).removeprefix("torch."), "kv_cache_dtype": str(loaded.kv_dtype).removeprefix("torch."),
-        "linear_kernels": loaded.kernels, "attention": loaded.attention, "compiled": native.level(),
-        "kernels": engine.kernels, "caps": _caps(),
-        "batch_invariant": loaded.batch_invariant, "threads": torch.get_num_threads(), "max_num_seqs": memory.sequences,
-        "kv_blocks": memory.blocks, "engine": engine.name, **(gpu.facts() if device == "cuda" else {}),
-    }  # fmt: skip
-    grammars = Grammars(tokenizer, loaded.vocab_size, loaded.eos_token_ids, 1)
-
-    def check(sampling: SamplingParams) -> None:
-        grammars.check(sampling)
-        check_in_time(sampling)
-
-    return BuiltEngine(built, tokenizer, max_len, check, facts, lambda: ENGINES[engine.name](parts, memory))
+    first = "pipeline.engine.assembly" not in sys.modules and gc.isenabled()
+    if first:
+        gc.disable()
+    try:
+        from pipeline.engine.assembly import build_engine
+    finally:
+        if first:
+            gc.freeze()
+            gc.enable()
+    return build_engine

@@ -47,7 +47,7 @@ def build_table(
         schema: What `output_schema` returned.
         rows: The shard's input rows, in their order.
         completions: (position in `rows`, sample index) → what the engine made. `statistics` holds arrays aligned
-            with `token_ids`: `token_logprobs` float32 [G], which is always there, and those whose column is in the
+            with `token_ids`: `token_logprobs` float32 [G], where the engine measures it, and those whose column is in the
             schema: `token_entropies` float32 [G], `token_ranks` int32 [G], `top_token_ids` int32 [G, k],
             `top_token_logprobs` float32 [G, k].
         kept: The kept columns, one row an input row.
@@ -120,9 +120,13 @@ def _aligned(slots: Sequence[Slot], name: str, arrays: list[Any], length: Callab
 
 
 def _cumulative(slots: Sequence[Slot]) -> pa.Array[Any]:
-    """The sums of the log-probabilities; in float64, so that a long text's sum keeps the digits of its terms."""
-    arrays = _statistic(slots, "token_logprobs")
-    sums = [None if a is None else float(np.asarray(a, np.float32).sum(dtype=np.float64)) for a in arrays]
+    """The sums of the log-probabilities, null where an engine measures none.
+
+    They are in float64, so that a long text's sum keeps the digits of its terms.
+    """
+    measures = [s.done is not None and "token_logprobs" in s.done.statistics for s in slots]
+    arrays = iter(_statistic([s for s, measured in zip(slots, measures, strict=True) if measured], "token_logprobs"))
+    sums = [float(np.asarray(next(arrays), np.float32).sum(dtype=np.float64)) if m else None for m in measures]
     return pa.array(sums, pa.float64())
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
@@ -19,7 +19,7 @@ from pipeline.prompts.files.columns import used_columns
 from pipeline.prompts.overrides import Check, Overrides
 from pipeline.prompts.template.growth import MAX_CHARACTERS
 from pipeline.prompts.template.template import compile_template
-from pipeline.types import ErrorCode, PromptRow, RowError, SamplingParams, Segment
+from pipeline.types import ErrorCode, PromptRow, RowError, SamplingParams, Segment, Tokenizer
 from pipeline.wording import brief, one_line
 
 logger = logging.getLogger(__name__)
@@ -32,19 +32,6 @@ _EXCLUDED = {
 }
 _Text = str | None | RowError
 _Ids = Sequence[int] | RowError
-
-
-class Tokenizer(Protocol):
-    """What is needed of a tokenizer."""
-
-    bos_token_id: int | None
-    vocab_size: int
-
-    def encode_batch(self, texts: Sequence[str], special: bool | None = None) -> list[list[int]]:
-        """Return the token ids of each text, with or without special tokens; None: as a text needs them."""
-
-    def token(self, token_id: int) -> str:
-        """Return a token as the vocabulary spells it."""
 
 
 def kept_columns(table: pa.Table, config: SourceConfig) -> pa.Table:

@@ -14,6 +14,7 @@ import re
 import secrets
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.errors import ExitCode, Interrupted, PromptmillError
@@ -80,9 +81,9 @@ def generate(config: GenerateConfig, *, config_yaml: str) -> Outcome:
         folder = OutputFolder(open_store(config.output.path, allow_unsafe=config.output.allow_unsafe_store))
         check_vacant(folder.store, config.output.path)
         folder.store.probe()
-        for line in mend(folder.store, prepared.plan):
+        for line in mend(folder.store, prepared.job.plan):
             print(line, file=sys.stderr)
-        plan = folder.claim_plan(prepared.plan)
+        plan = folder.claim_plan(prepared.job.plan)
         done = folder.finished(plan)
         if done is not None:
             print(f"{config.output.path} is complete: {done.totals.rows:,} rows, {done.totals.completions:,} completions "
@@ -161,7 +162,7 @@ class _Run:
 
     def _dispatch(self, watch: Watch) -> None:
         config, folder, plan = self._config, self._folder, self._plan
-        job = self._prepared.job(config, plan)
+        job = replace(self._prepared.job, plan=plan)
         pool = _pool(config, job, Demand(len(self._missing), self._prepared.weight_bytes), watch.view.note)
         if config.cluster.name != "inline":
             watch.metrics = _metrics(plan, self._claims.driver, self._deadline, pool)
@@ -203,7 +204,7 @@ class _Run:
             raise
         card = dataset_card(
             manifest, self._plan, model=_shown(config.model.path), sampling=_told(config.sampling),
-            schema=self._prepared.output_schema, samples=read_samples(store, manifest.parts[0].file),
+            schema=self._prepared.job.schema, samples=read_samples(store, manifest.parts[0].file),
         )  # fmt: skip
         if (name := put_card(store, card)) != CARD:
             print(

@@ -16,11 +16,22 @@ from pipeline.types import SamplingParams
 class Job:
     """All that a worker must know to make any shard of a plan. It can be sent to another process.
 
-    `columns` is the Arrow schema of the input, partition columns included. `device` is `cpu` or `cuda`.
+    Attributes:
+        plan: What is made.
+        columns: Arrow schema of the input, partition columns included.
+        schema: Arrow schema of the parts.
+        model: The model; its type is resolved, and its paths mean the same in any folder.
+        engine: The engine.
+        sampling: The job's sampling parameters, which a row may change.
+        stats: The statistics.
+        source: The input.
+        output: The output.
+        device: `cpu` or `cuda`.
     """
 
     plan: Plan
     columns: Any
+    schema: Any
     model: ModelConfig
     engine: EngineConfig
     sampling: SamplingParams

@@ -11,11 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from pipeline.engine.model.checkpoint import Checkpoint, model_len, resolve
-from pipeline.engine.model.ignored import ignored
-from pipeline.engine.model.tokenizer import load_tokenizer
+from pipeline.engine.base import Identity
+from pipeline.engine.registry import open_backend
 from pipeline.engine.rules.grammar_guard import check_in_time
-from pipeline.engine.rules.structured import Grammars
 from pipeline.errors import ConfigurationError, InputRefused, ModelRefused, PlanRefused, PromptmillError, Refused
 from pipeline.output.schema import output_schema
 from pipeline.planning.pace import BYTES_A_TOKEN, CORE_SPEED, GPU_SPEED, Effort
@@ -39,44 +37,16 @@ class Prepared:
     """What a run works from.
 
     Attributes:
-        plan: As it follows from the configuration; the output folder may hold an older layout of the same plan.
-        source: The input.
-        checkpoint: The model's files on this machine.
+        job: What the workers do; the output folder may hold an older layout of the same plan.
         effort: What a row takes, by an estimate.
-        output_schema: Arrow schema of the parts.
+        weight_bytes: Size of the model's weights.
         doubts: A line for each option that is legal and surely a mistake.
     """
 
-    plan: Plan
-    source: Source
-    checkpoint: Checkpoint
+    job: Job
     effort: Effort
-    output_schema: Any
+    weight_bytes: int
     doubts: tuple[str, ...] = ()
-
-    def job(self, config: GenerateConfig, plan: Plan) -> Job:
-        """The job for the workers, under the plan that the output folder holds; its paths mean the same in any folder."""
-        model = replace(config.model, dtype=_dtype(config, self.checkpoint))
-        for key in ("path", "tokenizer", "adapter"):
-            value = getattr(model, key)
-            if value is not None and Path(value).expanduser().is_dir():
-                setattr(model, key, _absolute(value))
-        return Job(
-            plan,
-            self.source.schema,
-            model,
-            config.engine,
-            config.sampling,
-            config.stats,
-            replace(config.source, path=_absolute(config.source.path)),
-            replace(config.output, path=_absolute(config.output.path)),
-            "cuda" if config.cluster.gpus_per_replica > 0 else "cpu",
-        )
-
-    @property
-    def weight_bytes(self) -> int:
-        """Size of the model's weight files."""
-        return _weight_bytes(self.checkpoint)
 
 
 def prepare(config: GenerateConfig) -> Prepared:
@@ -97,37 +67,52 @@ def prepare(config: GenerateConfig) -> Prepared:
     _check_keys(config.output.path, schema.names)
     with refusing(InputRefused, f"source.path={without_secrets(config.source.path)}"):
         check_ids(source, config.source)
+    backend = open_backend(config.model, config.engine)
     with refusing(ModelRefused, f"model.path={config.model.path}"):
-        checkpoint = resolve(config.model)
-    _check_vocabulary(config, checkpoint.vocab_size)
-    _check_tokenizer(config, checkpoint)
+        identity = backend.identify(gpus=config.cluster.gpus_per_replica)
+    _check_vocabulary(config, identity.vocab_size)
+    _check_statistics(config, identity)
+    try:
+        undone = backend.check(config.sampling)
+    except ValueError as error:
+        raise ConfigurationError(f"sampling.{error}") from error
     if not source.files:
         raise InputRefused(f"source.path={config.source.path}: no Parquet files")
-    effort = _effort(config, checkpoint, source)
+    effort = _effort(config, identity, source)
     plan = make_plan(
         source.files,
-        _options(config, checkpoint),
+        _options(config, identity),
         rows_per_shard=config.output.rows_per_shard or effort.rows_per_shard,
         limit=config.source.limit,
     )
-    found = (*doubts(config, model_len(checkpoint, config.engine)), *ignored(checkpoint, config.sampling))
-    return Prepared(plan, source, checkpoint, effort, schema, found)
+    found = (*doubts(config, identity.max_model_len), *undone)
+    return Prepared(_job(config, plan, source, schema, identity), effort, identity.weight_bytes, found)
 
 
-def _effort(config: GenerateConfig, checkpoint: Checkpoint, source: Source) -> Effort:
+def _job(config: GenerateConfig, plan: Plan, source: Source, schema: Any, identity: Identity) -> Job:
+    """The job for the workers; its paths mean the same in any folder."""
+    model = replace(config.model, dtype=identity.dtype)
+    for key in ("path", "tokenizer", "adapter"):
+        value = getattr(model, key)
+        if value is not None and Path(value).expanduser().is_dir():
+            setattr(model, key, _absolute(value))
+    return Job(
+        plan, source.schema, schema, model, config.engine, config.sampling, config.stats,
+        replace(config.source, path=_absolute(config.source.path)),
+        replace(config.output, path=_absolute(config.output.path)),
+        "cuda" if config.cluster.gpus_per_replica > 0 else "cpu",
+    )  # fmt: skip
+
+
+def _effort(config: GenerateConfig, identity: Identity, source: Source) -> Effort:
     """Estimate what a row takes, from sizes that are known before a model is loaded."""
-    bytes_each = 2 if "16" in checkpoint.dtype else 4
-    longest, sampling, cluster = model_len(checkpoint, config.engine), config.sampling, config.cluster
+    longest, sampling, cluster = identity.max_model_len, config.sampling, config.cluster
     size, rows = sum(f.size for f in source.files), sum(f.rows for f in source.files)
     prompt = min(longest - 1, size / BYTES_A_TOKEN / max(1, rows))
     speed = CORE_SPEED * cluster.likely_threads()
     if cluster.gpus_per_replica > 0:
         speed = GPU_SPEED * cluster.gpus_per_replica
-    return Effort(_weight_bytes(checkpoint) / bytes_each, prompt, sampling.n * min(longest, sampling.max_tokens), speed)
-
-
-def _weight_bytes(checkpoint: Checkpoint) -> int:
-    return sum(p.stat().st_size for p in checkpoint.directory.glob("*.safetensors"))
+    return Effort(identity.parameters, prompt, sampling.n * min(longest, sampling.max_tokens), speed)
 
 
 @contextlib.contextmanager
@@ -151,16 +136,6 @@ def _check_structured(config: GenerateConfig) -> None:
         raise ConfigurationError(f"sampling.{name}{value}: {why}") from error
 
 
-def _check_tokenizer(config: GenerateConfig, checkpoint: Checkpoint) -> None:
-    """Refuse structured output with a tokenizer that cannot spell it; otherwise it is not loaded here, which takes seconds."""
-    if config.sampling.structured is not None and checkpoint.vocab_size is not None:
-        tokenizer = load_tokenizer(checkpoint.tokenizer, checkpoint.vocab_size)
-        try:
-            Grammars(tokenizer, checkpoint.vocab_size, (), 1).check(config.sampling)
-        except ValueError as error:
-            raise ConfigurationError(f"sampling.{error}") from error
-
-
 def _check_vocabulary(config: GenerateConfig, size: int | None) -> None:
     """Refuse what asks for tokens that the model does not have."""
     if size is None:
@@ -174,53 +149,32 @@ def _check_vocabulary(config: GenerateConfig, size: int | None) -> None:
         raise ConfigurationError(f"stats.top_logprobs={config.stats.top_logprobs}: the model has {size} tokens")
 
 
-_INT8_SCHEME = 2
-"""Which way of quantising `int8` is: a run that was begun with an earlier one is not resumed with other numbers."""
+def _check_statistics(config: GenerateConfig, identity: Identity) -> None:
+    """Refuse statistics that the engine cannot measure."""
+    name, stats = config.engine.name, config.stats
+    if missing := [column for column in stats.columns if column not in identity.statistics]:
+        can = ", ".join(sorted(identity.statistics)) or "none"
+        raise ConfigurationError(f"stats.columns: engine={name} cannot measure {', '.join(missing)}; it can {can}")
+    if not identity.lists and (stats.top_logprobs or stats.prompt_logprobs):
+        key = "top_logprobs" if stats.top_logprobs else "prompt_logprobs"
+        raise ConfigurationError(f"stats.{key}: engine={name} cannot give these")
 
 
-def _options(config: GenerateConfig, checkpoint: Checkpoint) -> dict[str, Any]:
+def _options(config: GenerateConfig, identity: Identity) -> dict[str, Any]:
     """Everything but the input files that decides the output's bytes; paths do not, what is in them does."""
-    source, kv_dtype = asdict(config.source), config.model.kv_cache_dtype
+    source = asdict(config.source)
     del source["path"], source["template_file"]
     sampling = asdict(config.sampling)
     del sampling["json_schema_file"]
-    on_gpu = config.cluster.gpus_per_replica > 0  # elsewhere, these two change nothing
-    rounding: dict[str, Any] = {"tf32": True} if on_gpu and config.model.tf32 else {}
-    batching: dict[str, Any] = {"deterministic": False} if on_gpu and not config.engine.deterministic else {}
-    if config.engine.kernels == "none" and not on_gpu:
-        # torch's sums have other last bits; those of compiled levels are the same, but for bfloat16, as on other processors
-        batching["kernels"] = "none"
-    if config.model.quantization == "int8":
-        rounding["int8_scheme"] = _INT8_SCHEME
     return {
         "schema": SCHEMA_VERSION,
-        "model": {
-            "content": checkpoint.content(),
-            "dtype": _dtype(config, checkpoint),
-            "quantization": config.model.quantization,
-            "kv_cache_dtype": _dtype(config, checkpoint) if kv_dtype == "auto" else kv_dtype,
-            **rounding,
-        },
-        "engine": {
-            "name": config.engine.name,
-            "max_model_len": model_len(checkpoint, config.engine),
-            **batching,
-        },
+        "model": {"content": identity.content, **identity.model},
+        "engine": {"name": config.engine.name, "max_model_len": identity.max_model_len, **identity.engine},
         "sampling": sampling,
         "stats": asdict(config.stats),
         "source": source,
         "output": {"include_prompt": config.output.include_prompt},
     }
-
-
-def _dtype(config: GenerateConfig, checkpoint: Checkpoint) -> str:
-    """What `auto` stands for: float32 on a processor, the checkpoint's own type on a GPU.
-
-    It is settled here, in the plan, so that a run begun on one kind of device is not resumed in another type.
-    """
-    if config.model.dtype != "auto":
-        return config.model.dtype
-    return "float32" if config.cluster.gpus_per_replica == 0 else checkpoint.dtype
 
 
 def _check_apart(source: str, output: str) -> None:

@@ -6,39 +6,31 @@ one encodes and commits the last. It does not know Ray, nor who hands out the sh
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import logging
 import math
 import queue
-import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipeline.engine.base import Resources
 from pipeline.engine.guarded import GuardedEngine, named
-from pipeline.engine.model.checkpoint import resolve
+from pipeline.engine.registry import open_backend
 from pipeline.errors import PromptmillError, WorkerFailed
 from pipeline.output.environment import environment, identity
 from pipeline.output.guilty import Content, written
 from pipeline.output.inputs import agree
 from pipeline.output.part import Counts, commit_part, count_rows, encode_part, part_metadata, part_name, sha256_of
-from pipeline.output.schema import output_schema
 from pipeline.output.table import build_table
 from pipeline.prompts.rows import RowBuilder
 from pipeline.prompts.shard import ShardRows
 from pipeline.store.base import open_store
-from pipeline.types import Completion, Progress, PromptRow, Request, SamplingParams, ShardReport, Task
+from pipeline.types import Completion, Progress, PromptRow, Request, SamplingParams, ShardReport, Task, Tokenizer
 from pipeline.wording import one_line
 from pipeline.work.job import Job
-
-if TYPE_CHECKING:
-    from pipeline.engine.model.tokenizer import Tokenizer
-    from pipeline.engine.own import BuiltEngine
-
 
 _log = logging.getLogger(__name__)
 
@@ -77,11 +69,10 @@ class Worker:
         """Load the model and start the threads."""
         self._job = job
         self._store = open_store(job.output.path, allow_unsafe=job.output.allow_unsafe_store)
-        built = _engine_builder()(
-            resolve(job.model), job.model, job.engine, job.stats,
-            device=job.device, threads=threads, memory_share=memory_share,
-            expected=math.ceil(job.plan.rows * job.sampling.n * work_share),
-        )  # fmt: skip
+        expected = math.ceil(job.plan.rows * job.sampling.n * work_share)
+        built = open_backend(job.model, job.engine).build(
+            job.stats, Resources(job.device, threads, memory_share, expected)
+        )
         self.facts = {**built.facts, "vocab_size": built.tokenizer.vocab_size}
         self._max_model_len = built.max_model_len
         self._environment = identity({**environment(), **self.facts})
@@ -206,13 +197,9 @@ class Worker:
 
     def _write(self, opened: _OpenShard) -> ShardReport:
         job, shard = self._job, opened.task.shard
-        schema = output_schema(
-            opened.kept.schema, statistics=job.stats.columns, top_logprobs=job.stats.top_logprobs,
-            prompt_logprobs=job.stats.prompt_logprobs, include_prompt=job.output.include_prompt,
-        )  # fmt: skip
 
         def encoded(content: Content) -> tuple[Counts, bytes]:
-            table = build_table(schema, content.rows, content.completions, content.kept)
+            table = build_table(job.schema, content.rows, content.completions, content.kept)
             counts = count_rows(content.rows, table, self._max_model_len)
             entries = part_metadata(job.plan.plan_id, shard.index, str(opened.task.attempt), counts, self._environment)
             return counts, encode_part(table, job.output, entries)
@@ -242,21 +229,3 @@ def _probe(sampling: SamplingParams, tokenizer: Tokenizer) -> Request:
     """A request of which nothing is known that could end the engine."""
     token = next((t for t in (tokenizer.bos_token_id,) if t is not None and 0 <= t < tokenizer.vocab_size), 0)
     return Request("", 0, (token,), sampling)
-
-
-def _engine_builder() -> Callable[..., BuiltEngine]:
-    """Import the engine, and torch and transformers with it; late, as a driver needs `Job` and not the seconds they take.
-
-    The first time makes some hundred thousand objects that all stay. Not looking through them for garbage, meanwhile and
-    later, saves a sixth of the time to the first token.
-    """
-    first = "pipeline.engine.own" not in sys.modules and gc.isenabled()
-    if first:
-        gc.disable()
-    try:
-        from pipeline.engine.own import build_engine
-    finally:
-        if first:
-            gc.freeze()
-            gc.enable()
-    return build_engine

@@ -20,7 +20,7 @@ from benchmarks.gpu.device import Cpu, Span
 from benchmarks.gpu.parts import LIMITS, OutOfTime
 from benchmarks.gpu.report import LONGEST_TABLE, Reporter, ends, failures, ratios, read, table
 from benchmarks.gpu.scale import FULL, TINY, Load
-from pipeline.engine.own import BuiltEngine
+from pipeline.engine.base import BuiltEngine
 from pipeline.engine.plain.attention import attend
 from pipeline.types import Completion, Request, SamplingParams
 

@@ -141,9 +141,9 @@ def _random(model: Any) -> Any:
 def _served(kind: str, folder: Path) -> tuple[str, str]:
     from tiny_models import drain, request
 
+    from pipeline.engine.assembly import build_engine
     from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
     from pipeline.engine.model.checkpoint import resolve
-    from pipeline.engine.own import build_engine
     from pipeline.errors import ModelRefused
 
     try:

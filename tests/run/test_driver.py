@@ -203,14 +203,14 @@ class TestWorkAtRisk:
 
 def test_rows_that_are_much_work_make_small_parts(config: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     config.output.rows_per_shard = None
-    assert prepare(config).plan.rows_per_shard == 1000
+    assert prepare(config).job.plan.rows_per_shard == 1000
     monkeypatch.setattr("pipeline.work.prepare.CORE_SPEED", 1e7)
     few = prepare(config)
-    assert 1 <= few.plan.rows_per_shard < 1000
+    assert 1 <= few.job.plan.rows_per_shard < 1000
     monkeypatch.setattr(config.sampling, "n", 50)
-    assert prepare(config).plan.rows_per_shard < few.plan.rows_per_shard
+    assert prepare(config).job.plan.rows_per_shard < few.job.plan.rows_per_shard
     config.output.rows_per_shard = 7
-    assert prepare(config).plan.rows_per_shard == 7
+    assert prepare(config).job.plan.rows_per_shard == 7
 
 
 def test_an_exception_of_a_library_before_the_start_is_a_refusal(
@@ -219,7 +219,7 @@ def test_an_exception_of_a_library_before_the_start_is_a_refusal(
     def broken(*args: Any) -> Any:
         raise KeyError("what fsspec may raise")
 
-    monkeypatch.setattr("pipeline.work.prepare.resolve", broken)
+    monkeypatch.setattr("pipeline.engine.own.resolve", broken)
     with pytest.raises(ModelRefused, match=r"^model\.path=.*: KeyError: 'what fsspec may raise'$"):
         prepare(config)
     monkeypatch.setattr("pipeline.work.prepare.open_source", broken)

@@ -43,17 +43,17 @@ ON_GPU = ClusterConfig(gpus_per_replica=1)
 
 
 def plan_id(**sections: Any) -> str:
-    return prepare(config(**sections)).plan.plan_id
+    return prepare(config(**sections)).job.plan.plan_id
 
 
 def test_plans_and_writes_nothing(place: Path) -> None:
     before = sorted(place.rglob("*"))
     prepared = prepare(config(output={"rows_per_shard": 2}, source={"keep_columns": ["n"]}))
-    assert (prepared.plan.rows, prepared.plan.shard_count) == (3, 2)
-    assert prepared.output_schema.field("n").type == pa.int64()
+    assert (prepared.job.plan.rows, prepared.job.plan.shard_count) == (3, 2)
+    assert prepared.job.schema.field("n").type == pa.int64()
     assert prepared.weight_bytes == (MODEL / "model.safetensors").stat().st_size
     assert sorted(place.rglob("*")) == before
-    json.dumps(prepared.plan.fingerprint)
+    json.dumps(prepared.job.plan.fingerprint)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_hundred_thousand_rows(place: Path) -> None:
     ids = [f"row-{i}" for i in range(100_000)]
     pq.write_table(pa.table({"id": ids, "prompt": ["The train to"] * len(ids)}), place / "in" / "big.parquet")
     prepared = prepare(config(source={"path": "in/big.parquet", "id_column": "id"}))
-    assert (prepared.plan.rows, prepared.plan.shard_count) == (100_000, 100)
+    assert (prepared.job.plan.rows, prepared.job.plan.shard_count) == (100_000, 100)
 
 
 def test_more_alternatives_than_tokens_are_refused(place: Path) -> None:
@@ -194,6 +194,6 @@ def test_the_dtype_is_settled_in_the_plan(place: Path) -> None:
     for gpus, dtype, device in ((0, "float32", "cpu"), (1, "bfloat16", "cuda")):
         asked = config(model={"path": str(half)}, cluster=ClusterConfig(gpus_per_replica=gpus))
         prepared = prepare(asked)
-        job = prepared.job(asked, prepared.plan)
+        job = prepared.job
         assert (job.model.dtype, job.device) == (dtype, device)
-        assert prepared.plan.fingerprint["model"]["dtype"] == dtype
+        assert prepared.job.plan.fingerprint["model"]["dtype"] == dtype

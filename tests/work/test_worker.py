@@ -39,7 +39,7 @@ def job(folder: Path, path: str = "", **output: Any) -> Job:
         output=OutputConfig(path=path or str(folder / "out"), rows_per_shard=2, **output),
     )
     prepared = prepare(config)
-    return prepared.job(config, prepared.plan)
+    return prepared.job
 
 
 @pytest.fixture

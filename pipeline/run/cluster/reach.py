@@ -6,7 +6,7 @@ disk, and another model of the same name would be taken for the planned one. It 
 
 from __future__ import annotations
 
-from pipeline.engine.model.checkpoint import resolve
+from pipeline.engine.registry import open_backend
 from pipeline.errors import ModelRefused, PlanRefused
 from pipeline.output.folder import OutputFolder
 from pipeline.prompts.files.listing import filesystem_for
@@ -32,7 +32,7 @@ def check_reach(job: Job) -> None:
     filesystem, _ = filesystem_for(job.source.path)
     RowReader(filesystem, job.plan.files, [], job.columns).look()
     planned = job.plan.fingerprint["model"]["content"]
-    found = resolve(job.model).content()
+    found = open_backend(job.model, job.engine).identify(gpus=float(job.device == "cuda")).content
     if found != planned:
         different = min(name for name in planned.keys() | found.keys() if planned.get(name) != found.get(name))
         raise ModelRefused(

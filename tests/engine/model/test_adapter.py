@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from tiny_models import FAMILIES, Tiny, drain, request, write_model
 from transformers import AutoModelForCausalLM
 
+from pipeline.engine.assembly import build_engine
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.model.checkpoint import resolve
 from pipeline.engine.model.load import load_model
-from pipeline.engine.own import build_engine
 from pipeline.errors import ModelRefused
 
 MakeTiny = Callable[..., Tiny]

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from tiny_models import DEMO, FAMILIES, drain, request, write_model
 from transformers import AutoModelForCausalLM, PhiConfig
 
+from pipeline.engine.assembly import build_engine
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.model.checkpoint import resolve
 from pipeline.engine.model.load import load_model
 from pipeline.engine.model.whole import check_whole
-from pipeline.engine.own import build_engine
 from pipeline.errors import ModelRefused
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,7 +34,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
         source=SourceConfig(path="in.parquet"), output=OutputConfig(path="out"), model=ModelConfig(path="model")
     )
     prepared = prepare(config)
-    made = prepared.job(config, OutputFolder(open_store("out")).claim_plan(prepared.plan))
+    made = replace(prepared.job, plan=OutputFolder(open_store("out")).claim_plan(prepared.job.plan))
     monkeypatch.chdir("/")
     return made
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from tiny_models import CONTEXT, Tiny, drain, request
 
-from pipeline.engine import own as build
+from pipeline.engine import assembly as build
+from pipeline.engine.assembly import ENGINES, build_engine
 from pipeline.engine.cache.block_pool import BLOCK
 from pipeline.engine.cache.memory import MemoryPlan
-from pipeline.engine.config import ENGINES as NAMES
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
-from pipeline.engine.own import ENGINES, build_engine
+from pipeline.engine.registry import BACKENDS
 from pipeline.errors import ModelRefused
 
 MakeTiny = Callable[..., Tiny]
@@ -25,7 +25,7 @@ def built(tiny: MakeTiny, *, threads: int | None = None, model: dict[str, Any] |
     return build_engine(tiny().checkpoint, config, EngineConfig(**engine), StatsConfig(), threads=threads)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BACKENDS)
 def test_every_engine_can_be_built_and_runs(tiny: MakeTiny, name: str) -> None:
     made = built(tiny, name=name, max_num_seqs=3, threads=2)
     assert torch.get_num_threads() == 2
@@ -36,7 +36,7 @@ def test_every_engine_can_be_built_and_runs(tiny: MakeTiny, name: str) -> None:
     assert made.facts["batch_invariant"] == (name == "continuous")
     assert bool(made.facts["linear_kernels"]) == (name == "continuous")
     assert len(drain(made.engine, [request("a", [5, 6], max_tokens=3)])["a", 0].token_ids) == 3
-    assert set(ENGINES) == set(NAMES)
+    assert set(ENGINES) == set(BACKENDS)
 
 
 def test_int8_is_told_in_the_facts(tiny: MakeTiny) -> None:
@@ -73,7 +73,7 @@ def test_a_replica_plans_with_its_share(tiny: MakeTiny, monkeypatch: pytest.Monk
     assert half["kv_blocks"] < whole["kv_blocks"] < 128 * CONTEXT // BLOCK
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BACKENDS)
 def test_memory_limits_the_sequences(tiny: MakeTiny, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(build, "available_bytes", lambda: 40 * 2**20)
     made = built(tiny, name=name, max_num_seqs="1000")
@@ -93,4 +93,5 @@ def test_the_static_engine_has_a_whole_row_for_each_sequence(tiny: MakeTiny, mon
     monkeypatch.setattr(build, "plan_memory", lambda *_, **__: plan)
     made = built(tiny, name="static", max_num_seqs="8")
     made.engine.add([request(str(i), [5, 6], max_tokens=2) for i in range(8)])
-    assert made.facts["max_num_seqs"] == len(made.engine.step()) == 3
+    made.engine.step()
+    assert made.facts["max_num_seqs"] == made.engine.load()[0] == 3

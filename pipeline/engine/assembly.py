@@ -1,0 +1,181 @@
+"""From a configuration to a running engine of ours: the one place where the engine's parts are put together."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from pipeline.engine import gpu, native
+from pipeline.engine.base import BuiltEngine, Engine
+from pipeline.engine.cache.block_pool import blocks_for
+from pipeline.engine.cache.kv_cache import block_bytes
+from pipeline.engine.cache.memory import MemoryPlan, check_length, likely_blocks, plan_memory
+from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
+from pipeline.engine.continuous import ContinuousEngine
+from pipeline.engine.layers.attention import TRITON
+from pipeline.engine.layers.linear import PackedLinear
+from pipeline.engine.model.checkpoint import Checkpoint, model_len
+from pipeline.engine.model.load import LoadedModel, load_model
+from pipeline.engine.model.loading_log import LoadingLog
+from pipeline.engine.model.tokenizer import Tokenizer, end_tokens, load_tokenizer
+from pipeline.engine.rules.grammar_guard import check_in_time
+from pipeline.engine.rules.structured import Grammars
+from pipeline.engine.static import StaticEngine
+from pipeline.engine.steps.card import card_bytes, plan_card
+from pipeline.engine.steps.runner import ModelRunner
+from pipeline.machine import available_bytes
+from pipeline.types import SamplingParams
+
+logger = logging.getLogger(__name__)
+
+_STEP_TENSORS = 10
+"""Float tensors of rows x vocabulary that sampling and statistics hold at once, at most."""
+_LAYER_TENSORS = 8
+"""Float tensors of tokens x the widest layer that a step holds at once, at most."""
+_MOST = {"cpu": 128, "cuda": 512}
+"""Sequences at once beyond which a step gains nothing by more: the linears are at the machine's limit."""
+_MOST_TOKENS = 256
+"""Tokens of a step on a processor, where the configuration leaves it open."""
+_PROMPT_TOKENS = 512
+"""Prompt tokens of a step on a GPU beside a token for each sequence, likewise."""
+
+_STATIC_BATCH = 16
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What engines are made of."""
+
+    loaded: LoadedModel
+    tokenizer: Tokenizer
+    stats: StatsConfig
+    config: EngineConfig
+    max_len: int
+    expected: int | None
+    share: float
+
+    @property
+    def static(self) -> bool:
+        """Whether the engine is the static one."""
+        return self.config.name == "static"
+
+    def most_tokens(self, sequences: int) -> int:
+        """Tokens of a step with so many sequences."""
+        open_one = _MOST_TOKENS if self.loaded.device.type == "cpu" else sequences + _PROMPT_TOKENS
+        return self.config.max_num_batched_tokens or open_one
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block of the cache."""
+        return block_bytes(self.loaded.layers, self.loaded.kv_heads, self.loaded.head_dim, self.loaded.kv_dtype)
+
+    def available(self) -> int | None:
+        """Bytes of the device's memory that may still be taken; null: unknown."""
+        if self.loaded.device.type == "cuda":
+            torch.cuda.empty_cache()
+            return card_bytes(*torch.cuda.mem_get_info(), torch.cuda.memory_reserved(), self.share)
+        free = available_bytes()
+        return None if free is None else int(free * self.share)
+
+    def plan(self) -> MemoryPlan:
+        """Plan sequences and blocks for what the loaded weights leave of the device's memory."""
+        loaded, wanted = self.loaded, self.config.sequences
+        most = _STATIC_BATCH if self.static else _MOST[loaded.device.type]
+        if loaded.attention == TRITON:
+            memory = plan_card(
+                loaded, self.tokenizer, self.stats, wanted=wanted, most=most, max_len=self.max_len,
+                most_tokens=self.most_tokens, available=lambda: self.available() or 0,
+            )  # fmt: skip
+        else:
+            widths = [m.out_features for m in loaded.model.modules() if isinstance(m, PackedLinear)]
+            token_bytes = 4 * _LAYER_TENSORS * max((w for w in widths if w != loaded.vocab_size), default=0)
+            memory = plan_memory(
+                wanted, most, blocks_for(self.max_len), block_bytes=self.block_bytes,
+                step_bytes=self.most_tokens(wanted or most) * token_bytes,
+                sequence_bytes=4 * _STEP_TENSORS * loaded.vocab_size + token_bytes, available=self.available(),
+            )  # fmt: skip
+        if self.static:  # its cache has a whole row for each sequence
+            memory = MemoryPlan(min(memory.sequences, memory.blocks // blocks_for(self.max_len)), memory.blocks)
+        if memory.sequences < (wanted or 0):
+            logger.info("engine.max_num_seqs=%s: memory holds %d sequences", wanted, memory.sequences)
+        return memory
+
+
+def _continuous(parts: _Parts, memory: MemoryPlan) -> Engine:
+    runner = ModelRunner(parts.loaded, memory.sequences, parts.max_len, memory.blocks)
+    likely = likely_blocks(memory, parts.expected, block_bytes=parts.block_bytes, available=parts.available())
+    runner.cache.take(likely)
+    return ContinuousEngine(
+        runner, parts.tokenizer, parts.stats, parts.most_tokens(memory.sequences),
+        prefix_caching=parts.config.prefix_caching, expected=parts.expected,
+    )  # fmt: skip
+
+
+def _static(parts: _Parts, memory: MemoryPlan) -> Engine:
+    return StaticEngine(parts.loaded, parts.tokenizer, parts.stats, memory.sequences, parts.max_len)
+
+
+ENGINES: dict[str, Callable[[_Parts, MemoryPlan], Engine]] = {"continuous": _continuous, "static": _static}
+
+
+_CAPS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+"""Variables of the environment by which torch and its libraries are told not to use all that the processor has."""
+
+
+def _caps() -> dict[str, str]:
+    return {name: os.environ[name] for name in _CAPS if name in os.environ}
+
+
+def build_engine(
+    checkpoint: Checkpoint, model: ModelConfig, engine: EngineConfig, stats: StatsConfig, *,
+    device: str = "cpu", threads: int | None = None, memory_share: float = 1.0,
+    expected: int | None = None,
+) -> BuiltEngine:  # fmt: skip
+    """Load a model and put an engine around it.
+
+    Args:
+        checkpoint: The model's files.
+        model: How to load it.
+        engine: How to batch.
+        stats: What to compute for each token.
+        device: `cpu` or `cuda`.
+        threads: Processor threads; null: torch's own choice.
+        memory_share: Part of the device's memory that this engine may take, when several share it.
+        expected: Completions that will be asked for, about; null: nothing is known.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    native.use(engine.kernels)
+    max_len = model_len(checkpoint, engine)
+    source = checkpoint.context_source if engine.max_model_len is None else f"engine.max_model_len={max_len}"
+    check_length(max_len, available_bytes(), source)
+    loaded = load_model(
+        checkpoint, model, device=device, max_len=max_len, plain=engine.name == "static",
+        deterministic=engine.deterministic,
+    )  # fmt: skip
+    tokenizer = load_tokenizer(checkpoint.tokenizer, loaded.vocab_size)
+    loaded = replace(loaded, eos_token_ids=end_tokens(loaded.eos_token_ids, tokenizer))
+    parts = _Parts(loaded, tokenizer, stats, engine, max_len, expected, memory_share)
+    with LoadingLog("taking the cache's memory"):
+        memory = parts.plan()
+        built = ENGINES[engine.name](parts, memory)
+    facts = {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "dtype": str(loaded.dtype).removeprefix("torch."), "kv_cache_dtype": str(loaded.kv_dtype).removeprefix("torch."),
+        "linear_kernels": loaded.kernels, "attention": loaded.attention, "compiled": native.level(),
+        "kernels": engine.kernels, "caps": _caps(),
+        "batch_invariant": loaded.batch_invariant, "threads": torch.get_num_threads(), "max_num_seqs": memory.sequences,
+        "kv_blocks": memory.blocks, "engine": engine.name, **(gpu.facts() if device == "cuda" else {}),
+    }  # fmt: skip
+    grammars = Grammars(tokenizer, loaded.vocab_size, loaded.eos_token_ids, 1)
+
+    def check(sampling: SamplingParams) -> None:
+        grammars.check(sampling)
+        check_in_time(sampling)
+
+    return BuiltEngine(built, tokenizer, max_len, check, facts, lambda: ENGINES[engine.name](parts, memory))

@@ -1,0 +1,22 @@
+"""Which backends there are, by the names that `engine.name` can have. A backend's module is imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.engine.base import Backend
+    from pipeline.engine.config import EngineConfig, ModelConfig
+
+BACKENDS = {
+    "continuous": "pipeline.engine.own:ContinuousBackend",
+    "static": "pipeline.engine.own:StaticBackend",
+}
+
+
+def open_backend(model: ModelConfig, engine: EngineConfig) -> Backend:
+    """Return the backend that `engine.name` names, for a model."""
+    module, _, name = BACKENDS[engine.name].partition(":")
+    made: Backend = getattr(importlib.import_module(module), name)(model, engine)
+    return made
