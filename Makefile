@@ -21,14 +21,11 @@ $(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard pipeline/engi
 demo: install  ## generate with the embedded model and prompts
 	$(BIN)/promptmill generate experiment=demo
 
-# A process for each core; a module's tests stay together, and those that start a Ray are the first, one after the other.
-TOGETHER := -n auto --dist loadgroup --no-loadscope-reorder
-
 test: install  ## run the tests
-	$(BIN)/python -m pytest $(TOGETHER)
+	$(BIN)/python -m pytest -n auto
 
 fuzz: install  ## run the tests with other random examples than last time
-	$(BIN)/python -m pytest $(TOGETHER) --hypothesis-profile=new
+	$(BIN)/python -m pytest -n auto --hypothesis-profile=new
 
 simulate: install  ## run simulated worlds in which everything fails; RUNS=1000000 of them from seed FIRST=0
 	$(BIN)/python tests/run/simulation.py $(or $(RUNS),100000) $(or $(FIRST),0)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).parents[1]
 
 # What the checks at loading find is not kept: a test's kernel must not be found in the user's cache, nor in another test.
 os.environ["PROMPTMILL_CACHE"] = ""
@@ -24,13 +28,29 @@ settings.register_profile("new", settings.get_profile("same"), derandomize=False
 settings.load_profile("same")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a module's tests on one worker, which shares what they set up, and all tests that start a Ray on one, first.
+@functools.cache
+def starts_a_ray(file: str) -> bool:
+    """Whether there are tests in a file, given from the project's folder, that start a Ray."""
+    return "pytest.mark.ray" in (ROOT / file).read_text(encoding="utf-8")
 
-    Two Rays at once leave a machine of two cores no time to notice what died.
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that start a Ray: they take longest."""
+    items.sort(key=lambda item: not starts_a_ray(item.nodeid.partition("::")[0]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `pytest -n`: a file's tests share a process and what they set up, and so do all files that start a Ray.
+
+    Two Rays at once would leave a machine of two cores no time to notice what died.
     """
-    for item in items:
-        item.add_marker(
-            pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.nodeid.split("::")[0])
-        )
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "ray" if starts_a_ray(file) else file
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)

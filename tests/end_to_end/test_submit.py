@@ -39,7 +39,8 @@ def server() -> Iterator[dict[str, str]]:
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1",
         f"--port={free_port()}", f"--dashboard-port={port}", "--include-dashboard=true", "--num-cpus=1",
-        f"--temp-dir={folder}", "--disable-usage-stats",
+        # The agent takes the jobs; its usual port is that of any other Ray on this machine, too.
+        f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={folder}", "--disable-usage-stats",
     ]  # fmt: skip
     with subprocess.Popen(
         command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
