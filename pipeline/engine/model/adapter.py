@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from pipeline.engine.model.checkpoint import ADAPTER_WEIGHTS
 from pipeline.errors import ModelRefused
+from pipeline.wording import one_line
 
 _TOKENS = 8
 """Tokens that the adapted and the merged model both read."""
@@ -48,7 +49,7 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     except ModelRefused:
         raise
     except Exception as error:  # of whatever kind; peft's own checks raise many
-        raise ModelRefused(f"{folder}: the adapter does not fit the model: {_one_line(error)}") from error
+        raise ModelRefused(f"{folder}: the adapter does not fit the model: {one_line(error)}") from error
     off = float((after - before).abs().max() / before.abs().max().clamp(min=1e-6))
     if not off <= _TOLERANCE.get(model.dtype, _ROUGH):  # nor if it is no number
         raise ModelRefused(
@@ -95,7 +96,3 @@ def _logits(model: Any, base: PreTrainedModel) -> torch.Tensor:
         return model(input_ids=ids, use_cache=False).logits[0].float()  # type: ignore[no-any-return]
     finally:
         base.set_attn_implementation(before)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

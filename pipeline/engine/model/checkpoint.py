@@ -18,6 +18,7 @@ from pipeline.engine.model.architecture import check_architecture, window
 from pipeline.engine.model.facts import ADAPTER, CONFIG, GENERATION, INDEX, TOKENIZER, read_facts
 from pipeline.engine.model.shape import check_sizes
 from pipeline.errors import ModelRefused
+from pipeline.wording import one_line
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
@@ -193,7 +194,7 @@ def _locate(path: str, revision: str | None, key: str) -> Path:
             f"{key}={path}: there is no folder {path} here, and the hub has no {what}, or it needs a token (HF_TOKEN)"
         ) from None
     except OSError as error:
-        raise ModelRefused(f"{key}={path}: cannot be fetched from the hub: {_one_line(error)}") from None
+        raise ModelRefused(f"{key}={path}: cannot be fetched from the hub: {one_line(error)}") from None
 
 
 def _beside(folder: Path) -> str:
@@ -235,7 +236,3 @@ def _sha256(path: Path) -> str:
         return target.name
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
