@@ -49,9 +49,8 @@ lint: install  ## check style, types and the floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-options: install  ## write docs/reference/options.md from the help texts of the options
-	mkdir -p docs/reference
-	$(BIN)/python -m jobs.options.document > docs/reference/options.md
+options: install  ## write docs/reference/options.md and columns.md from what the code says of each
+	$(BIN)/python -m jobs.options.document docs/reference
 
 format: install  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix

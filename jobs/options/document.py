@@ -1,17 +1,20 @@
-"""Writes the reference documentation of all options: `python -m jobs.options.document > docs/reference/options.md`."""
+"""Writes the reference documentation of all options and columns: `python -m jobs.options.document docs/reference`."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from jobs.options.keys import Key, keys, sections
 from jobs.options.page import written_default
 from jobs.spec import specs
 from pipeline.errors import ExitCode
+from pipeline.output.schema import COLUMNS, MEANINGS, spelled
 
 
-def document() -> str:
-    """Return the page in Markdown: a table for each job and section, then the exit codes."""
+def options() -> str:
+    """Return the page of the options in Markdown: a table for each job and section, then the exit codes."""
     lines = [
         "# Options",
         "",
@@ -30,6 +33,18 @@ def document() -> str:
     return "\n".join(lines) + "\n"
 
 
+def columns() -> str:
+    """Return the page of the output's columns in Markdown."""
+    lines = [
+        "# Columns",
+        "",
+        "The columns of an output, in their order; columns that are copied from the input stand after",
+    ]
+    lines += ["`sample_index`. `make options` writes this page.", "", "| column | type | meaning |", "|---|---|---|"]
+    lines += [f"| `{name}` | `{spelled(kind)}` | {_cell(MEANINGS[name])} |" for name, kind in COLUMNS.items()]
+    return "\n".join(lines) + "\n"
+
+
 def _table(options: Iterator[Key]) -> Iterator[str]:
     yield from ("| option | default | meaning |", "|---|---|---|")
     for key in options:
@@ -43,4 +58,5 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    print(document(), end="")
+    for name, text in (("options", options()), ("columns", columns())):
+        (Path(sys.argv[1]) / f"{name}.md").write_text(text, encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipeline.engine.registry import BACKENDS
+from pipeline.statistics import STATISTICS
 from pipeline.types import require
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -12,9 +13,6 @@ QUANTIZATIONS = ("none", "int8")
 KV_DTYPES = ("auto", "bfloat16", "int8")
 _LEVELS = ("v3", "v3-vnni", "v4", "v4-vnni", "v4-bf16", "v4-amx", "dotprod", "generic")
 KERNELS = ("auto", "none", *(f"native-{level}" for level in _LEVELS))
-STATISTICS = ("logprob", "entropy", "rank")
-DEFAULT_COLUMNS = ("logprob", "entropy", "rank")
-"""Apart from the names there are: a new statistic must not change what existing runs write."""
 
 
 @dataclass(kw_only=True)
@@ -126,7 +124,8 @@ class StatsConfig:
     """Which statistics are written for every generated token, all under the model's own distribution."""
 
     columns: list[str] = field(
-        default_factory=lambda: list(DEFAULT_COLUMNS), metadata={"help": "any of logprob, entropy, rank"}
+        default_factory=lambda: [s.name for s in STATISTICS.values() if s.default],
+        metadata={"help": "any of " + ", ".join(STATISTICS)},
     )
     top_logprobs: int = field(default=0, metadata={"help": "the k most likely tokens at every step; 0 is off"})
     prompt_logprobs: bool = field(default=False, metadata={"help": "log-probabilities of the prompt's tokens too"})

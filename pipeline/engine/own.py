@@ -10,11 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.engine.base import BuiltEngine, Identity, Resources
-from pipeline.engine.config import STATISTICS, EngineConfig, ModelConfig, StatsConfig
+from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.model.checkpoint import Checkpoint, model_len, resolve
 from pipeline.engine.model.ignored import ignored
 from pipeline.engine.model.tokenizer import load_tokenizer
 from pipeline.engine.rules.structured import Grammars
+from pipeline.statistics import STATISTICS
 from pipeline.types import SamplingParams
 
 _INT8_SCHEME = 2

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from pipeline.errors import InputRefused
-
-STATISTIC_COLUMNS = {"logprob": "token_logprobs", "entropy": "token_entropies", "rank": "token_ranks"}
+from pipeline.statistics import STATISTICS
 
 _INTS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.float32())
 
@@ -29,9 +28,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "error_code": pa.string(),
     "error_message": pa.string(),
     "token_ids": _INTS,
-    "token_logprobs": _FLOATS,
-    "token_entropies": _FLOATS,
-    "token_ranks": _INTS,
+    **{s.column: _INTS if s.whole else _FLOATS for s in STATISTICS.values()},
     "top_token_ids": pa.list_(_INTS),
     "top_token_logprobs": pa.list_(_FLOATS),
     "prompt_token_ids": _INTS,
@@ -51,9 +48,7 @@ MEANINGS = {
     "error_code": "null unless `finish_reason` is `error`",
     "error_message": "what was wrong, for people",
     "token_ids": "generated token ids, the ending token included when it was generated",
-    "token_logprobs": "log-probability of each generated token under the model's own distribution, nats",
-    "token_entropies": "entropy of that distribution at each token, nats",
-    "token_ranks": "rank of the token in it, 1 = most likely",
+    **{s.column: s.meaning for s in STATISTICS.values()},
     "top_token_ids": "the k most likely tokens at each position",
     "top_token_logprobs": "their log-probabilities, nats",
     "prompt_token_ids": "token ids of the prompt",
@@ -68,7 +63,7 @@ def output_schema(
 
     Args:
         kept: The input columns that are copied to the output; their types pass through but for maps, their metadata does not.
-        statistics: Which of `logprob`, `entropy` and `rank` have a column.
+        statistics: Which of `STATISTICS` have a column.
         top_logprobs: How many of the most likely tokens are written at each position; 0: no such columns.
         prompt_logprobs: Whether the prompt's tokens and their log-probabilities are written.
         include_prompt: Whether the rendered prompt is written.
@@ -76,7 +71,7 @@ def output_schema(
     Raises:
         InputRefused: If a kept column has the name of an output column, or two have the same name, capitals aside.
     """
-    left_out = {column for name, column in STATISTIC_COLUMNS.items() if name not in statistics}
+    left_out = {s.column for s in STATISTICS.values() if s.name not in statistics}
     if not top_logprobs:
         left_out |= {"top_token_ids", "top_token_logprobs"}
     if not prompt_logprobs:
@@ -129,3 +124,12 @@ def kept_type(kind: pa.DataType) -> pa.DataType:
     if types.is_large_list(kind):
         return pa.large_list(kind.value_field.with_type(kept_type(kind.value_type)))
     return kind
+
+
+def spelled(kind: pa.DataType) -> str:
+    """Name a type as its readers do."""
+    if pa.types.is_list(kind):
+        return f"list<{spelled(kind.value_type)}>"
+    if pa.types.is_dictionary(kind):
+        return f"dictionary({spelled(kind.value_type)})"
+    return {"float": "float32", "double": "float64"}.get(str(kind), str(kind))

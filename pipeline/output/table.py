@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.output.columns import nested_lists, plain_lists, strings, valid_kept
-from pipeline.output.schema import COLUMNS, STATISTIC_COLUMNS
+from pipeline.output.schema import COLUMNS
+from pipeline.statistics import STATISTICS
 from pipeline.types import Completion, FinishReason, PromptRow, RowError
 
 # Rows built at once: the offsets of an Arrow list are 32 bits wide, and a part may hold more values than that.
@@ -159,7 +160,7 @@ _BUILDERS: dict[str, Callable[[Sequence[Slot]], Any]] = {
     "error_code": lambda slots: strings([s.error.code.value if s.error else None for s in slots]),
     "error_message": lambda slots: strings([s.error.message if s.error else None for s in slots]),
     "token_ids": lambda slots: plain_lists([s.done.token_ids if s.done else None for s in slots], np.int32),
-    **{name: _statistic_builder(name) for name in STATISTIC_COLUMNS.values()},
+    **{name: _statistic_builder(name) for name in (s.column for s in STATISTICS.values())},
     "top_token_ids": lambda slots: nested_lists(_statistic(slots, "top_token_ids"), np.int32),
     "top_token_logprobs": lambda slots: nested_lists(_statistic(slots, "top_token_logprobs"), np.float32),
     "prompt_token_ids": lambda slots: plain_lists(

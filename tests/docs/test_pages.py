@@ -7,7 +7,6 @@ import re
 import shlex
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from jobs.cli import TOOLS, main
@@ -18,7 +17,6 @@ from jobs.options.page import presets
 from jobs.spec import specs
 from jobs.submit import read
 from pipeline.errors import ExitCode
-from pipeline.output.schema import COLUMNS
 from pipeline.types import ErrorCode
 from pipeline.work.config import GenerateConfig
 from tests.docs.document import PAGES, ROOT, Document
@@ -98,19 +96,6 @@ def keys_named(document: Document) -> set[str]:
 def test_the_table_of_input_options_is_complete() -> None:
     rows = Document("docs/reference/input.md").table("option")
     assert [name.strip("`") for name, *_ in rows] == [k for k in KEYS if k.startswith("source.")]
-
-
-def test_the_table_of_columns_is_the_schema() -> None:
-    rows = [(name.strip("`"), kind.strip("`")) for name, kind, _ in OUTPUT.table("column")]
-    assert rows == [(name, spelled(kind)) for name, kind in COLUMNS.items()]
-
-
-def spelled(kind: pa.DataType) -> str:
-    if pa.types.is_list(kind):
-        return f"list<{spelled(kind.value_type)}>"
-    if pa.types.is_dictionary(kind):
-        return f"dictionary({spelled(kind.value_type)})"
-    return {"float": "float32", "double": "float64"}.get(str(kind), str(kind))
 
 
 def test_the_exit_codes_are_all_there() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.engine.config import STATISTICS, EngineConfig, ModelConfig, StatsConfig
+from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
+from pipeline.statistics import STATISTICS
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from jobs.generate import main as generate_main
 from jobs.verify import main as verify_main
 
-BUSY = re.compile(r"\d\d:\d\d:\d\d INFO ")
+BUSY = re.compile(r"\d\d:\d\d:\d\d INFO (reading|starting)")
 """What is said on a slow machine of what takes long."""
 MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
 ROWS, SAMPLES, SHARDS = 11, 2, 3

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from made_output import FULL, KEPT, completion, row, shard
 
 from pipeline.output import table
-from pipeline.output.schema import STATISTIC_COLUMNS, output_schema
+from pipeline.output.schema import output_schema
 from pipeline.output.table import build_table
+from pipeline.statistics import STATISTICS
 from pipeline.types import Completion, ErrorCode, FinishReason, PromptRow, RowError
 
 BAD = RowError(ErrorCode.NULL_PROMPT, "no prompt")
@@ -66,7 +67,7 @@ def decoded(built: pa.Table) -> pa.Table:
 
 @st.composite
 def shards(draw: st.DrawFn) -> tuple[pa.Schema, list[PromptRow], dict[tuple[int, int], Completion], pa.Table]:
-    statistics = draw(st.lists(st.sampled_from(list(STATISTIC_COLUMNS)), unique=True))
+    statistics = draw(st.lists(st.sampled_from(list(STATISTICS)), unique=True))
     k = draw(st.integers(0, 3))
     schema = output_schema(
         KEPT,
@@ -127,7 +128,7 @@ def test_a_missing_completion_is_named() -> None:
         build_table(FULL, rows, done, kept)
 
 
-@pytest.mark.parametrize("name", [*STATISTIC_COLUMNS.values(), "top_token_ids", "top_token_logprobs"])
+@pytest.mark.parametrize("name", [*(s.column for s in STATISTICS.values()), "top_token_ids", "top_token_logprobs"])
 def test_a_statistic_that_is_absent_or_not_aligned_is_named(name: str) -> None:
     rows, done, kept = shard(3)
     good = done[2, 0]

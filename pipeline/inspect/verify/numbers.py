@@ -14,11 +14,9 @@ import numpy.typing as npt
 
 from pipeline.inspect.batch import Batch, Found, Lists, Mask
 from pipeline.inspect.verify.wanted import Wanted
-from pipeline.output.schema import STATISTIC_COLUMNS
+from pipeline.statistics import SLACK, STATISTICS
 from pipeline.types import ErrorCode, FinishReason
 
-SLACK = 1e-4
-"""What sums of float32 over a vocabulary may be off, in nats."""
 _TOP = ("top_token_ids", "top_token_logprobs")
 _PROMPT = ("prompt_token_ids", "prompt_token_logprobs")
 
@@ -54,7 +52,7 @@ class NumberCheck:
         return math.inf if self.vocab_size is None else float(self.vocab_size)
 
     def _statistics(self) -> list[str]:
-        return [STATISTIC_COLUMNS[name] for name in self.wanted.statistics]
+        return [STATISTICS[name].column for name in self.wanted.statistics]
 
     def _endings(self, batch: Batch, error: Mask, found: Found) -> None:
         """The fields that say how a row ended agree."""
@@ -98,15 +96,10 @@ class NumberCheck:
 
     def _bounds(self, error: Mask, columns: dict[str, Lists], found: Found) -> None:
         """Values are in the range that their meaning has."""
-        ranges = {
-            "token_ids": (0.0, self._tokens - 1),
-            "token_logprobs": (-math.inf, SLACK),
-            "token_entropies": (-SLACK, math.log(self._tokens) + SLACK),
-            "token_ranks": (1.0, self._tokens),
-        }
+        ranges = {"token_ids": (0.0, self._tokens - 1)}
+        ranges |= {s.column: s.bounds(self._tokens) for s in STATISTICS.values()}
         for name, lists in columns.items():
-            if name in ranges:
-                _within(name, lists, *ranges[name], found)
+            _within(name, lists, *ranges[name], found)
 
     def _top(self, batch: Batch, error: Mask, columns: dict[str, Lists], found: Found) -> None:
         """The k most likely tokens: k at each position, in falling order, and in accord with the token's rank."""

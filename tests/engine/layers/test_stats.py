@@ -17,6 +17,8 @@ from scipy.stats import entropy as scipy_entropy
 from tiny_models import FAMILIES, Tiny, drain, random_prompts, request, without_kernels
 
 from pipeline.engine.layers.stats import STATISTICS, Distribution, Values, compute, statistic, token_logprobs
+from pipeline.statistics import STATISTICS as DECLARED
+from pipeline.statistics import TokenStatistic
 from pipeline.types import Completion
 
 MakeTiny = Callable[..., Tiny]
@@ -116,7 +118,8 @@ def margin() -> Iterator[str]:
 
 
 def test_a_new_statistic_takes_one_function(tiny: MakeTiny, margin: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.engine.config.STATISTICS", ("logprob", "entropy", "rank", margin))
+    line = TokenStatistic(margin, "token_margins", "the best logit less the token's", lambda tokens: (0.0, np.inf))
+    monkeypatch.setitem(DECLARED, margin, line)
     engine = tiny().engine(columns=["rank", margin])
     done = drain(engine, [request("a", [5, 6], temperature=1.0, max_tokens=20)])["a", 0]
     margins, ranks = done.statistics["token_margins"], done.statistics["token_ranks"]
@@ -125,7 +128,7 @@ def test_a_new_statistic_takes_one_function(tiny: MakeTiny, margin: str, monkeyp
 
 
 def test_the_registry_holds_the_documented_statistics() -> None:
-    assert set(STATISTICS) == {"logprob", "entropy", "rank", "top_logprobs"}
+    assert set(STATISTICS) == {*DECLARED, "top_logprobs"}
 
 
 @needs_kernels
