@@ -16,6 +16,9 @@ ROOT = Path(__file__).parents[1]
 os.environ["PROMPTMILL_CACHE"] = ""
 # Read when torch is loaded. On busy cores, two spinning threads make a test of half a second last a quarter of a minute.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Where each core has a process of tests, a thread for each core in all of them would only wait for the others'.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Read when Triton is loaded, which parts of torch do by themselves: where there is no GPU, its kernels are interpreted.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
