@@ -22,10 +22,10 @@ demo: install  ## generate with the embedded model and prompts
 	$(BIN)/promptmill generate experiment=demo
 
 test: install  ## run the tests
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 fuzz: install  ## run the tests with other random examples than last time
-	$(BIN)/python -m pytest -n auto --hypothesis-profile=new
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --hypothesis-profile=new
 
 simulate: install  ## run simulated worlds in which everything fails; RUNS=1000000 of them from seed FIRST=0
 	$(BIN)/python tests/run/simulation.py $(or $(RUNS),100000) $(or $(FIRST),0)

@@ -71,7 +71,8 @@ def test_no_process_is_started(seen: dict[str, Any]) -> None:
 
 def test_the_weights_are_hashed_once(seen: dict[str, Any]) -> None:
     # safetensors maps the file by a call of its own, which Python does not see
-    assert seen["opened"][str(MODEL / "model.safetensors")] == 1
+    # the driver and the worker look at its header each; to be hashed it is opened once more
+    assert seen["opened"][str(MODEL / "model.safetensors")] == 3
 
 
 def test_what_the_imports_made_is_left_out_of_garbage_collections(seen: dict[str, Any]) -> None:
