@@ -152,7 +152,7 @@ def test_what_was_found_of_attention_is_remembered(
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     with kernels():
         first = choose(4, 2, 16, torch.float32, torch.float32, CPU)
-        for check in ("attention._native_is_right", "plain_attention.batching_keeps_bits"):
+        for check in ("layers.attention._native_is_right", "plain.attention.batching_keeps_bits"):
             monkeypatch.setattr(f"pipeline.engine.{check}", lambda *_: pytest.fail("checked again"))
         assert choose(4, 2, 16, torch.float32, torch.float32, CPU) == first
         with pytest.raises(pytest.fail.Exception):
