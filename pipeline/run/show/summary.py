@@ -113,6 +113,8 @@ def _endings(totals: Counts, tokens: int) -> dict[str, str]:
 def warnings(totals: Counts) -> list[str]:
     """What may not have come out as it was meant."""
     told = []
+    if totals.completions and totals.finish_reasons.get(FinishReason.ERROR) == totals.completions:
+        told.append("every row is an error; with max_error_rate=0.5, say, that is exit code 3")
     if totals.cut_off:
         told.append(f"{counted(totals.cut_off, 'completion')} that should follow a schema, regex or choice ended by length: "
                     "cut off before the end; raise sampling.max_tokens")  # fmt: skip
