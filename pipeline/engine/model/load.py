@@ -234,7 +234,8 @@ def _check_output(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
     output = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     bias, weight = (getattr(output, name, None) for name in ("bias", "weight"))
     if isinstance(bias, torch.Tensor):
-        bias.data.masked_fill_(bias.data == -torch.inf, torch.finfo(bias.dtype).min / 2)
+        # the logits of a whole vocabulary of them have a finite sum, by which a row is known to be finite
+        bias.data.masked_fill_(bias.data == -torch.inf, max(torch.finfo(bias.dtype).min / 2, -1e30))
     if isinstance(weight, torch.Tensor) and not weight.data.sum(dtype=torch.float64).isfinite():
         row = int((~weight.data.isfinite()).any(-1).nonzero()[0])
         raise ModelRefused(
