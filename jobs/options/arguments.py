@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -37,17 +37,19 @@ class Arguments:
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one of ours: one line, exit code 2."""
+    """An argument parser whose complaint is one of ours: one line, exit code 2. `own` are flags that only this job has."""
+
+    own: Collection[str] = ()
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigurationError(_in_our_words(message))
+        raise ConfigurationError(_in_our_words(message, self.own))
 
 
-def _in_our_words(message: str) -> str:
+def _in_our_words(message: str, own: Collection[str]) -> str:
     """What is wrong with a flag, and what would be right."""
     if unknown := re.fullmatch("unrecognized arguments: (.*)", message):
         flag = unknown[1].split()[0]
-        known = [name for names, _ in FLAGS for name in re.findall(r"--[a-z-]+", names)]
+        known = [*(name for names, _ in FLAGS for name in re.findall(r"--[a-z-]+", names)), *own]
         hint = f"{close} " if (close := did_you_mean(flag, known)) else "; "
         return f"{flag}: no such flag{hint}there are {', '.join(known)}; an option is KEY=VALUE, without dashes"
     if "--config-dir" in message:
@@ -73,12 +75,13 @@ def parse(argv: Sequence[str], own: Mapping[str, str] | None = None) -> Argument
     parser.add_argument("-c", "--cfg", choices=["job"])
     parser.add_argument("--resolve", action="store_true")
     parser.add_argument("-cd", "--config-dir")
-    for flag, override in (own or {}).items():
+    parser.own = own = own or {}
+    for flag, override in own.items():
         parser.add_argument(flag, dest="own", action="append_const", const=override)
     parser.add_argument("overrides", nargs="*")
     found = parser.parse_intermixed_args(list(argv))
     return Arguments(
-        overrides=(*found.overrides, *(getattr(found, "own", None) or ())),
+        overrides=(*found.overrides, *(found.own or () if own else ())),
         help=found.help,
         multirun=found.multirun,
         show_config=found.cfg is not None,

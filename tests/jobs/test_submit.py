@@ -78,7 +78,8 @@ def test_a_multirun_is_not_one_submission() -> None:
         ("status", "give submission_id="),
         ("stop", "give submission_id="),
         ("status submission_id=a source.path=/in", "takes only submission_id and address"),
-        ("--wait-not source.path=/in", "--wait-not: no such flag"),
+        ("--wait-not source.path=/in", "--config-dir, --no-wait; an option is KEY=VALUE"),
+        ("--no-wat source.path=/in", "--no-wat: no such flag; did you mean '--no-wait'? "),
     ],
 )
 def test_mistakes_are_told_before_anything_is_sent(line: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
