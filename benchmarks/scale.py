@@ -115,7 +115,7 @@ def measure(options: argparse.Namespace, folder: str | None = None) -> dict[str,
             stack.enter_context(mock.patch.object(owner, name, other))
         marks["start"] = Mark.now(meter)
         with contextlib.suppress(DeadlineReached):
-            driver.generate(config, config_yaml="made: up\n")
+            driver.run_job(config, config_yaml="made: up\n")
     marks["end"] = Mark.now(meter)
     return _figures(options, meter, marks, pool.made, store)
 

@@ -19,9 +19,9 @@ def run(config: GenerateConfig, config_yaml: str) -> int:
     from pipeline.run.show.stages import Stage
 
     with Stage("starting"):
-        from pipeline.run.driver import generate  # late: it brings in Ray and pyarrow
+        from pipeline.run.driver import run_job  # late: it brings in Ray and pyarrow
 
-    return generate(config, config_yaml=config_yaml).exit_code
+    return run_job(config, config_yaml=config_yaml).exit_code
 
 
 JOB = JobSpec(

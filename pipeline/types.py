@@ -166,7 +166,7 @@ class ShardReport:
     """What the driver learns of a finished shard; no text passes through the driver.
 
     `rows` are input rows, `completions` output rows; `already_there` tells that another attempt had committed it. The last four
-    are as in `pipeline.output.part.Counts`.
+    are as in `pipeline.output.counts.Counts`.
     """
 
     shard: int

@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from jobs.options import schema as schemas
 from jobs.options.compose import to_typed
 from jobs.options.mistakes import explain
+from jobs.spec import specs
 from pipeline.errors import ConfigurationError
-from pipeline.work.config import GenerateConfig
 
 if TYPE_CHECKING:
     from pipeline.work.job import Job
@@ -42,16 +42,17 @@ def restored(text: str, schema: type[Config], path: str) -> Config:
         raise ConfigurationError(f"_job/config.yaml: {explain(error, schema, [])}") from error
 
 
-def job_of(text: str, path: str) -> Job:
+def job_of(text: str, path: str, recipe: str) -> Job:
     """Plan the job again that made an output, as its configuration says; relative paths are taken from here.
 
     Args:
         text: The content of its `_job/config.yaml`.
         path: Where the output is now.
+        recipe: What was made of its rows, which is the name of the job.
 
     Raises:
         PromptmillError: If its model or its input cannot be found or used here.
     """
     from pipeline.work.prepare import prepare  # late: it brings in pyarrow
 
-    return prepare(restored(text, GenerateConfig, path)).job
+    return prepare(restored(text, specs()[recipe].schema, path), recipe).job

@@ -5,25 +5,23 @@ It does not know how the parts were made, nor what their columns are.
 
 from __future__ import annotations
 
-import collections
 import io
 import itertools
 import json
 import logging
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline import __version__
 from pipeline.errors import PlanRefused, WorkerFailed
+from pipeline.output.counts import Counts, total
 from pipeline.output.part import (
     FOLDER,
     SMALLEST,
-    Counts,
-    lengths_of,
     parse_part_name,
     part_name,
     read_report,
@@ -246,22 +244,3 @@ def _reported(report: ShardReport) -> tuple[Counts, str]:
         dict(report.finish_reasons), dict(report.lengths), report.clamped_rows, report.cut_off,
     )  # fmt: skip
     return counts, report.sha256
-
-
-def total(counts: Iterable[Counts]) -> Counts:
-    """Add up what is in several parts."""
-    errors, reasons = collections.Counter[str](), collections.Counter[str]()
-    rows = completions = prompt_tokens = completion_tokens = clamped_rows = cut_off = 0
-    lengths: list[int] = []
-    for count in counts:
-        rows, completions = rows + count.rows, completions + count.completions
-        prompt_tokens += count.prompt_tokens
-        completion_tokens += count.completion_tokens
-        clamped_rows, cut_off = clamped_rows + count.clamped_rows, cut_off + count.cut_off
-        errors.update(count.errors)
-        reasons.update(count.finish_reasons)
-        lengths = list(lengths_of([*lengths, *count.lengths.values()]).values())
-    return Counts(
-        rows, completions, prompt_tokens, completion_tokens, dict(sorted(errors.items())), dict(sorted(reasons.items())),
-        lengths_of(lengths), clamped_rows, cut_off,
-    )  # fmt: skip

@@ -5,14 +5,13 @@ It does not know which shard should be worked on, nor where its table came from.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import hashlib
 import json
 import logging
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,10 +21,10 @@ import pyarrow.parquet as pq
 from pipeline import __version__
 from pipeline.errors import PlanRefused
 from pipeline.output.config import OutputConfig
+from pipeline.output.counts import Counts
 from pipeline.output.schema import COLUMNS
 from pipeline.store.base import Store
 from pipeline.store.door import parse
-from pipeline.types import FinishReason, PromptRow
 
 FOLDER = "data/"
 ROWS_PER_GROUP = 10_000
@@ -55,28 +54,6 @@ class PartName:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
-    """What is in a part.
-
-    `rows` are input rows, `completions` output rows. A prompt's tokens count once, however many samples it has.
-    `errors` counts output rows by error code, `finish_reasons` by how they ended. `lengths` has the fewest and the most tokens
-    that were generated for an output row without an error (`shortest`, `longest`); none if there is no such row.
-    `clamped_rows` are input rows whose prompt leaves less of the context than `max_tokens`, `cut_off` output rows that
-    followed a grammar and ended by `length`. A part of an earlier version says nothing of the last four.
-    """
-
-    rows: int = 0
-    completions: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    errors: Mapping[str, int] = field(default_factory=dict)
-    finish_reasons: Mapping[str, int] = field(default_factory=dict)
-    lengths: Mapping[str, int] = field(default_factory=dict)
-    clamped_rows: int = 0
-    cut_off: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class PartInfo:
     """What a committed part's footer says: whose it is, what is in it, and on what its bits rest.
 
@@ -102,40 +79,6 @@ def parse_part_name(name: str) -> PartName | None:
     parsed = PartName(match[1], int(match[2]), int(match[3])) if match else None
     # One part has one name: `000003` is not another way to write part 3.
     return parsed if parsed and part_name(parsed.plan8, parsed.index, parsed.count) == name else None
-
-
-def count_rows(rows: Sequence[PromptRow], table: pa.Table, max_model_len: int | None = None) -> Counts:
-    """Count what is in a part.
-
-    Args:
-        rows: Its input rows.
-        table: Its output rows, as `build_table` returned them.
-        max_model_len: Tokens of prompt and completion together; null: no row is clamped by it.
-    """
-    codes = collections.Counter(code for code in table.column("error_code").to_pylist() if code is not None)
-    generated: list[Any] = table.column("completion_tokens").to_pylist()
-    reasons: list[Any] = table.column("finish_reason").to_pylist()
-    structured = [row.sampling.structured is not None for row in rows for _ in range(row.sampling.n)]
-    return Counts(
-        rows=len(rows),
-        completions=table.num_rows,
-        prompt_tokens=sum(row.prompt_tokens for row in rows),
-        completion_tokens=sum(generated),
-        errors=dict(sorted(codes.items())),
-        finish_reasons=dict(sorted(collections.Counter(reasons).items())),
-        lengths=lengths_of(n for n, reason in zip(generated, reasons, strict=True) if reason != FinishReason.ERROR),
-        clamped_rows=sum(
-            max_model_len is not None and len(row.prompt_token_ids) + row.sampling.max_tokens > max_model_len
-            for row in rows if row.error is None
-        ),
-        cut_off=sum(reason == FinishReason.LENGTH and of for reason, of in zip(reasons, structured, strict=True)),
-    )  # fmt: skip
-
-
-def lengths_of(tokens: Iterable[int]) -> dict[str, int]:
-    """The fewest and the most tokens, as `Counts.lengths` has them."""
-    found = list(tokens)
-    return {"shortest": min(found), "longest": max(found)} if found else {}
 
 
 def part_metadata(

@@ -5,7 +5,7 @@ It does not know the values, nor how a column is encoded in a file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
@@ -78,16 +78,29 @@ def output_schema(
         left_out |= {"prompt_token_ids", "prompt_token_logprobs"}
     if not include_prompt:
         left_out.add("prompt")
-    _check_kept(kept, include_prompt)
-    ours = [pa.field(name, type_) for name, type_ in COLUMNS.items() if name not in left_out]
+    return with_kept({name: kind for name, kind in COLUMNS.items() if name not in left_out}, kept)
+
+
+def with_kept(columns: Mapping[str, pa.DataType], kept: pa.Schema) -> pa.Schema:
+    """Return the schema of parts with these columns, of which the first two are `row_id` and `sample_index`.
+
+    Args:
+        columns: Those that are made, in their order.
+        kept: The input columns that are copied to the output, which come after the first two.
+
+    Raises:
+        InputRefused: If a kept column has the name of an output column, or two have the same name, capitals aside.
+    """
+    _check_kept(kept, columns)
+    ours = [pa.field(name, kind) for name, kind in columns.items()]
     copied = [pa.field(f.name, kept_type(f.type)) for f in kept]
     return pa.schema([*ours[:2], *copied, *ours[2:]])
 
 
-def _check_kept(kept: pa.Schema, include_prompt: bool) -> None:
+def _check_kept(kept: pa.Schema, columns: Mapping[str, pa.DataType]) -> None:
     # A name that is ours stays ours where its column is left out: who reads the output must be able to rely on it.
     # Only `prompt` is free then: it is what most inputs call their prompts.
-    taken = set(COLUMNS) if include_prompt else set(COLUMNS) - {"prompt"}
+    taken = {*columns, *COLUMNS} if "prompt" in columns else {*columns, *COLUMNS} - {"prompt"}
     seen: dict[str, str] = {}
     for name in kept.names:
         # To SQL names that differ in capitals are one: DuckDB would give the input's `Text` for the `text` that was asked for.

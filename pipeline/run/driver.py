@@ -48,6 +48,7 @@ from pipeline.wording import counted, duration
 from pipeline.work.config import GenerateConfig
 from pipeline.work.job import Job
 from pipeline.work.prepare import Prepared, prepare
+from pipeline.work.recipe import open_recipe
 
 STALE_SECONDS = 24 * 3600.0
 """Age at which a temporary file belongs to nobody: no part takes that long to write."""
@@ -63,11 +64,12 @@ class Outcome:
     manifest: Manifest
 
 
-def generate(config: GenerateConfig, *, config_yaml: str) -> Outcome:
-    """Run `generate` and show how it gets on.
+def run_job(config: GenerateConfig, *, config_yaml: str, recipe: str = "generate") -> Outcome:
+    """Run a job to its manifest, and show how it gets on.
 
     Args:
         config: What to do.
+        recipe: What is made of a row, by its name in `pipeline.work.recipe`.
         config_yaml: The composed configuration as it is kept with the output, interpolations unresolved.
 
     Raises:
@@ -77,7 +79,7 @@ def generate(config: GenerateConfig, *, config_yaml: str) -> Outcome:
         check_machine(config.cluster)
         with progress_view(live=False) as view:  # the hub's client draws bars of its own
             view.stage("checking the input and the model's files")
-            prepared = prepare(config)
+            prepared = prepare(config, recipe)
         folder = OutputFolder(open_store(config.output.path, allow_unsafe=config.output.allow_unsafe_store))
         check_vacant(folder.store, config.output.path)
         folder.store.probe()
@@ -109,7 +111,9 @@ class _Run:
         self._check_signals, self._claims = check_signals, claims
         committed = folder.committed(plan)
         self._missing = [i for i in range(plan.shard_count) if i not in committed]
-        self._monitor = Monitor(plan, committed, config.sampling.n, max_tokens=config.sampling.max_tokens)
+        self._recipe = open_recipe(plan.fingerprint)
+        samples = self._recipe.samples or config.sampling.n
+        self._monitor = Monitor(plan, committed, samples, max_tokens=config.sampling.max_tokens)
         self._deadline = config.deadline_after(datetime.datetime.now())
         self._environment: dict[str, object] = {}
         self._lost = "no row in hand is lost"
@@ -204,7 +208,8 @@ class _Run:
             raise
         card = dataset_card(
             manifest, self._plan, model=_shown(config.model.path), sampling=_told(config.sampling),
-            schema=self._prepared.job.schema, samples=read_samples(store, manifest.parts[0].file),
+            schema=self._prepared.job.schema, title=self._recipe.title, meanings=self._recipe.meanings,
+            samples=read_samples(store, manifest.parts[0].file),
         )  # fmt: skip
         if (name := put_card(store, card)) != CARD:
             print(

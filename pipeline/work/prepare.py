@@ -15,7 +15,6 @@ from pipeline.engine.base import Identity
 from pipeline.engine.registry import open_backend
 from pipeline.engine.rules.grammar_guard import check_in_time
 from pipeline.errors import ConfigurationError, InputRefused, ModelRefused, PlanRefused, PromptmillError, Refused
-from pipeline.output.schema import output_schema
 from pipeline.planning.pace import BYTES_A_TOKEN, CORE_SPEED, GPU_SPEED, Effort
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.prompts.files.columns import used_columns
@@ -27,6 +26,7 @@ from pipeline.wording import one_line, without_secrets
 from pipeline.work.config import GenerateConfig
 from pipeline.work.doubts import doubts
 from pipeline.work.job import Job
+from pipeline.work.recipe import open_recipe
 
 SCHEMA_VERSION = 2
 """Raised when the meaning of an output column or of an option changes, so that old and new rows never mix."""
@@ -49,8 +49,12 @@ class Prepared:
     doubts: tuple[str, ...] = ()
 
 
-def prepare(config: GenerateConfig) -> Prepared:
+def prepare(config: GenerateConfig, recipe: str = "generate") -> Prepared:
     """Check the input and the model, and plan.
+
+    Args:
+        config: What was asked for.
+        recipe: What is made of a row, by its name in `RECIPES`.
 
     Raises:
         Refused: With one line about what is wrong and what to do.
@@ -60,10 +64,8 @@ def prepare(config: GenerateConfig) -> Prepared:
         source = open_source(config.source)
     _check_apart(config.source.path, config.output.path)
     empty = RowReader(source.filesystem, (), used_columns(config.source), source.schema).read(())
-    schema = output_schema(
-        kept_columns(empty, config.source).schema, statistics=config.stats.columns, top_logprobs=config.stats.top_logprobs,
-        prompt_logprobs=config.stats.prompt_logprobs, include_prompt=config.output.include_prompt,
-    )  # fmt: skip
+    asked = _asked(config, recipe)
+    schema = open_recipe(asked).schema(kept_columns(empty, config.source).schema)
     _check_keys(config.output.path, schema.names)
     with refusing(InputRefused, f"source.path={without_secrets(config.source.path)}"):
         check_ids(source, config.source)
@@ -81,12 +83,12 @@ def prepare(config: GenerateConfig) -> Prepared:
     effort = _effort(config, identity, source)
     plan = make_plan(
         source.files,
-        _options(config, identity),
+        {**asked, **_found(config, identity)},
         rows_per_shard=config.output.rows_per_shard or effort.rows_per_shard,
         limit=config.source.limit,
     )
-    found = (*doubts(config, identity.max_model_len), *undone)
-    return Prepared(_job(config, plan, source, schema, identity), effort, identity.weight_bytes, found)
+    doubtful = (*doubts(config, identity.max_model_len), *undone)
+    return Prepared(_job(config, plan, source, schema, identity), effort, identity.weight_bytes, doubtful)
 
 
 def _job(config: GenerateConfig, plan: Plan, source: Source, schema: Any, identity: Identity) -> Job:
@@ -160,20 +162,27 @@ def _check_statistics(config: GenerateConfig, identity: Identity) -> None:
         raise ConfigurationError(f"stats.{key}: engine={name} cannot give these")
 
 
-def _options(config: GenerateConfig, identity: Identity) -> dict[str, Any]:
-    """Everything but the input files that decides the output's bytes; paths do not, what is in them does."""
+def _asked(config: GenerateConfig, recipe: str) -> dict[str, Any]:
+    """The options that decide the output's bytes; paths do not, what is in them does."""
     source = asdict(config.source)
     del source["path"], source["template_file"]
     sampling = asdict(config.sampling)
     del sampling["json_schema_file"]
     return {
+        "recipe": recipe,
         "schema": SCHEMA_VERSION,
-        "model": {"content": identity.content, **identity.model},
-        "engine": {"name": config.engine.name, "max_model_len": identity.max_model_len, **identity.engine},
         "sampling": sampling,
         "stats": asdict(config.stats),
         "source": source,
         "output": {"include_prompt": config.output.include_prompt},
+    }
+
+
+def _found(config: GenerateConfig, identity: Identity) -> dict[str, Any]:
+    """What decides the output's bytes beside the options and the input files: the model, and what the engine does with it."""
+    return {
+        "model": {"content": identity.content, **identity.model},
+        "engine": {"name": config.engine.name, "max_model_len": identity.max_model_len, **identity.engine},
     }
 
 

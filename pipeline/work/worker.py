@@ -20,17 +20,18 @@ from pipeline.engine.base import Resources
 from pipeline.engine.guarded import GuardedEngine, named
 from pipeline.engine.registry import open_backend
 from pipeline.errors import PromptmillError, WorkerFailed
+from pipeline.output.counts import Counts, count_rows
 from pipeline.output.environment import environment, identity
 from pipeline.output.guilty import Content, written
 from pipeline.output.inputs import agree
-from pipeline.output.part import Counts, commit_part, count_rows, encode_part, part_metadata, part_name, sha256_of
-from pipeline.output.table import build_table
+from pipeline.output.part import commit_part, encode_part, part_metadata, part_name, sha256_of
 from pipeline.prompts.rows import RowBuilder
 from pipeline.prompts.shard import ShardRows
 from pipeline.store.base import open_store
 from pipeline.types import Completion, Progress, PromptRow, Request, SamplingParams, ShardReport, Task, Tokenizer
 from pipeline.wording import one_line
 from pipeline.work.job import Job
+from pipeline.work.recipe import open_recipe
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class _OpenShard:
     task: Task
     result: Future[ShardReport | None]
     rows: list[PromptRow] = field(default_factory=list)
+    requests: list[tuple[int, Request]] = field(default_factory=list)
     kept: Any = None
     completions: dict[tuple[int, int], Completion] = field(default_factory=dict)
     missing: int = 0
@@ -67,7 +69,7 @@ class Worker:
         self, job: Job, *, threads: int | None = None, memory_share: float = 1.0, work_share: float = 1.0
     ) -> None:
         """Load the model and start the threads."""
-        self._job = job
+        self._job, self._recipe = job, open_recipe(job.plan.fingerprint)
         self._store = open_store(job.output.path, allow_unsafe=job.output.allow_unsafe_store)
         expected = math.ceil(job.plan.rows * job.sampling.n * work_share)
         built = open_backend(job.model, job.engine).build(
@@ -118,7 +120,8 @@ class Worker:
             opened.rows, opened.kept = self._rows.read(task)
             self._agree()
             self._beats += 1
-            opened.missing = sum(len(row.requests()) for row in opened.rows)
+            opened.requests = [(at, r) for at, row in enumerate(opened.rows) for r in self._recipe.requests(row)]
+            opened.missing = len(opened.requests)
             self._prepared.put(opened)
         except BaseException as error:  # handed to whoever waits for the shard
             opened.result.set_exception(_told(error, "reading", task))
@@ -156,13 +159,10 @@ class Worker:
 
     def _begin(self, opened: _OpenShard) -> None:
         """Give a shard's requests to the engine; a shard without any is finished already."""
-        requests = []
-        for position, row in enumerate(opened.rows):
-            for request in row.requests():
-                self._by_request[request.row_id, request.sample_index] = opened, position
-                requests.append(request)
-        if requests:
-            self._engine.add(requests)
+        for position, request in opened.requests:
+            self._by_request[request.row_id, request.sample_index] = opened, position
+        if opened.requests:
+            self._engine.add([request for _, request in opened.requests])
         else:
             self._writing.submit(self._finish, opened)
 
@@ -199,7 +199,7 @@ class Worker:
         job, shard = self._job, opened.task.shard
 
         def encoded(content: Content) -> tuple[Counts, bytes]:
-            table = build_table(job.schema, content.rows, content.completions, content.kept)
+            table = self._recipe.table(job.schema, content.rows, content.completions, content.kept)
             counts = count_rows(content.rows, table, self._max_model_len)
             entries = part_metadata(job.plan.plan_id, shard.index, str(opened.task.attempt), counts, self._environment)
             return counts, encode_part(table, job.output, entries)

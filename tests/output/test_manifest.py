@@ -11,8 +11,9 @@ import pytest
 from made_output import commit, plan
 
 from pipeline.errors import PlanRefused, WorkerFailed
+from pipeline.output.counts import Counts
 from pipeline.output.manifest import MANIFEST, Manifest, assemble, finish, put_manifest, read_manifest
-from pipeline.output.part import Counts, part_name
+from pipeline.output.part import part_name
 from pipeline.store.local import LocalStore
 
 TIMINGS = {"wall_seconds": 2.5, "engine_seconds": 2.0, "tokens_per_second": 10.0}

@@ -18,13 +18,12 @@ from made_output import FULL, commit, plan, shard
 from pipeline.errors import PlanRefused
 from pipeline.output import part
 from pipeline.output.config import COMPRESSIONS, OutputConfig
+from pipeline.output.counts import Counts, count_rows
 from pipeline.output.folder import OutputFolder
 from pipeline.output.part import (
-    Counts,
     PartInfo,
     PartName,
     commit_part,
-    count_rows,
     encode_part,
     parse_part_name,
     part_metadata,

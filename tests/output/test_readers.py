@@ -85,7 +85,9 @@ def test_datasets_loads_the_folder_by_its_card(tmp_path: Path) -> None:
     for name, rows in (("full", 10), ("errors", 10), ("empty", 0)):
         store, made = LocalStore(tmp_path / name), plan(rows=rows)
         manifest = finish(store, made, {i: commit(store, made, i) for i in range(made.shard_count)}, {}, {})
-        store.put(CARD, dataset_card(manifest, made, model="m", sampling={}, schema=FULL).encode())
+        store.put(
+            CARD, dataset_card(manifest, made, model="m", sampling={}, schema=FULL, title="t", meanings={}).encode()
+        )
         store.put("data/elsewhere.parquet", b"not ours, and not loaded")
         if name == "errors":
             for part in manifest.parts:

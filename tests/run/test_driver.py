@@ -19,8 +19,8 @@ from fakes import FakePool, FakeReplica
 from pipeline.engine.config import ModelConfig
 from pipeline.errors import ConfigurationError, DeadlineReached, InputRefused, Interrupted, ModelRefused
 from pipeline.output.config import OutputConfig
+from pipeline.output.counts import Counts
 from pipeline.output.manifest import Manifest
-from pipeline.output.part import Counts
 from pipeline.planning.pace import Effort
 from pipeline.planning.plan import InputFile, Plan, make_plan
 from pipeline.prompts.config import SourceConfig
@@ -124,7 +124,7 @@ def test_the_deadline_stops_the_run(
     use(pool, monkeypatch)
     monkeypatch.setattr(GenerateConfig, "deadline_after", lambda self, now: datetime.datetime(2000, 1, 1, 6, 0))
     with pytest.raises(DeadlineReached) as raised:
-        driver.generate(config, config_yaml="a: b\n")
+        driver.run_job(config, config_yaml="a: b\n")
     assert str(raised.value) == (
         "the deadline 06:00 has come; 0 of 5 parts are committed, no row in hand is lost; the same command goes on from there"
     )
@@ -151,7 +151,7 @@ def test_an_unexpected_error_still_stops_the_replicas(
     monkeypatch.setattr(pool, "close", lambda: closed.append(True), raising=False)
     use(pool, monkeypatch)
     with pytest.raises(RuntimeError, match="a bug"):
-        driver.generate(config, config_yaml="")
+        driver.run_job(config, config_yaml="")
     assert closed == [True]
     (log,) = (Path(config.output.path) / "_job" / "events").iterdir()
     assert '"driver_stop"' in log.read_text() and '"RuntimeError"' in log.read_text()
@@ -175,7 +175,7 @@ def test_a_stop_says_which_rows_are_lost(config: GenerateConfig, monkeypatch: py
     use(pool, monkeypatch)
     monkeypatch.setattr(GenerateConfig, "deadline_after", lambda self, now: datetime.datetime(2000, 1, 1, 6, 0))
     with pytest.raises(DeadlineReached, match=r"committed, 3 rows in hand are lost \(1 finished, 2 begun\); the same"):
-        driver.generate(config, config_yaml="")
+        driver.run_job(config, config_yaml="")
 
 
 class TestWorkAtRisk:
@@ -230,7 +230,7 @@ def test_an_exception_of_a_library_before_the_start_is_a_refusal(
 def test_cores_that_are_not_there_are_refused_at_once(config: GenerateConfig) -> None:
     config.cluster.cpus_per_replica = "100000"
     with pytest.raises(ConfigurationError, match=r"cluster\.cpus_per_replica=100000: this process may use \d+ cores"):
-        driver.generate(config, config_yaml="")
+        driver.run_job(config, config_yaml="")
     assert not Path(config.output.path).exists()
 
 

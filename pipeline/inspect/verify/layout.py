@@ -103,7 +103,7 @@ def _plan(store: Store, findings: list[Finding]) -> Wanted | None:
     try:
         return Wanted.of(Plan.from_json(fetch(store, PLAN)))
     except KeyError as error:
-        fault = f"its fingerprint has no {error}; is it of `generate`?"
+        fault = f"its fingerprint has no {error} that this version knows"
     except (ValueError, TypeError) as error:
         fault = str(error)
     findings.append(Finding(PLAN, f"{one_line(fault)}; no part was checked", REWRITE))

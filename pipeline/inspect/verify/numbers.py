@@ -17,6 +17,7 @@ from pipeline.inspect.verify.wanted import Wanted
 from pipeline.statistics import SLACK, STATISTICS
 from pipeline.types import ErrorCode, FinishReason
 
+_PER_TOKEN = ("token_ids", *(statistic.column for statistic in STATISTICS.values()))
 _TOP = ("top_token_ids", "top_token_logprobs")
 _PROMPT = ("prompt_token_ids", "prompt_token_logprobs")
 
@@ -35,9 +36,16 @@ class NumberCheck:
 
     def check(self, batch: Batch, found: Found) -> None:
         """Report every row in which something is wrong, once for each kind of mistake."""
-        error = batch.values("finish_reason", "") == FinishReason.ERROR.value
-        self._endings(batch, error, found)
-        columns = {name: batch.lists(name) for name in ["token_ids", *self._statistics()] if batch.has(name)}
+        error = _errors(batch, found)
+        prompt = batch.values("prompt_tokens", -1)
+        found("prompt_tokens", (prompt < 0) | (~error & (prompt < 1)), lambda i: f"prompt_tokens is {prompt[i]}")
+        if batch.has("finish_reason"):
+            self._generated(batch, error, found)
+
+    def _generated(self, batch: Batch, error: Mask, found: Found) -> None:
+        """Report what is wrong with a completion and the statistics of its tokens."""
+        _endings(batch, error, found)
+        columns = {name: batch.lists(name) for name in _PER_TOKEN if batch.has(name)}
         self._lengths(batch, error, columns, found)
         self._bounds(error, columns, found)
         if "token_logprobs" in columns:
@@ -51,30 +59,6 @@ class NumberCheck:
     def _tokens(self) -> float:
         return math.inf if self.vocab_size is None else float(self.vocab_size)
 
-    def _statistics(self) -> list[str]:
-        return [STATISTICS[name].column for name in self.wanted.statistics]
-
-    def _endings(self, batch: Batch, error: Mask, found: Found) -> None:
-        """The fields that say how a row ended agree."""
-        reasons, codes = batch.values("finish_reason", ""), batch.values("error_code", "")
-        known = np.isin(reasons, [reason.value for reason in FinishReason])
-        found("finish_reason", ~known, lambda i: f"finish_reason is {reasons[i]!r}")
-        coded = np.isin(codes, [code.value for code in ErrorCode])
-        found("error_code", error & ~coded, lambda i: f"finish_reason is 'error', error_code {codes[i]!r}")
-        told = ~batch.null("error_code") | ~batch.null("error_message")
-        found(
-            "no error",
-            ~error & told,
-            lambda i: f"finish_reason is {reasons[i]!r}, and error_code or error_message is set",
-        )
-        found("message", error & batch.null("error_message"), lambda i: "an error without error_message")
-        text = batch.null("text")
-        found(
-            "text", error != text, lambda i: f"finish_reason is {reasons[i]!r}, and text {'null' if text[i] else 'set'}"
-        )
-        stopped = ~batch.null("stop_reason") & (reasons != FinishReason.STOP.value)
-        found("stop_reason", stopped, lambda i: f"finish_reason is {reasons[i]!r}, and stop_reason set")
-
     def _lengths(self, batch: Batch, error: Mask, columns: dict[str, Lists], found: Found) -> None:
         """Lists are there, and as long as the tokens that were generated; these are no more than may be."""
         generated, prompt = batch.values("completion_tokens", -1), batch.values("prompt_tokens", -1)
@@ -84,7 +68,6 @@ class NumberCheck:
         found(
             "completion_tokens", error & (generated != 0), lambda i: f"an error with completion_tokens {generated[i]}"
         )
-        found("prompt_tokens", (prompt < 0) | (~error & (prompt < 1)), lambda i: f"prompt_tokens is {prompt[i]}")
         most = self.wanted.max_tokens
         if most is not None:
             found("max_tokens", generated > most, lambda i: f"completion_tokens is {generated[i]}, max_tokens {most}")
@@ -131,6 +114,34 @@ class NumberCheck:
         odd = due != logprobs.holes
         found("prompt nulls", logprobs.rows(odd), lambda i: f"prompt_token_logprobs: {logprobs.show(i, odd)}")
         _within("prompt_token_logprobs", logprobs, -math.inf, SLACK, found)
+
+
+def _errors(batch: Batch, found: Found) -> Mask:
+    """Which rows are errors; the fields that say so agree."""
+    codes, silent = batch.values("error_code", ""), batch.null("error_message")
+    coded = np.isin(codes, [code.value for code in ErrorCode])
+    if not batch.has("finish_reason"):
+        error = ~batch.null("error_code")
+        found("error_code", error & ~coded, lambda i: f"error_code is {codes[i]!r}")
+        found("no error", ~error & ~silent, lambda i: "error_message is set, and error_code is not")
+    else:
+        reasons = batch.values("finish_reason", "")
+        error = reasons == FinishReason.ERROR.value
+        found("error_code", error & ~coded, lambda i: f"finish_reason is 'error', error_code {codes[i]!r}")
+        told = ~error & ~(batch.null("error_code") & silent)
+        found("no error", told, lambda i: f"finish_reason is {reasons[i]!r}, and error_code or error_message is set")
+    found("message", error & silent, lambda i: "an error without error_message")
+    return error
+
+
+def _endings(batch: Batch, error: Mask, found: Found) -> None:
+    """The fields that say how a completion ended agree."""
+    reasons, text = batch.values("finish_reason", ""), batch.null("text")
+    known = np.isin(reasons, [reason.value for reason in FinishReason])
+    found("finish_reason", ~known, lambda i: f"finish_reason is {reasons[i]!r}")
+    found("text", error != text, lambda i: f"finish_reason is {reasons[i]!r}, and text {'null' if text[i] else 'set'}")
+    stopped = ~batch.null("stop_reason") & (reasons != FinishReason.STOP.value)
+    found("stop_reason", stopped, lambda i: f"finish_reason is {reasons[i]!r}, and stop_reason set")
 
 
 def _aligned(name: str, lists: Lists, error: Mask, of: str, lengths: npt.NDArray[Any], found: Found) -> None:

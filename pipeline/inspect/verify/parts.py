@@ -20,7 +20,8 @@ from pipeline.inspect.verify.findings import Finding, RowFindings
 from pipeline.inspect.verify.numbers import NumberCheck
 from pipeline.inspect.verify.order import RowOrder
 from pipeline.inspect.verify.wanted import Wanted
-from pipeline.output.part import Counts, PartInfo, lengths_of, part_name, read_report, sha256_of
+from pipeline.output.counts import Counts, lengths_of
+from pipeline.output.part import PartInfo, part_name, read_report, sha256_of
 from pipeline.store.base import Store
 from pipeline.types import FinishReason
 from pipeline.wording import brief, listed, one_line
@@ -116,7 +117,7 @@ class _RowReading:
     def __init__(self, name: str, wanted: Wanted, index: int, info: PartInfo) -> None:
         self._name, self._planned = name, wanted.plan.shard(index).rows
         self.findings, self.readable = RowFindings(name), True
-        self.order = RowOrder(wanted.samples, wanted.row_ids(index))
+        self.order = RowOrder(wanted.recipe.samples, wanted.row_ids(index))
         size = info.environment.get("vocab_size")
         self._numbers = NumberCheck(wanted, size if isinstance(size, int) and size > 0 else None)
         self._rows = self._prompt_tokens = self._completion_tokens = 0
@@ -185,14 +186,19 @@ class _RowReading:
         self._numbers.check(batch, found)
         first_samples = batch.values("sample_index", -1) == 0
         self._prompt_tokens += int(batch.values("prompt_tokens")[first_samples].sum())
-        self._completion_tokens += int(batch.values("completion_tokens").sum())
         self._errors.update(code for code in rows.column("error_code").to_pylist() if code is not None)
+        if batch.has("finish_reason"):
+            self._count_generated(batch)
+        self._rows += rows.num_rows
+
+    def _count_generated(self, batch: Batch) -> None:
+        rows: Any = batch.rows
+        self._completion_tokens += int(batch.values("completion_tokens").sum())
         reasons = rows.column("finish_reason").to_pylist()
         self._reasons.update(str(reason) for reason in reasons)
         generated = batch.values("completion_tokens").tolist()
         made = [n for n, reason in zip(generated, reasons, strict=True) if reason != FinishReason.ERROR]
         self._lengths = lengths_of([*self._lengths.values(), *made])
-        self._rows += rows.num_rows
 
 
 def _unreadable_columns(parquet: pq.ParquetFile, group: int) -> list[str]:

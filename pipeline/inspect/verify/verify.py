@@ -26,10 +26,11 @@ from pipeline.inspect.verify.layout import Layout, read_layout
 from pipeline.inspect.verify.parts import check_part
 from pipeline.inspect.verify.replay import choose, replay, without_blamed
 from pipeline.inspect.verify.wanted import Wanted
+from pipeline.output.counts import Counts, total
 from pipeline.output.folder import CONFIG
-from pipeline.output.manifest import MANIFEST, total
+from pipeline.output.manifest import MANIFEST
 from pipeline.output.mending import FINDINGS, write_down
-from pipeline.output.part import Counts, part_name
+from pipeline.output.part import part_name
 from pipeline.planning.fingerprint import differences
 from pipeline.planning.plan import Plan
 from pipeline.store.base import Store, open_store
@@ -41,8 +42,8 @@ INTERVAL = 5.0
 
 _log = logging.getLogger(__name__)
 
-Restore = Callable[[str, str], Job]
-"""Takes the text of `_job/config.yaml` and the path of the output, and returns the job that makes it, planned again.
+Restore = Callable[[str, str, str], Job]
+"""Takes the text of `_job/config.yaml`, the path of the output and the recipe's name, and returns the job, planned again.
 
 Raises a `PromptmillError` if that cannot be done here."""
 
@@ -190,7 +191,7 @@ def _job(store: Store, path: str, plan: Plan, restore: Restore) -> Job:
         text = store.get(CONFIG).decode()
     except (FileNotFoundError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{CONFIG} is missing or no text") from error
-    job = restore(text, path)
+    job = restore(text, path, plan.fingerprint.get("recipe", "generate"))
     if job.plan.plan_id != plan.plan_id:
         there = json.loads(json.dumps(job.plan.fingerprint))  # as it would read back: lists, not tuples
         raise PlanRefused(f"what it was made of is not what it was: {'; '.join(differences(plan.fingerprint, there))}")

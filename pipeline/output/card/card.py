@@ -13,9 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.output.counts import Counts
 from pipeline.output.manifest import Manifest
-from pipeline.output.part import Counts
-from pipeline.output.schema import MEANINGS
 from pipeline.planning.plan import InputFile, Plan
 
 CARD = "README.md"
@@ -33,6 +32,8 @@ def dataset_card(
     model: str,
     sampling: Mapping[str, Any],
     schema: pa.Schema,
+    title: str,
+    meanings: Mapping[str, str],
     samples: Sequence[tuple[str | None, str | None]] = (),
 ) -> str:
     """Return the text of README.md, Markdown with YAML front matter.
@@ -46,6 +47,8 @@ def dataset_card(
         model: The model's hub id or directory, as a person would name it.
         sampling: Parameter → value.
         schema: The parts' schema.
+        title: What the rows are.
+        meanings: Column → what it holds; the others were copied from the input.
         samples: (prompt, text) of a few rows to show.
     """
     pattern = f"data/{plan.plan8}-*.parquet"
@@ -61,14 +64,14 @@ def dataset_card(
     return "\n".join(
         [
             *_front_matter(pattern, totals.completions),
-            "# Generated texts\n",
-            f"{totals.completions:,} completions of {totals.rows:,} prompts by {_text(model)}, made with promptmill"
+            f"# {title}\n",
+            f"{totals.completions:,} output rows of {totals.rows:,} prompts by {_text(model)}, made with promptmill"
             f" {_text(manifest.promptmill_version)}.\n",
             *_table("Model", "", {"model": model, **_strings(manifest.environment)}),
             *_table("Sampling", "", _strings(sampling)),
             *_table("Counts", "", {name: f"{count:,}" for name, count in counts.items()}),
             *_inputs(plan),
-            *_columns(schema),
+            *_columns(schema, meanings),
             *_samples(samples),
             *_loading(pattern),
             "## Licence\n",
@@ -130,9 +133,9 @@ def _content(file: InputFile) -> str:
     return _text(known["stamp"]) if "stamp" in known else f"SHA-256 {_hex(known['content'])[:16]}…"
 
 
-def _columns(schema: pa.Schema) -> list[str]:
+def _columns(schema: pa.Schema, meanings: Mapping[str, str]) -> list[str]:
     lines = [
-        f"| {_text(f.name)} | {_text(str(f.type))} | {MEANINGS.get(f.name, 'copied from the input')} |" for f in schema
+        f"| {_text(f.name)} | {_text(str(f.type))} | {meanings.get(f.name, 'copied from the input')} |" for f in schema
     ]
     return [
         "## Columns\n",

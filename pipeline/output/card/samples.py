@@ -22,7 +22,7 @@ def read_samples(store: Store, name: str, most: int = 3) -> list[tuple[str, str]
         batch = next(parquet.iter_batches(batch_size=_CANDIDATES, columns=columns), None)
     if batch is None:
         return []
-    rows = [(row.get("prompt") or "", row["text"]) for row in batch.to_pylist() if row["text"]]
+    rows = [(row.get("prompt") or "", row["text"]) for row in batch.to_pylist() if row.get("text")]
     return rows[:most]
 
 

@@ -15,7 +15,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.output.part import Counts
+from pipeline.output.counts import Counts
 from pipeline.types import FinishReason
 from pipeline.wording import counted, duration, plain
 

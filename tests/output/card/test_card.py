@@ -14,8 +14,9 @@ from made_output import FULL, plan
 from markdown_it import MarkdownIt
 
 from pipeline.output.card.card import dataset_card
+from pipeline.output.counts import Counts
 from pipeline.output.manifest import Manifest
-from pipeline.output.part import Counts
+from pipeline.output.schema import MEANINGS
 from pipeline.planning.plan import InputFile, Plan, make_plan
 
 MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
@@ -31,7 +32,8 @@ def card(made: Plan | None = None, completions: int = 1234, **options: Any) -> s
     made = made or plan()
     totals = Counts(617, completions, 4000, 50_000, {"EMPTY_PROMPT": 2})
     manifest = Manifest(made.plan_id, "0.1.0", totals, {}, (), {"torch": "2.13", "ray": None, "threads": 2})
-    chosen: dict[str, Any] = {"model": "openai-community/gpt2", "sampling": {"n": 2, "stop": ["a|b"]}, "schema": FULL}
+    chosen: dict[str, Any] = {"model": "openai-community/gpt2", "sampling": {"n": 2, "stop": ["a|b"]}, "schema": FULL,
+                              "title": "Generated texts", "meanings": MEANINGS}  # fmt: skip
     return dataset_card(manifest, made, **{**chosen, **options})
 
 
@@ -63,7 +65,7 @@ def test_how_completions_ended_is_among_the_counts() -> None:
         10, 20, 40, 50, {}, {"length": 5, "stop": 15}, {"shortest": 1, "longest": 64}, clamped_rows=3, cut_off=2
     )
     manifest = Manifest(made.plan_id, "0.1.0", totals, {}, (), {})
-    text = dataset_card(manifest, made, model="m", sampling={}, schema=FULL)
+    text = dataset_card(manifest, made, model="m", sampling={}, schema=FULL, title="t", meanings={})
     for line in ("| ended by length | 5 |", "| ended by stop | 15 |", "| shortest completion, tokens | 1 |",
                  "| longest completion, tokens | 64 |", "| input rows clamped by the context | 3 |"):  # fmt: skip
         assert line in text
