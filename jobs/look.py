@@ -5,6 +5,7 @@ It does not know how rows are read.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from jobs.launch import show
 from pipeline.errors import ConfigurationError, PromptmillError
 
 ROWS = 5
+_COLUMNS = ("row_id", "sample_index", "prompt", "text", "finish_reason", "error_code", "error_message")
 USAGE = "promptmill look FOLDER [--errors]: the first rows of an output, or its first errors"
 
 
@@ -33,20 +35,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _lines(folder: str, *, errors: bool) -> Iterator[str]:
     """What there is to see of an output."""
-    from pipeline.output.card.samples import read_rows  # late: it brings in pyarrow
+    from pipeline.inspect.output import open_output  # late: it brings in pyarrow
     from pipeline.run.show.summary import shortened
-    from pipeline.store.base import open_store
 
-    rows = read_rows(open_store(folder), ROWS, errors=errors)
-    if rows is None:
-        raise ConfigurationError(f"look {folder}: there is no part of an output in {folder}/data")
+    output = open_output(folder)
+    if not output.parts():
+        raise ConfigurationError(f"look {folder}: no part is committed yet")
+    found = (row for batch in output.rows(_COLUMNS) for row in batch.to_pylist())
+    rows = list(itertools.islice((row for row in found if row["error_code"] is not None or not errors), ROWS))
     width = shutil.get_terminal_size((100, 24)).columns
     for row in rows:
-        why = f"{row['finish_reason']}: {row['error_code']}" if row["error_code"] else row["finish_reason"]
+        why = f"error: {row['error_code']}" if row["error_code"] else row.get("finish_reason", "done")
         yield shortened(f"{row['row_id']} #{row['sample_index']} ({why})", width)
         if row.get("prompt"):
             yield f"  prompt: {shortened(row['prompt'], width - 10, tail=True)}"
-        if row["error_message"] or row["text"]:
+        if row["error_message"] or row.get("text"):
             name = "error:" if row["error_message"] else "text:"
             yield f"  {name:<7} {shortened(row['error_message'] or row['text'], width - 10)}"
     if not rows:

@@ -91,6 +91,7 @@ def test_help_fits_the_terminal(
     assert max(map(len, prose)) <= min(columns, 100)
 
 
+PART = "0123abcd-00000-of-00001.parquet"
 ROWS = {
     "row_id": ["a", "b"], "sample_index": [0, 0], "prompt": ["x" * 300 + " the end", None], "text": ["one\ntwo", None],
     "finish_reason": ["stop", "error"], "error_code": [None, "NULL_PROMPT"], "error_message": [None, "there is no prompt"],
@@ -99,7 +100,7 @@ ROWS = {
 
 def test_look_shows_rows_and_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out" / "data").mkdir(parents=True)
-    pq.write_table(pa.table(ROWS), tmp_path / "out" / "data" / "p.parquet")
+    pq.write_table(pa.table(ROWS), tmp_path / "out" / "data" / PART)
     shown = output(capsys, "look", str(tmp_path / "out"))
     assert shown.startswith("a #0 (stop)\n  prompt: …x") and " the end\n  text:   one two\nb #0" in shown
     errors = output(capsys, "look", f"output.path={tmp_path / 'out'}", "--errors")
@@ -110,7 +111,15 @@ def test_look_shows_rows_and_errors(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_look_at_nothing(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["look", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("promptmill: look")
+    assert line.startswith(("promptmill: look", "promptmill: output.path=nowhere: holds no output"))
+
+
+def test_look_at_a_damaged_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / PART).write_bytes(b"PAR1 and no more")
+    assert main(["look", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"promptmill: data/{PART} cannot be read: ") and "promptmill verify" in line
 
 
 @pytest.mark.parametrize("words", [("look",), ("help",), ("help", "generate"), ("completion", "bash")])
@@ -119,7 +128,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(words: tuple[str, ...], tmp_p
         (tmp_path / "data").mkdir()
         table = {name: ["x"] for name in ("row_id", "text", "finish_reason")}
         nulls = {name: pa.nulls(1, pa.string()) for name in ("error_code", "error_message")}
-        pq.write_table(pa.table({**table, **nulls, "sample_index": [0]}), tmp_path / "data" / "part.parquet")
+        pq.write_table(pa.table({**table, **nulls, "sample_index": [0]}), tmp_path / "data" / PART)
         words = ("look", str(tmp_path))
     read, write = os.pipe()
     os.close(read)
@@ -136,6 +145,6 @@ def test_what_is_shown_of_a_row_moves_no_cursor(tmp_path: Path, capsys: pytest.C
     row = {
         name: ["\x1b[2J\x07x"] for name in ("row_id", "prompt", "text", "finish_reason", "error_code", "error_message")
     }
-    pq.write_table(pa.table({**row, "sample_index": [0]}), tmp_path / "data" / "part.parquet")
+    pq.write_table(pa.table({**row, "sample_index": [0]}), tmp_path / "data" / PART)
     assert main(["look", str(tmp_path)]) == 0
     assert not set("\x1b\x07") & set(capsys.readouterr().out)

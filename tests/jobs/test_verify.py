@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
         (["output.path=x", "sampling.n=2"], "sampling.n: no such key; "),
         (["output.path=x", "output.compression=none"], "output.compression: no such key; output has path"),
         (["outputs/first"], "outputs/first: not KEY=VALUE, nor GROUP=PRESET"),
-        (["output.path=x"], "output.path=x: holds no output of `generate`"),
+        (["output.path=x"], "output.path=x: holds no output: neither"),
         (
             ["output.path=hf://datasets/x"],
             "output.path='hf://datasets/x': must be a directory, or a URI that begins with file://, s3://",

@@ -10,23 +10,22 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
+from pipeline.inspect.output import Output
 from pipeline.inspect.verify.findings import Finding, RowFindings
-from pipeline.store.base import Store
 from pipeline.wording import brief
 
 _FOLLOWED = 1000
 """Ids that are looked at by themselves: who has more of them twice needs no list."""
 
 
-def find_duplicates(store: Store, hashes: Mapping[str, npt.NDArray[np.int64]]) -> Iterator[Finding]:
+def find_duplicates(output: Output, hashes: Mapping[str, npt.NDArray[np.int64]]) -> Iterator[Finding]:
     """Yield a finding for each part that has row ids of another part, or one of its own twice.
 
     Equal hashes are looked at again by their ids, which only a damaged output (or a chance of n² / 2⁶⁵) needs.
 
     Args:
-        store: The output folder.
+        output: The output.
         hashes: Part → the hashes of its ids, made in this process by `hash`.
     """
     every = np.sort(np.concatenate([*hashes.values(), np.empty(0, np.int64)]))
@@ -38,7 +37,7 @@ def find_duplicates(store: Store, hashes: Mapping[str, npt.NDArray[np.int64]]) -
     for name, own in hashes.items():
         findings = RowFindings(name)
         if np.isin(own, suspects).any():
-            for row_id in _ids(store, name, set(suspects.tolist())):
+            for row_id in _ids(output, name, set(suspects.tolist())):
                 if row_id in seen:
                     other = f"{seen[row_id]} has too" if seen[row_id] != name else "it has twice"
                     findings.add(other, "", f"has row_id {brief(row_id)}, which {other}")
@@ -46,10 +45,9 @@ def find_duplicates(store: Store, hashes: Mapping[str, npt.NDArray[np.int64]]) -
         yield from findings.all()
 
 
-def _ids(store: Store, name: str, suspects: set[int]) -> Iterator[str]:
+def _ids(output: Output, name: str, suspects: set[int]) -> Iterator[str]:
     """The ids of a part's input rows whose hashes are suspect."""
-    with store.open(name) as file:
-        for rows in pq.ParquetFile(file).iter_batches(columns=["row_id", "sample_index"]):
-            columns: Any = rows
-            pairs = zip(columns.column("row_id").to_pylist(), columns.column("sample_index").to_pylist(), strict=True)
-            yield from (row_id for row_id, sample in pairs if sample == 0 and hash(row_id) in suspects)
+    for rows in output.batches(name, ["row_id", "sample_index"]):
+        columns: Any = rows
+        pairs = zip(columns.column("row_id").to_pylist(), columns.column("sample_index").to_pylist(), strict=True)
+        yield from (row_id for row_id, sample in pairs if sample == 0 and hash(row_id) in suspects)

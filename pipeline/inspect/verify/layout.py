@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.errors import PlanRefused
+from pipeline.inspect.output import Output
 from pipeline.inspect.verify.findings import AGAIN, ELSEWHERE, MOVE, REWRITE, Finding
 from pipeline.inspect.verify.wanted import Wanted
 from pipeline.output.folder import PLAN
@@ -16,8 +16,7 @@ from pipeline.output.manifest import MANIFEST, Manifest
 from pipeline.output.mending import can_be_set_aside
 from pipeline.output.part import FOLDER, part_name
 from pipeline.planning.plan import Plan
-from pipeline.store.base import Kind, Store
-from pipeline.store.door import fetch
+from pipeline.store.base import Kind
 from pipeline.wording import one_line
 
 
@@ -38,26 +37,12 @@ class Layout:
     present: tuple[int, ...]
 
 
-def read_layout(store: Store, path: str) -> Layout:
-    """Read plan, manifest and listing.
-
-    Args:
-        store: The output folder.
-        path: Its path, for the message.
-
-    Raises:
-        PlanRefused: If there is no output at all.
-    """
-    files = {file.name for file in store.list(FOLDER)}
-    planned, finished = _is_there(store, PLAN), _is_there(store, MANIFEST)
-    if not (planned or finished or files):
-        raise PlanRefused(
-            f"output.path={path}: holds no output of `generate`: neither {PLAN} nor {MANIFEST} nor a part"
-        )
+def read_layout(output: Output) -> Layout:
+    """Read plan, manifest and listing."""
     findings: list[Finding] = []
-    manifest = _manifest(store, findings) if finished else None
-    wanted = _plan(store, findings) if planned else None
-    if not planned:
+    manifest = _manifest(output, findings) if output.finished else None
+    wanted = _plan(output, findings) if output.planned else None
+    if not output.planned:
         mend = f"{AGAIN}, which writes it anew; the parts stay"
         findings.append(Finding(PLAN, "is missing, so no part was checked", mend))
     if wanted is None:
@@ -66,42 +51,35 @@ def read_layout(store: Store, path: str) -> Layout:
     names = [part_name(plan.plan8, index, plan.shard_count) for index in range(plan.shard_count)]
     if manifest is not None:
         of_this = {part.file for part in manifest.parts} if manifest.plan_id == plan.plan_id else set[str]()
-        if of_this and of_this <= files and not files.intersection(names):
+        if of_this and of_this <= output.files and not output.files.intersection(names):
             what = f"has {len(names)} shards, which are not the {len(of_this)} parts that are there and in the manifest"
             return Layout((*findings, Finding(PLAN, what, REWRITE)), None, manifest, ())
         findings += _manifest_findings(manifest, plan, names)
-    findings += _listing_findings(files, names, plan.plan8, finished=finished)
+    findings += _listing_findings(output, names, plan.plan8)
     findings += (Finding(entry.name, f"is a {entry.kind}, which readers of the folder may follow", ELSEWHERE)
-                 for entry in store.entries(FOLDER) if entry.kind is Kind.OTHER)  # fmt: skip
-    present = tuple(index for index, name in enumerate(names) if name in files)
+                 for entry in output.store.entries(FOLDER) if entry.kind is Kind.OTHER)  # fmt: skip
+    present = tuple(index for index, name in enumerate(names) if name in output.files)
     return Layout(tuple(findings), wanted, manifest, present)
 
 
-def _listing_findings(files: set[str], names: list[str], plan8: str, *, finished: bool) -> Iterator[Finding]:
+def _listing_findings(output: Output, names: list[str], plan8: str) -> Iterator[Finding]:
     """What is missing among the parts, and what is too many."""
-    missing = [name for name in names if name not in files]
-    if finished:
+    missing = [name for name in names if name not in output.files]
+    if output.finished:
         yield from (Finding(name, "is missing", f"{AGAIN}, which makes just this part") for name in missing)
     else:
         done = f"{len(names) - len(missing):,} of {len(names):,} parts are committed"
         what = f"is not there: the output is not finished, {done}"
         yield Finding(MANIFEST, what, f"{AGAIN}, which does the rest")
-    for name in sorted(files.difference(names)):
+    for name in sorted(output.files.difference(names)):
         mend = MOVE if can_be_set_aside(name, plan8) else ELSEWHERE
         yield Finding(name, "is not of this output, and who reads the folder reads it too", mend)
 
 
-def _is_there(store: Store, name: str) -> bool:
-    try:
-        return store.size(name) >= 0
-    except FileNotFoundError:
-        return False
-
-
-def _plan(store: Store, findings: list[Finding]) -> Wanted | None:
+def _plan(output: Output, findings: list[Finding]) -> Wanted | None:
     """Return what the plan says, or add what is wrong with it; the parts cannot be checked then."""
     try:
-        return Wanted.of(Plan.from_json(fetch(store, PLAN)))
+        return Wanted.of(output.plan())
     except KeyError as error:
         fault = f"its fingerprint has no {error} that this version knows"
     except (ValueError, TypeError) as error:
@@ -110,9 +88,9 @@ def _plan(store: Store, findings: list[Finding]) -> Wanted | None:
     return None
 
 
-def _manifest(store: Store, findings: list[Finding]) -> Manifest | None:
+def _manifest(output: Output, findings: list[Finding]) -> Manifest | None:
     try:
-        return Manifest.from_json(fetch(store, MANIFEST))
+        return output.manifest()
     except ValueError as error:
         findings.append(Finding(MANIFEST, f"cannot be used: {one_line(error)}", REWRITE))
     return None

@@ -16,17 +16,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.inspect.batch import Batch, Mask
+from pipeline.inspect.output import ROWS_AT_ONCE, Output
 from pipeline.inspect.verify.findings import Finding, RowFindings
 from pipeline.inspect.verify.numbers import NumberCheck
 from pipeline.inspect.verify.order import RowOrder
 from pipeline.inspect.verify.wanted import Wanted
 from pipeline.output.counts import Counts, lengths_of
 from pipeline.output.part import PartInfo, part_name, read_report, sha256_of
-from pipeline.store.base import Store
 from pipeline.types import FinishReason
 from pipeline.wording import brief, listed, one_line
 
-ROWS_AT_ONCE = 1000
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)
 """What damaged bytes may raise: wrong sums, sizes that are nonsense, text that is none."""
 
@@ -51,12 +50,12 @@ class PartSeen:
 
 
 def check_part(
-    store: Store, wanted: Wanted, index: int, *, sha256: str | None, kept: pa.Schema | None, tick: Callable[[], None]
+    output: Output, wanted: Wanted, index: int, *, sha256: str | None, kept: pa.Schema | None, tick: Callable[[], None]
 ) -> PartSeen:
     """Check the part of a shard; at most `ROWS_AT_ONCE` rows are held at a time.
 
     Args:
-        store: The output folder.
+        output: The output.
         wanted: What the plan says.
         index: The shard.
         sha256: What the manifest says; none: nothing.
@@ -66,9 +65,9 @@ def check_part(
     name = part_name(wanted.plan.plan8, index, wanted.plan.shard_count)
     seen = PartSeen([])
     try:
-        if sha256 is not None and sha256_of(store, name) != sha256:
+        if sha256 is not None and sha256_of(output.store, name) != sha256:
             seen.findings.append(Finding(name, "its SHA-256 is not the manifest's"))
-        info = read_report(store, name)
+        info = read_report(output.store, name)
     except FileNotFoundError:
         seen.findings.append(Finding(name, "is not there any more"))
     except _UNREADABLE as error:
@@ -76,7 +75,7 @@ def check_part(
     else:
         seen.environment = info.environment
         seen.findings += _footer_findings(name, info, wanted, index)
-        _check_rows(store, name, wanted, index, info, kept, tick, seen)
+        _check_rows(output, name, wanted, index, info, kept, tick, seen)
     return seen
 
 
@@ -88,11 +87,11 @@ def _footer_findings(name: str, info: PartInfo, wanted: Wanted, index: int) -> I
 
 
 def _check_rows(
-    store: Store, name: str, wanted: Wanted, index: int, info: PartInfo, kept: pa.Schema | None,
+    output: Output, name: str, wanted: Wanted, index: int, info: PartInfo, kept: pa.Schema | None,
     tick: Callable[[], None], seen: PartSeen,
 ) -> None:  # fmt: skip
     """Read all pages, and check what is in them."""
-    with store.open(name) as file:
+    with output.store.open(name) as file:
         try:
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
             schema = parquet.schema_arrow

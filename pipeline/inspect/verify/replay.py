@@ -18,17 +18,16 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ModelRefused
 from pipeline.inspect.identity import differences
+from pipeline.inspect.output import Output
 from pipeline.inspect.verify.findings import Finding
 from pipeline.output.environment import environment, identity
 from pipeline.output.part import part_name
 from pipeline.planning.plan import Plan
-from pipeline.store.base import Store
 from pipeline.types import ErrorCode, Segment, Shard, Task
 from pipeline.wording import brief, one_line
 from pipeline.work.job import Job
 from pipeline.work.worker import Worker
 
-_ROWS_AT_ONCE = 1000
 _BLAMED = (ErrorCode.WORKER_CRASH, ErrorCode.TIMEOUT)
 _Key = tuple[str, int]
 
@@ -79,13 +78,12 @@ def choose(plan: Plan, shards: Sequence[int], count: int) -> list[tuple[int, Seg
     return [(shards[place // size], _row(plan.shard(shards[place // size]), place % size)) for place in places]
 
 
-def without_blamed(store: Store, plan: Plan, chosen: Sequence[tuple[int, Segment]]) -> list[tuple[int, Segment]]:
+def without_blamed(output: Output, plan: Plan, chosen: Sequence[tuple[int, Segment]]) -> list[tuple[int, Segment]]:
     """Leave out rows that ended or hung a replica: they would do so here."""
     places: dict[int, set[Segment]] = {}
     for index in {shard for shard, _ in chosen}:
         name = part_name(plan.plan8, index, plan.shard_count)
-        with store.open(name) as file:
-            rows = pq.read_table(file, columns=["sample_index", "error_code"])
+        rows = pa.Table.from_batches(output.batches(name, ["sample_index", "error_code"]))
         samples, codes = (rows.column(name).to_pylist() for name in ("sample_index", "error_code"))
         first = [code for sample, code in zip(samples, codes, strict=True) if sample == 0]
         places[index] = {_row(plan.shard(index), row) for row, code in enumerate(first) if code in _BLAMED}
@@ -101,12 +99,12 @@ def _row(shard: Shard, offset: int) -> Segment:
 
 
 def replay(
-    store: Store, job: Job, chosen: Sequence[tuple[int, Segment]], environments: Mapping[int, Mapping[str, Any]]
+    output: Output, job: Job, chosen: Sequence[tuple[int, Segment]], environments: Mapping[int, Mapping[str, Any]]
 ) -> Replayed:
     """Generate the chosen rows again and compare them with those in the output.
 
     Args:
-        store: The output folder.
+        output: The output.
         job: What made it, with the plan that the folder holds.
         chosen: What `choose` returned.
         environments: Shard → the facts about where its part was made.
@@ -126,7 +124,7 @@ def replay(
         doubts = differences(environments[shard], here)
         result.doubts += [doubt for doubt in doubts if doubt not in result.doubts]
         name = part_name(job.plan.plan8, shard, job.plan.shard_count)
-        for wrong in _compared(store, name, pa.concat_tables([rows[place] for place in places])):
+        for wrong in _compared(output, name, pa.concat_tables([rows[place] for place in places])):
             if wrong is None:
                 result.equal += 1
             elif doubts:
@@ -166,9 +164,9 @@ def _by_input_row(table: pa.Table) -> list[pa.Table]:
     return [table.slice(start, stop - start) for start, stop in zip(starts, [*starts[1:], len(samples)], strict=True)]
 
 
-def _compared(store: Store, name: str, made: pa.Table) -> Iterator[Finding | None]:
+def _compared(output: Output, name: str, made: pa.Table) -> Iterator[Finding | None]:
     """Compare each of the rows with the one in the part: none where they are equal."""
-    there = {key: (table, i) for table, i, key in _find(store, name, made.column("row_id").unique())}
+    there = {key: (table, i) for table, i, key in _find(output, name, made.column("row_id").unique())}
     for i, (row_id, sample) in enumerate(_keys(made)):
         place = f"row_id {brief(row_id)}, sample {sample}"
         if (row_id, sample) not in there:
@@ -184,14 +182,13 @@ def _compared(store: Store, name: str, made: pa.Table) -> Iterator[Finding | Non
             yield Finding(name, what, place=place)
 
 
-def _find(store: Store, name: str, row_ids: Any) -> Iterator[tuple[Any, int, _Key]]:
+def _find(output: Output, name: str, row_ids: Any) -> Iterator[tuple[Any, int, _Key]]:
     """The output rows of a part that have one of the ids."""
-    with store.open(name) as file:
-        for batch in pq.ParquetFile(file).iter_batches(_ROWS_AT_ONCE):
-            rows: Any = batch
-            chosen = rows.filter(pc.is_in(rows.column("row_id"), value_set=row_ids))
-            for i, key in enumerate(_keys(chosen)):
-                yield chosen, i, key
+    for batch in output.batches(name):
+        rows: Any = batch
+        chosen = rows.filter(pc.is_in(rows.column("row_id"), value_set=row_ids))
+        for i, key in enumerate(_keys(chosen)):
+            yield chosen, i, key
 
 
 def _keys(rows: Any) -> list[_Key]:

@@ -20,6 +20,7 @@ import pyarrow as pa
 from pipeline.errors import ConfigurationError, ExitCode, PlanRefused, PromptmillError
 from pipeline.inspect.config import VerifyConfig
 from pipeline.inspect.identity import mixtures
+from pipeline.inspect.output import Output, open_output
 from pipeline.inspect.verify.duplicates import find_duplicates
 from pipeline.inspect.verify.findings import REWRITE, Finding
 from pipeline.inspect.verify.layout import Layout, read_layout
@@ -33,7 +34,6 @@ from pipeline.output.mending import FINDINGS, write_down
 from pipeline.output.part import part_name
 from pipeline.planning.fingerprint import differences
 from pipeline.planning.plan import Plan
-from pipeline.store.base import Store, open_store
 from pipeline.wording import counted
 from pipeline.work.job import Job
 
@@ -63,15 +63,15 @@ def verify(config: VerifyConfig, *, tell: Callable[[str], None], restore: Restor
         PlanRefused: If there is no output.
         PromptmillError: If nothing is wrong, and a replay was asked for that cannot be done here.
     """
-    store = open_store(config.output.path)
-    return _Verification(store, config, read_layout(store, config.output.path), tell).run(restore)
+    output = open_output(config.output.path)
+    return _Verification(output, config, read_layout(output), tell).run(restore)
 
 
 class _Verification:
     """One output being checked."""
 
-    def __init__(self, store: Store, config: VerifyConfig, layout: Layout, tell: Callable[[str], None]) -> None:
-        self._store, self._config, self._layout, self._tell = store, config, layout, tell
+    def __init__(self, output: Output, config: VerifyConfig, layout: Layout, tell: Callable[[str], None]) -> None:
+        self._output, self._config, self._layout, self._tell = output, config, layout, tell
         self._findings = 0
         self._damaged: dict[str, None] = {}
         self._intact: list[int] = []
@@ -117,7 +117,7 @@ class _Verification:
         shared: dict[str, Mapping[str, Any]] = {}
         for index in self._layout.present:
             name = part_name(plan.plan8, index, plan.shard_count)
-            seen = check_part(self._store, wanted, index, sha256=digests.get(name), kept=kept, tick=self._tick)
+            seen = check_part(self._output, wanted, index, sha256=digests.get(name), kept=kept, tick=self._tick)
             if not self._found(seen.findings):
                 self._intact.append(index)
             if seen.counts is not None:
@@ -126,7 +126,7 @@ class _Verification:
             kept = kept or seen.kept
             facts = seen.environment or instead
             self._environments[index] = shared.setdefault(json.dumps(facts, sort_keys=True), facts)
-        self._found(find_duplicates(self._store, hashes))
+        self._found(find_duplicates(self._output, hashes))
 
     def _check_together(self, wanted: Wanted) -> None:
         """Compare the totals, and say where parts were made on different machines, which is no damage."""
@@ -145,9 +145,9 @@ class _Verification:
         """Generate rows of the intact parts again."""
         if not self._config.replay:
             return
-        job = _job(self._store, self._config.output.path, plan, restore)
-        chosen = without_blamed(self._store, plan, choose(plan, self._intact, self._config.replay))
-        result = replay(self._store, job, chosen, self._environments)
+        job = _job(self._output, plan, restore)
+        chosen = without_blamed(self._output, plan, choose(plan, self._intact, self._config.replay))
+        result = replay(self._output, job, chosen, self._environments)
         self._found(result.findings)
         self._tell(str(result))
 
@@ -156,7 +156,7 @@ class _Verification:
         if not self._damaged:
             return
         try:
-            write_down(self._store, self._damaged)
+            write_down(self._output.store, self._damaged)
         except (PromptmillError, OSError) as error:
             self._tell(f"note: {FINDINGS} cannot be written, so before `generate` runs again, move the files named above "
                        f"elsewhere: {error}")  # fmt: skip
@@ -181,17 +181,17 @@ class _Verification:
         return f"complete and intact: {', '.join(counted(*amount) for amount in amounts)}"
 
 
-def _job(store: Store, path: str, plan: Plan, restore: Restore) -> Job:
+def _job(output: Output, plan: Plan, restore: Restore) -> Job:
     """The job that made the output, under the plan that is there.
 
     Raises:
         PromptmillError: If its configuration is lost, or its model or input is not what it was.
     """
     try:
-        text = store.get(CONFIG).decode()
+        text = output.store.get(CONFIG).decode()
     except (FileNotFoundError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{CONFIG} is missing or no text") from error
-    job = restore(text, path, plan.fingerprint.get("recipe", "generate"))
+    job = restore(text, output.path, plan.fingerprint.get("recipe", "generate"))
     if job.plan.plan_id != plan.plan_id:
         there = json.loads(json.dumps(job.plan.fingerprint))  # as it would read back: lists, not tuples
         raise PlanRefused(f"what it was made of is not what it was: {'; '.join(differences(plan.fingerprint, there))}")
