@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 MAX_SEED = 2**63 - 1
@@ -35,7 +35,7 @@ def require(condition: bool, name: str, value: object, allowed: str) -> None:
         raise ValueError(f"{name}={value!r}: must be {allowed}")
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingParams:
     r"""How tokens are chosen and when a completion ends. Names and meanings are vLLM's and Hugging Face's.
 
@@ -64,68 +64,38 @@ class SamplingParams:
     `max_tokens`, or where the other rules leave no token that could come next.
     """
 
-    n: int = field(default=1, metadata={"help": "completions of each prompt"})
-    temperature: float = field(default=1.0, metadata={"help": "0 is greedy, 1 is the model's own distribution"})
-    top_k: int = field(default=0, metadata={"help": "keep the k most likely tokens; 0 is off"})
-    top_p: float = field(
-        default=1.0, metadata={"help": "keep the most likely tokens that together have this probability; 1 is off"}
-    )
-    min_p: float = field(
-        default=0.0, metadata={"help": "drop tokens less likely than this share of the most likely one; 0 is off"}
-    )
-    repetition_penalty: float = field(
-        default=1.0, metadata={"help": "above 1 makes tokens of prompt and generation less likely; 1 is off"}
-    )
-    presence_penalty: float = field(
-        default=0.0, metadata={"help": "subtracted from the logit of every generated token; 0 is off"}
-    )
-    frequency_penalty: float = field(
-        default=0.0, metadata={"help": "the same for each time it was generated; 0 is off"}
-    )
-    logit_bias: dict[Any, float] = field(
-        default_factory=dict, metadata={"help": "added to the logits of tokens, -100 to 100 each, such as {50256:-5}"}
-    )  # once checked, {int: float}
-    bad_words: list[Any] = field(
-        default_factory=list,
-        metadata={"help": "texts that are not generated as the tokenizer spells them, such as [foo,bar]"},
-    )  # texts: typed so, YAML's `true` is refused, not made to "True"
-    regex: str | None = field(
-        default=None, metadata={"help": "a regular expression that the whole text must match; needs llguidance"}
-    )
-    choice: list[Any] = field(
-        default_factory=list,
-        metadata={"help": "the text must be one of these, such as [positive,negative]; needs llguidance"},
-    )
-    json_schema: Any = field(
-        default=None,
-        metadata={"help": "a JSON Schema that the text must satisfy: a mapping or its JSON text; needs llguidance"},
-    )  # once checked, null or JSON text
-    json_schema_file: str | None = field(
-        default=None, metadata={"help": "a file with such a JSON Schema"}
-    )  # the command line puts its content into json_schema
-    max_tokens: int = field(default=64, metadata={"help": "generated tokens at most"})
-    min_tokens: int = field(default=0, metadata={"help": "no ending before this many tokens"})
-    stop: list[str] = field(
-        default_factory=list,
-        metadata={"help": r'texts that end a completion, such as ["\n\n",END]; they are not part of its text'},
-    )
-    stop_token_ids: list[int] = field(default_factory=list, metadata={"help": "token ids that end a completion"})
-    ignore_eos: bool = field(default=False, metadata={"help": "go on after the model's end-of-text token"})
-    seed: int = field(default=0, metadata={"help": "another seed, other samples; the same seed, the same bytes"})
+    n: int = 1
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    bad_words: tuple[str, ...] = ()
+    regex: str | None = None
+    choice: tuple[str, ...] = ()
+    json_schema: str | None = None
+    max_tokens: int = 64
+    min_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    seed: int = 0
 
     def __post_init__(self) -> None:
         """Check every field; a `ValueError` names the field, its value and what is allowed."""
         self._check_numbers()
-        require(
-            self.json_schema_file is None, "json_schema_file", self.json_schema_file, "read before, into json_schema"
-        )
-        self.logit_bias = _biases(self.logit_bias)
+        object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
         if self.json_schema is not None:
-            self.json_schema = _schema_text(self.json_schema)
+            object.__setattr__(self, "json_schema", _schema_text(self.json_schema))
         for name in ("stop", "bad_words", "choice"):
             texts = getattr(self, name)
-            require(all(isinstance(s, str) and s for s in texts), name, texts, "a list of non-empty texts")
+            good = not isinstance(texts, str) and all(isinstance(s, str) and s for s in texts)
+            require(good, name, _as_list(texts), "a list of non-empty texts")
             _check_encodes(name, texts)
+            object.__setattr__(self, name, tuple(texts))
         require(self.regex != "", "regex", self.regex, "null or a regular expression")
         _check_encodes("regex", [self.regex or ""])
         given = [name for name in STRUCTURED if getattr(self, name)]
@@ -133,8 +103,9 @@ class SamplingParams:
             raise ValueError(f"{' and '.join(given)}: exclude each other; give one of {', '.join(STRUCTURED)} at most")
         require(
             all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in self.stop_token_ids),
-            "stop_token_ids", self.stop_token_ids, "a list of token ids (whole numbers from 0)",
+            "stop_token_ids", _as_list(self.stop_token_ids), "a list of token ids (whole numbers from 0)",
         )  # fmt: skip
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
 
     def _check_numbers(self) -> None:
         for name in ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"):
@@ -161,11 +132,17 @@ class SamplingParams:
 
     def beyond(self, vocab_size: int) -> tuple[str, int] | None:
         """The first token id that a vocabulary does not have, after the name of its field; null if all are there."""
-        for name, ids in (("stop_token_ids", self.stop_token_ids), ("logit_bias", self.logit_bias)):
+        for name, ids in (("stop_token_ids", self.stop_token_ids), ("logit_bias", dict(self.logit_bias))):
             for token in ids:
                 if token >= vocab_size:
                     return name, token
         return None
+
+    def plain(self) -> dict[str, Any]:
+        """Return the parameters as JSON has them, by name; `SamplingParams(**plain)` is the same again."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
+        return {**values, **lists, "logit_bias": dict(self.logit_bias)}
 
     def override(self, values: Mapping[str, Any]) -> SamplingParams:
         """Return a copy in which the non-null values replace the fields of the same names.
@@ -185,14 +162,14 @@ class SamplingParams:
         if not changes:
             return self
         if any(name in changes for name in STRUCTURED):
-            changes = {"regex": None, "choice": [], "json_schema": None, **changes}
+            changes = {"regex": None, "choice": (), "json_schema": None, **changes}
         return dataclasses.replace(self, **changes)
 
 
 _KINDS: dict[str, str] = {f.name: str(f.type).split("[")[0].split(" |")[0] for f in dataclasses.fields(SamplingParams)}
-del _KINDS["json_schema_file"]  # no row names a file on this machine
+_KINDS |= {"logit_bias": "dict", "json_schema": "any"}
 _WANTED = {
-    "int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "list": "a list",
+    "int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "tuple": "a list",
     "dict": "a mapping, or a list of pairs, of token ids and biases",
 }  # fmt: skip
 
@@ -204,17 +181,17 @@ def _coerce(name: str, value: Any) -> Any:
     mapping the pairs that Arrow makes of its maps.
     """
     kind = _KINDS[name]
-    if kind == "Any" or (kind == "bool" and isinstance(value, bool)) or (kind == "str" and isinstance(value, str)):
+    if kind == "any" or (kind == "bool" and isinstance(value, bool)) or (kind == "str" and isinstance(value, str)):
         return value
     if kind in ("int", "float") and isinstance(value, int | float) and not isinstance(value, bool):
         if kind == "float":
             return float(value)
         if math.isfinite(value) and int(value) == value:
             return int(value)
-    if kind == "list" and isinstance(value, str) and name in ("stop", "bad_words"):
-        return [value]
-    if kind == "list" and isinstance(value, list | tuple):
-        return list(value)
+    if kind == "tuple" and isinstance(value, str) and name in ("stop", "bad_words"):
+        return (value,)
+    if kind == "tuple" and isinstance(value, list | tuple):
+        return tuple(value)
     if kind == "dict" and isinstance(value, Mapping):
         return {key: bias for key, bias in value.items() if bias is not None}  # a struct's fields that a row has not
     if (
@@ -228,17 +205,22 @@ def _coerce(name: str, value: Any) -> Any:
     raise ValueError(f"{name}={value!r}: must be {_WANTED[kind]}")
 
 
-def _biases(values: Mapping[Any, Any]) -> dict[int, float]:
-    """Biases by token id, in the order of the ids; YAML and JSON may have written these as texts."""
+def _as_list(value: Any) -> Any:
+    """A tuple as whoever wrote it knows it."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _biases(values: Mapping[Any, Any] | Iterable[tuple[Any, Any]]) -> tuple[tuple[int, float], ...]:
+    """(token id, bias) in the order of the ids; YAML and JSON may have written the ids as texts."""
     made: dict[int, float] = {}
     allowed = f"token ids (whole numbers from 0), each once, with biases from -{MAX_BIAS} to {MAX_BIAS}"
-    for key, bias in values.items():
+    for key, bias in values.items() if isinstance(values, Mapping) else values:
         token = int(key) if isinstance(key, str) and re.fullmatch("[0-9]{1,18}", key) else key
         good = isinstance(token, int) and not isinstance(token, bool) and token >= 0 and token not in made
         number = isinstance(bias, int | float) and not isinstance(bias, bool)
         require(good and number and -MAX_BIAS <= bias <= MAX_BIAS, "logit_bias", {key: bias}, allowed)
         made[token] = float(bias)
-    return dict(sorted(made.items()))
+    return tuple(sorted(made.items()))
 
 
 def _schema_text(value: Any) -> str:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.planning.fingerprint import digest
 from pipeline.sampling import STRUCTURED, SamplingParams
+from pipeline.work.sampling import SamplingConfig
 
 SCHEMA = {"type": "object", "properties": {"b": {"type": "integer"}, "a": {"enum": ["é", None, 1.5]}}}
 
@@ -65,7 +66,7 @@ def test_biases_in_any_form_are_one(biases: dict[int, float], random: Any) -> No
     made += [SamplingParams(logit_bias=form) for form in forms[:2]]
     made += [SamplingParams().override(json.loads(json.dumps({"logit_bias": forms[0]})))]
     for one in made:
-        assert list(one.logit_bias.items()) == sorted(biases.items())
+        assert one.logit_bias == tuple(sorted(biases.items()))
         assert digest(dataclasses.asdict(one)) == digest(dataclasses.asdict(made[0]))
 
 
@@ -76,7 +77,7 @@ def test_a_token_that_is_given_twice_is_refused(pairs: Any) -> None:
 
 
 def test_fields_of_a_struct_that_a_row_has_not_are_no_biases() -> None:
-    assert SamplingParams().override({"logit_bias": {"5": 1.0, "6": None}}).logit_bias == {5: 1.0}
+    assert SamplingParams().override({"logit_bias": {"5": 1.0, "6": None}}).logit_bias == ((5, 1.0),)
 
 
 @pytest.mark.parametrize("value", [3, "a", [3], [(1, 2, 3)], True])
@@ -122,7 +123,7 @@ def test_a_row_that_gives_two_structures_is_refused() -> None:
 
 
 def test_the_types_that_a_row_may_use() -> None:
-    assert SamplingParams().override({"bad_words": "a"}).bad_words == ["a"]
+    assert SamplingParams().override({"bad_words": "a"}).bad_words == ("a",)
     for name, wrong in (("choice", "a"), ("regex", 3), ("regex", ["a"]), ("bad_words", 3), ("choice", {"a": 1})):
         with pytest.raises(ValueError, match=rf"{name}=.*: must be a"):
             SamplingParams().override({name: wrong})
@@ -139,3 +140,21 @@ def test_tokens_beyond_the_vocabulary_are_found(vocab: int, tokens: list[int], s
     if beyond is not None:
         name, token = beyond
         assert token >= vocab and token in (stops if name == "stop_token_ids" else tokens)
+
+
+def test_parameters_are_a_value() -> None:
+    """Equal ones are one key, whatever form their fields came in, and the plain form makes the same again."""
+    one = SamplingParams(stop=["a"], logit_bias={"5": 1, 3: 2}, choice=["x"], seed=4)  # type: ignore[arg-type]
+    other = SamplingParams(stop=("a",), logit_bias=((3, 2.0), (5, 1.0)), choice=("x",), seed=4)
+    assert {one: 1}[other] == 1
+    assert SamplingParams(**json.loads(json.dumps(one.plain()))) == one
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.seed = 5  # type: ignore[misc]
+
+
+def test_the_options_are_those_of_the_value() -> None:
+    assert SamplingConfig().params() == SamplingParams()
+    own = {f.name for f in dataclasses.fields(SamplingConfig)} - {f.name for f in dataclasses.fields(SamplingParams)}
+    assert own == {"json_schema_file"}
+    with pytest.raises(ValueError, match="stop='ab': must be a list"):
+        SamplingConfig(stop="ab")  # type: ignore[arg-type]

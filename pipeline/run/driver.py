@@ -42,7 +42,6 @@ from pipeline.run.show.progress import ProgressView, progress_view
 from pipeline.run.show.summary import RunSummary, summary
 from pipeline.run.show.watch import Watch
 from pipeline.run.signals import Stopped, signals_raise
-from pipeline.sampling import SamplingParams
 from pipeline.store.base import open_store
 from pipeline.wording import counted, duration
 from pipeline.work.config import GenerateConfig
@@ -207,7 +206,7 @@ class _Run:
             write_down(store, [error.file])
             raise
         card = dataset_card(
-            manifest, self._plan, model=_shown(config.model.path), sampling=_told(config.sampling),
+            manifest, self._plan, model=_shown(config.model.path), sampling=config.sampling.params().plain(),
             schema=self._prepared.job.schema, title=self._recipe.title, meanings=self._recipe.meanings,
             samples=read_samples(store, manifest.parts[0].file),
         )  # fmt: skip
@@ -271,11 +270,6 @@ def _metrics(plan: Plan, driver: str, deadline: datetime.datetime | None, pool: 
     from pipeline.run.cluster.meter import RayMeter
 
     return Metrics(RayMeter(), plan=plan.plan8, driver=driver, deadline=deadline, starting=pool.pending)
-
-
-def _told(sampling: SamplingParams) -> dict[str, object]:
-    """The parameters, without the key that only the command line knows."""
-    return {name: value for name, value in dataclasses.asdict(sampling).items() if name != "json_schema_file"}
 
 
 def _shown(model: str) -> str:

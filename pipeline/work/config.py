@@ -10,7 +10,8 @@ from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.machine import cores
 from pipeline.output.config import OutputConfig
 from pipeline.prompts.config import SourceConfig
-from pipeline.types import SamplingParams, require
+from pipeline.sampling import require
+from pipeline.work.sampling import SamplingConfig
 
 CLUSTERS = ("inline", "local", "existing")
 CORES_A_REPLICA = 8
@@ -125,8 +126,8 @@ class GenerateConfig:
         default_factory=EngineConfig,
         metadata={"help": "batching; speed only but for max_model_len, kernels=none and a GPU's deterministic"},
     )
-    sampling: SamplingParams = field(
-        default_factory=SamplingParams, metadata={"help": "how tokens are chosen, and when a completion ends"}
+    sampling: SamplingConfig = field(
+        default_factory=SamplingConfig, metadata={"help": "how tokens are chosen, and when a completion ends"}
     )
     stats: StatsConfig = field(
         default_factory=StatsConfig,

@@ -75,7 +75,7 @@ def prepare(config: GenerateConfig, recipe: str = "generate") -> Prepared:
     _check_vocabulary(config, identity.vocab_size)
     _check_statistics(config, identity)
     try:
-        undone = backend.check(config.sampling)
+        undone = backend.check(config.sampling.params())
     except ValueError as error:
         raise ConfigurationError(f"sampling.{error}") from error
     if not source.files:
@@ -99,7 +99,7 @@ def _job(config: GenerateConfig, plan: Plan, source: Source, schema: Any, identi
         if value is not None and Path(value).expanduser().is_dir():
             setattr(model, key, _absolute(value))
     return Job(
-        plan, source.schema, schema, model, config.engine, config.sampling, config.stats,
+        plan, source.schema, schema, model, config.engine, config.sampling.params(), config.stats,
         replace(config.source, path=_absolute(config.source.path)),
         replace(config.output, path=_absolute(config.output.path)),
         "cuda" if config.cluster.gpus_per_replica > 0 else "cpu",
@@ -131,7 +131,7 @@ def refusing(refusal: type[Refused], what: str) -> Iterator[None]:
 def _check_structured(config: GenerateConfig) -> None:
     """Refuse a regex, choice or JSON Schema that cannot be followed."""
     try:
-        check_in_time(config.sampling)
+        check_in_time(config.sampling.params())
     except ValueError as error:
         name, _, why = str(error).partition(": ")
         value = f"={one_line(config.sampling.regex, 60)}" if name == "regex" and config.sampling.regex else ""
@@ -142,7 +142,7 @@ def _check_vocabulary(config: GenerateConfig, size: int | None) -> None:
     """Refuse what asks for tokens that the model does not have."""
     if size is None:
         return
-    beyond = config.sampling.beyond(size)
+    beyond = config.sampling.params().beyond(size)
     if beyond is not None:
         raise ConfigurationError(
             f"sampling.{beyond[0]}: {beyond[1]} is no token of the model, which has ids 0 to {size - 1}"
@@ -166,12 +166,10 @@ def _asked(config: GenerateConfig, recipe: str) -> dict[str, Any]:
     """The options that decide the output's bytes; paths do not, what is in them does."""
     source = asdict(config.source)
     del source["path"], source["template_file"]
-    sampling = asdict(config.sampling)
-    del sampling["json_schema_file"]
     return {
         "recipe": recipe,
         "schema": SCHEMA_VERSION,
-        "sampling": sampling,
+        "sampling": config.sampling.params().plain(),
         "stats": asdict(config.stats),
         "source": source,
         "output": {"include_prompt": config.output.include_prompt},

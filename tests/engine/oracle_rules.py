@@ -92,7 +92,7 @@ def constrained(logits: Array, prompt: Sequence[int], generated: Sequence[int], 
     if sampling.min_tokens and ends_of(sampling):
         rules.append(MinNewTokensLengthLogitsProcessor(len(prompt), sampling.min_tokens, ends_of(sampling)))
     if sampling.logit_bias:
-        rules.append(SequenceBiasLogitsProcessor({(t,): b for t, b in sampling.logit_bias.items()}))
+        rules.append(SequenceBiasLogitsProcessor({(t,): b for t, b in sampling.logit_bias}))
     if sampling.repetition_penalty != 1:
         rules.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
     for rule in rules:

@@ -20,7 +20,7 @@ class FakeDriver:
     calls: list[tuple[GenerateConfig, str]] = field(default_factory=list)
     answer: Callable[[GenerateConfig], int] = lambda config: 0
 
-    def generate(self, config: GenerateConfig, *, config_yaml: str) -> Any:
+    def run_job(self, config: GenerateConfig, *, config_yaml: str) -> Any:
         self.calls.append((config, config_yaml))
         return types.SimpleNamespace(exit_code=self.answer(config))
 
@@ -40,7 +40,7 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
 def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
     fake = FakeDriver()
     module = types.ModuleType("pipeline.run.driver")
-    module.generate = fake.generate  # type: ignore[attr-defined]
+    module.run_job = fake.run_job  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pipeline.run.driver", module)
     return fake
 

@@ -82,7 +82,7 @@ def test_repeated_values_are_made_once_and_types_are_told_apart() -> None:
 def test_biases_come_as_maps_structs_and_json(value: Any) -> None:
     made = apply(value)
     assert isinstance(made, SamplingParams)
-    assert made.logit_bias == {3: -2.0, 5: 1.5}
+    assert made.logit_bias == ((3, -2.0), (5, 1.5))
 
 
 def test_tokens_of_the_job_are_not_the_rows_fault() -> None:

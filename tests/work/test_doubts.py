@@ -6,14 +6,14 @@ import pytest
 
 from pipeline.output.config import OutputConfig
 from pipeline.prompts.config import SourceConfig
-from pipeline.sampling import SamplingParams
 from pipeline.work.config import GenerateConfig
 from pipeline.work.doubts import doubts
+from pipeline.work.sampling import SamplingConfig
 
 
 def told(source: dict[str, Any], sampling: dict[str, Any]) -> list[str]:
     config = GenerateConfig(
-        source=SourceConfig(path="in", **source), sampling=SamplingParams(**sampling), output=OutputConfig(path="out")
+        source=SourceConfig(path="in", **source), sampling=SamplingConfig(**sampling), output=OutputConfig(path="out")
     )
     return list(doubts(config, 1024))
 

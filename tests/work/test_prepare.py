@@ -13,9 +13,9 @@ from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.errors import InputRefused, ModelRefused, PlanRefused, Refused
 from pipeline.output.config import OutputConfig
 from pipeline.prompts.config import SourceConfig
-from pipeline.types import SamplingParams
 from pipeline.work.config import ClusterConfig, GenerateConfig
 from pipeline.work.prepare import prepare
+from pipeline.work.sampling import SamplingConfig
 
 MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
 
@@ -70,10 +70,10 @@ def test_plans_and_writes_nothing(place: Path) -> None:
         ({"source": {"id_column": "no"}}, InputRefused, ["source.id_column", "'no'"]),
         ({"model": {"path": "/no/model"}}, ModelRefused, ["model.path=/no/model"]),
         ({"model": {"tokenizer": "/no/tokenizer"}}, ModelRefused, ["model.tokenizer=/no/tokenizer"]),
-        ({"sampling": SamplingParams(stop_token_ids=[5000])}, Refused, ["sampling.stop_token_ids", "5000", "0 to 1023"]),
-        ({"sampling": SamplingParams(logit_bias={5000: 1})}, Refused, ["sampling.logit_bias", "5000", "0 to 1023"]),
-        ({"sampling": SamplingParams(regex="(a")}, Refused, ["sampling.regex=(a: unclosed group"]),
-        ({"sampling": SamplingParams(json_schema={"type": "x"})}, Refused, ["sampling.json_schema: Invalid type: x"]),
+        ({"sampling": SamplingConfig(stop_token_ids=[5000])}, Refused, ["sampling.stop_token_ids", "5000", "0 to 1023"]),
+        ({"sampling": SamplingConfig(logit_bias={5000: 1})}, Refused, ["sampling.logit_bias", "5000", "0 to 1023"]),
+        ({"sampling": SamplingConfig(regex="(a")}, Refused, ["sampling.regex=(a: unclosed group"]),
+        ({"sampling": SamplingConfig(json_schema={"type": "x"})}, Refused, ["sampling.json_schema: Invalid type: x"]),
         ({"engine": EngineConfig(max_model_len=5000)}, ModelRefused, ["engine.max_model_len=5000", "256"]),
         ({"source": {"path": "in"}, "output": {"path": "in"}}, PlanRefused, ["output.path=in", "input's own folder"]),
         ({"source": {"path": "in"}, "output": {"path": "in/"}}, PlanRefused, ["input's own folder"]),
@@ -102,13 +102,13 @@ def test_an_output_beside_its_input_is_fine(place: Path) -> None:
 @pytest.mark.parametrize(
     "sections",
     [
-        {"sampling": SamplingParams(seed=1)},
-        {"sampling": SamplingParams(stop=["x"])},
-        {"sampling": SamplingParams(logit_bias={3: 1})},
-        {"sampling": SamplingParams(bad_words=["x"])},
-        {"sampling": SamplingParams(regex="x")},
-        {"sampling": SamplingParams(choice=["x"])},
-        {"sampling": SamplingParams(json_schema={})},
+        {"sampling": SamplingConfig(seed=1)},
+        {"sampling": SamplingConfig(stop=["x"])},
+        {"sampling": SamplingConfig(logit_bias={3: 1})},
+        {"sampling": SamplingConfig(bad_words=["x"])},
+        {"sampling": SamplingConfig(regex="x")},
+        {"sampling": SamplingConfig(choice=["x"])},
+        {"sampling": SamplingConfig(json_schema={})},
         {"stats": StatsConfig(top_logprobs=1)},
         {"stats": StatsConfig(columns=["logprob"])},
         {"source": {"limit": 2}},
@@ -159,10 +159,10 @@ def test_what_only_changes_how_fast_or_where_is_not(place: Path, sections: dict[
 def test_the_order_of_a_schemas_properties_is_in_the_id_and_how_it_was_written_is_not(place: Path) -> None:
     one = {"properties": {"a": {}, "b": {}}}
     other = {"properties": {"b": {}, "a": {}}}
-    ids = [plan_id(sampling=SamplingParams(json_schema=s)) for s in (one, json.dumps(one, indent=2), other)]
+    ids = [plan_id(sampling=SamplingConfig(json_schema=s)) for s in (one, json.dumps(one, indent=2), other)]
     assert ids[0] == ids[1] != ids[2]
     biases = [{3: 1, 20: 2}, {"20": 2.0, "3": 1.0}]
-    assert len({plan_id(sampling=SamplingParams(logit_bias=b)) for b in biases}) == 1
+    assert len({plan_id(sampling=SamplingConfig(logit_bias=b)) for b in biases}) == 1
 
 
 def test_the_caches_type_is_the_models_own_unless_it_is_said(place: Path) -> None:

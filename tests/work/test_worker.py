@@ -17,10 +17,11 @@ from pipeline.engine.config import EngineConfig, ModelConfig
 from pipeline.errors import DeviceFault, PlanRefused, PromptmillError, WorkerFailed
 from pipeline.output.config import OutputConfig
 from pipeline.prompts.config import SourceConfig
-from pipeline.types import ErrorCode, Request, SamplingParams, Segment, Task
+from pipeline.types import ErrorCode, Request, Segment, Task
 from pipeline.work.config import GenerateConfig
 from pipeline.work.job import Job
 from pipeline.work.prepare import prepare
+from pipeline.work.sampling import SamplingConfig
 from pipeline.work.worker import Worker
 
 MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
@@ -34,7 +35,7 @@ def job(folder: Path, path: str = "", **output: Any) -> Job:
     config = GenerateConfig(
         model=ModelConfig(path=str(MODEL)),
         engine=EngineConfig(max_num_seqs=4),
-        sampling=SamplingParams(n=2, max_tokens=4),
+        sampling=SamplingConfig(n=2, max_tokens=4),
         source=SourceConfig(path=str(source)),
         output=OutputConfig(path=path or str(folder / "out"), rows_per_shard=2, **output),
     )

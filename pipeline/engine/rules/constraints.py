@@ -107,8 +107,8 @@ class Constraints:
         if penalised:
             self._penalties[slot] = upload(penalties, np.float32, self._device)
             self._count(slot, sequence.request.prompt_token_ids)
-        words = self._bad_words(tuple(sampling.bad_words)) if sampling.bad_words else None
-        bias = {token: value for token, value in sampling.logit_bias.items() if token < self._vocab_size}
+        words = self._bad_words(sampling.bad_words) if sampling.bad_words else None
+        bias = {token: value for token, value in sampling.logit_bias if token < self._vocab_size}
         if not (penalised or words or bias or watch.grammar or watch.forbids_end(0)):
             self._rules[slot] = None
             return

@@ -14,7 +14,6 @@ import select
 import subprocess
 import sys
 import threading
-from dataclasses import asdict
 
 from pipeline.engine.rules.structured import require_library
 from pipeline.types import SamplingParams
@@ -35,7 +34,7 @@ def check_in_time(sampling: SamplingParams) -> None:
     name = sampling.structured
     if name is not None:
         require_library(name)
-        told = _guard().ask(name, json.dumps(asdict(sampling)))
+        told = _guard().ask(name, json.dumps(sampling.plain()))
         if told is not None:
             raise ValueError(told)
 
