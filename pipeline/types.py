@@ -5,7 +5,7 @@ It knows no library but the standard one, and no other module of promptmill but 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -46,13 +46,18 @@ class RowError:
     message: str
 
 
+Messages = Sequence[Mapping[str, Any]]
+"""A conversation: `role` and `content` of each message, and what else a template may want of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class PromptRow:
     """An input row made ready: what to generate from, or why that cannot be.
 
     `prompt` is the rendered text (null when the input is token ids, or on an error before rendering);
     `prompt_token_ids` is empty exactly when `error` is set. `prompt_length` is the number of the prompt's tokens before any
-    was cut off, 0 where they are not known.
+    was cut off, 0 where they are not known. `messages` is the conversation that the prompt was made of, of which the last one
+    is gone on with if `continues`.
     """
 
     row_id: str
@@ -61,6 +66,8 @@ class PromptRow:
     sampling: SamplingParams
     error: RowError | None = None
     prompt_length: int = 0
+    messages: Messages | None = None
+    continues: bool = False
 
     @property
     def prompt_tokens(self) -> int:
@@ -223,6 +230,27 @@ class Progress:
         return self.completion_tokens + self.room.open_tokens
 
 
+@dataclass(frozen=True, slots=True)
+class ChatFormat:
+    """How a conversation becomes a prompt.
+
+    Attributes:
+        template: The chat template; None: the tokenizer's own.
+        arguments: What a template is given beside the messages and the tools, as the text of a JSON object.
+        continue_final: Whether the last message is gone on with, instead of answered.
+        day: The date that a template is told, such as `2026-11-28`; None: it asks for none.
+    """
+
+    template: str | None = None
+    arguments: str = "{}"
+    continue_final: bool = False
+    day: str | None = None
+
+
+Renderer = Callable[[Messages, Sequence[Any] | None], str]
+"""Messages and tools → the prompt. A `ValueError` has the template's own words about what does not fit it."""
+
+
 class Tokenizer(Protocol):
     """What prompts need of a model's tokenizer."""
 
@@ -234,3 +262,10 @@ class Tokenizer(Protocol):
 
     def token(self, token_id: int) -> str:
         """Return a token as the vocabulary spells it."""
+
+    def chat(self, form: ChatFormat) -> Renderer:
+        """Return what renders conversations.
+
+        Raises:
+            ValueError: If there is no chat template, or it does not compile.
+        """

@@ -1,4 +1,4 @@
-"""Puts the content of a file in the place of the key that names it: `source.template_file`, `sampling.json_schema_file`.
+"""Puts the content of a file in the place of the key that names it, such as `source.template_file`.
 
 The output keeps the content, so `verify` does not depend on the file. It does not know what the texts mean, JSON or not aside.
 """
@@ -15,6 +15,8 @@ from pipeline.errors import ConfigurationError
 
 FILES = {"source.template_file": "source.template", "sampling.json_schema_file": "sampling.json_schema"}
 """Key that names a file → key that takes its content."""
+EITHER = ("source.chat_template",)
+"""Keys that take a template, or the name of a file with one: a template has a brace."""
 MOST_BYTES = 2**20
 
 
@@ -36,6 +38,10 @@ def take_in(tree: DictConfig) -> None:
             _check_json(key, path, content)
         OmegaConf.update(tree, target, escaped(content))
         OmegaConf.update(tree, key, None)
+    for key in EITHER:
+        value = OmegaConf.select(tree, key) if key.partition(".")[0] in tree else None
+        if value is not None and "{" not in value:
+            OmegaConf.update(tree, key, escaped(_content(key, value)))
 
 
 def escaped(text: str) -> str:

@@ -12,7 +12,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any
 
-MAPPINGS = ("sampling.json_schema", "sampling.logit_bias")
+MAPPINGS = ("sampling.json_schema", "sampling.logit_bias", "source.chat_template_kwargs")
 """Keys that take a mapping, which may be written as JSON."""
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
@@ -96,6 +96,8 @@ def _phrase(kind: Any) -> str:
     if typing.get_origin(kind) is list:
         (item,) = typing.get_args(kind)
         return "a list of whole numbers, such as [1,2]" if item is int else "a list of texts, such as [a,b]"
+    if kind == dict[str, Any]:
+        return "a mapping of names to values, such as {enable_thinking:false}"
     if typing.get_origin(kind) is dict:
         return "a mapping of token ids to numbers, such as {50256:-5}"
     if kind is Any:

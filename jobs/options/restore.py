@@ -5,7 +5,8 @@ It does not know what is done with the job.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -42,17 +43,18 @@ def restored(text: str, schema: type[Config], path: str) -> Config:
         raise ConfigurationError(f"_job/config.yaml: {explain(error, schema, [])}") from error
 
 
-def job_of(text: str, path: str, recipe: str) -> Job:
+def job_of(text: str, path: str, fingerprint: Mapping[str, Any]) -> Job:
     """Plan the job again that made an output, as its configuration says; relative paths are taken from here.
 
     Args:
         text: The content of its `_job/config.yaml`.
         path: Where the output is now.
-        recipe: What was made of its rows, which is the name of the job.
+        fingerprint: That of its plan; it names the recipe, which has the name of the job.
 
     Raises:
         PromptmillError: If its model or its input cannot be found or used here.
     """
     from pipeline.work.prepare import prepare  # late: it brings in pyarrow
 
-    return prepare(restored(text, specs()[recipe].schema, path), recipe).job
+    recipe = fingerprint.get("recipe", "generate")
+    return prepare(restored(text, specs()[recipe].schema, path), recipe, fingerprint).job

@@ -20,7 +20,9 @@ from jobs.options.files import escaped
 from jobs.options.keys import MAPPINGS, Key, keys
 from pipeline.errors import ConfigurationError
 
-FREE_TEXT = ("sampling.stop", "sampling.bad_words", "sampling.choice", "source.template")
+FREE_TEXT = (
+    "sampling.stop", "sampling.bad_words", "sampling.choice", "source.template", "source.system_prompt", "source.chat_template",
+)  # fmt: skip
 LONGEST_NAME = 120
 NO_INTERPOLATION = re.compile(r"(?<!\\)\$\{(?![A-Za-z_.][\w.]*(:[^{}]*)?\})")
 """`${` that begins no interpolation, as in the template `costs ${{ price }}`."""
@@ -116,8 +118,23 @@ def _pasted(name: str, value: str) -> str | None:
         return None
     if name == "sampling.logit_bias":
         return "{" + ",".join(f"{token}:{bias}" for token, bias in found.items()) + "}"
-    text = escaped(json.dumps(found, ensure_ascii=False))
-    return '"' + re.sub(r'(\\*)"', r'\1\1\\"', text) + '"'
+    if name == "source.chat_template_kwargs":
+        return _as_mapping(found)
+    return _quoted(json.dumps(found, ensure_ascii=False))
+
+
+def _quoted(text: str) -> str:
+    """A text as Hydra's grammar has it."""
+    return '"' + re.sub(r'(\\*)"', r'\1\1\\"', escaped(text)) + '"'
+
+
+def _as_mapping(value: object) -> str:
+    """A JSON value in Hydra's grammar, where keys have no quotes."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{name}:{_as_mapping(part)}" for name, part in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_as_mapping, value)) + "]"
+    return _quoted(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _with_safe_folders(runs: list[Variant]) -> list[Variant]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
-from pipeline.types import Completion, Request, Room, SamplingParams, Tokenizer
+from pipeline.types import ChatFormat, Completion, Request, Room, SamplingParams, Tokenizer
 
 
 class Engine(Protocol):
@@ -72,6 +72,7 @@ class Identity:
         parameters: Their number, about.
         statistics: The names in `stats.columns` that it can measure.
         lists: Whether it can give the most likely tokens of each step and the log-probabilities of prompts.
+        chat_template: The text of the model's own chat template; None: it has none.
     """
 
     content: Mapping[str, str]
@@ -84,6 +85,7 @@ class Identity:
     parameters: float
     statistics: frozenset[str]
     lists: bool = True
+    chat_template: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,13 @@ class Backend(Protocol):
 
         Raises:
             ValueError: If `sampling` cannot be followed: the name of the field, a colon and why.
+        """
+
+    def check_chat(self, form: ChatFormat) -> None:
+        """See that conversations can be rendered, after `identify`; asked only if some are.
+
+        Raises:
+            ValueError: If they cannot: why.
         """
 
     def build(self, stats: StatsConfig, resources: Resources) -> BuiltEngine:

@@ -11,12 +11,13 @@ from typing import Any
 
 from pipeline.engine.base import BuiltEngine, Identity, Resources
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
+from pipeline.engine.model.chat import find_template
 from pipeline.engine.model.checkpoint import Checkpoint, model_len, resolve
 from pipeline.engine.model.ignored import ignored
-from pipeline.engine.model.tokenizer import load_tokenizer
+from pipeline.engine.model.tokenizer import Tokenizer, load_tokenizer
 from pipeline.engine.rules.structured import Grammars
 from pipeline.statistics import STATISTICS
-from pipeline.types import SamplingParams
+from pipeline.types import ChatFormat, SamplingParams
 
 _INT8_SCHEME = 2
 """Which way of quantising `int8` is: a run that was begun with an earlier one is not resumed with other numbers."""
@@ -57,15 +58,23 @@ class ContinuousBackend:
             engine=batching,
             dtype=dtype, max_model_len=longest, vocab_size=checkpoint.vocab_size, weight_bytes=weight_bytes,
             parameters=weight_bytes / (2 if "16" in checkpoint.dtype else 4), statistics=frozenset(STATISTICS),
+            chat_template=find_template(checkpoint.tokenizer),
         )  # fmt: skip
 
     def check(self, sampling: SamplingParams) -> Sequence[str]:
         """See `Backend.check`. The tokenizer is loaded for structured output only, as that takes seconds."""
-        checkpoint = self.checkpoint
-        if sampling.structured is not None and checkpoint.vocab_size is not None:
-            tokenizer = load_tokenizer(checkpoint.tokenizer, checkpoint.vocab_size)
-            Grammars(tokenizer, checkpoint.vocab_size, (), 1).check(sampling)
-        return tuple(ignored(checkpoint, sampling))
+        size = self.checkpoint.vocab_size
+        if sampling.structured is not None and size is not None:
+            Grammars(self._tokenizer, size, (), 1).check(sampling)
+        return tuple(ignored(self.checkpoint, sampling))
+
+    def check_chat(self, form: ChatFormat) -> None:
+        """See `Backend.check_chat`."""
+        self._tokenizer.chat(form)
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self.checkpoint.tokenizer, self.checkpoint.vocab_size or 0)
 
     def build(self, stats: StatsConfig, resources: Resources) -> BuiltEngine:
         """See `Backend.build`."""

@@ -51,6 +51,17 @@ def nested_lists(values: Sequence[Any], dtype: Any) -> pa.Array[Any]:
     return _lists([length for length, _ in shapes], inner, _nulls(values))
 
 
+def lists(lengths: Sequence[int], elements: pa.Array[Any], values: Sequence[Any]) -> pa.Array[Any]:
+    """Return a list column over the elements of all rows.
+
+    Args:
+        lengths: Elements per row.
+        elements: They, one row's after the other's.
+        values: None for each row that is null.
+    """
+    return _lists(lengths, elements, _nulls(values))
+
+
 def valid_kept(column: pa.ChunkedArray[Any], type_: pa.DataType) -> pa.ChunkedArray[Any]:
     """Return the column with `type_`, and null where a string in it, however deep, is not UTF-8."""
     try:

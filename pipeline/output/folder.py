@@ -6,7 +6,9 @@ It does not know how a part is made, who makes it, or what is in it.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pipeline.errors import PlanRefused
 from pipeline.output.events import EventLog
@@ -65,6 +67,13 @@ class OutputFolder:
                 " choose another output.path, or restore source.limit"
             )
         return stored.located(plan.files)
+
+    def begun(self) -> Mapping[str, Any] | None:
+        """Return the fingerprint of the plan that is there, None if there is none that can be read; `claim_plan` tells why."""
+        try:
+            return self._stored_plan().fingerprint
+        except (FileNotFoundError, PlanRefused):
+            return None
 
     def holds(self, plan: Plan) -> bool:
         """Whether this is the folder of `plan`, as seen from here."""

@@ -20,6 +20,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "sample_index": pa.int32(),
     "prompt": pa.string(),
     "text": pa.string(),
+    "messages": pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),
     "finish_reason": pa.dictionary(pa.int8(), pa.string()),
     "stop_reason": pa.string(),
     "prompt_tokens": pa.int32(),
@@ -40,6 +41,7 @@ MEANINGS = {
     "sample_index": "0 to n-1: which of the row's samples",
     "prompt": "the rendered prompt",
     "text": "the generated text, without the prompt and without the stop string; null on error",
+    "messages": "role and content of the conversation's messages, the generated one last; null on error",
     "finish_reason": "`stop`, `length` or `error`",
     "stop_reason": "the stop string or token that ended the text, else null",
     "prompt_tokens": "number of tokens of the prompt",
@@ -55,10 +57,13 @@ MEANINGS = {
     "prompt_token_logprobs": "log-probability of each prompt token, nats; the first has none: null",
 }
 
+_WITHOUT = {"prompt": " or set output.include_prompt=false", "messages": " or set output.messages=false"}
+
 
 def output_schema(
-    kept: pa.Schema, *, statistics: Sequence[str], top_logprobs: int, prompt_logprobs: bool, include_prompt: bool
-) -> pa.Schema:
+    kept: pa.Schema, *, statistics: Sequence[str], top_logprobs: int, prompt_logprobs: bool, include_prompt: bool,
+    messages: bool = False,
+) -> pa.Schema:  # fmt: skip
     """Return the schema of the output's parts.
 
     Args:
@@ -67,6 +72,7 @@ def output_schema(
         top_logprobs: How many of the most likely tokens are written at each position; 0: no such columns.
         prompt_logprobs: Whether the prompt's tokens and their log-probabilities are written.
         include_prompt: Whether the rendered prompt is written.
+        messages: Whether conversations are written with their answers.
 
     Raises:
         InputRefused: If a kept column has the name of an output column, or two have the same name, capitals aside.
@@ -78,6 +84,8 @@ def output_schema(
         left_out |= {"prompt_token_ids", "prompt_token_logprobs"}
     if not include_prompt:
         left_out.add("prompt")
+    if not messages:
+        left_out.add("messages")
     return with_kept({name: kind for name, kind in COLUMNS.items() if name not in left_out}, kept)
 
 
@@ -99,15 +107,15 @@ def with_kept(columns: Mapping[str, pa.DataType], kept: pa.Schema) -> pa.Schema:
 
 def _check_kept(kept: pa.Schema, columns: Mapping[str, pa.DataType]) -> None:
     # A name that is ours stays ours where its column is left out: who reads the output must be able to rely on it.
-    # Only `prompt` is free then: it is what most inputs call their prompts.
-    taken = {*columns, *COLUMNS} if "prompt" in columns else {*columns, *COLUMNS} - {"prompt"}
+    # Only `prompt` and `messages` are free then: it is what most inputs call these.
+    taken = {*columns, *COLUMNS.keys() - {"prompt", "messages"}}
     seen: dict[str, str] = {}
     for name in kept.names:
         # To SQL names that differ in capitals are one: DuckDB would give the input's `Text` for the `text` that was asked for.
         plain = name.casefold()
         # Parquet names the leaf of a list column `token_logprobs.list.element`; no other column may be called that.
         if plain in taken or plain.partition(".list.")[0] in taken:
-            hint = " or set output.include_prompt=false" if plain == "prompt" else ""
+            hint = _WITHOUT.get(plain, "")
             aside = "" if name == plain else ", capitals aside"
             raise InputRefused(
                 f"kept column {name!r} has the name of an output column{aside};"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.output.columns import nested_lists, plain_lists, strings, valid_kept
+from pipeline.output.columns import lists, nested_lists, plain_lists, strings, valid_kept
 from pipeline.output.schema import COLUMNS
 from pipeline.statistics import STATISTICS
 from pipeline.types import Completion, FinishReason, PromptRow, RowError
@@ -131,6 +131,23 @@ def _cumulative(slots: Sequence[Slot]) -> pa.Array[Any]:
     return pa.array(sums, pa.float64())
 
 
+def _messages(slots: Sequence[Slot]) -> pa.Array[Any]:
+    """The conversations, each with its answer, or with its last message gone on with."""
+    told = [None if s.done is None else _answered(s.row, s.done.text or "") for s in slots]
+    flat = [pair for pairs in told if pairs is not None for pair in pairs]
+    roles, contents = (strings([pair[i] for pair in flat]) for i in (0, 1))
+    values = pa.StructArray.from_arrays([roles, contents], ["role", "content"])
+    return lists([0 if pairs is None else len(pairs) for pairs in told], values, told)
+
+
+def _answered(row: PromptRow, text: str) -> list[tuple[str, str | None]]:
+    pairs = [(str(message["role"]), message.get("content")) for message in row.messages or ()]
+    if row.continues and pairs:
+        role, content = pairs.pop()
+        return [*pairs, (role, (content or "") + text)]
+    return [*pairs, ("assistant", text)]
+
+
 def _finish_reasons(slots: Sequence[Slot]) -> pa.Array[Any]:
     names = [reason.value for reason in FinishReason]
     codes = [names.index(FinishReason.ERROR if s.done is None else s.done.finish_reason) for s in slots]
@@ -152,6 +169,7 @@ _BUILDERS: dict[str, Callable[[Sequence[Slot]], Any]] = {
     "sample_index": lambda slots: _ints([s.sample for s in slots]),
     "prompt": lambda slots: strings([s.row.prompt for s in slots]),
     "text": lambda slots: strings([s.done.text if s.done else None for s in slots]),
+    "messages": _messages,
     "finish_reason": _finish_reasons,
     "stop_reason": lambda slots: strings([s.done.stop_reason if s.done else None for s in slots]),
     "prompt_tokens": lambda slots: _ints([s.row.prompt_tokens for s in slots]),

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import datetime
+import json
+import re
 from dataclasses import dataclass, field
+from typing import Any
 
-from pipeline.types import require
+from pipeline.types import ChatFormat, require
 
 LONG_PROMPT = ("error", "truncate_left")
 EMPTY_PROMPT = ("error", "bos")
 CORRUPT = ("error", "skip")
+PROMPTS = ("prompt_column", "template", "token_ids_column", "messages_column")
+"""Where prompts come from: one of these."""
+_OF_CHATS: dict[str, Any] = {
+    "system_prompt": None, "chat_template": None, "chat_template_kwargs": {}, "continue_final_message": False,
+    "tools_column": None, "chat_date": None,
+}  # fmt: skip
+"""Options that only conversations have → their values when they are off."""
+_GIVEN = frozenset(
+    ("messages", "conversation", "tools", "documents", "chat_template", "add_generation_prompt", "continue_final_message",
+     "tokenize", "return_dict", "padding", "truncation", "max_length", "return_tensors", "return_assistant_tokens_mask",
+     "tokenizer_kwargs", "sanitize_control_tokens")
+)  # fmt: skip
+"""Names in `chat_template_kwargs` that transformers would take for its own."""
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 @dataclass(kw_only=True)
@@ -16,13 +34,15 @@ class SourceConfig:
     """The input files and what of them is used.
 
     `path` is required: a Parquet file, a directory, a glob or a URI. A prompt is `prompt_column`, or `template` (Jinja over the
-    row's columns; the command line reads it from `template_file`), or `token_ids_column` (token ids already). `limit` keeps the
-    first rows only.
+    row's columns; the command line reads it from `template_file`), `token_ids_column` (token ids already), or
+    `messages_column`, whose conversations the model's chat template renders. With `chat`, a prompt becomes a conversation of
+    one message. A conversation that begins with a system message keeps that, others begin with `system_prompt`.
+    `limit` keeps the first rows only.
     `on_corrupt=skip` makes errors of rows whose page cannot be decoded, instead of ending the job.
     `add_special_tokens`: true puts the tokenizer's special tokens around every text, false never does; null does, but gives a
-    text that has the beginning-of-text token already no second one. `min_completion_tokens` is what a prompt has to leave of
-    the context for its completion, or `sampling.max_tokens` where that is less; one that leaves less is too long. Null is 1,
-    and with `on_long_prompt=truncate_left` a quarter of the context.
+    text that has the beginning-of-text token already no second one, and adds none to a rendered conversation.
+    `min_completion_tokens` is what a prompt has to leave of the context for its completion, or `sampling.max_tokens` where
+    that is less; one that leaves less is too long. Null is 1, and with `on_long_prompt=truncate_left` a quarter of the context.
     """
 
     path: str = field(default="???", metadata={"help": "a Parquet file, a directory, a glob or a URI"})
@@ -36,6 +56,35 @@ class SourceConfig:
         default=None, metadata={"help": "a file with such a template; the line end at its end is not part of it"}
     )
     token_ids_column: str | None = field(default=None, metadata={"help": "a column of token ids, instead of texts"})
+    messages_column: str | None = field(
+        default=None,
+        metadata={"help": "a column of conversations, instead of texts: messages with role and content, or their JSON"},
+    )
+    chat: bool = field(
+        default=False,
+        metadata={"help": "make a user's message of each prompt, and render it with the model's chat template"},
+    )
+    system_prompt: str | None = field(
+        default=None,
+        metadata={"help": "in a chat, what the system says first; a Jinja template over the row's columns, too"},
+    )
+    chat_template: str | None = field(
+        default=None, metadata={"help": "a chat template, or a file with one, instead of the model's own"}
+    )
+    chat_template_kwargs: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "what the chat template is given beside the messages, such as {enable_thinking:false}"},
+    )
+    continue_final_message: bool = field(
+        default=False, metadata={"help": "go on with the last message, instead of answering it"}
+    )
+    tools_column: str | None = field(
+        default=None, metadata={"help": "a column with the tools that the model may call: a list of objects, or JSON"}
+    )
+    chat_date: str | None = field(
+        default=None,
+        metadata={"help": "the date for chat templates that ask for one; null: the day on which the output was begun"},
+    )
     id_column: str | None = field(
         default=None,
         metadata={"help": "unique ids; null is <file>:<row>, so that another file name gives other samples"},
@@ -66,6 +115,16 @@ class SourceConfig:
         metadata={"help": "error, or skip: rows that cannot be decoded become errors, and the job goes on"},
     )
 
+    @property
+    def is_chat(self) -> bool:
+        """Whether a chat template renders the prompts."""
+        return self.chat or self.messages_column is not None
+
+    def chat_format(self) -> ChatFormat:
+        """How conversations become prompts."""
+        arguments = json.dumps(self.chat_template_kwargs, sort_keys=True)
+        return ChatFormat(self.chat_template, arguments, self.continue_final_message, self.chat_date)
+
     def completion_room(self, max_tokens: int, max_model_len: int) -> int:
         """Tokens of the context that a prompt has to leave for its completion, at least 1 and at most `max_model_len` - 1."""
         unsaid = max_model_len // 4 if self.on_long_prompt == "truncate_left" else 1
@@ -78,7 +137,7 @@ class SourceConfig:
         require(
             self.template_file is None, "template_file", self.template_file, "read before: give its text as template"
         )
-        given = [n for n in ("prompt_column", "template", "token_ids_column") if getattr(self, n) is not None]
+        given = [n for n in PROMPTS if getattr(self, n) is not None]
         if not given:
             self.prompt_column = "prompt"
         require(
@@ -109,3 +168,37 @@ class SourceConfig:
         least = self.min_completion_tokens
         require(least is None or least >= 1, "min_completion_tokens", least, "null or a whole number from 1")
         require(self.on_corrupt in CORRUPT, "on_corrupt", self.on_corrupt, "one of " + ", ".join(CORRUPT))
+        self._check_chat()
+
+    def _check_chat(self) -> None:
+        """Check what is said of conversations."""
+        require(
+            not (self.chat and self.token_ids_column is not None), "chat", self.chat,
+            "false with source.token_ids_column: token ids are rendered already",
+        )  # fmt: skip
+        for name, off in _OF_CHATS.items():
+            value = getattr(self, name)
+            require(
+                self.is_chat or value == off, name, value, "given with source.chat=true or source.messages_column only"
+            )
+        taken = sorted(_GIVEN & set(self.chat_template_kwargs))
+        require(
+            not taken, "chat_template_kwargs", self.chat_template_kwargs, f"without {', '.join(taken)}, set elsewhere"
+        )
+        try:
+            json.dumps(self.chat_template_kwargs)
+        except (TypeError, ValueError):
+            require(False, "chat_template_kwargs", self.chat_template_kwargs, "a mapping of names to JSON values")
+        if self.chat_date is not None:
+            good = _DAY.fullmatch(self.chat_date) is not None
+            require(
+                good and _is_a_day(self.chat_date), "chat_date", self.chat_date, "null or a date such as 2026-11-28"
+            )
+
+
+def _is_a_day(text: str) -> bool:
+    try:
+        datetime.date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True

@@ -6,13 +6,14 @@ It does not know how rows are read, or what generates from them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.errors import InputRefused
+from pipeline.errors import ConfigurationError, InputRefused
 from pipeline.planning.plan import InputFile
+from pipeline.prompts.chat import Conversation, Conversations, rendered_rows
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.files.cells import cells
 from pipeline.prompts.files.columns import used_columns
@@ -62,7 +63,7 @@ class RowBuilder:
             check: Raises a `ValueError` with the reason if a row's sampling parameters cannot be followed.
 
         Raises:
-            ConfigurationError: If the template cannot be compiled.
+            ConfigurationError: If a template cannot be compiled.
         """
         self._config = config
         self._tokenizer = tokenizer
@@ -73,6 +74,10 @@ class RowBuilder:
         self._overrides = Overrides(sampling, tokenizer.vocab_size, check)
         self._told = False
         self._template = None if config.template is None else compile_template(config.template)
+        try:
+            self._chat = Conversations(config, tokenizer) if config.is_chat else None
+        except ValueError as error:
+            raise ConfigurationError(f"source.chat_template: {error}") from error
 
     @property
     def columns(self) -> list[str]:
@@ -117,16 +122,20 @@ class RowBuilder:
 
     def _build(self, table: pa.Table, row_ids: list[str]) -> list[PromptRow]:
         samplings = self._samplings(table, len(row_ids))
+        chats: Sequence[Conversation | RowError | None] = [None] * len(row_ids)
         if self._config.token_ids_column is not None:
             column = self._config.token_ids_column
             texts: list[_Text] = [None] * len(row_ids)
             tokens = [self._checked_ids(v) for v in cells(table.column(column), column, ErrorCode.BAD_TOKEN_ID)]
         else:
             texts = self._texts(table, len(row_ids))
+            if self._chat is not None:
+                chats = self._chat.of(table, texts)
+                texts = [self._chat.prompt(chat) for chat in chats]
             tokens = self._tokens(
                 [t if isinstance(s, SamplingParams) else None for t, s in zip(texts, samplings, strict=True)]
             )
-        rows = [self._row(*parts) for parts in zip(row_ids, texts, tokens, samplings, strict=True)]
+        rows = [self._row(*parts) for parts in zip(row_ids, texts, tokens, samplings, chats, strict=True)]
         self._tell_cut(rows)
         return rows
 
@@ -146,32 +155,20 @@ class RowBuilder:
         return [self._overrides.apply(v) for v in cells(table.column(name), name, ErrorCode.BAD_SAMPLING)]
 
     def _texts(self, table: pa.Table, number: int) -> list[_Text]:
-        """The prompts: a text, null, or why there is none. A table without columns does not know how many rows it has."""
-        if self._template is None:
-            name = self._config.prompt_column or ""
+        """The prompts, or what a user says: a text, null, or why there is none."""
+        name = self._config.prompt_column
+        if name is not None:
             return cells(table.column(name), name, ErrorCode.NOT_UTF8)
-        names = self._template.columns
-        columns = [cells(table.column(name), name, ErrorCode.BAD_TEMPLATE_ROW) for name in names]
-        rows: Iterable[tuple[Any, ...]] = zip(*columns, strict=True) if columns else [()] * number
-        return [self._rendered(names, row) for row in rows]
-
-    def _rendered(self, names: Sequence[str], row: Sequence[Any]) -> _Text:
-        for value in row:
-            if isinstance(value, RowError):
-                return value
-        try:
-            assert self._template is not None
-            return self._template.render(dict(zip(names, row, strict=True)))
-        except ValueError as error:
-            return RowError(ErrorCode.BAD_TEMPLATE_ROW, str(error))
+        return rendered_rows(self._template, table, number)
 
     def _tokens(self, texts: Sequence[_Text]) -> list[_Ids]:
         """Tokenise all that is text in one call."""
         texts = [self._bounded(text) for text in texts]
+        special = self._config.add_special_tokens
+        if special is None and self._chat is not None:
+            special = False  # a chat template has written those that the model expects
         encoded: Iterator[list[int]] = iter(
-            self._tokenizer.encode_batch(
-                [t for t in texts if isinstance(t, str) and t], self._config.add_special_tokens
-            )
+            self._tokenizer.encode_batch([t for t in texts if isinstance(t, str) and t], special)
         )
         tokens: list[_Ids] = []
         for text in texts:
@@ -215,7 +212,10 @@ class RowBuilder:
                 return RowError(ErrorCode.BAD_TOKEN_ID, message)
         return list(ids)
 
-    def _row(self, row_id: str, text: _Text, tokens: _Ids, sampling: SamplingParams | RowError) -> PromptRow:
+    def _row(
+        self, row_id: str, text: _Text, tokens: _Ids, sampling: SamplingParams | RowError,
+        chat: Conversation | RowError | None,
+    ) -> PromptRow:  # fmt: skip
         prompt = text if isinstance(text, str) else None
         if isinstance(sampling, RowError):
             return PromptRow(row_id, prompt, (), self._sampling, sampling)
@@ -224,7 +224,9 @@ class RowBuilder:
             tokens = self._fitted(tokens, sampling)
         if isinstance(tokens, RowError):
             return PromptRow(row_id, prompt, (), sampling, tokens, length)
-        return PromptRow(row_id, prompt, tuple(tokens), sampling, None, length)
+        messages = chat.messages if isinstance(chat, Conversation) else None
+        continues = self._config.continue_final_message
+        return PromptRow(row_id, prompt, tuple(tokens), sampling, None, length, messages, continues)
 
     def _fitted(self, tokens: Sequence[int], sampling: SamplingParams) -> _Ids:
         """Apply `on_empty_prompt`, `on_long_prompt` and `min_completion_tokens`."""

@@ -78,8 +78,8 @@ def run_job(config: GenerateConfig, *, config_yaml: str, recipe: str = "generate
         check_machine(config.cluster)
         with progress_view(live=False) as view:  # the hub's client draws bars of its own
             view.stage("checking the input and the model's files")
-            prepared = prepare(config, recipe)
-        folder = OutputFolder(open_store(config.output.path, allow_unsafe=config.output.allow_unsafe_store))
+            folder = OutputFolder(open_store(config.output.path, allow_unsafe=config.output.allow_unsafe_store))
+            prepared = prepare(config, recipe, folder.begun())
         check_vacant(folder.store, config.output.path)
         folder.store.probe()
         for line in mend(folder.store, prepared.job.plan):

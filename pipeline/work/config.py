@@ -149,7 +149,9 @@ class GenerateConfig:
     )
 
     def __post_init__(self) -> None:
-        """Check the fields that belong to no section."""
+        """Check the fields that belong to no section, and those that need another section."""
+        if self.output.messages and not self.source.is_chat:
+            raise ValueError("output.messages=true: must be false without source.chat=true or source.messages_column")
         require(0 <= self.max_error_rate <= 1, "max_error_rate", self.max_error_rate, "from 0 to 1")
         good = self.deadline is None or _TIME_OF_DAY.fullmatch(self.deadline) or _FROM_NOW.fullmatch(self.deadline)
         require(

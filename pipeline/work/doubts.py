@@ -8,18 +8,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from pipeline.engine.base import Identity
 from pipeline.prompts.template.template import compile_template
 from pipeline.work.config import GenerateConfig
 
 _ESCAPE = re.compile(r"\\[ntr]")
+_MARKUP = re.compile(r"<\|\w+\|>|\[INST\]|<start_of_turn>")
+"""What somebody writes who renders conversations with a template of their own."""
 
 
-def doubts(config: GenerateConfig, max_model_len: int) -> Iterator[str]:
+def doubts(config: GenerateConfig, identity: Identity) -> Iterator[str]:
     """Yield a line for each doubtful option, with what to write instead.
 
     Args:
         config: What was asked for.
-        max_model_len: Tokens that prompt and generation have at most together.
+        identity: The model.
     """
     sampling, template = config.sampling, config.source.template
     if template is not None and not compile_template(template).columns:
@@ -37,10 +40,23 @@ def doubts(config: GenerateConfig, max_model_len: int) -> Iterator[str]:
     if sampling.n > 1 and (sampling.temperature == 0 or sampling.top_k == 1):
         why = "sampling.temperature=0" if sampling.temperature == 0 else "sampling.top_k=1"
         yield f"{why} always takes the most likely token, so the {sampling.n} completions of a prompt are equal"
-    if sampling.max_tokens >= max_model_len:
+    if sampling.max_tokens >= (context := identity.max_model_len):
         yield (
-            f"sampling.max_tokens={sampling.max_tokens} leaves no room for a prompt in the context, {max_model_len} tokens "
+            f"sampling.max_tokens={sampling.max_tokens} leaves no room for a prompt in the context, {context} tokens "
             "for both: a completion may end sooner, at the end of the context"
         )
+    yield from _of_chats(config, identity)
     if config.source.limit == 0:
         yield "source.limit=0 takes no row, so the output is empty; null takes all"
+
+
+def _of_chats(config: GenerateConfig, identity: Identity) -> Iterator[str]:
+    source = config.source
+    texts = source.token_ids_column is None and not _MARKUP.search(source.template or "")
+    if identity.chat_template is not None and texts and not source.is_chat:
+        yield (
+            "the model has a chat template, and prompts are given to it as they stand: a model that was tuned for chat answers "
+            "as it was trained with source.chat=true"
+        )
+    if source.is_chat and source.on_long_prompt == "truncate_left":
+        yield "source.on_long_prompt=truncate_left cuts a conversation at its beginning: what the system says goes first"

@@ -26,6 +26,7 @@ class Generate:
             "top_logprobs": stats["top_logprobs"],
             "prompt_logprobs": stats["prompt_logprobs"],
             "include_prompt": options["output"]["include_prompt"],
+            "messages": options["output"].get("messages", False),
         }
         varies = options["source"]["sampling_column"] is not None
         self.samples: int | None = None if varies else options["sampling"]["n"]

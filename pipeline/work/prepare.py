@@ -6,12 +6,14 @@ It does not know Ray or dispatch, and writes nothing.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import datetime
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from pipeline.engine.base import Identity
+from pipeline.engine.base import Backend, Identity
+from pipeline.engine.model.chat import asks_for_the_day
 from pipeline.engine.registry import open_backend
 from pipeline.engine.rules.grammar_guard import check_in_time
 from pipeline.errors import ConfigurationError, InputRefused, ModelRefused, PlanRefused, PromptmillError, Refused
@@ -49,12 +51,13 @@ class Prepared:
     doubts: tuple[str, ...] = ()
 
 
-def prepare(config: GenerateConfig, recipe: str = "generate") -> Prepared:
+def prepare(config: GenerateConfig, recipe: str = "generate", begun: Mapping[str, Any] | None = None) -> Prepared:
     """Check the input and the model, and plan.
 
     Args:
         config: What was asked for.
         recipe: What is made of a row, by its name in `RECIPES`.
+        begun: The fingerprint of the plan that the output has already, if it has one.
 
     Raises:
         Refused: With one line about what is wrong and what to do.
@@ -64,14 +67,14 @@ def prepare(config: GenerateConfig, recipe: str = "generate") -> Prepared:
         source = open_source(config.source)
     _check_apart(config.source.path, config.output.path)
     empty = RowReader(source.filesystem, (), used_columns(config.source), source.schema).read(())
-    asked = _asked(config, recipe)
-    schema = open_recipe(asked).schema(kept_columns(empty, config.source).schema)
+    schema = open_recipe(_asked(config, recipe)).schema(kept_columns(empty, config.source).schema)
     _check_keys(config.output.path, schema.names)
     with refusing(InputRefused, f"source.path={without_secrets(config.source.path)}"):
         check_ids(source, config.source)
     backend = open_backend(config.model, config.engine)
     with refusing(ModelRefused, f"model.path={config.model.path}"):
         identity = backend.identify(gpus=config.cluster.gpus_per_replica)
+    config = _with_chat(config, backend, identity, begun)
     _check_vocabulary(config, identity.vocab_size)
     _check_statistics(config, identity)
     try:
@@ -83,11 +86,11 @@ def prepare(config: GenerateConfig, recipe: str = "generate") -> Prepared:
     effort = _effort(config, identity, source)
     plan = make_plan(
         source.files,
-        {**asked, **_found(config, identity)},
+        {**_asked(config, recipe), **_found(config, identity)},
         rows_per_shard=config.output.rows_per_shard or effort.rows_per_shard,
         limit=config.source.limit,
     )
-    doubtful = (*doubts(config, identity.max_model_len), *undone)
+    doubtful = (*doubts(config, identity), *undone)
     return Prepared(_job(config, plan, source, schema, identity), effort, identity.weight_bytes, doubtful)
 
 
@@ -138,6 +141,31 @@ def _check_structured(config: GenerateConfig) -> None:
         raise ConfigurationError(f"sampling.{name}{value}: {why}") from error
 
 
+def _with_chat(
+    config: GenerateConfig, backend: Backend, identity: Identity, begun: Mapping[str, Any] | None
+) -> GenerateConfig:
+    """Check that conversations can be rendered, and settle the day that the chat template is told."""
+    source = config.source
+    if not source.is_chat:
+        return config
+    template = identity.chat_template if source.chat_template is None else source.chat_template
+    key = "messages_column" if source.messages_column is not None else "chat"
+    if template is None:
+        raise ModelRefused(
+            f"model.path={config.model.path}: has no chat template, which source.{key} needs; give one with "
+            "source.chat_template=FILE, name the model's tuned version, or prompt it with source.template"
+        )
+    if source.chat_date is None and asks_for_the_day(template):
+        before = (begun or {}).get("source", {}).get("chat_date")
+        source = replace(source, chat_date=before or datetime.date.today().isoformat())
+    try:
+        backend.check_chat(source.chat_format())
+    except ValueError as error:
+        whose = "the model's chat template" if source.chat_template is None else "source.chat_template"
+        raise ConfigurationError(f"{whose}: {error}") from error
+    return replace(config, source=source)
+
+
 def _check_vocabulary(config: GenerateConfig, size: int | None) -> None:
     """Refuse what asks for tokens that the model does not have."""
     if size is None:
@@ -172,7 +200,7 @@ def _asked(config: GenerateConfig, recipe: str) -> dict[str, Any]:
         "sampling": config.sampling.params().plain(),
         "stats": asdict(config.stats),
         "source": source,
-        "output": {"include_prompt": config.output.include_prompt},
+        "output": {"include_prompt": config.output.include_prompt, "messages": config.output.messages},
     }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.engine.config import EngineConfig, ModelConfig
 from pipeline.engine.model.architecture import check_architecture, window
+from pipeline.engine.model.chat import MORE
 from pipeline.engine.model.facts import ADAPTER, CONFIG, GENERATION, INDEX, TOKENIZER, read_facts
 from pipeline.engine.model.shape import check_sizes
 from pipeline.errors import ModelRefused
@@ -86,6 +87,7 @@ class Checkpoint:
         """File name → SHA-256 of everything that decides what the model computes and how text becomes tokens."""
         files = {f"model/{p.name}": p for p in _model_files(self.directory)}
         files |= {f"tokenizer/{n}": self.tokenizer / n for n in TOKENIZER_FILES if (self.tokenizer / n).is_file()}
+        files |= {f"tokenizer/{MORE}/{p.name}": p for p in sorted((self.tokenizer / MORE).glob("*.jinja"))}
         if self.adapter is not None:
             files |= {f"adapter/{p.name}": p for p in _model_files(self.adapter, "adapter_config.json")}
         with ThreadPoolExecutor() as pool:

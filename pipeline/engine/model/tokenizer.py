@@ -12,7 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.model.chat import renderer
 from pipeline.errors import ModelRefused
+from pipeline.types import ChatFormat, Renderer
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +82,10 @@ class Tokenizer:
             if not self.decode(prompt[start:]).startswith(REPLACEMENT):
                 return tuple(prompt[start:])
         return tuple(prompt)
+
+    def chat(self, form: ChatFormat) -> Renderer:
+        """See `pipeline.types.Tokenizer`."""
+        return renderer(self.inner, form)
 
     def token(self, token_id: int) -> str:
         """The token of an id as the vocabulary spells it, e.g. `<|endoftext|>`."""

@@ -50,6 +50,8 @@ class NumberCheck:
         self._bounds(error, columns, found)
         if "token_logprobs" in columns:
             _cumulative(batch, columns["token_logprobs"], error, found)
+        if batch.has("messages"):
+            _answers(batch, error, found)
         if all(map(batch.has, _TOP)):
             self._top(batch, error, columns, found)
         if all(map(batch.has, _PROMPT)):
@@ -142,6 +144,20 @@ def _endings(batch: Batch, error: Mask, found: Found) -> None:
     found("text", error != text, lambda i: f"finish_reason is {reasons[i]!r}, and text {'null' if text[i] else 'set'}")
     stopped = ~batch.null("stop_reason") & (reasons != FinishReason.STOP.value)
     found("stop_reason", stopped, lambda i: f"finish_reason is {reasons[i]!r}, and stop_reason set")
+
+
+def _answers(batch: Batch, error: Mask, found: Found) -> None:
+    """A conversation ends with the text that was generated."""
+    rows: Any = batch.rows
+    _there("messages", batch.null("messages"), error, found)
+    ends = [
+        None if told is None else told[-1]["content"] if told else "" for told in rows.column("messages").to_pylist()
+    ]
+    texts = rows.column("text").to_pylist()
+    wrong = np.array(
+        [e is not None and t is not None and not e.endswith(t) for e, t in zip(ends, texts, strict=True)], np.bool_
+    )
+    found("messages", wrong, lambda i: "the last of its messages does not end with its text")
 
 
 def _aligned(name: str, lists: Lists, error: Mask, of: str, lengths: npt.NDArray[Any], found: Found) -> None:

@@ -42,8 +42,8 @@ INTERVAL = 5.0
 
 _log = logging.getLogger(__name__)
 
-Restore = Callable[[str, str, str], Job]
-"""Takes the text of `_job/config.yaml`, the path of the output and the recipe's name, and returns the job, planned again.
+Restore = Callable[[str, str, Mapping[str, Any]], Job]
+"""Takes the text of `_job/config.yaml`, the path of the output and its plan's fingerprint; returns the job, planned again.
 
 Raises a `PromptmillError` if that cannot be done here."""
 
@@ -191,7 +191,7 @@ def _job(output: Output, plan: Plan, restore: Restore) -> Job:
         text = output.store.get(CONFIG).decode()
     except (FileNotFoundError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{CONFIG} is missing or no text") from error
-    job = restore(text, output.path, plan.fingerprint.get("recipe", "generate"))
+    job = restore(text, output.path, plan.fingerprint)
     if job.plan.plan_id != plan.plan_id:
         there = json.loads(json.dumps(job.plan.fingerprint))  # as it would read back: lists, not tuples
         raise PlanRefused(f"what it was made of is not what it was: {'; '.join(differences(plan.fingerprint, there))}")

@@ -60,6 +60,18 @@ def _uses(config: SourceConfig) -> Iterable[_Use]:
             yield "source.template", name, _is_plain, _PLAIN
     if config.token_ids_column is not None:
         yield "source.token_ids_column", config.token_ids_column, _is_ids, "a list of integers"
+    if config.messages_column is not None:
+        yield (
+            "source.messages_column",
+            config.messages_column,
+            _is_messages,
+            "a list of messages, or a string with JSON",
+        )
+    if config.system_prompt is not None:
+        for name in compile_template(config.system_prompt).columns:
+            yield "source.system_prompt", name, _is_plain, _PLAIN
+    if config.tools_column is not None:
+        yield "source.tools_column", config.tools_column, _is_tools, "a list of objects, or a string with JSON"
     if config.id_column is not None:
         yield "source.id_column", config.id_column, _is_id, "a string or an integer"
     if config.sampling_column is not None:
@@ -106,6 +118,20 @@ def _is_id(field: pa.Field[Any]) -> bool:
 
 def _is_sampling(field: pa.Field[Any]) -> bool:
     return _is_text(field) or bool(kinds.is_struct(field.type))
+
+
+def _is_messages(field: pa.Field[Any]) -> bool:
+    kind = field.type
+    if kinds.is_struct(kind) and kind.get_field_index("messages") >= 0:
+        return _is_plain(field) and _is_messages(kind.field("messages"))
+    of_objects = is_list(kind) and kinds.is_struct(kind.value_type) and kind.value_type.get_field_index("role") >= 0
+    return _is_text(field) or is_json(kind) or (of_objects and _is_plain(field))
+
+
+def _is_tools(field: pa.Field[Any]) -> bool:
+    kind = field.type
+    of_objects = is_list(kind) and bool(kinds.is_struct(kind.value_type))
+    return _is_text(field) or is_json(kind) or (of_objects and _is_plain(field))
 
 
 def _is_plain(field: pa.Field[Any]) -> bool:
