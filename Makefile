@@ -28,16 +28,16 @@ fuzz: install  ## run the tests with other random examples than last time
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --hypothesis-profile=new
 
 simulate: install  ## run simulated worlds in which everything fails; RUNS=1000000 of them from seed FIRST=0
-	$(BIN)/python tests/run/simulation.py $(or $(RUNS),100000) $(or $(FIRST),0)
+	$(BIN)/python -m tests.run.simulation $(or $(RUNS),100000) $(or $(FIRST),0)
 
 chaos: install  ## kill processes of real runs at random, and compare bytes; RUNS=100
-	$(BIN)/python tests/faults/chaos.py $(or $(RUNS),100) $(or $(FIRST),0)
+	$(BIN)/python -m tests.faults.chaos $(or $(RUNS),100) $(or $(FIRST),0)
 
 metrics-test: install  ## run Prometheus beside real jobs; needs prometheus and promtool on PATH, and ray[default]
 	$(BIN)/python docker/monitoring/check.py
 
 survey: install  ## try every causal language model of transformers, tiny and random; writes docs/reference/families.md
-	PYTHONPATH=tests/engine $(BIN)/python tests/engine/survey.py
+	$(BIN)/python -m tests.engine.survey
 	$(BIN)/python -m pytest -m slow tests/engine/model/test_survey.py
 
 image-test:  ## build the image with buildah on the base image BASE=, and run the demo in it; docker/README.md

@@ -11,7 +11,8 @@ from typing import Any
 import jsonschema
 import pyarrow as pa
 import pytest
-from small_runs import assert_same_rows, generate, manifest, read, write
+
+from tests.small_runs import assert_same_rows, generate, manifest, read, write
 
 SCHEMA = {
     "type": "object", "properties": {"town": {"enum": ["Ashford", "Larkfield"]}, "dry": {"type": "boolean"}},

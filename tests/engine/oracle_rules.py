@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import regex
 import torch
-from tiny_models import END, _spelled, byte_tokenizer
 from transformers import (
     LogitsProcessor,
     MinNewTokensLengthLogitsProcessor,
@@ -23,6 +22,7 @@ from transformers import (
 )
 
 from pipeline.types import SamplingParams
+from tests.engine.tiny_models import END, _spelled, byte_tokenizer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Processors = list[LogitsProcessor]

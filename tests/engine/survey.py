@@ -1,6 +1,6 @@
 """Every causal language model of the installed transformers, tiny and random: served right, or refused in one line.
 
-`python tests/engine/survey.py [MODEL_TYPE ...]` prints the table; `test_survey.py` asserts it. The oracle is transformers' own
+`python -m tests.engine.survey [MODEL_TYPE ...]` prints the table; `test_survey.py` asserts it. The oracle is transformers' own
 forward pass over the whole sequence, in float64 and with eager attention.
 """
 
@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 import transformers
-from tiny_models import CONTEXT, END, byte_tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as quiet
 
 from pipeline.engine.model.architecture import INSTEAD
+from tests.engine.tiny_models import CONTEXT, END, byte_tokenizer
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "families.md"
 TOLERANCE = 1e-5
@@ -139,12 +139,11 @@ def _random(model: Any) -> Any:
 
 
 def _served(kind: str, folder: Path) -> tuple[str, str]:
-    from tiny_models import drain, request
-
     from pipeline.engine.assembly import build_engine
     from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
     from pipeline.engine.model.checkpoint import resolve
     from pipeline.errors import ModelRefused
+    from tests.engine.tiny_models import drain, request
 
     try:
         config = configuration(kind)

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from attention_cases import BUILT, DIMS, DTYPES, LEVEL, X86, Case, assert_exact, cases, make_case, needs_kernels, put
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import OLDER, kernels_of, without_kernels
 
 from pipeline.engine import native
 from pipeline.engine.cache.block_pool import BLOCK
@@ -23,6 +21,20 @@ from pipeline.engine.native.attention import ROWS, NativeStep
 from pipeline.engine.native.product import PANEL, ROW_BYTES, STRETCH, TALLEST
 from pipeline.engine.plain.attention import Spot
 from pipeline.errors import ModelRefused
+from tests.engine.attention_cases import (
+    BUILT,
+    DIMS,
+    DTYPES,
+    LEVEL,
+    X86,
+    Case,
+    assert_exact,
+    cases,
+    make_case,
+    needs_kernels,
+    put,
+)
+from tests.engine.tiny_models import OLDER, kernels_of, without_kernels
 
 pytestmark = needs_kernels
 Run = tuple[torch.Tensor, torch.Tensor, torch.Tensor]

@@ -6,11 +6,12 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from llama_like import llama_tokenizer
-from tiny_models import byte_tokenizer
 from tokenizers import Tokenizer as Rust
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from tests.engine.llama_like import llama_tokenizer
+from tests.engine.tiny_models import byte_tokenizer
 
 SPACE = "\u2581"
 LETTERS = [*"Helowrdysnabcfg{}\":.,'019"]

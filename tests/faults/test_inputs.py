@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as encryption
 import pytest
-from small_runs import generate, manifest, read, write
 
 from pipeline.planning.fingerprint import digest
 from pipeline.planning.plan import Plan
+from tests.small_runs import generate, manifest, read, write
 
 
 def by_row(output: Path) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_runs import generate, read, write
+
+from tests.small_runs import generate, read, write
 
 VALUES = {
     "uuid": "uuid '00010203-0405-0607-0809-0a0b0c0d0e0f'", "json": "'{\"a\": 1}'::JSON", "label": "'x'::ENUM('x', 'y')",

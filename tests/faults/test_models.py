@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_runs import MODEL, generate, read, write
 from tokenizers import Tokenizer as Rust
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pipeline.work.prepare import prepare
+from tests.small_runs import MODEL, generate, read, write
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_output import FULL, KEPT, row, shard
 
 from pipeline.errors import StorageFull
 from pipeline.output.guilty import MOST_GUILTY, Content, written
 from pipeline.output.table import build_table
 from pipeline.types import ErrorCode
+from tests.output.made_output import FULL, KEPT, row, shard
 
 Write = Callable[[Content], pa.Table]
 

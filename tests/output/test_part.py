@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_output import FULL, commit, plan, shard
 
 from pipeline.errors import PlanRefused
 from pipeline.output import part
@@ -36,6 +35,7 @@ from pipeline.output.schema import output_schema
 from pipeline.output.table import build_table
 from pipeline.store.local import LocalStore
 from pipeline.types import SamplingParams
+from tests.output.made_output import FULL, commit, plan, shard
 
 CONFIG = OutputConfig(path="out")
 ID, OTHER = "a" * 64, "b" * 64

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_output import FULL, KEPT, completion, row, shard
 
 from pipeline.output import table
 from pipeline.output.schema import output_schema
 from pipeline.output.table import build_table
 from pipeline.statistics import STATISTICS
 from pipeline.types import Completion, ErrorCode, FinishReason, PromptRow, RowError
+from tests.output.made_output import FULL, KEPT, completion, row, shard
 
 BAD = RowError(ErrorCode.NULL_PROMPT, "no prompt")
 NONFINITE = RowError(ErrorCode.NONFINITE_LOGITS, "not finite at token 3")

@@ -3,7 +3,7 @@
 Drivers run the real claims, work, dispatch, commits and manifest; only the store, the time and the engine are made up.
 Everything follows from one seed. While a driver waits for the store, others go on: each operation is a place to interleave.
 
-    python tests/run/simulation.py [RUNS] [FIRST_SEED]
+    python -m tests.run.simulation [RUNS] [FIRST_SEED]
 """
 
 from __future__ import annotations
@@ -35,11 +35,7 @@ from pipeline.run.shared.claims import BEAT, Claims
 from pipeline.run.shared.queue import Work
 from pipeline.run.shared.suspects import DEATHS, Suspects
 from pipeline.types import ErrorCode, Progress, ShardReport, Task
-
-if __name__ == "__main__":  # beside this file
-    sys.path.insert(0, __file__.rpartition("/")[0])
-
-from simulated_store import Killed, SharedFiles, View, unavailable
+from tests.run.simulated_store import Killed, SharedFiles, View, unavailable
 
 HANG = 30.0
 MOST_STEPS = 20_000

@@ -10,28 +10,21 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from fakes import FakePool, FakeReplica
 
-from pipeline.engine.config import ModelConfig
 from pipeline.errors import ConfigurationError, DeadlineReached, InputRefused, Interrupted, ModelRefused
-from pipeline.output.config import OutputConfig
 from pipeline.output.manifest import Manifest
 from pipeline.output.part import Counts
 from pipeline.planning.pace import Effort
 from pipeline.planning.plan import InputFile, Plan, make_plan
-from pipeline.prompts.config import SourceConfig
 from pipeline.run import driver, signals
 from pipeline.run.cluster import capacity as machine
 from pipeline.types import Progress
 from pipeline.work.config import ClusterConfig, GenerateConfig
 from pipeline.work.prepare import prepare
-
-MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
-
+from tests.run.fakes import FakePool, FakeReplica
+from tests.small_runs import configured, write
 
 NIGHT = datetime.datetime(2026, 12, 31, 22, 30, 15)
 
@@ -101,13 +94,8 @@ class TestSignals:
 
 @pytest.fixture
 def config(tmp_path: Path) -> GenerateConfig:
-    pq.write_table(pa.table({"prompt": ["a"] * 9}), tmp_path / "in.parquet")
-    return GenerateConfig(
-        source=SourceConfig(path=str(tmp_path / "in.parquet")),
-        output=OutputConfig(path=str(tmp_path / "out"), rows_per_shard=2),
-        model=ModelConfig(path=str(MODEL)),
-        cluster=ClusterConfig(name="inline"),
-    )
+    source = write({"prompt": ["a"] * 9}, tmp_path / "in.parquet")
+    return configured(source, tmp_path / "out", output={"rows_per_shard": 2}, cluster=ClusterConfig(name="inline"))
 
 
 def use(pool: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:

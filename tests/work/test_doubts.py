@@ -4,18 +4,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.output.config import OutputConfig
-from pipeline.prompts.config import SourceConfig
 from pipeline.sampling import SamplingParams
-from pipeline.work.config import GenerateConfig
 from pipeline.work.doubts import doubts
+from tests.small_runs import configured
 
 
 def told(source: dict[str, Any], sampling: dict[str, Any]) -> list[str]:
-    config = GenerateConfig(
-        source=SourceConfig(path="in", **source), sampling=SamplingParams(**sampling), output=OutputConfig(path="out")
-    )
-    return list(doubts(config, 1024))
+    return list(doubts(configured("in", "out", source=source, sampling=SamplingParams(**sampling)), 1024))
 
 
 @pytest.mark.parametrize(

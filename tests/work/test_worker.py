@@ -13,33 +13,26 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipeline.output.table
-from pipeline.engine.config import EngineConfig, ModelConfig
+from pipeline.engine.config import EngineConfig
 from pipeline.errors import DeviceFault, PlanRefused, PromptmillError, WorkerFailed
-from pipeline.output.config import OutputConfig
-from pipeline.prompts.config import SourceConfig
 from pipeline.types import ErrorCode, Request, SamplingParams, Segment, Task
-from pipeline.work.config import GenerateConfig
 from pipeline.work.job import Job
 from pipeline.work.prepare import prepare
 from pipeline.work.worker import Worker
+from tests.small_runs import configured, write
 
-MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
 PROMPTS = ["The train to", None, "Lost", "", "A simple recipe for", "Dear Anna,", "Once there was", None, ""]
 
 
 def job(folder: Path, path: str = "", **output: Any) -> Job:
     source = folder / "in.parquet"
     if not source.exists():
-        pq.write_table(pa.table({"prompt": pa.array(PROMPTS, pa.string())}), source)
-    config = GenerateConfig(
-        model=ModelConfig(path=str(MODEL)),
-        engine=EngineConfig(max_num_seqs=4),
-        sampling=SamplingParams(n=2, max_tokens=4),
-        source=SourceConfig(path=str(source)),
-        output=OutputConfig(path=path or str(folder / "out"), rows_per_shard=2, **output),
-    )
-    prepared = prepare(config)
-    return prepared.job
+        write({"prompt": PROMPTS}, source)
+    config = configured(
+        source, path or folder / "out", output={"rows_per_shard": 2, **output},
+        engine=EngineConfig(max_num_seqs="4"), sampling=SamplingParams(n=2, max_tokens=4),
+    )  # fmt: skip
+    return prepare(config).job
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from device import DEVICE
-from device_steps import BLOCK, PART, TYPES, Ragged, make_ragged, ragged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +14,8 @@ from pipeline.engine.cache.kv_cache import key_scales, side_shapes, value_scales
 from pipeline.engine.gpu.attention import DeviceStep
 from pipeline.engine.gpu.attention_check import kernels_are_right
 from pipeline.engine.plain import attention as plain_attention
+from tests.engine.gpu.device import DEVICE
+from tests.engine.gpu.device_steps import BLOCK, PART, TYPES, Ragged, make_ragged, ragged
 
 F32, BF16, F16, I8 = torch.float32, torch.bfloat16, torch.float16, torch.int8
 ERROR = {F32: 2e-5, F16: 4e-3, BF16: 3e-2}

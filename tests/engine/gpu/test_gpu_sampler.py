@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sampling_cases import LAST, RULES, Array, rows_of
 from scipy.special import log_softmax, softmax
 
 from pipeline.engine import gpu
@@ -19,6 +17,8 @@ from pipeline.engine.gpu import sampler_check
 from pipeline.engine.gpu.sampler import DRAWN, choose_tokens, kept_from, measure_tokens, top_tokens
 from pipeline.engine.layers import sampler, stats
 from pipeline.engine.plain.sampler import SamplingRows, sample_by_torch
+from tests.engine.gpu.device import DEVICE
+from tests.engine.sampling_cases import LAST, RULES, Array, rows_of
 
 TILE = 64
 """So that small vocabularies have several tiles, too."""

@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from attention_cases import needs_kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import Tiny, random_prompts, request, without_kernels
 from torch import nn
 
 from pipeline.engine import native
@@ -27,6 +25,8 @@ from pipeline.engine.scheduler import Chunk, Scheduler, Step
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.steps.runner import ModelRunner
 from pipeline.errors import ModelRefused
+from tests.engine.attention_cases import needs_kernels
+from tests.engine.tiny_models import Tiny, random_prompts, request, without_kernels
 
 MakeTiny = Callable[..., Tiny]
 CPU = torch.device("cpu")

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_models import DEMO, drain, request
 
 from pipeline.engine.assembly import build_engine
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.model.checkpoint import resolve
+from tests.engine.tiny_models import DEMO, drain, request
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 DOCUMENTS = 250

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from sample_layers import SHAPES, weight_of
 
 from pipeline.engine.layers import linear
 from pipeline.engine.layers.linear import KERNELS, PackedLinear, Product, candidates, choose_kernel
+from tests.engine.sample_layers import SHAPES, weight_of
 
 CPU = torch.device("cpu")
 FIXED = KERNELS["fixed-rows"]

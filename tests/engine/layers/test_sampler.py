@@ -8,13 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attention_cases import needs_kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sampling_cases import LAST, RULES, WAYS, Array, chosen_by, rows_of
 from scipy.special import softmax
 from scipy.stats import chisquare
-from tiny_models import OLDER, Tiny, drain, kernels_of, random_prompts
 from transformers import (
     RepetitionPenaltyLogitsProcessor,
 )
@@ -23,6 +20,9 @@ from pipeline.engine.layers.sampler import sample
 from pipeline.engine.native.sampler import choose_tokens
 from pipeline.engine.plain.sampler import SamplingRows, invert_cdf, penalise
 from pipeline.types import PromptRow, SamplingParams
+from tests.engine.attention_cases import needs_kernels
+from tests.engine.sampling_cases import LAST, RULES, WAYS, Array, chosen_by, rows_of
+from tests.engine.tiny_models import OLDER, Tiny, drain, kernels_of, random_prompts
 
 MakeTiny = Callable[..., Tiny]
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from sampling_cases import WAYS, chosen_by, rows_of
 from scipy.special import softmax
 from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from pipeline.engine import native
 from pipeline.engine.native.sampler import choose_tokens
 from pipeline.engine.plain.sampler import TOP, SamplingRows, truncation_threshold
+from tests.engine.sampling_cases import WAYS, chosen_by, rows_of
 
 
 @pytest.fixture(params=WAYS)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import FAMILIES, Tiny
 from torch import nn
 from transformers import AutoModelForCausalLM, MixtralConfig
 from transformers.pytorch_utils import Conv1D
@@ -20,6 +19,7 @@ from pipeline.engine.layers.linear import KERNELS, PackedLinear
 from pipeline.engine.layers.verdicts import VARIABLE
 from pipeline.engine.model.exchange import exchange
 from pipeline.engine.model.loading_log import LoadingLog
+from tests.engine.tiny_models import FAMILIES, Tiny
 
 MakeTiny = Callable[..., Tiny]
 

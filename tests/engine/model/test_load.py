@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from attention_cases import BUILT
 from safetensors.torch import load_file, save_file
-from tiny_models import CONTEXT, DEMO, END, FAMILIES, Tiny, write_model
 from transformers import BloomConfig
 
 from pipeline.engine import native
@@ -19,6 +17,8 @@ from pipeline.engine.config import ModelConfig
 from pipeline.engine.model.checkpoint import resolve
 from pipeline.engine.model.load import LoadedModel, load_model, set_precision
 from pipeline.errors import ModelRefused
+from tests.engine.attention_cases import BUILT
+from tests.engine.tiny_models import CONTEXT, DEMO, END, FAMILIES, Tiny, write_model
 
 MakeTiny = Callable[..., Tiny]
 

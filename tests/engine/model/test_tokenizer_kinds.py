@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tiny_models import request
-from tokenizer_kinds import FOLLOWED, OTHERS, made
 
 from pipeline.engine.model.tokenizer import REPLACEMENT, Tokenizer
 from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.rules.structured import Grammars
 from pipeline.errors import ModelRefused
 from pipeline.types import FinishReason, SamplingParams
+from tests.engine.tiny_models import request
+from tests.engine.tokenizer_kinds import FOLLOWED, OTHERS, made
 
 End = tuple[int, FinishReason, str | None, str]
 KINDS = [*FOLLOWED, *OTHERS]

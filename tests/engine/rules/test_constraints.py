@@ -10,8 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle_rules import bad_word_ids, constrained
-from tiny_models import END, Tiny, bits, byte_tokenizer, drain, piece, random_prompts, request
 
 from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.rules.constraints import Constraints, End
@@ -19,6 +17,8 @@ from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.sequence import Sequence
 from pipeline.types import Completion, ErrorCode, FinishReason
+from tests.engine.oracle_rules import bad_word_ids, constrained
+from tests.engine.tiny_models import END, Tiny, bits, byte_tokenizer, drain, piece, random_prompts, request
 
 MakeTiny = Callable[..., Tiny]
 VOCAB = 320

@@ -9,14 +9,14 @@ import pytest
 import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from llama_like import llama_tokenizer
-from tiny_models import DEMO, END, PARTIAL, WORDS, Tiny, byte_tokenizer, drain, piece, request
 from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer, StopStringCriteria
 
 from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.rules.stopping import StopWatch
 from pipeline.types import FinishReason
+from tests.engine.llama_like import llama_tokenizer
+from tests.engine.tiny_models import DEMO, END, PARTIAL, WORDS, Tiny, byte_tokenizer, drain, piece, request
 
 MakeTiny = Callable[..., Tiny]
 TOKENIZER = Tokenizer(byte_tokenizer(), 320)

@@ -16,15 +16,15 @@ import pytest
 import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle_rules import Array, distribution, may_match, permitted, token_bytes
 from scipy.stats import chisquare
-from tiny_models import DEMO, END, Tiny, byte_tokenizer, drain, piece, request
 from transformers import AutoTokenizer
 
 from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.rules.structured import Grammars, check_grammar
 from pipeline.errors import ConfigurationError, ModelRefused
 from pipeline.types import Completion, FinishReason, SamplingParams
+from tests.engine.oracle_rules import Array, distribution, may_match, permitted, token_bytes
+from tests.engine.tiny_models import DEMO, END, Tiny, byte_tokenizer, drain, piece, request
 
 MakeTiny = Callable[..., Tiny]
 VOCAB = 320

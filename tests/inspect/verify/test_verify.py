@@ -13,12 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from finished import ROWS, SAMPLES, SHARDS, Output, with_value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.inspect.verify.findings import REMAKE
 from pipeline.planning.fingerprint import digest
+from tests.inspect.finished import ROWS, SAMPLES, SHARDS, Output, with_value
+from tests.small_runs import write
 
 
 class TestIntact:
@@ -43,18 +44,15 @@ class TestIntact:
         ).fetchall()
         assert numbered.verify().lines[-1].endswith(f"{rows} rows, {completions} completions")
 
-    def test_no_rows(self, tmp_path: Path, output: Output) -> None:
-        pq.write_table(pa.table({"prompt": pa.array([], pa.string())}), tmp_path / "none.parquet")
-        empty = Output(
-            tmp_path / "empty", (output.overrides[0], f"source.path={tmp_path / 'none.parquet'}", "cluster=inline")
-        )
+    def test_no_rows(self, tmp_path: Path) -> None:
+        empty = Output(tmp_path / "empty", write({"prompt": pa.array([], pa.string())}, tmp_path / "none.parquet"))
         assert empty.generate() == 0
         assert empty.verify("replay=2").lines == [
             "replay: 0 of 0 output rows are the same, bit for bit", "complete and intact: 1 part, 0 rows, 0 completions"
         ]  # fmt: skip
 
     def test_a_folder_without_an_output(self, tmp_path: Path) -> None:
-        found = Output(tmp_path, ()).verify()
+        found = Output(tmp_path, tmp_path).verify()
         assert (found.code, len(found.lines)) == (2, 1)
         assert "holds no output" in found.lines[0]
 

@@ -10,13 +10,13 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from made_output import FULL, plan
 from markdown_it import MarkdownIt
 
 from pipeline.output.card.card import dataset_card
 from pipeline.output.manifest import Manifest
 from pipeline.output.part import Counts
 from pipeline.planning.plan import InputFile, Plan, make_plan
+from tests.output.made_output import FULL, plan
 
 MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 HOSTILE = (

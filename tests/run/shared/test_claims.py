@@ -7,10 +7,10 @@ import sys
 import threading
 
 import pytest
-from simulated_store import SharedFiles, View, memory, unavailable
 
 from pipeline.run.shared.claims import STALE, Claims, Pulse, Taken
 from pipeline.store.process import me
+from tests.run.simulated_store import SharedFiles, View, memory, unavailable
 
 
 class Times:

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import pytest
-from fakes import FakePool, FakeReplica, Story, report
 
 from pipeline.planning.plan import InputFile, Plan
 from pipeline.run.dispatch.replica import ReplicaDied, ReplicaLost
 from pipeline.run.show.metrics import METRICS, Metric, Metrics
 from pipeline.run.show.monitor import Monitor
 from pipeline.types import Progress, Room
+from tests.run.fakes import FakePool, FakeReplica, Story, report
 
 PLAN = Plan("0" * 64, {}, (InputFile("a.parquet", "/a.parquet", 1, 24, "f"),), 24, 4)
 NOON = datetime.datetime(2030, 1, 1, 12, 0, 0)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from simulation import plan_of
 
 from pipeline.output.part import part_name
 from pipeline.run.show.reports import Reports
 from pipeline.types import ShardReport
+from tests.run.simulation import plan_of
 
 PLAN = plan_of(7, 4)
 COUNT = st.integers(0, 2**63 - 1)

@@ -19,14 +19,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.generate import main
+from pipeline.engine.config import ModelConfig
+from pipeline.output.config import OutputConfig
+from pipeline.prompts.config import SourceConfig
+from pipeline.work.config import GenerateConfig
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[1]
 MODEL = REPOSITORY / "examples" / "demo-model"
 INLINE = ("cluster=inline", "cluster.cpus_per_replica=1")
 RAY = ("cluster=local", "cluster.cpus_per_replica=1")
 PATIENCE = 900.0
 """Seconds after which something that must happen is taken not to, on the busiest machine: no test ends by it that passes."""
-STAGED = Path(__file__).parent / "staged_runs"
+STAGED = Path(__file__).parent / "end_to_end" / "staged_runs"
 
 OPENINGS = (
     "Weather report for Larkfield, Monday: the morning",
@@ -74,11 +78,22 @@ def prompts(rows: int) -> pa.Table:
     )
 
 
-def write(table: pa.Table | dict[str, Any], path: Path) -> Path:
-    """Write an input file."""
+def write(table: pa.Table | dict[str, Any], path: Path, **options: Any) -> Path:
+    """Write an input file, its folder included; `options` are those of pyarrow's `write_table`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table if isinstance(table, pa.Table) else pa.table(table), path)
+    pq.write_table(table if isinstance(table, pa.Table) else pa.table(table), path, **options)
     return path
+
+
+def configured(source: Path | str, output: Path | str, **sections: Any) -> GenerateConfig:
+    """The configuration of a small run; `model`, `source` and `output` are mappings of what is added to them."""
+    added = {name: sections.pop(name, {}) for name in ("model", "source", "output")}
+    return GenerateConfig(
+        model=ModelConfig(**{"path": str(MODEL), **added["model"]}),
+        source=SourceConfig(**{"path": str(source), **added["source"]}),
+        output=OutputConfig(**{"path": str(output), **added["output"]}),
+        **sections,
+    )
 
 
 def overrides(source: Path | str, output: Path | str, *more: str) -> list[str]:
