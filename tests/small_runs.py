@@ -54,12 +54,13 @@ MIXED: tuple[dict[str, Any] | None, ...] = (
     {"min_p": 0.05, "min_tokens": 4},
 )
 MIXED_TYPE = pa.struct(
-    {
-        "temperature": pa.float64(), "top_k": pa.int64(), "top_p": pa.float64(), "min_p": pa.float64(),
-        "repetition_penalty": pa.float64(), "presence_penalty": pa.float64(), "frequency_penalty": pa.float64(),
-        "max_tokens": pa.int64(), "min_tokens": pa.int64(), "seed": pa.int64(), "stop": pa.list_(pa.string()),
-    }
-)  # fmt: skip
+    [
+        *((name, pa.int64()) for name in ("top_k", "max_tokens", "min_tokens", "seed")),
+        *((name, pa.float64()) for name in ("temperature", "top_p", "min_p")),
+        *((f"{name}_penalty", pa.float64()) for name in ("repetition", "presence", "frequency")),
+        ("stop", pa.list_(pa.string())),
+    ]
+)
 
 
 def prompts(rows: int) -> pa.Table:
@@ -85,7 +86,7 @@ def write(table: pa.Table | dict[str, Any], path: Path, **options: Any) -> Path:
     return path
 
 
-def configured(source: Path | str, output: Path | str, **sections: Any) -> GenerateConfig:
+def configured(source: Path | str, output: Path | str, /, **sections: Any) -> GenerateConfig:
     """The configuration of a small run; `model`, `source` and `output` are mappings of what is added to them."""
     added = {name: sections.pop(name, {}) for name in ("model", "source", "output")}
     return GenerateConfig(
@@ -120,9 +121,8 @@ def as_bytes(table: pa.Table) -> bytes:
         plain.schema.get_field_index(kind.name), kind.name, plain.column(kind.name).cast(pa.string())
     )
     # Taken row by row, so that nothing of where the parts began is left in the buffers.
-    plain = pa.table(
-        [pa.concat_arrays([c.combine_chunks()]) if c.num_chunks else c for c in plain.columns], plain.schema
-    )
+    columns: list[Any] = [pa.concat_arrays([c.combine_chunks()]) if c.num_chunks else c for c in plain.columns]
+    plain = pa.Table.from_arrays(columns, schema=plain.schema)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, plain.schema) as stream:
         stream.write_table(plain.combine_chunks())

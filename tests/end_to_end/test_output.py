@@ -102,15 +102,14 @@ def test_the_manifest(output: Path) -> None:
     body = manifest(output)
     assert set(body) == {"plan_id", "promptmill_version", "totals", "timings", "parts", "environment"}
     table = read(output)
-    reasons = table.column("finish_reason").to_pylist()
-    lengths = [
-        n for n, reason in zip(table.column("completion_tokens").to_pylist(), reasons, strict=True) if reason != "error"
-    ]
+    rows = table.to_pylist()
+    reasons = [row["finish_reason"] for row in rows]
+    lengths = [row["completion_tokens"] for row in rows if row["finish_reason"] != "error"]
     assert body["totals"] == {
         "rows": ROWS,
         "completions": 2 * ROWS,
-        "prompt_tokens": sum(r["prompt_tokens"] for r in table.to_pylist()) // 2,
-        "completion_tokens": sum(table.column("completion_tokens").to_pylist()),
+        "prompt_tokens": sum(row["prompt_tokens"] for row in rows) // 2,
+        "completion_tokens": sum(row["completion_tokens"] for row in rows),
         "errors": {"EMPTY_PROMPT": 2, "NULL_PROMPT": 2},
         "finish_reasons": dict(sorted(collections.Counter(reasons).items())),
         "lengths": {"shortest": min(lengths), "longest": max(lengths)},

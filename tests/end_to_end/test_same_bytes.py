@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -60,7 +61,7 @@ def test_a_common_beginning_and_several_samples(source: Path, tmp_path: Path) ->
     reference = tmp_path / "reference"
     assert generate(source, reference, *options, "engine.prefix_caching=false", "engine.max_num_seqs=1") == 0
     table = read(reference)
-    assert table.num_rows == 3 * 16 and max(table.column("prompt_tokens").to_pylist()) > 64
+    assert table.num_rows == 3 * 16 and max(row["prompt_tokens"] for row in table.to_pylist()) > 64
     assert {"stop", "length"} <= set(table.column("finish_reason").to_pylist())
     for more in ("engine.max_num_seqs=5", "output.rows_per_shard=7", "cluster.cpus_per_replica=2"):
         output = tmp_path / more.partition("=")[0]
@@ -80,7 +81,7 @@ def test_the_inputs_order_and_division(source: Path, reference: Path, tmp_path: 
 def test_a_rows_neighbours(source: Path, reference: Path, tmp_path: Path) -> None:
     alone = write(pq.read_table(source).slice(4, 1), tmp_path / "one.parquet")
     assert generate(alone, tmp_path / "out", *OPTIONS) == 0
-    chosen = pa.compute.equal(read(reference).column("row_id"), "row-0004")
+    chosen = pc.field("row_id") == "row-0004"
     assert as_bytes(read(reference).filter(chosen)) == as_bytes(read(tmp_path / "out"))
 
 

@@ -188,7 +188,7 @@ def _logits(folder: Path, ids: Sequence[int]) -> torch.Tensor:
     for dtype in (torch.float64, torch.float32):
         loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
         try:
-            return loaded(input_ids=torch.tensor([ids]), use_cache=False).logits[0].double()  # type: ignore[no-any-return]
+            return loaded(input_ids=torch.tensor([ids]), use_cache=False).logits[0].double()
         except RuntimeError:
             if dtype == torch.float32:
                 raise
@@ -197,8 +197,8 @@ def _logits(folder: Path, ids: Sequence[int]) -> torch.Tensor:
 
 def _child(kind: str, pipe: Any) -> None:
     warnings.simplefilter("ignore")
-    quiet.disable_progress_bar()  # type: ignore[no-untyped-call]
-    quiet.set_verbosity_error()  # type: ignore[no-untyped-call]
+    quiet.disable_progress_bar()
+    quiet.set_verbosity_error()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         try:

@@ -155,7 +155,7 @@ def test_any_strides_of_heads_and_tokens(dim: int) -> None:
     case = make_case(dim, [(40, 1), (5, 20)], (4, 2), dim, torch.float32)
     whole = run(case)
     joined = torch.cat([case.q, case.k, case.v], 1)
-    parts = joined.split([4, 2, 2], 1)  # type: ignore[no-untyped-call]
+    parts = joined.split([4, 2, 2], 1)
     assert not any(part.is_contiguous() for part in parts)
     turned = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (case.q, case.k, case.v)]
     for q, k, v in (parts, turned):

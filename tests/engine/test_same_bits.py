@@ -50,7 +50,7 @@ ALIKE = [HEADER[:n] for n in (32, 33, 64, 65)] + [HEADER[:64] + p for p in rando
 POOL = [request(f"row-{i}", p, i % 3, **s) for i, (p, s) in enumerate(zip(PROMPTS, SAMPLING, strict=True))]
 POOL += [request(f"alike-{i}", p, **SAMPLING[i]) for i, p in enumerate(ALIKE)]
 POOL += [request("samples", HEADER[:50], i, **SAMPLING[1]) for i in range(5)]
-STATS = {"top_logprobs": 3}
+STATS: dict[str, Any] = {"top_logprobs": 3}
 
 
 @functools.cache
@@ -104,7 +104,7 @@ def alone(tiny: MakeTiny) -> Alone:
     @functools.cache
     def run(kind: Kind, kv: str) -> list[Completion]:
         torch.set_num_threads(kind.threads or 1)
-        options = {"kv": kv, "prompt_logprobs": True, **kind.loading(), **STATS}
+        options: dict[str, Any] = {"kv": kv, "prompt_logprobs": True, **kind.loading(), **STATS}
         done = list[Completion]()
         with kind.way():
             for one in POOL:
@@ -213,7 +213,7 @@ def test_the_whole_pool_at_once(tiny: MakeTiny, alone: Alone, kind: Kind, thread
     for kv, share in (("auto", True), ("bfloat16", threads == 1)):
         reference = alone(kind, kv)
         torch.set_num_threads(threads)
-        options = {"kv": kv, "share": share, "prompt_logprobs": not share, **kind.loading()}
+        options: dict[str, Any] = {"kv": kv, "share": share, "prompt_logprobs": not share, **kind.loading()}
         with kind.way():
             done = company(kind.model(tiny), [(POOL, 0)], 16, **options)
         assert len(done) == len(POOL)

@@ -75,7 +75,7 @@ def test_a_table_of_other_rows_than_the_segments_is_a_mistake() -> None:
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), "dictionary"])
 def test_fault_1_a_null_prompt(kind: Any) -> None:
-    column = pa.array(["a", None])
+    column: Any = pa.array(["a", None])
     column = column.dictionary_encode() if kind == "dictionary" else column.cast(kind)
     rows = built({"prompt": column})
     assert [code(r) for r in rows] == [None, ErrorCode.NULL_PROMPT]
@@ -118,7 +118,11 @@ def test_fault_4_a_prompt_that_leaves_no_room_is_an_error_with_both_numbers() ->
 
 def truncated(prompt: str, max_tokens: int = 4, least: int | None = None, length: int = 16) -> PromptRow:
     table = pa.table({"prompt": [prompt], "s": [f'{{"max_tokens": {max_tokens}}}']})
-    options = {"on_long_prompt": "truncate_left", "sampling_column": "s", "min_completion_tokens": least}
+    options: dict[str, Any] = {
+        "on_long_prompt": "truncate_left",
+        "sampling_column": "s",
+        "min_completion_tokens": least,
+    }
     return built(table, length=length, **options)[0]
 
 

@@ -26,7 +26,7 @@ from pipeline.output import manifest as manifests
 from pipeline.output.config import OutputConfig
 from pipeline.output.folder import OutputFolder
 from pipeline.output.manifest import MANIFEST, Manifest, assemble, put_manifest
-from pipeline.output.part import Counts, commit_part, encode_part, part_metadata, part_name
+from pipeline.output.part import Counts, commit_part, encode_part, part_metadata, part_name, sha256_of
 from pipeline.planning.plan import InputFile, Plan, make_plan
 from pipeline.run.dispatch import dispatch
 from pipeline.run.dispatch.dispatch import Dispatcher
@@ -127,7 +127,7 @@ class SimReplica:
         mine = commit_part(self.view, name, data, plan.plan_id)
         self.world.acknowledged.add(name)
         rows = shard.rows
-        sha = manifests.sha256_of(self.view, name)
+        sha = sha256_of(self.view, name)
         return ShardReport(shard.index, name, rows, rows, rows, 2 * rows, dict(Counter(map(str, task.excluded.values()))),
                            sha, already_there=not mine)  # fmt: skip
 

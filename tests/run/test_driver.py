@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import platform
 import re
 import signal
 from pathlib import Path
@@ -146,7 +147,7 @@ def test_an_unexpected_error_still_stops_the_replicas(
 
 
 def test_a_driver_is_named_so_that_its_log_can_be_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver.platform, "node", lambda: "a/b")
+    monkeypatch.setattr(platform, "node", lambda: "a/b")
     assert "/" not in driver._driver_id()
     assert re.fullmatch(rf"\d{{8}}T\d{{6}}Z-a_b-{os.getpid()}-[0-9a-f]{{4}}", driver._driver_id())
     assert len({driver._driver_id() for _ in range(20)}) > 15, "two starts within a second differ"

@@ -13,8 +13,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from pipeline.output import manifest
-from pipeline.run.dispatch import dispatch
 from tests.run.simulation import World, make_repeatable
 
 WORLDS = 4_000
@@ -106,19 +104,11 @@ class Drivers(RuleBasedStateMachine):
             self.world.check()
 
 
-class TestDrivers(Drivers.TestCase):  # type: ignore[name-defined, misc]
+class TestDrivers(Drivers.TestCase):  # type: ignore[valid-type, misc]
     settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 
     def setUp(self) -> None:
         super().setUp()
-        self._before = manifest.ThreadPoolExecutor, dispatch.TICK
-
-        class Patch:
-            setattr = staticmethod(setattr)
-
-        make_repeatable(Patch)
-
-    def tearDown(self) -> None:
-        manifest.ThreadPoolExecutor = self._before[0]
-        dispatch.TICK = self._before[1]
-        super().tearDown()
+        patch = pytest.MonkeyPatch()
+        self.addCleanup(patch.undo)
+        make_repeatable(patch)

@@ -145,11 +145,11 @@ def test_what_only_changes_how_fast_or_where_is_not(place: Path, sections: dict[
 
 
 def test_the_order_of_a_schemas_properties_is_in_the_id_and_how_it_was_written_is_not(place: Path) -> None:
-    one = {"properties": {"a": {}, "b": {}}}
-    other = {"properties": {"b": {}, "a": {}}}
+    one: dict[str, Any] = {"properties": {"a": {}, "b": {}}}
+    other: dict[str, Any] = {"properties": {"b": {}, "a": {}}}
     ids = [plan_id(sampling=SamplingParams(json_schema=s)) for s in (one, json.dumps(one, indent=2), other)]
     assert ids[0] == ids[1] != ids[2]
-    biases = [{3: 1, 20: 2}, {"20": 2.0, "3": 1.0}]
+    biases: list[dict[Any, float]] = [{3: 1, 20: 2}, {"20": 2.0, "3": 1.0}]
     assert len({plan_id(sampling=SamplingParams(logit_bias=b)) for b in biases}) == 1
 
 

@@ -8,6 +8,7 @@ import math
 import random
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def documents() -> list[str]:
 
 
 @functools.cache
-def nats_per_token(**options: str) -> float:
+def nats_per_token(**options: Any) -> float:
     """Mean negative log-probability of the documents' tokens, their ends included."""
     model = ModelConfig(path=str(DEMO), **options)
     built = build_engine(resolve(model), model, EngineConfig(), StatsConfig(prompt_logprobs=True))

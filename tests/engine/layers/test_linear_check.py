@@ -56,7 +56,7 @@ def test_another_order_of_sums_is_found_though_rounding_hides_it(
 ) -> None:
     weight, added = weight_of(SHAPE).to(dtype), torch.linspace(-1, 1, SHAPE[0]).to(dtype) if bias else None
     x = rows_for(SHAPE, 100).to(dtype)
-    one, two = (split_sums(lambda _, two=two: two)(weight, added)(x) for two in (False, True))
+    one, two = (split_sums(sides)(weight, added)(x) for sides in (lambda _: False, lambda _: True))
     assert 0 < (one != two).sum() < 0.001 * one.numel() * (1 if dtype == torch.bfloat16 else 8)  # so few would show it
     monkeypatch.setitem(KERNELS, "onednn-packed", split_sums(some))
     assert choose_kernel(weight, added, ["onednn-packed", "fixed-rows"]) == ("fixed-rows", True)

@@ -51,8 +51,8 @@ def numbers() -> list[torch.Tensor]:
             found += [product(rows_for(shape, rows)) for rows in (1, 2, 5, 6, 7, 13, 14, 15, 60)]
         halved = Float32Layer(weight.bfloat16(), None)
         found += [halved(rows_for(shape, rows).bfloat16()) for rows in (2, 6, 13, 60)]
-        product = CompiledInt8Product(weight, bias)
-        found += [product(rows_for(shape, rows)) for rows in (1, 5, 7, 14, 60)]
+        int8 = CompiledInt8Product(weight, bias)
+        found += [int8(rows_for(shape, rows)) for rows in (1, 5, 7, 14, 60)]
     for dim in DIMS:
         for dtype in DTYPES:
             case = make_case(dim, [(70, 1), (3, 40), (0, 9), (31, 1)], (6, 2), dim, dtype)

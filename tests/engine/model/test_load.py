@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from tests.engine.tiny_models import CONTEXT, DEMO, END, FAMILIES, Tiny, write_m
 MakeTiny = Callable[..., Tiny]
 
 
-def load(folder: Path, **options: str) -> LoadedModel:
+def load(folder: Path, **options: Any) -> LoadedModel:
     config = ModelConfig(path=str(folder), **options)
     return load_model(resolve(config), config)
 

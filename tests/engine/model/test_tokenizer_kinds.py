@@ -58,7 +58,7 @@ def reference(kind: str, prompt: Sequence[int], ids: Sequence[int], stop: Sequen
     def after(count: int) -> str:
         before, whole = (made(kind).decode([*prompt, *ids[:n]], skip_special_tokens=True) for n in (0, count))
         assume(whole.startswith(before))
-        return whole[len(before) :]  # type: ignore[no-any-return]
+        return whole[len(before) :]
 
     for count in range(1, len(ids) + 1):
         text = after(count)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -20,6 +19,10 @@ from pipeline.inspect.verify.findings import REMAKE
 from pipeline.planning.fingerprint import digest
 from tests.inspect.finished import ROWS, SAMPLES, SHARDS, Output, with_value
 from tests.small_runs import write
+
+
+def nested(depth: int) -> Any:
+    return [nested(depth - 1)] if depth else 1
 
 
 class TestIntact:
@@ -242,7 +245,7 @@ class TestManifest:
             (lambda m: m["parts"][0].update(file=[]), "cannot be used: parts.file: must be text"),
             (lambda m: m["parts"][0].update(sha256=None), "cannot be used: parts.sha256: must be text, not null"),
             (
-                lambda m: m["environment"].update(x=functools.reduce(lambda x, _: [x], range(99), 1)),
+                lambda m: m["environment"].update(x=nested(99)),
                 "nested more than 64 deep",
             ),
             (lambda m: m.update(more=1), "cannot be used: more: no such key is known"),
@@ -313,7 +316,7 @@ class TestPlan:
             (lambda p: p.update(format=9), "plan format 9"),
             (lambda p: p.pop("files"), "files: is missing"),
             (
-                lambda p: p["fingerprint"].update(x=functools.reduce(lambda x, _: [x], range(99), 1)),
+                lambda p: p["fingerprint"].update(x=nested(99)),
                 "nested more than 64 deep",
             ),
         ],
