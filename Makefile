@@ -13,7 +13,7 @@ help:  ## show this list
 # A step of the installation: what it does, how long it took; pip's many lines are kept, and shown if it fails.
 step = printf '%s … ' $(1); began=$$(date +%s); \
 	if $(2) >>$(VENV)/install.log 2>&1; then echo "$$(($$(date +%s) - began)) s"; else \
-	echo failed; grep -v 'WARNING:' $(VENV)/install.log | tail -n 200 >&2; echo 'all that was said: $(VENV)/install.log' >&2; exit 1; fi
+	echo failed; grep -Ev 'WARNING:|Requirement already satisfied:' $(VENV)/install.log | tail -n 200 >&2; echo 'all that was said: $(VENV)/install.log' >&2; exit 1; fi
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 WANTED = import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	print(*p["dependencies"], *sum((p["optional-dependencies"][e] for e in ("dev", "data", "cluster")), []), sep="\n")
@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard pipeline/engi
 	@$(BIN)/python -c '$(WANTED)' >$(VENV)/requirements.txt
 	@$(call step,'2/3 the packages of constraints.txt; this takes minutes',$(PIP) -r $(VENV)/requirements.txt)
 	@$(call step,'3/3 promptmill with its kernels (the C code in pipeline/engine/native)',$(PIP) --no-deps -e .)
-	@built=$$(cd pipeline/engine/native && ls _native-*.so 2>/dev/null | sed 's/_native-//; s/[.]so//' | xargs); \
+	@built=$$(cd pipeline/engine/native && ls _native-*.so 2>/dev/null | sed 's/_native-//; s/[.]so//' | sort | xargs); \
 	echo "done; kernels for $${built:-no processor: without a C compiler torch does their work, more slowly}"
 	@touch $@
 
