@@ -10,13 +10,25 @@ STAMP := $(VENV)/.installed
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
+# A step of the installation: what it does, how long it took; pip's many lines are kept, and shown if it fails.
+step = printf '%s … ' $(1); began=$$(date +%s); \
+	if $(2) >>$(VENV)/install.log 2>&1; then echo "$$(($$(date +%s) - began)) s"; else \
+	echo failed; grep -Ev 'WARNING:|Requirement already satisfied:' $(VENV)/install.log | tail -n 200 >&2; echo 'all that was said: $(VENV)/install.log' >&2; exit 1; fi
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+WANTED = import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	print(*p["dependencies"], *sum((p["optional-dependencies"][e] for e in ("dev", "data", "cluster")), []), sep="\n")
+
 install: $(STAMP)  ## make .venv with everything in it
 $(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard pipeline/engine/native/*.[ch])
-	@echo 'Making $(VENV): 3 GB on disk with a CPU build of torch, several more with a CUDA build (see docs/how-to/install.md). pip compiles'
-	@echo 'the C code in pipeline/engine/native, too, and says below what it is at. That takes some minutes.'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,data,cluster]'
-	touch $@
+	@echo '$(VENV): 3 GB on disk with a CPU build of torch, several more with a CUDA build (docs/how-to/install.md)'
+	@mkdir -p $(VENV) && : >$(VENV)/install.log
+	@$(call step,'1/3 the environment',test -x $(BIN)/python || $(PYTHON) -m venv $(VENV))
+	@$(BIN)/python -c '$(WANTED)' >$(VENV)/requirements.txt
+	@$(call step,'2/3 the packages of constraints.txt; this takes minutes',$(PIP) -r $(VENV)/requirements.txt)
+	@$(call step,'3/3 promptmill with its kernels (the C code in pipeline/engine/native)',$(PIP) --no-deps -e .)
+	@built=$$(cd pipeline/engine/native && ls _native-*.so 2>/dev/null | sed 's/_native-//; s/[.]so//' | sort | xargs); \
+	echo "done; kernels for $${built:-no processor: without a C compiler torch does their work, more slowly}"
+	@touch $@
 
 demo: install  ## generate with the embedded model and prompts
 	$(BIN)/promptmill generate experiment=demo
@@ -28,16 +40,16 @@ fuzz: install  ## run the tests with other random examples than last time
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --hypothesis-profile=new
 
 simulate: install  ## run simulated worlds in which everything fails; RUNS=1000000 of them from seed FIRST=0
-	$(BIN)/python tests/run/simulation.py $(or $(RUNS),100000) $(or $(FIRST),0)
+	$(BIN)/python -m tests.run.simulation $(or $(RUNS),100000) $(or $(FIRST),0)
 
 chaos: install  ## kill processes of real runs at random, and compare bytes; RUNS=100
-	$(BIN)/python tests/faults/chaos.py $(or $(RUNS),100) $(or $(FIRST),0)
+	$(BIN)/python -m tests.faults.chaos $(or $(RUNS),100) $(or $(FIRST),0)
 
 metrics-test: install  ## run Prometheus beside real jobs; needs prometheus and promtool on PATH, and ray[default]
 	$(BIN)/python docker/monitoring/check.py
 
 survey: install  ## try every causal language model of transformers, tiny and random; writes docs/reference/families.md
-	PYTHONPATH=tests/engine $(BIN)/python tests/engine/survey.py
+	$(BIN)/python -m tests.engine.survey
 	$(BIN)/python -m pytest -m slow tests/engine/model/test_survey.py
 
 image-test:  ## build the image with buildah on the base image BASE=, and run the demo in it; docker/README.md

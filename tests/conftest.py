@@ -1,14 +1,18 @@
-"""What holds for every test: threads that sleep while they wait, and no test that fails because a machine is busy."""
+"""What holds for every test: threads that sleep while they wait, no log that stays, and a module's source and reference run."""
 
 from __future__ import annotations
 
 import functools
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.small_runs import Stage, generate, prompts, write
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,3 +61,31 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     config.option.loadscopereorder = False
     return ByFile(config, log)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Keep a run's log out of the next test."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers[:], logging.root.level = handlers, level
+
+
+@pytest.fixture(scope="module")
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of as many prompts as the module's ROWS says."""
+    return write(prompts(request.module.ROWS), tmp_path_factory.mktemp("in") / "prompts.parquet")
+
+
+@pytest.fixture(scope="module")
+def reference(request: pytest.FixtureRequest, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of `source` with the module's OPTIONS, made in this process by a run that nobody disturbed."""
+    output = tmp_path_factory.mktemp("reference") / "out"
+    assert generate(source, output, *request.module.OPTIONS) == 0
+    return output
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    """A gate at which each process of a run waits after its first part."""
+    return Stage(tmp_path / "stage")

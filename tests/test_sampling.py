@@ -87,13 +87,16 @@ def test_what_is_no_mapping_is_no_bias(value: Any) -> None:
 
 
 def test_a_schema_is_the_same_as_a_mapping_and_as_text_and_keeps_its_order() -> None:
-    forms = [SCHEMA, json.dumps(SCHEMA), json.dumps(SCHEMA, indent=3, ensure_ascii=False)]
+    forms: list[Any] = [SCHEMA, json.dumps(SCHEMA), json.dumps(SCHEMA, indent=3, ensure_ascii=False)]
     made = [SamplingParams(json_schema=form) for form in forms]
     assert made[0] == made[1] == made[2]
-    assert json.loads(made[0].json_schema) == SCHEMA
+    assert json.loads(made[0].json_schema or "") == SCHEMA
     assert dataclasses.replace(made[0]) == made[0]
-    turned = SamplingParams(json_schema={**SCHEMA, "properties": dict(reversed(SCHEMA["properties"].items()))})  # type: ignore[attr-defined]
-    assert json.loads(turned.json_schema) == SCHEMA  # and yet another plan: the properties come in the order they have
+    properties: Any = SCHEMA["properties"]
+    turned = SamplingParams(json_schema=json.dumps({**SCHEMA, "properties": dict(reversed(properties.items()))}))
+    assert (
+        json.loads(turned.json_schema or "") == SCHEMA
+    )  # and yet another plan: the properties come in the order they have
     assert digest(dataclasses.asdict(turned)) != digest(dataclasses.asdict(made[0]))
 
 
@@ -119,7 +122,7 @@ def test_a_rows_structure_replaces_the_jobs(job: dict[str, Any], row: dict[str, 
 
 def test_a_row_that_gives_two_structures_is_refused() -> None:
     with pytest.raises(ValueError, match="regex and choice: exclude each other"):
-        SamplingParams(json_schema={}).override({"regex": "a", "choice": ["b"]})
+        SamplingParams(json_schema="{}").override({"regex": "a", "choice": ["b"]})
 
 
 def test_the_types_that_a_row_may_use() -> None:
@@ -135,7 +138,9 @@ TOKENS = st.lists(st.integers(0, 60), max_size=3)
 
 @given(vocab=st.integers(1, 50), tokens=TOKENS, stops=TOKENS)
 def test_tokens_beyond_the_vocabulary_are_found(vocab: int, tokens: list[int], stops: list[int]) -> None:
-    beyond = SamplingParams(logit_bias=dict.fromkeys(tokens, 1.0), stop_token_ids=stops).beyond(vocab)
+    beyond = SamplingParams(
+        logit_bias=tuple((t, 1.0) for t in dict.fromkeys(tokens)), stop_token_ids=tuple(stops)
+    ).beyond(vocab)
     assert (beyond is None) == (max([*tokens, *stops], default=0) < vocab)
     if beyond is not None:
         name, token = beyond

@@ -152,7 +152,7 @@ def test_errors_ranks_and_greedy_tokens_against_known_logits() -> None:
     assert correctness.errors(twice, exact) == pytest.approx({"logprobs": 1, "entropies": 0})
     assert correctness.ranks_outside(np.array([1.0, 3.0]), logits, done, 0.01) == 0.5
     assert correctness.ranks_outside(np.array([1.0, 3.0]), logits, done, 0.06) == 0  # 0.0 and 0.1 may be the other way
-    assert correctness.greedy(done, logits) == (0.5, pytest.approx(4.9))
+    assert correctness.greedy(done, logits) == pytest.approx((0.5, 4.9))
 
 
 @pytest.mark.parametrize(("other", "value"), [("float32", "2 of 2"), ("bfloat16", "1 of 2")])

@@ -35,7 +35,8 @@ PATHS = ["source.path=in.parquet", "output.path=out"]
 def composed(words: list[str], job: str = "generate") -> list[object]:
     if job == "submit":
         return [read(parse(words))]
-    return [run.config for run in compose_runs(job, specs()[job].schema, parse(words))]
+    schema: type[object] = specs()[job].schema
+    return [run.config for run in compose_runs(job, schema, parse(words))]
 
 
 def overrides_of_the_table() -> list[str]:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import boto3
 import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
-from small_runs import as_bytes, generate, prompts, read, write
 
 from jobs.verify import main as verify
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "store"))
-
-from bucket_server import Door
-from bucket_server import door as door
-from bucket_server import server as server
+from tests.small_runs import as_bytes, generate, prompts, read, write
+from tests.store.bucket_server import Door
+from tests.store.bucket_server import door as door
+from tests.store.bucket_server import server as server
 
 OPTIONS = ("source.id_column=id", "source.sampling_column=how", "output.rows_per_shard=5")
 OUTPUT = "s3://bucket/runs/first"

@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from small_runs import INLINE, MODEL, overrides, python, write
+
+from tests.small_runs import INLINE, MODEL, overrides, python, write
 
 # Installed beside us or not, no inline run needs them.
 # (pandas and triton are not ours to keep out: pyarrow and torch import them where they are.)

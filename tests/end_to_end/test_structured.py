@@ -11,7 +11,8 @@ from typing import Any
 import jsonschema
 import pyarrow as pa
 import pytest
-from small_runs import assert_same_rows, generate, manifest, read, write
+
+from tests.small_runs import assert_same_rows, generate, manifest, read, write
 
 SCHEMA = {
     "type": "object", "properties": {"town": {"enum": ["Ashford", "Larkfield"]}, "dry": {"type": "boolean"}},
@@ -44,10 +45,10 @@ BAD = {
     14: "logit_bias={'3': 101.0}: must be token ids", 15: "bad_words=[None]: must be a list of non-empty texts",
     16: "regex: no text that the tokens can spell matches",
 }  # fmt: skip
-STRUCT = pa.struct({
-    "regex": pa.string(), "choice": pa.list_(pa.string()), "json_schema": pa.string(), "bad_words": pa.list_(pa.string()),
-    "logit_bias": pa.map_(pa.int64(), pa.float64()), "max_tokens": pa.int64(),
-})  # fmt: skip
+STRUCT = pa.struct([
+    ("regex", pa.string()), ("choice", pa.list_(pa.string())), ("json_schema", pa.string()),
+    ("bad_words", pa.list_(pa.string())), ("logit_bias", pa.map_(pa.int64(), pa.float64())), ("max_tokens", pa.int64()),
+])  # fmt: skip
 
 
 def source(folder: Path, how: pa.Array[Any]) -> Path:
@@ -167,7 +168,7 @@ def test_the_schema_of_the_documentation_makes_json_of_a_small_models_texts(tmp_
         )
         == 0
     )
-    texts = read(tmp_path / "out")["text"].to_pylist()
-    assert len(texts) == len(prompts)
-    for text in texts:
-        jsonschema.validate(json.loads(text), json.loads(option.partition("=")[2]))
+    rows = read(tmp_path / "out").to_pylist()
+    assert len(rows) == len(prompts)
+    for row in rows:
+        jsonschema.validate(json.loads(row["text"]), json.loads(option.partition("=")[2]))

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_runs import MODEL, PATIENCE, REPOSITORY, assert_same_rows, events, generate, prompts, wait_until, write
+
+from tests.small_runs import MODEL, PATIENCE, REPOSITORY, assert_same_rows, events, generate, prompts, wait_until, write
 
 pytestmark = pytest.mark.ray
 pytest.importorskip("aiohttp", reason="Ray's job server needs ray[default]")

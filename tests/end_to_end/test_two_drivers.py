@@ -7,34 +7,21 @@ import signal
 from pathlib import Path
 
 import pytest
-from small_runs import (
+
+from tests.small_runs import (
     INLINE,
     Stage,
     assert_same_rows,
     events,
     generate,
     manifest,
-    prompts,
     started_generate,
-    write,
 )
 
 OPTIONS = (
     "source.id_column=id", "source.sampling_column=how", "output.rows_per_shard=10", "sampling.max_tokens=24",
 )  # fmt: skip
 ROWS, SHARDS = 160, 16
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(prompts(ROWS), tmp_path_factory.mktemp("two") / "prompts.parquet")
-
-
-@pytest.fixture(scope="module")
-def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("reference") / "out"
-    assert generate(source, output, *OPTIONS) == 0
-    return output
 
 
 def done_by(output: Path) -> list[set[int]]:

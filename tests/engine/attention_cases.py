@@ -172,12 +172,10 @@ def make_case(
     for row, count in enumerate(needed):
         tables[row, :count] = order[sum(needed[:row]) :][:count]
     count, kv_heads = sum(news), heads[1]
-    case = Case(
-        pasts, news, size * torch.randn(count, heads[0], dim, generator=draw),
-        *(torch.randn(count, kv_heads, dim, generator=draw) for _ in range(2)),
-        *([torch.randn(past, kv_heads, dim, generator=draw) for past in pasts] for _ in range(2)), tables,
-        *garbage(blocks, kv_heads, dim, dtype),
-    )  # fmt: skip
+    q = size * torch.randn(count, heads[0], dim, generator=draw)
+    k, v = (torch.randn(count, kv_heads, dim, generator=draw) for _ in range(2))
+    past_k, past_v = ([torch.randn(past, kv_heads, dim, generator=draw) for past in pasts] for _ in range(2))
+    case = Case(pasts, news, q, k, v, past_k, past_v, tables, *garbage(blocks, kv_heads, dim, dtype))
     for row, past in enumerate(pasts):
         for position in range(past):
             put(case.keys, case.values, tables[row], position, case.past_k[row][position], case.past_v[row][position])
@@ -190,7 +188,7 @@ def cases(draw: st.DrawFn, longest: int = 330, dtypes: list[torch.dtype] = DTYPE
     position = st.one_of(st.sampled_from([0, *EDGES]), st.integers(0, longest))
     new = st.one_of(st.just(1), st.sampled_from(EDGES), st.integers(1, 110))
     lengths = draw(st.lists(st.tuples(position, new), min_size=1, max_size=5))
-    heads, dim, dtype = (draw(st.sampled_from(options)) for options in (HEADS, DIMS, dtypes))
+    heads, dim, dtype = (draw(st.sampled_from(HEADS)), draw(st.sampled_from(DIMS)), draw(st.sampled_from(dtypes)))
     return make_case(draw(st.integers(0, 2**31)), lengths, heads, dim, dtype)
 
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from tiny_models import DEMO, FAMILIES, Tiny, write_model
+from tests.engine.tiny_models import DEMO, FAMILIES, Tiny, write_model
 
 MakeTiny = Callable[..., Tiny]
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import regex
 import torch
-from tiny_models import END, _spelled, byte_tokenizer
 from transformers import (
     LogitsProcessor,
     MinNewTokensLengthLogitsProcessor,
@@ -23,6 +22,7 @@ from transformers import (
 )
 
 from pipeline.types import SamplingParams
+from tests.engine.tiny_models import END, _spelled, byte_tokenizer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Processors = list[LogitsProcessor]
@@ -92,11 +92,12 @@ def constrained(logits: Array, prompt: Sequence[int], generated: Sequence[int], 
     if sampling.min_tokens and ends_of(sampling):
         rules.append(MinNewTokensLengthLogitsProcessor(len(prompt), sampling.min_tokens, ends_of(sampling)))
     if sampling.logit_bias:
-        rules.append(SequenceBiasLogitsProcessor({(t,): b for t, b in sampling.logit_bias}))
+        biases: list[list[list[int] | float]] = [[[t], b] for t, b in sampling.logit_bias]
+        rules.append(SequenceBiasLogitsProcessor(biases))
     if sampling.repetition_penalty != 1:
         rules.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
     for rule in rules:
-        scores = rule(ids, scores)  # type: ignore[arg-type]
+        scores = rule(ids, scores)
     counts = np.bincount(np.array(generated, int), minlength=len(logits))
     done: Array = scores[0].numpy()
     return done - sampling.frequency_penalty * counts - sampling.presence_penalty * (counts > 0)
@@ -113,6 +114,6 @@ def distribution(logits: Array, prompt: Sequence[int], generated: Sequence[int],
     if sampling.top_p < 1:
         rules.append(TopPLogitsWarper(sampling.top_p))
     for rule in rules:
-        scores = rule(torch.tensor([[0]]), scores)  # type: ignore[arg-type]
+        scores = rule(torch.tensor([[0]]), scores)
     assert scores.dtype == torch.float64
     return torch.softmax(scores[0], -1).numpy()

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attention_cases import needs_kernels
-from tiny_models import without_kernels
 
 from pipeline.engine.plain.sampler import SamplingRows
+from tests.engine.attention_cases import needs_kernels
+from tests.engine.tiny_models import without_kernels
 
 WAYS = [pytest.param("compiled", marks=needs_kernels), "torch"]
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tiny_models import request
-
 from pipeline.engine.cache.block_pool import BLOCK, BlockPool
 from pipeline.engine.scheduler import FEW, Scheduler, Step
 from pipeline.engine.sequence import Sequence
+from tests.engine.tiny_models import request
 
 Place = tuple[int, int]
 """Block and offset."""

@@ -1,6 +1,6 @@
 """Every causal language model of the installed transformers, tiny and random: served right, or refused in one line.
 
-`python tests/engine/survey.py [MODEL_TYPE ...]` prints the table; `test_survey.py` asserts it. The oracle is transformers' own
+`python -m tests.engine.survey [MODEL_TYPE ...]` prints the table; `test_survey.py` asserts it. The oracle is transformers' own
 forward pass over the whole sequence, in float64 and with eager attention.
 """
 
@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 import transformers
-from tiny_models import CONTEXT, END, byte_tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as quiet
 
 from pipeline.engine.model.architecture import INSTEAD
+from tests.engine.tiny_models import CONTEXT, END, byte_tokenizer
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "families.md"
 TOLERANCE = 1e-5
@@ -139,12 +139,11 @@ def _random(model: Any) -> Any:
 
 
 def _served(kind: str, folder: Path) -> tuple[str, str]:
-    from tiny_models import drain, request
-
     from pipeline.engine.assembly import build_engine
     from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
     from pipeline.engine.model.checkpoint import resolve
     from pipeline.errors import ModelRefused
+    from tests.engine.tiny_models import drain, request
 
     try:
         config = configuration(kind)
@@ -189,7 +188,7 @@ def _logits(folder: Path, ids: Sequence[int]) -> torch.Tensor:
     for dtype in (torch.float64, torch.float32):
         loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
         try:
-            return loaded(input_ids=torch.tensor([ids]), use_cache=False).logits[0].double()  # type: ignore[no-any-return]
+            return loaded(input_ids=torch.tensor([ids]), use_cache=False).logits[0].double()
         except RuntimeError:
             if dtype == torch.float32:
                 raise
@@ -198,8 +197,8 @@ def _logits(folder: Path, ids: Sequence[int]) -> torch.Tensor:
 
 def _child(kind: str, pipe: Any) -> None:
     warnings.simplefilter("ignore")
-    quiet.disable_progress_bar()  # type: ignore[no-untyped-call]
-    quiet.set_verbosity_error()  # type: ignore[no-untyped-call]
+    quiet.disable_progress_bar()
+    quiet.set_verbosity_error()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         try:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import Tiny, bits, drain, random_prompts, request
 
 from pipeline.engine.scheduler import Step
 from pipeline.engine.steps.flight import Flight
+from tests.engine.tiny_models import Tiny, bits, drain, random_prompts, request
 
 MakeTiny = Callable[..., Tiny]
 HEADER = random_prompts(17, [40])[0]

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import CONTEXT, Tiny, drain, request
 
 from pipeline.engine import assembly as build
 from pipeline.engine.assembly import ENGINES, build_engine
@@ -16,6 +15,7 @@ from pipeline.engine.cache.memory import MemoryPlan
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.registry import BACKENDS
 from pipeline.errors import ModelRefused
+from tests.engine.tiny_models import CONTEXT, Tiny, drain, request
 
 MakeTiny = Callable[..., Tiny]
 

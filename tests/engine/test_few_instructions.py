@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attention_cases import AMX, X86
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -29,6 +28,7 @@ from pipeline.engine.layers.linear import KERNELS
 from pipeline.engine.layers.linear_check import _cancelling, keeps_rows_apart
 from pipeline.engine.model.exchange import exchange
 from pipeline.engine.native.product import Bfloat16Layer
+from tests.engine.attention_cases import AMX, X86
 
 COMPILER = shutil.which(os.environ.get("CC") or "cc")
 FLAGS = ["-O2", "-DUNROLL=2", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]

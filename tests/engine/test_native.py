@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from attention_cases import BUILT, DIMS, DTYPES, LEVEL, X86, Case, assert_exact, cases, make_case, needs_kernels, put
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import OLDER, kernels_of, without_kernels
 
 from pipeline.engine import native
 from pipeline.engine.cache.block_pool import BLOCK
@@ -23,6 +21,20 @@ from pipeline.engine.native.attention import ROWS, NativeStep
 from pipeline.engine.native.product import PANEL, ROW_BYTES, STRETCH, TALLEST
 from pipeline.engine.plain.attention import Spot
 from pipeline.errors import ModelRefused
+from tests.engine.attention_cases import (
+    BUILT,
+    DIMS,
+    DTYPES,
+    LEVEL,
+    X86,
+    Case,
+    assert_exact,
+    cases,
+    make_case,
+    needs_kernels,
+    put,
+)
+from tests.engine.tiny_models import OLDER, kernels_of, without_kernels
 
 pytestmark = needs_kernels
 Run = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -143,7 +155,7 @@ def test_any_strides_of_heads_and_tokens(dim: int) -> None:
     case = make_case(dim, [(40, 1), (5, 20)], (4, 2), dim, torch.float32)
     whole = run(case)
     joined = torch.cat([case.q, case.k, case.v], 1)
-    parts = joined.split([4, 2, 2], 1)  # type: ignore[no-untyped-call]
+    parts = joined.split([4, 2, 2], 1)
     assert not any(part.is_contiguous() for part in parts)
     turned = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (case.q, case.k, case.v)]
     for q, k, v in (parts, turned):

@@ -7,21 +7,21 @@ library's at 32 rows, to whose promise the number of threads belongs: there it m
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-from attention_cases import needs_kernels
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_models import CONTEXT, Tiny, bits, drain, random_prompts, request, without_kernels
 
 from pipeline.engine.scheduler import Step
 from pipeline.engine.steps.runner import ModelRunner
 from pipeline.types import Completion, Request
+from tests.engine.attention_cases import needs_kernels
+from tests.engine.tiny_models import CONTEXT, Tiny, bits, drain, random_prompts, request, without_kernels
 
 MakeTiny = Callable[..., Tiny]
 VOCAB = 1056
@@ -49,11 +49,11 @@ HEADER = random_prompts(12, [66], VOCAB)[0]
 ALIKE = [HEADER[:n] for n in (32, 33, 64, 65)] + [HEADER[:64] + p for p in random_prompts(13, [1, 31, 32, 33], VOCAB)]
 POOL = [request(f"row-{i}", p, i % 3, **s) for i, (p, s) in enumerate(zip(PROMPTS, SAMPLING, strict=True))]
 POOL += [request(f"alike-{i}", p, **SAMPLING[i]) for i, p in enumerate(ALIKE)]
-POOL += [request("samples", HEADER[:50], i, **SAMPLING[1]) for i in range(5)]
-STATS = {"top_logprobs": 3}
+POOL += [request("samples", HEADER[:50], i, temperature=1.0, max_tokens=18) for i in range(5)]
+STATS: dict[str, Any] = {"top_logprobs": 3}
 
 
-@functools.cache
+@cache
 def _model(folder: Path, compiled: bool, threads: int) -> Tiny:
     """A model of its own for each way of computing: it keeps what it was loaded with."""
     return Tiny(folder)
@@ -93,23 +93,23 @@ FEW_HALF = [
 ]  # fmt: skip
 """Every two of family, type and way of computing meet."""
 KV_DTYPES = ["auto", "bfloat16", "int8"]
-Alone = Callable[[Kind, str], list[Completion]]
+Alone = Callable[[Kind, str, int], Completion]
 Calls = list[tuple[list[Request], int]]
 
 
 @pytest.fixture(scope="session")
 def alone(tiny: MakeTiny) -> Alone:
-    """The pool's completions, each request alone."""
+    """The completion of a place in the pool, made alone when it is first asked for."""
 
-    @functools.cache
-    def run(kind: Kind, kv: str) -> list[Completion]:
+    @cache
+    def run(kind: Kind, kv: str, place: int) -> Completion:
         torch.set_num_threads(kind.threads or 1)
-        options = {"kv": kv, "prompt_logprobs": True, **kind.loading(), **STATS}
-        done = list[Completion]()
+        options: dict[str, Any] = {"kv": kv, "prompt_logprobs": True, **kind.loading(), **STATS}
         with kind.way():
-            for one in POOL:
-                done += drain(kind.model(tiny).engine(1, max_len=MAX_LEN, share=False, **options), [one]).values()
-        assert all(len(c.prompt_token_logprobs) == len(c.request.prompt_token_ids) for c in done)
+            engine = kind.model(tiny).engine(1, max_len=MAX_LEN, share=False, **options)
+            (done,) = drain(engine, [POOL[place]]).values()
+        assert done.prompt_token_logprobs is not None
+        assert len(done.prompt_token_logprobs) == len(done.request.prompt_token_ids)
         return done
 
     return run
@@ -149,19 +149,17 @@ def company(model: Tiny, calls: Calls, slots: int, **options: Any) -> dict[tuple
     return {(c.request.row_id, c.request.sample_index): c for c in done}
 
 
-def assert_same(done: dict[tuple[str, int], Completion], reference: list[Completion], *, prompt: bool) -> None:
-    for before in reference:
-        name = (before.request.row_id, before.request.sample_index)
+def assert_same(done: dict[tuple[str, int], Completion], alone: Callable[[int], Completion], *, prompt: bool) -> None:
+    for place, one in enumerate(POOL):
+        name = (one.row_id, one.sample_index)
         if name in done:
-            assert bits(done[name], prompt=prompt) == bits(before, prompt=prompt), name
+            assert bits(done[name], prompt=prompt) == bits(alone(place), prompt=prompt), name
             assert (done[name].prompt_token_logprobs is not None) == prompt
 
 
 def check_same_bits(
     tiny: MakeTiny, alone: Alone, kind: Kind, examples: int, kv_dtypes: Sequence[str] = KV_DTYPES
 ) -> None:
-    references = {kv: alone(kind, kv) for kv in kv_dtypes}
-
     @settings(
         max_examples=examples, deadline=None, database=None, derandomize=True,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
@@ -174,7 +172,7 @@ def check_same_bits(
     def same(calls: Calls, slots: int, threads: int, kv: str, prompt: bool, **options: Any) -> None:
         torch.set_num_threads(kind.threads or threads)
         done = company(kind.model(tiny), calls, slots, kv=kv, prompt_logprobs=prompt, **kind.loading(), **options)
-        assert_same(done, references[kv], prompt=prompt)
+        assert_same(done, partial(alone, kind, kv), prompt=prompt)
 
     with kind.way():
         same()
@@ -197,7 +195,8 @@ def test_the_same_bits_in_16_bits(tiny: MakeTiny, alone: Alone, kind: Kind) -> N
     check_same_bits(tiny, alone, kind, examples=3, kv_dtypes=["auto"])
     with kind.way():
         assert kind.model(tiny).loaded(**kind.loading()).batch_invariant
-        assert_same(company(kind.model(tiny), [(POOL, 0)], 27, **kind.loading()), alone(kind, "auto"), prompt=False)
+        done = company(kind.model(tiny), [(POOL, 0)], 27, **kind.loading())
+        assert_same(done, partial(alone, kind, "auto"), prompt=False)
 
 
 @pytest.mark.slow
@@ -211,25 +210,24 @@ def test_the_same_bits_in_16_bits_in_very_much_company(tiny: MakeTiny, alone: Al
 def test_the_whole_pool_at_once(tiny: MakeTiny, alone: Alone, kind: Kind, threads: int) -> None:
     """The largest steps: more prompt tokens wait than a step takes, and all rules meet in one batch."""
     for kv, share in (("auto", True), ("bfloat16", threads == 1)):
-        reference = alone(kind, kv)
         torch.set_num_threads(threads)
-        options = {"kv": kv, "share": share, "prompt_logprobs": not share, **kind.loading()}
+        options: dict[str, Any] = {"kv": kv, "share": share, "prompt_logprobs": not share, **kind.loading()}
         with kind.way():
             done = company(kind.model(tiny), [(POOL, 0)], 16, **options)
         assert len(done) == len(POOL)
-        assert_same(done, reference, prompt=not share)
+        assert_same(done, partial(alone, kind, kv), prompt=not share)
 
 
 def test_the_pool_is_worth_testing(tiny: MakeTiny, alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several tokens, several ends, no two completions alike, nothing that is all the same, and much that is shared."""
     kind = Kind("gpt2", "none", False)
-    done = alone(kind, "auto")
+    done = [alone(kind, "auto", place) for place in range(len(POOL))]
     assert sum(len(c.token_ids) for c in done) > 250
     assert {str(c.finish_reason) for c in done} == {"stop", "length"}
     assert len({c.token_ids for c in done}) > 20
     assert len({float(v) for c in done for v in c.statistics["token_logprobs"]}) > 200
     assert max(len(c.request.prompt_token_ids) for c in done) == MAX_LEN - 1 < CONTEXT
-    halved = alone(kind, "bfloat16")
+    halved = [alone(kind, "bfloat16", place) for place in range(len(POOL))]
     assert [bits(c) for c in halved] != [bits(c) for c in done], "or the cache's type would not matter"
     steps = list[Step]()
     run = ModelRunner.run

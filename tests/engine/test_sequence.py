@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import request
 
 from pipeline.engine.cache.block_pool import BLOCK
 from pipeline.engine.sequence import Sequence
+from tests.engine.tiny_models import request
 
 
 @given(st.integers(1, 500))

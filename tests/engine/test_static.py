@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from tiny_models import CONTEXT, FAMILIES, Tiny, drain, random_prompts, request
 
 from pipeline.types import Room
+from tests.engine.tiny_models import CONTEXT, FAMILIES, Tiny, drain, random_prompts, request
 
 MakeTiny = Callable[..., Tiny]
 

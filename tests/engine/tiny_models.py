@@ -63,8 +63,8 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {"<|end|>": END} | {_spelled(p): i for i, p in enumerate(pieces, 1)}
     spelled = [(_spelled(a), _spelled(b)) for a, b in merges]
     rust = Rust(models.BPE(vocab=vocabulary, merges=spelled))
-    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)  # type: ignore[assignment]
-    rust.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    rust.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=rust, bos_token="<|end|>", eos_token="<|end|>")
 
 
@@ -90,9 +90,10 @@ def _llama(kind: type[LlamaConfig] | type[Qwen2Config] = LlamaConfig, vocab: int
 
 
 def _neox() -> GPTNeoXConfig:
+    rotary: dict[str, Any] = {"rotary_pct": 0.25}
     return GPTNeoXConfig(
         vocab_size=320, max_position_embeddings=CONTEXT, hidden_size=64, intermediate_size=256, num_hidden_layers=2,
-        num_attention_heads=4, rotary_pct=0.25, initializer_range=0.2, bos_token_id=END, eos_token_id=END,
+        num_attention_heads=4, initializer_range=0.2, bos_token_id=END, eos_token_id=END, **rotary,
     )  # fmt: skip
 
 
@@ -170,7 +171,7 @@ class Tiny:
         """Float64 logits [T, V] of a whole sequence in one pass."""
         logits = self._exact(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
         assert logits.dtype == torch.float64
-        return logits.numpy()  # type: ignore[no-any-return]
+        return logits.numpy()
 
     @torch.inference_mode()
     def generate(self, prompt: Sequence[int], new: int, **options: Any) -> tuple[list[int], list[float]]:

@@ -6,11 +6,12 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from llama_like import llama_tokenizer
-from tiny_models import byte_tokenizer
 from tokenizers import Tokenizer as Rust
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from tests.engine.llama_like import llama_tokenizer
+from tests.engine.tiny_models import byte_tokenizer
 
 SPACE = "\u2581"
 LETTERS = [*"Helowrdysnabcfg{}\":.,'019"]
@@ -67,7 +68,7 @@ def _unigram() -> Any:
     names = [*LETTERS, SPACE, *(SPACE + word for word in WORDS)]
     scores: Iterable[tuple[str, float]] = [(name, -1.0 - 2 * (len(name) == 1)) for name in dict.fromkeys(names)]
     rust = Rust(models.Unigram([("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *scores], unk_id=2))
-    rust.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")  # type: ignore[assignment]
+    rust.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")
     decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
     return _wrapped(rust, decoder, unk_token="<unk>", eos_token="</s>", pad_token="<pad>")
 
@@ -76,7 +77,7 @@ def _wordpiece(*, cleanup: bool) -> Any:
     """BERT's kind: `##` joins a piece to the one before."""
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS, *("##" + letter for letter in LETTERS), *WORDS, "##rld"]
     rust = Rust(models.WordPiece(_numbered(*names), unk_token="[UNK]"))
-    rust.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
+    rust.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = {"unk_token": "[UNK]", "bos_token": "[CLS]", "eos_token": "[SEP]", "pad_token": "[PAD]"}
     return _wrapped(rust, decoders.WordPiece(prefix="##", cleanup=cleanup), **special)
 
@@ -86,7 +87,7 @@ def _suffixed() -> Any:
     names = ["<unk>", "</s>", *LETTERS, *(letter + "</w>" for letter in LETTERS), "ye", "yes</w>", "no</w>"]
     merges = [("y", "e"), ("ye", "s</w>"), ("n", "o</w>")]
     rust = Rust(models.BPE(vocab=_numbered(*names), merges=merges, unk_token="<unk>", end_of_word_suffix="</w>"))
-    rust.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
+    rust.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return _wrapped(rust, decoders.BPEDecoder(suffix="</w>"), unk_token="<unk>", eos_token="</s>")
 
 
@@ -94,7 +95,7 @@ def _bytes_behind_a_space() -> Any:
     """RoBERTa's kind: bytes, and a space before every text."""
     inner = byte_tokenizer()
     rust = Rust.from_str(inner.backend_tokenizer.to_str())
-    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # type: ignore[assignment]
+    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     return _wrapped(rust, decoders.ByteLevel(), bos_token="<|end|>", eos_token="<|end|>")
 
 

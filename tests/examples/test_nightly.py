@@ -18,7 +18,7 @@ from tests.docs.document import ROOT, Document
 NIGHTLY = ROOT / "examples" / "nightly"
 
 
-def unit(name: str) -> configparser.ConfigParser:
+def unit(name: str) -> configparser.RawConfigParser:
     read = configparser.RawConfigParser(strict=False)
     read.optionxform = str  # type: ignore[method-assign, assignment]
     read.read_string(re.sub(r"\\\n\s*", "", (NIGHTLY / name).read_text()))

@@ -1,6 +1,6 @@
 """Kills at random moments, again and again, until the job gets through; then compares with a run that nobody disturbed.
 
-    python tests/faults/chaos.py [RUNS] [SEED]
+    python -m tests.faults.chaos [RUNS] [SEED]
 
 Drivers (one or two at a time), replicas and raylets are ended by SIGKILL. After each run the output must hold the same rows
 to the last bit, `verify` must find nothing, no part that was seen committed may have changed, and no process, temporary
@@ -19,9 +19,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "end_to_end"))
-
-from small_runs import (
+from jobs.verify import main as verify
+from tests.small_runs import (
     INLINE,
     RAY,
     Started,
@@ -33,8 +32,6 @@ from small_runs import (
     wait_until,
     write,
 )
-
-from jobs.verify import main as verify
 
 ROWS = 96
 OPTIONS = (

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import RAY, Stage, assert_same_rows, events, generate, parts, prompts, started_generate, write
+
+from tests.small_runs import RAY, Stage, assert_same_rows, events, generate, parts, started_generate
 
 pytestmark = pytest.mark.ray
 
@@ -21,23 +22,6 @@ OPTIONS = (
     "cluster.cpus_per_replica=1",
 )  # fmt: skip
 ROWS = 128
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(prompts(ROWS), tmp_path_factory.mktemp("in") / "prompts.parquet")
-
-
-@pytest.fixture(scope="module")
-def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("reference") / "out"
-    assert generate(source, output, *OPTIONS[:-1]) == 0
-    return output
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    return Stage(tmp_path / "stage")
 
 
 @pytest.fixture

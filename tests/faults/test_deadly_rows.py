@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from small_runs import (
+
+from jobs.verify import main as verify
+from tests.small_runs import (
     INLINE,
     RAY,
     Stage,
@@ -20,8 +22,6 @@ from small_runs import (
     started_generate,
     write,
 )
-
-from jobs.verify import main as verify
 
 OPTIONS = ("source.id_column=id", "output.rows_per_shard=3")
 ROWS = 9

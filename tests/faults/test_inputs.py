@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as encryption
 import pytest
-from small_runs import generate, manifest, read, write
 
 from pipeline.planning.fingerprint import digest
 from pipeline.planning.plan import Plan
+from tests.small_runs import generate, manifest, read, write
 
 
 def by_row(output: Path) -> dict[str, dict[str, Any]]:
@@ -275,7 +275,7 @@ def test_fault_04_a_text_of_megabytes_is_too_long_before_it_is_tokenised(tmp_pat
 
 
 def test_kept_columns_of_every_way_of_holding_values(tmp_path: Path) -> None:
-    kept = {
+    kept: dict[str, pa.Array[Any]] = {
         "view": pa.array(["a", None], pa.string_view()),
         "bytes": pa.array([b"\x00\xff", None], pa.binary_view()),
         "views": pa.array([[["a"], []], None], pa.list_view(pa.list_view(pa.string_view()))),
@@ -321,11 +321,11 @@ def test_an_encrypted_column_is_read_only_by_who_uses_it(tmp_path: Path, capsys:
 
 
 def encrypted(path: Path, columns: dict[str, list[Any]], *secret: str) -> Path:
-    class Keys(encryption.KmsClient):  # type: ignore[misc]
+    class Keys(encryption.KmsClient):
         def __init__(self, config: object) -> None:
             super().__init__()
 
-        def wrap_key(self, key: bytes, name: str) -> bytes:
+        def wrap_key(self, key: bytes, name: str) -> Any:
             return base64.b64encode(key)
 
     table = pa.table(columns)

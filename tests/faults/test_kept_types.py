@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_runs import generate, read, write
+
+from tests.small_runs import generate, read, write
 
 VALUES = {
     "uuid": "uuid '00010203-0405-0607-0809-0a0b0c0d0e0f'", "json": "'{\"a\": 1}'::JSON", "label": "'x'::ENUM('x', 'y')",
@@ -32,8 +34,12 @@ def nestings(name: str, value: str) -> list[str]:
     ]
 
 
+def asked(query: str) -> list[tuple[Any, ...]]:
+    return duckdb.execute(query).fetchall()
+
+
 def described(files: str) -> dict[str, str]:
-    return {row[0]: row[1] for row in duckdb.sql(f"DESCRIBE FROM '{files}'").fetchall()}
+    return {row[0]: row[1] for row in asked(f"DESCRIBE FROM '{files}'")}
 
 
 def test_what_duckdb_wrote_has_the_same_types_and_values_in_the_output(tmp_path: Path) -> None:
@@ -49,17 +55,18 @@ def test_what_duckdb_wrote_has_the_same_types_and_values_in_the_output(tmp_path:
         kind = re.sub(r"^MAP\((\w+), (.*)\)$", r'STRUCT("key" \1, "value" \2)[]', before[name])
         assert after[name] == kind, name
         shown = f"map_entries({name})" if name.endswith("_map") else name
-        theirs = duckdb.sql(f"SELECT ({shown})::VARCHAR FROM '{source}'").fetchall()
-        assert duckdb.sql(f"SELECT {name}::VARCHAR FROM '{parts}' ORDER BY row_id").fetchall() == theirs, name
+        theirs = asked(f"SELECT ({shown})::VARCHAR FROM '{source}'")
+        assert asked(f"SELECT {name}::VARCHAR FROM '{parts}' ORDER BY row_id") == theirs, name
 
 
 @pytest.mark.parametrize("stored", [True, False])
 def test_what_pyarrow_wrote_reads_the_same(tmp_path: Path, stored: bool) -> None:
     """With and without Arrow's own description in the file, and from rows in the middle of arrays."""
     keys = [bytes([i]) * 16 if i % 3 else None for i in range(40)]
-    ids = pa.ExtensionArray.from_storage(pa.uuid(), pa.array(keys, pa.binary(16)))
-    texts = pa.array([f'{{"a": {i}}}' if i % 4 else None for i in range(40)], pa.json_())
-    offsets, gone = pa.array(range(0, 41, 2), pa.int32()), pa.array([i % 5 == 0 for i in range(20)])
+    ids: Any = pa.ExtensionArray.from_storage(pa.uuid(), pa.array(keys, pa.binary(16)))
+    texts: Any = pa.array([f'{{"a": {i}}}' if i % 4 else None for i in range(40)], pa.json_())
+    offsets: Any = pa.array(range(0, 41, 2), pa.int32())
+    gone = pa.array([i % 5 == 0 for i in range(20)])
     pairs = pa.StructArray.from_arrays([ids, texts], names=["u", "j"])
     kept = {
         "lists": pa.ListArray.from_arrays(offsets, ids, mask=gone),
@@ -73,7 +80,7 @@ def test_what_pyarrow_wrote_reads_the_same(tmp_path: Path, stored: bool) -> None
     options = f"source.keep_columns=[{','.join(kept)}]", "source.id_column=id", "output.rows_per_shard=6"
     assert generate(tmp_path / "in.parquet", tmp_path / "out", *options) == 0
     found = read(tmp_path / "out")
-    order = [int(row) for row in found.column("row_id").to_pylist()]
+    order = [int(row["row_id"]) for row in found.select(["row_id"]).to_pylist()]
     for name in kept:
         expected = table.column(name).take(pa.array(order)).to_pylist()
         assert found.column(name).to_pylist() == expected, name

@@ -7,7 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from small_runs import (
+
+from tests.small_runs import (
     INLINE,
     RAY,
     Stage,
@@ -18,36 +19,17 @@ from small_runs import (
     no_half_files,
     overrides,
     parts,
-    prompts,
     started,
     started_generate,
-    write,
 )
 
 ROWS = 160
 SHARDS = 16
-LONG = (
+OPTIONS = (
     "source.id_column=id", "source.sampling_column=how", "output.rows_per_shard=10", "sampling.max_tokens=24",
     "stats.top_logprobs=2", "stats.prompt_logprobs=true",
 )  # fmt: skip
 """Many parts, so that a kill while each replica waits after its first hits the middle: two more are in its hands at most."""
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    return Stage(tmp_path / "stage")
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(prompts(ROWS), tmp_path_factory.mktemp("in") / "prompts.parquet")
-
-
-@pytest.fixture(scope="module")
-def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("reference") / "out"
-    assert generate(source, output, *LONG) == 0
-    return output
 
 
 def assert_resumes(source: Path, output: Path, reference: Path, *how: str) -> None:
@@ -56,7 +38,7 @@ def assert_resumes(source: Path, output: Path, reference: Path, *how: str) -> No
     assert no_half_files(output)
     assert 0 < len(before) < SHARDS, "the kill hit the middle"
     assert not (output / "_job" / "manifest.json").exists()
-    assert generate(source, output, *LONG, *how) == 0
+    assert generate(source, output, *OPTIONS, *how) == 0
     after = parts(output)
     assert {name: after[name] for name in before} == before, "committed parts stay untouched"
     assert events(output, "driver_start")[-1]["missing"] == SHARDS - len(before)
@@ -88,7 +70,7 @@ def test_fault_16_and_17_killed_at_the_commit(
     when: str, there: int, source: Path, reference: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    with started(["-c", KILLED_AT_THE_LINK, when, *overrides(source, output, *INLINE, *LONG)], output) as run:
+    with started(["-c", KILLED_AT_THE_LINK, when, *overrides(source, output, *INLINE, *OPTIONS)], output) as run:
         assert run.finish()[0] == -signal.SIGKILL
     assert len(parts(output)) == there
     assert_resumes(source, output, reference)
@@ -97,7 +79,7 @@ def test_fault_16_and_17_killed_at_the_commit(
 def test_fault_20_sigterm_to_an_inline_run(source: Path, reference: Path, tmp_path: Path, stage: Stage) -> None:
     number, exit_code = signal.SIGTERM, 143
     output = tmp_path / "out"
-    with started_generate(source, output, *INLINE, *LONG, stage=stage) as run:
+    with started_generate(source, output, *INLINE, *OPTIONS, stage=stage) as run:
         run.wait_at(stage)
         run.process.send_signal(number)
         stage.open()
@@ -114,7 +96,7 @@ def test_fault_20_sigterm_to_an_inline_run(source: Path, reference: Path, tmp_pa
 
 def test_fault_20_signal_while_it_starts(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    with started_generate(source, output, *INLINE, *LONG, stage=Stage(tmp_path / "stage", parts=0)) as run:
+    with started_generate(source, output, *INLINE, *OPTIONS, stage=Stage(tmp_path / "stage", parts=0)) as run:
         run.wait_for(lambda: (output / "_job" / "drivers").is_dir())  # it is about to load the model
         run.process.send_signal(signal.SIGTERM)
         code, text = run.finish()
@@ -125,7 +107,7 @@ def test_fault_20_signal_while_it_starts(source: Path, tmp_path: Path) -> None:
 
 def test_fault_21_sigkill_to_an_inline_run(source: Path, reference: Path, tmp_path: Path, stage: Stage) -> None:
     output = tmp_path / "out"
-    with started_generate(source, output, *INLINE, *LONG, stage=stage) as run:
+    with started_generate(source, output, *INLINE, *OPTIONS, stage=stage) as run:
         run.wait_at(stage)
         run.process.kill()
         assert run.finish()[0] == -signal.SIGKILL
@@ -139,7 +121,7 @@ def test_fault_20_a_signal_to_a_run_on_ray(
     number: signal.Signals, source: Path, reference: Path, tmp_path: Path, stage: Stage
 ) -> None:
     output = tmp_path / "out"
-    with started_generate(source, output, *RAY, "cluster.replicas=2", *LONG, stage=stage) as run:
+    with started_generate(source, output, *RAY, "cluster.replicas=2", *OPTIONS, stage=stage) as run:
         run.wait_at(stage, 2)
         if number is signal.SIGINT:  # as a terminal sends it: to whatever is in the foreground
             os.killpg(run.process.pid, number)
@@ -159,7 +141,7 @@ def test_fault_20_a_signal_to_a_run_on_ray(
 @pytest.mark.ray
 def test_fault_21_sigkill_to_a_run_on_ray(source: Path, reference: Path, tmp_path: Path, stage: Stage) -> None:
     output = tmp_path / "out"
-    options = (*RAY, "cluster.replicas=2", *LONG)
+    options = (*RAY, "cluster.replicas=2", *OPTIONS)
     with started_generate(source, output, *options, stage=stage) as run:
         run.wait_at(stage, 2)
         kinds = ("ray::ReplicaActor", "raylet/raylet", "gcs_server")
@@ -181,7 +163,7 @@ def test_fault_21_sigkill_to_a_run_on_ray(source: Path, reference: Path, tmp_pat
 @pytest.mark.ray
 def test_fault_22_sigkill_to_a_replica(source: Path, reference: Path, tmp_path: Path, stage: Stage) -> None:
     output = tmp_path / "out"
-    with started_generate(source, output, *RAY, "cluster.replicas=2", *LONG, stage=stage) as run:
+    with started_generate(source, output, *RAY, "cluster.replicas=2", *OPTIONS, stage=stage) as run:
         replicas = run.wait_at(stage, 2)
         assert set(replicas) == set(run.family("ray::ReplicaActor"))
         os.kill(replicas[0], signal.SIGKILL)

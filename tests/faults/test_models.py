@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_runs import MODEL, generate, read, write
 from tokenizers import Tokenizer as Rust
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pipeline.work.prepare import prepare
+from tests.small_runs import MODEL, generate, read, write
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def unspellable(folder: Path) -> Path:
     copied(folder)
     letters = [("<unk>", 0.0), ("<|end|>", 0.0), *((c, -3.0) for c in "\u2581abcdefghijklmnopqrstuvwxyz")]
     rust = Rust(models.Unigram(letters, unk_id=0))
-    rust.pre_tokenizer, rust.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()  # type: ignore[assignment]
+    rust.pre_tokenizer, rust.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     PreTrainedTokenizerFast(tokenizer_object=rust, unk_token="<unk>", eos_token="<|end|>").save_pretrained(folder)
     return folder
 

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_runs import (
+
+from jobs.verify import main as verify
+from tests.small_runs import (
     INLINE,
     Stage,
     assert_same_rows,
@@ -19,28 +21,12 @@ from small_runs import (
     manifest,
     overrides,
     parts,
-    prompts,
     started,
     started_generate,
-    write,
 )
-
-from jobs.verify import main as verify
 
 OPTIONS = ("source.id_column=id", "source.sampling_column=how", "output.rows_per_shard=10")
 ROWS, SHARDS = 80, 8
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(prompts(ROWS), tmp_path_factory.mktemp("in") / "prompts.parquet")
-
-
-@pytest.fixture(scope="module")
-def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("reference") / "out"
-    assert generate(source, output, *OPTIONS) == 0
-    return output
 
 
 @pytest.fixture

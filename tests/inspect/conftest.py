@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from finished import Output, made, made_numbered
+from tests.inspect.finished import Output, made, made_numbered
 
 
 @pytest.fixture(scope="session")
@@ -32,10 +27,3 @@ def original_numbered(tmp_path_factory: pytest.TempPathFactory) -> Output:
 @pytest.fixture
 def numbered(original_numbered: Output, tmp_path: Path) -> Output:
     return original_numbered.copied(tmp_path / "numbered")
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers[:], logging.root.level = handlers, level

@@ -9,19 +9,18 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.generate import main as generate_main
 from jobs.verify import main as verify_main
+from tests.small_runs import generate, write
 
 BUSY = re.compile(r"\d\d:\d\d:\d\d INFO (reading|starting)")
 """What is said on a slow machine of what takes long."""
-MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
 ROWS, SAMPLES, SHARDS = 11, 2, 3
 
 
@@ -44,18 +43,19 @@ class Verified:
 
 @dataclass(frozen=True)
 class Output:
-    """An output folder, and the command that makes it."""
+    """An output folder, and what it is made of."""
 
     path: Path
-    overrides: tuple[str, ...]
+    source: Path
+    options: tuple[str, ...] = ()
 
     def copied(self, path: Path) -> Output:
         shutil.copytree(self.path, path)
-        return Output(path, self.overrides)
+        return replace(self, path=path)
 
     def generate(self) -> int:
         with contextlib.redirect_stderr(io.StringIO()):
-            return generate_main([*self.overrides, f"output.path={self.path}"])
+            return generate(self.source, self.path, *self.options)
 
     def verify(self, *more: str) -> Verified:
         printed, told = io.StringIO(), io.StringIO()
@@ -127,12 +127,9 @@ def made(folder: Path) -> Output:
         "prompt": pa.array(texts, pa.string()),
         "topic": [i / 3 for i in range(ROWS)],
     }
-    source = folder / "in.parquet"
-    pq.write_table(pa.table(table), source)
-    output = Output(folder / "out", (
-        f"model.path={MODEL}", f"source.path={source}", "source.id_column=id", "source.keep_columns=[topic]",
-        f"sampling.n={SAMPLES}", "sampling.max_tokens=6", "stats=full", "output.rows_per_shard=4", "cluster=inline",
-        "cluster.cpus_per_replica=1",
+    output = Output(folder / "out", write(table, folder / "in.parquet"), (
+        "source.id_column=id", "source.keep_columns=[topic]", f"sampling.n={SAMPLES}", "sampling.max_tokens=6",
+        "stats=full", "output.rows_per_shard=4",
     ))  # fmt: skip
     assert output.generate() == 0
     return output
@@ -142,11 +139,9 @@ def made_numbered(folder: Path) -> Output:
     """Seven rows of two files, whose ids are file and row; each row has samples of its own number; two parts."""
     for name, rows in (("a", range(3)), ("b", range(3, 7))):
         table = {"prompt": [f"A recipe for {i}" for i in rows], "how": [{"n": 1 + i % 3} for i in rows]}
-        (folder / "in").mkdir(exist_ok=True)
-        pq.write_table(pa.table(table), folder / "in" / f"{name}.parquet")
-    output = Output(folder / "out", (
-        f"model.path={MODEL}", f"source.path={folder / 'in'}", "source.sampling_column=how", "sampling.max_tokens=3",
-        "stats=minimal", "output.rows_per_shard=5", "cluster=inline", "cluster.cpus_per_replica=1",
+        write(table, folder / "in" / f"{name}.parquet")
+    output = Output(folder / "out", folder / "in", (
+        "source.sampling_column=how", "sampling.max_tokens=3", "stats=minimal", "output.rows_per_shard=5",
     ))  # fmt: skip
     assert output.generate() == 0
     return output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -52,9 +51,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    handlers, level = logging.root.handlers[:], logging.root.level
     yield folder
-    logging.root.handlers[:], logging.root.level = handlers, level
     assert list(folder.iterdir()) == []
 
 

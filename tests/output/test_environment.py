@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from importlib.metadata import version
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def test_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         found = module.environment()
         return [found[key] for key in ("processor", "processor_class", "instruction_sets")]
 
-    monkeypatch.setattr(module.platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "processor", lambda: "")
     assert told(X86) == ["A: 1", "AuthenticAMD/25/17", "avx avx2 avx512f fma"]
     assert told(ARM) == [None, "0x41/0xd40/0x1", "asimd i8mm sve"]
     assert told("processor\t: 0\n") == told("") == told(None) == [None, None, None]

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from made_output import commit, plan
 
 from pipeline.errors import PlanRefused
 from pipeline.output.folder import CONFIG, PLAN, OutputFolder
@@ -16,6 +15,7 @@ from pipeline.output.manifest import MANIFEST, finish
 from pipeline.planning.plan import InputFile, Plan, make_plan
 from pipeline.store.base import StoredFile
 from pipeline.store.local import LocalStore
+from tests.output.made_output import commit, plan
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ import logging
 import math
 
 import pytest
-from made_output import commit, plan
 
 from pipeline.errors import PlanRefused, WorkerFailed
 from pipeline.output.counts import Counts
 from pipeline.output.manifest import MANIFEST, Manifest, assemble, finish, put_manifest, read_manifest
 from pipeline.output.part import part_name
 from pipeline.store.local import LocalStore
+from tests.output.made_output import commit, plan
 
 TIMINGS = {"wall_seconds": 2.5, "engine_seconds": 2.0, "tokens_per_second": 10.0}
 

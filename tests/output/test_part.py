@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_output import FULL, commit, plan, shard
 
+from pipeline import __version__
 from pipeline.errors import PlanRefused
 from pipeline.output import part
 from pipeline.output.config import COMPRESSIONS, OutputConfig
@@ -35,6 +35,7 @@ from pipeline.output.schema import output_schema
 from pipeline.output.table import build_table
 from pipeline.store.local import LocalStore
 from pipeline.types import SamplingParams
+from tests.output.made_output import FULL, commit, plan, shard
 
 CONFIG = OutputConfig(path="out")
 ID, OTHER = "a" * 64, "b" * 64
@@ -200,7 +201,7 @@ def test_a_report_is_read_from_the_footer(store: LocalStore, count: int) -> None
     data = encoded(count)
     store.put("data/p", data)
     counts = count_rows(rows, build_table(FULL, rows, done, kept))
-    assert read_report(store, "data/p") == PartInfo(ID, 3, "1", part.__version__, counts)
+    assert read_report(store, "data/p") == PartInfo(ID, 3, "1", __version__, counts)
 
 
 def test_a_part_is_committed_once_and_recognised_as_own(store: LocalStore) -> None:

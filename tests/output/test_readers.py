@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from made_output import FULL, KEPT, commit, plan, row, shard
 
 from pipeline.output.card.card import CARD, dataset_card
 from pipeline.output.config import OutputConfig
@@ -20,6 +19,7 @@ from pipeline.output.part import encode_part
 from pipeline.output.table import build_table
 from pipeline.store.local import LocalStore
 from pipeline.types import ErrorCode, RowError
+from tests.output.made_output import FULL, KEPT, commit, plan, row, shard
 
 
 def tables() -> dict[str, pa.Table]:

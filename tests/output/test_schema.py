@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pytest
 
@@ -17,19 +19,18 @@ def test_all_columns_in_the_order_of_the_contract() -> None:
         kept, statistics=["rank", "logprob", "entropy"], top_logprobs=2, prompt_logprobs=True, include_prompt=True
     )
     ints, floats = pa.list_(pa.int32()), pa.list_(pa.float32())
-    assert schema == pa.schema(
-        [
-            ("row_id", pa.string()), ("sample_index", pa.int32()),
-            ("topic", pa.string()), ("deep", pa.struct([("a", pa.list_(pa.int8()))])),
-            ("prompt", pa.string()), ("text", pa.string()),
-            ("finish_reason", pa.dictionary(pa.int8(), pa.string())), ("stop_reason", pa.string()),
-            ("prompt_tokens", pa.int32()), ("completion_tokens", pa.int32()), ("cumulative_logprob", pa.float64()),
-            ("error_code", pa.string()), ("error_message", pa.string()),
-            ("token_ids", ints), ("token_logprobs", floats), ("token_entropies", floats), ("token_ranks", ints),
-            ("top_token_ids", pa.list_(ints)), ("top_token_logprobs", pa.list_(floats)),
-            ("prompt_token_ids", ints), ("prompt_token_logprobs", floats),
-        ]
-    )  # fmt: skip
+    expected: list[tuple[str, pa.DataType]] = [
+        ("row_id", pa.string()), ("sample_index", pa.int32()),
+        ("topic", pa.string()), ("deep", pa.struct([("a", pa.list_(pa.int8()))])),
+        ("prompt", pa.string()), ("text", pa.string()),
+        ("finish_reason", pa.dictionary(pa.int8(), pa.string())), ("stop_reason", pa.string()),
+        ("prompt_tokens", pa.int32()), ("completion_tokens", pa.int32()), ("cumulative_logprob", pa.float64()),
+        ("error_code", pa.string()), ("error_message", pa.string()),
+        ("token_ids", ints), ("token_logprobs", floats), ("token_entropies", floats), ("token_ranks", ints),
+        ("top_token_ids", pa.list_(ints)), ("top_token_logprobs", pa.list_(floats)),
+        ("prompt_token_ids", ints), ("prompt_token_logprobs", floats),
+    ]  # fmt: skip
+    assert schema == pa.schema(expected)
 
 
 def test_what_is_not_chosen_has_no_column() -> None:
@@ -84,7 +85,8 @@ def test_a_map_is_kept_as_a_list_of_keys_and_values() -> None:
     assert kept_type(pa.struct([("m", pairs)])) == pa.struct([("m", whole)])
     assert kept_type(pa.large_list(pairs)) == pa.large_list(whole)
     array = pa.array([{"m": [("a", [("b", 1)])]}, None], pa.struct([("m", pairs)]))
-    assert array.cast(kept_type(array.type)).to_pylist() == [
+    cast: Any = array.cast(kept_type(array.type))
+    assert cast.to_pylist() == [
         {"m": [{"key": "a", "value": [{"key": "b", "value": 1}]}]},
         None,
     ]

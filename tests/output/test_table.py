@@ -12,13 +12,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_output import FULL, KEPT, completion, row, shard
 
 from pipeline.output import table
 from pipeline.output.schema import output_schema
 from pipeline.output.table import build_table
 from pipeline.statistics import STATISTICS
 from pipeline.types import Completion, ErrorCode, FinishReason, PromptRow, RowError
+from tests.output.made_output import FULL, KEPT, completion, row, shard
 
 BAD = RowError(ErrorCode.NULL_PROMPT, "no prompt")
 NONFINITE = RowError(ErrorCode.NONFINITE_LOGITS, "not finite at token 3")
@@ -168,7 +168,7 @@ def test_a_lone_surrogate_becomes_a_replacement_character() -> None:
 )
 def test_a_kept_value_that_is_not_utf_8_becomes_null(wrap: Any) -> None:
     text = pa.Array.from_buffers(
-        pa.string(), 3, [None, pa.py_buffer(np.array([0, 2, 4, 6], np.int32)), pa.py_buffer(b"ok\xff\xfeno")]
+        pa.string(), 3, [None, pa.py_buffer(np.array([0, 2, 4, 6], np.int32).tobytes()), pa.py_buffer(b"ok\xff\xfeno")]
     )
     column = wrap(text)
     rows = [row(i, n=2, error=BAD) for i in range(3)]

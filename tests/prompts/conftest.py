@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+
+from tests import small_runs
 
 Write = Callable[..., Path]
 
@@ -18,10 +18,6 @@ def write(tmp_path: Path) -> Write:
     """Write a table (or columns) to a file below the test's folder; return its path."""
 
     def write(name: str, columns: Any = None, **options: Any) -> Path:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        table = columns if isinstance(columns, pa.Table) else pa.table(columns or {"prompt": ["a", "b"]})
-        pq.write_table(table, path, **options)
-        return path
+        return small_runs.write({"prompt": ["a", "b"]} if columns is None else columns, tmp_path / name, **options)
 
     return write

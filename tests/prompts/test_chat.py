@@ -69,7 +69,7 @@ def rows(tokenizer: Tokenizer, columns: Any, **options: Any) -> list[PromptRow]:
 
 def oracle(folder: Path, messages: list[dict[str, Any]], **options: Any) -> tuple[str, list[int]]:
     """What transformers makes of it, loaded anew."""
-    inner = AutoTokenizer.from_pretrained(folder)
+    inner: Any = AutoTokenizer.from_pretrained(folder)
     options = {"add_generation_prompt": not options.get("continue_final_message"), **options}
     ids = inner.apply_chat_template(messages, tokenize=True, return_dict=False, **options)
     return inner.apply_chat_template(messages, tokenize=False, **options), ids

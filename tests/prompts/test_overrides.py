@@ -22,7 +22,7 @@ def test_nothing_given_is_the_jobs(value: Any) -> None:
 
 @pytest.mark.parametrize("value", ['{"temperature": 0, "stop": "x"}', {"temperature": 0, "stop": ["x"], "n": None}])
 def test_fields_that_are_not_null_override(value: Any) -> None:
-    expected = SamplingParams(temperature=0.0, max_tokens=7, seed=3, stop=["x"])
+    expected = SamplingParams(temperature=0.0, max_tokens=7, seed=3, stop=("x",))
     assert apply(value) == expected
 
 
@@ -86,7 +86,7 @@ def test_biases_come_as_maps_structs_and_json(value: Any) -> None:
 
 
 def test_tokens_of_the_job_are_not_the_rows_fault() -> None:
-    job = SamplingParams(stop_token_ids=[500], logit_bias={500: 1})
+    job = SamplingParams(stop_token_ids=(500,), logit_bias=((500, 1.0),))
     assert isinstance(Overrides(job, vocab_size=100).apply({"seed": 1}), SamplingParams)
 
 

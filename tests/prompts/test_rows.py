@@ -16,7 +16,7 @@ from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.files.listing import open_source
 from pipeline.prompts.files.reader import RowReader
 from pipeline.prompts.rows import RowBuilder, kept_columns
-from pipeline.types import ErrorCode, PromptRow, SamplingParams, Segment
+from pipeline.types import ChatFormat, ErrorCode, PromptRow, Renderer, SamplingParams, Segment
 
 Write = Callable[..., Path]
 FILES = [InputFile("a/x.parquet", "/a/x.parquet", 1, 100, ""), InputFile("y.parquet", "/y.parquet", 1, 100, "")]
@@ -39,6 +39,9 @@ class Letters:
 
     def token(self, token_id: int) -> str:
         return chr(token_id)
+
+    def chat(self, form: ChatFormat) -> Renderer:
+        return lambda messages, tools: "".join(f"<{m['role']}>{m['content']}" for m in messages)
 
 
 def built(columns: Any, tokenizer: Letters | None = None, length: int = 10, **options: Any) -> list[PromptRow]:
@@ -75,7 +78,7 @@ def test_a_table_of_other_rows_than_the_segments_is_a_mistake() -> None:
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), "dictionary"])
 def test_fault_1_a_null_prompt(kind: Any) -> None:
-    column = pa.array(["a", None])
+    column: Any = pa.array(["a", None])
     column = column.dictionary_encode() if kind == "dictionary" else column.cast(kind)
     rows = built({"prompt": column})
     assert [code(r) for r in rows] == [None, ErrorCode.NULL_PROMPT]
@@ -118,7 +121,11 @@ def test_fault_4_a_prompt_that_leaves_no_room_is_an_error_with_both_numbers() ->
 
 def truncated(prompt: str, max_tokens: int = 4, least: int | None = None, length: int = 16) -> PromptRow:
     table = pa.table({"prompt": [prompt], "s": [f'{{"max_tokens": {max_tokens}}}']})
-    options = {"on_long_prompt": "truncate_left", "sampling_column": "s", "min_completion_tokens": least}
+    options: dict[str, Any] = {
+        "on_long_prompt": "truncate_left",
+        "sampling_column": "s",
+        "min_completion_tokens": least,
+    }
     return built(table, length=length, **options)[0]
 
 

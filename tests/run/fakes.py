@@ -7,15 +7,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from simulated_store import SharedFiles, View, memory
-from simulation import plan_of
-
 from pipeline.run.dispatch.dispatch import Dispatcher
 from pipeline.run.dispatch.replica import Replica, ReplicaDied
 from pipeline.run.shared.claims import Claims
 from pipeline.run.shared.queue import Work
 from pipeline.run.shared.suspects import Suspects
 from pipeline.types import Progress, Shard, ShardReport, Task
+from tests.run.simulated_store import SharedFiles, View, memory
+from tests.run.simulation import plan_of
 
 
 def report(shard: Shard, *, errors: dict[str, int] | None = None, already_there: bool = False) -> ShardReport:

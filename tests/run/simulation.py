@@ -3,7 +3,7 @@
 Drivers run the real claims, work, dispatch, commits and manifest; only the store, the time and the engine are made up.
 Everything follows from one seed. While a driver waits for the store, others go on: each operation is a place to interleave.
 
-    python tests/run/simulation.py [RUNS] [FIRST_SEED]
+    python -m tests.run.simulation [RUNS] [FIRST_SEED]
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipeline.output.config import OutputConfig
 from pipeline.output.counts import Counts
 from pipeline.output.folder import OutputFolder
 from pipeline.output.manifest import MANIFEST, Manifest, assemble, put_manifest
-from pipeline.output.part import commit_part, encode_part, part_metadata, part_name
+from pipeline.output.part import commit_part, encode_part, part_metadata, part_name, sha256_of
 from pipeline.planning.plan import InputFile, Plan, make_plan
 from pipeline.run.dispatch import dispatch
 from pipeline.run.dispatch.dispatch import Dispatcher
@@ -36,11 +36,7 @@ from pipeline.run.shared.claims import BEAT, Claims
 from pipeline.run.shared.queue import Work
 from pipeline.run.shared.suspects import DEATHS, Suspects
 from pipeline.types import ErrorCode, Progress, ShardReport, Task
-
-if __name__ == "__main__":  # beside this file
-    sys.path.insert(0, __file__.rpartition("/")[0])
-
-from simulated_store import Killed, SharedFiles, View, unavailable
+from tests.run.simulated_store import Killed, SharedFiles, View, unavailable
 
 HANG = 30.0
 MOST_STEPS = 20_000
@@ -132,7 +128,7 @@ class SimReplica:
         mine = commit_part(self.view, name, data, plan.plan_id)
         self.world.acknowledged.add(name)
         rows = shard.rows
-        sha = manifests.sha256_of(self.view, name)
+        sha = sha256_of(self.view, name)
         return ShardReport(shard.index, name, rows, rows, rows, 2 * rows, dict(Counter(map(str, task.excluded.values()))),
                            sha, already_there=not mine)  # fmt: skip
 

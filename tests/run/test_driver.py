@@ -5,33 +5,27 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import platform
 import re
 import signal
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from fakes import FakePool, FakeReplica
 
-from pipeline.engine.config import ModelConfig
 from pipeline.errors import ConfigurationError, DeadlineReached, InputRefused, Interrupted, ModelRefused
-from pipeline.output.config import OutputConfig
 from pipeline.output.counts import Counts
 from pipeline.output.manifest import Manifest
 from pipeline.planning.pace import Effort
 from pipeline.planning.plan import InputFile, Plan, make_plan
-from pipeline.prompts.config import SourceConfig
 from pipeline.run import driver, signals
 from pipeline.run.cluster import capacity as machine
 from pipeline.types import Progress
 from pipeline.work.config import ClusterConfig, GenerateConfig
 from pipeline.work.prepare import prepare
-
-MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
-
+from tests.run.fakes import FakePool, FakeReplica
+from tests.small_runs import configured, write
 
 NIGHT = datetime.datetime(2026, 12, 31, 22, 30, 15)
 
@@ -101,13 +95,8 @@ class TestSignals:
 
 @pytest.fixture
 def config(tmp_path: Path) -> GenerateConfig:
-    pq.write_table(pa.table({"prompt": ["a"] * 9}), tmp_path / "in.parquet")
-    return GenerateConfig(
-        source=SourceConfig(path=str(tmp_path / "in.parquet")),
-        output=OutputConfig(path=str(tmp_path / "out"), rows_per_shard=2),
-        model=ModelConfig(path=str(MODEL)),
-        cluster=ClusterConfig(name="inline"),
-    )
+    source = write({"prompt": ["a"] * 9}, tmp_path / "in.parquet")
+    return configured(source, tmp_path / "out", output={"rows_per_shard": 2}, cluster=ClusterConfig(name="inline"))
 
 
 def use(pool: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +147,7 @@ def test_an_unexpected_error_still_stops_the_replicas(
 
 
 def test_a_driver_is_named_so_that_its_log_can_be_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver.platform, "node", lambda: "a/b")
+    monkeypatch.setattr(platform, "node", lambda: "a/b")
     assert "/" not in driver._driver_id()
     assert re.fullmatch(rf"\d{{8}}T\d{{6}}Z-a_b-{os.getpid()}-[0-9a-f]{{4}}", driver._driver_id())
     assert len({driver._driver_id() for _ in range(20)}) > 15, "two starts within a second differ"

@@ -1,6 +1,6 @@
 """Some thousand worlds in which everything fails: each output complete, each row once, the right bytes.
 
-A seed that fails is replayed by `python tests/run/simulation.py 1 SEED`; `make simulate` runs as many as one likes.
+A seed that fails is replayed by `python -m tests.run.simulation 1 SEED`; `make simulate` runs as many as one likes.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from simulation import World, make_repeatable
 
-from pipeline.output import manifest
-from pipeline.run.dispatch import dispatch
+from tests.run.simulation import World, make_repeatable
 
 WORLDS = 4_000
 PORTIONS = 10
@@ -106,19 +104,11 @@ class Drivers(RuleBasedStateMachine):
             self.world.check()
 
 
-class TestDrivers(Drivers.TestCase):  # type: ignore[name-defined, misc]
+class TestDrivers(Drivers.TestCase):  # type: ignore[valid-type, misc]
     settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 
     def setUp(self) -> None:
         super().setUp()
-        self._before = manifest.ThreadPoolExecutor, dispatch.TICK
-
-        class Patch:
-            setattr = staticmethod(setattr)
-
-        make_repeatable(Patch)
-
-    def tearDown(self) -> None:
-        manifest.ThreadPoolExecutor = self._before[0]
-        dispatch.TICK = self._before[1]
-        super().tearDown()
+        patch = pytest.MonkeyPatch()
+        self.addCleanup(patch.undo)
+        make_repeatable(patch)

@@ -49,7 +49,7 @@ class Door:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[tuple[str, Door]]:
-    from moto.server import DomainDispatcherApplication, create_backend_app
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
     door = Door(DomainDispatcherApplication(create_backend_app))

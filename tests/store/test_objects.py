@@ -9,13 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from bucket_server import Door
-from bucket_server import door as door
-from bucket_server import server as server
 
 from pipeline.errors import PlanRefused, StoreUnavailable
 from pipeline.store.base import Entry, Kind, open_store
 from pipeline.store.objects import ATTEMPTS, ObjectStore
+from tests.store.bucket_server import Door
+from tests.store.bucket_server import door as door
+from tests.store.bucket_server import server as server
 
 
 @pytest.fixture

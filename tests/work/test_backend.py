@@ -9,11 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.small_runs import REPOSITORY, write
+
 ECHO = '''"""An engine that gives back its prompt; its tokens are bytes."""
 
 from pipeline.engine.base import BuiltEngine, Identity
@@ -72,7 +72,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the code with the engine, its line and its yaml, and a torch that cannot be imported."""
     folder = tmp_path_factory.mktemp("project")
     for room in ("jobs", "conf", "pipeline"):
-        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+        shutil.copytree(REPOSITORY / room, folder / room, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     (folder / "pipeline" / "engine" / "echo.py").write_text(ECHO)
     registry = folder / "pipeline" / "engine" / "registry.py"
     line = '    "static": "pipeline.engine.own:StaticBackend",\n'
@@ -82,7 +82,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "conf" / "engine" / "echo.yaml").write_text("# gives back the prompt\nname: echo\n")
     for name in ("torch", "transformers"):
         (folder / f"{name}.py").write_text(f"raise ImportError('no {name} here')\n")
-    pq.write_table(pa.table({"prompt": ["one", "zwölf", None, "x" * 2000]}), folder / "in.parquet")
+    write({"prompt": ["one", "zwölf", None, "x" * 2000]}, folder / "in.parquet")
     return folder
 
 

@@ -4,18 +4,15 @@ from typing import Any
 
 import pytest
 
-from pipeline.output.config import OutputConfig
-from pipeline.prompts.config import SourceConfig
-from pipeline.work.config import GenerateConfig
+from pipeline.engine.base import Identity
 from pipeline.work.doubts import doubts
 from pipeline.work.sampling import SamplingConfig
+from tests.small_runs import configured
 
 
-def told(source: dict[str, Any], sampling: dict[str, Any]) -> list[str]:
-    config = GenerateConfig(
-        source=SourceConfig(path="in", **source), sampling=SamplingConfig(**sampling), output=OutputConfig(path="out")
-    )
-    return list(doubts(config, 1024))
+def told(source: dict[str, Any], sampling: dict[str, Any], template: str | None = None) -> list[str]:
+    identity = Identity({}, {}, {}, "float32", 1024, 100, 1, 1.0, frozenset(), chat_template=template)
+    return list(doubts(configured("in", "out", source=source, sampling=SamplingConfig(**sampling)), identity))
 
 
 @pytest.mark.parametrize(

@@ -6,37 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
+from pipeline.engine.config import EngineConfig, StatsConfig
 from pipeline.errors import InputRefused, ModelRefused, PlanRefused, Refused
-from pipeline.output.config import OutputConfig
-from pipeline.prompts.config import SourceConfig
 from pipeline.work.config import ClusterConfig, GenerateConfig
 from pipeline.work.prepare import prepare
 from pipeline.work.sampling import SamplingConfig
-
-MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
+from tests.small_runs import MODEL, configured, write
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "in").mkdir()
-    pq.write_table(
-        pa.table({"prompt": ["a", "b", "c"], "text": ["x", "y", "z"], "n": [1, 2, 3]}), tmp_path / "in/a.parquet"
-    )
+    write({"prompt": ["a", "b", "c"], "text": ["x", "y", "z"], "n": [1, 2, 3]}, tmp_path / "in/a.parquet")
     return tmp_path
 
 
 def config(**sections: Any) -> GenerateConfig:
-    source = {"path": "in/a.parquet", **sections.pop("source", {})}
-    output = {"path": "out", **sections.pop("output", {})}
-    model = {"path": str(MODEL), **sections.pop("model", {})}
-    return GenerateConfig(
-        source=SourceConfig(**source), output=OutputConfig(**output), model=ModelConfig(**model), **sections
-    )
+    return configured("in/a.parquet", "out", **sections)
 
 
 ON_GPU = ClusterConfig(gpus_per_replica=1)
@@ -157,11 +145,11 @@ def test_what_only_changes_how_fast_or_where_is_not(place: Path, sections: dict[
 
 
 def test_the_order_of_a_schemas_properties_is_in_the_id_and_how_it_was_written_is_not(place: Path) -> None:
-    one = {"properties": {"a": {}, "b": {}}}
-    other = {"properties": {"b": {}, "a": {}}}
+    one: dict[str, Any] = {"properties": {"a": {}, "b": {}}}
+    other: dict[str, Any] = {"properties": {"b": {}, "a": {}}}
     ids = [plan_id(sampling=SamplingConfig(json_schema=s)) for s in (one, json.dumps(one, indent=2), other)]
     assert ids[0] == ids[1] != ids[2]
-    biases = [{3: 1, 20: 2}, {"20": 2.0, "3": 1.0}]
+    biases: list[dict[Any, float]] = [{3: 1, 20: 2}, {"20": 2.0, "3": 1.0}]
     assert len({plan_id(sampling=SamplingConfig(logit_bias=b)) for b in biases}) == 1
 
 
@@ -172,7 +160,7 @@ def test_the_caches_type_is_the_models_own_unless_it_is_said(place: Path) -> Non
 
 def test_a_hundred_thousand_rows(place: Path) -> None:
     ids = [f"row-{i}" for i in range(100_000)]
-    pq.write_table(pa.table({"id": ids, "prompt": ["The train to"] * len(ids)}), place / "in" / "big.parquet")
+    write({"id": ids, "prompt": ["The train to"] * len(ids)}, place / "in" / "big.parquet")
     prepared = prepare(config(source={"path": "in/big.parquet", "id_column": "id"}))
     assert (prepared.job.plan.rows, prepared.job.plan.shard_count) == (100_000, 100)
 

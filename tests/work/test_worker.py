@@ -12,35 +12,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import pipeline.output.columns
 import pipeline.output.table
-from pipeline.engine.config import EngineConfig, ModelConfig
+from pipeline.engine.config import EngineConfig
 from pipeline.errors import DeviceFault, PlanRefused, PromptmillError, WorkerFailed
-from pipeline.output.config import OutputConfig
-from pipeline.prompts.config import SourceConfig
-from pipeline.types import ErrorCode, Request, Segment, Task
-from pipeline.work.config import GenerateConfig
+from pipeline.types import ErrorCode, Request, Segment, ShardReport, Task
 from pipeline.work.job import Job
 from pipeline.work.prepare import prepare
 from pipeline.work.sampling import SamplingConfig
 from pipeline.work.worker import Worker
+from tests.small_runs import configured, write
 
-MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
 PROMPTS = ["The train to", None, "Lost", "", "A simple recipe for", "Dear Anna,", "Once there was", None, ""]
 
 
 def job(folder: Path, path: str = "", **output: Any) -> Job:
     source = folder / "in.parquet"
     if not source.exists():
-        pq.write_table(pa.table({"prompt": pa.array(PROMPTS, pa.string())}), source)
-    config = GenerateConfig(
-        model=ModelConfig(path=str(MODEL)),
-        engine=EngineConfig(max_num_seqs=4),
-        sampling=SamplingConfig(n=2, max_tokens=4),
-        source=SourceConfig(path=str(source)),
-        output=OutputConfig(path=path or str(folder / "out"), rows_per_shard=2, **output),
-    )
-    prepared = prepare(config)
-    return prepared.job
+        write({"prompt": PROMPTS}, source)
+    config = configured(
+        source, path or folder / "out", output={"rows_per_shard": 2, **output},
+        engine=EngineConfig(max_num_seqs="4"), sampling=SamplingConfig(n=2, max_tokens=4),
+    )  # fmt: skip
+    return prepare(config).job
 
 
 @pytest.fixture
@@ -50,11 +44,17 @@ def worker(tmp_path: Path) -> Iterator[Worker]:
     made.close()
 
 
+def done(worker: Worker, task: Task) -> ShardReport:
+    report = worker.submit(task).result(timeout=900)
+    assert report is not None
+    return report
+
+
 def test_many_shards_at_once(worker: Worker, tmp_path: Path) -> None:
     plan = job(tmp_path).plan
     futures = [worker.submit(Task(plan.shard(i))) for i in range(plan.shard_count)]
     assert not wait(futures, timeout=900).not_done
-    reports = [future.result() for future in futures]
+    reports = [report for future in futures if (report := future.result()) is not None]
     assert [r.rows for r in reports] == [2, 2, 2, 2, 1]
     assert [r.completions for r in reports] == [4, 4, 4, 4, 2]
     assert [dict(r.errors) for r in reports] == [
@@ -71,8 +71,7 @@ def test_many_shards_at_once(worker: Worker, tmp_path: Path) -> None:
 
 def test_fault_26_a_late_commit_finds_the_part_there(worker: Worker, tmp_path: Path) -> None:
     shard = job(tmp_path).plan.shard(2)
-    first = worker.submit(Task(shard)).result(timeout=900)
-    again = worker.submit(Task(shard, attempt=2)).result(timeout=900)
+    first, again = done(worker, Task(shard)), done(worker, Task(shard, attempt=2))
     assert (first.already_there, again.already_there) == (False, True)
     assert again.sha256 == first.sha256
     assert pq.read_schema(tmp_path / "out" / first.file).metadata[b"promptmill.attempt"] == b"1"
@@ -86,12 +85,12 @@ def test_a_foreign_file_in_its_place_is_not_touched(worker: Worker, tmp_path: Pa
     with pytest.raises(PlanRefused, match="is not a part"):
         worker.submit(Task(plan.shard(0))).result(timeout=900)
     assert name.read_bytes() == b"mine"
-    assert worker.submit(Task(plan.shard(1))).result(timeout=900).rows == 2, "it works on"
+    assert done(worker, Task(plan.shard(1))).rows == 2, "it works on"
 
 
 def test_an_input_that_is_gone_fails_its_shard_only(worker: Worker, tmp_path: Path) -> None:
     plan = job(tmp_path).plan
-    assert worker.submit(Task(plan.shard(0))).result(timeout=900).rows == 2
+    assert done(worker, Task(plan.shard(0))).rows == 2
     content = (tmp_path / "in.parquet").read_bytes()
     (tmp_path / "in.parquet").write_bytes(content[:10] + bytes(len(content) - 20) + content[-10:])
     failed = Worker(job_of(worker), threads=1)
@@ -155,7 +154,7 @@ def test_fault_39_an_exception_that_a_row_causes_is_its_own(worker: Worker, tmp_
         report = future.result(timeout=900)
         assert report is not None and before is not None
         made, wanted = (pq.read_table(tmp_path / f / before.file) for f in ("out", "whole"))
-        bad = [row.endswith((":2", ":5")) for row in made.column("row_id").to_pylist()]
+        bad = [row["row_id"].endswith((":2", ":5")) for row in made.to_pylist()]
         good = [not b for b in bad]
         keep = [name for name in made.column_names if name != "finish_reason"]
         assert made.filter(good).select(keep).equals(wanted.filter(good).select(keep))
@@ -174,7 +173,7 @@ def test_fault_39_the_only_row_there_is(worker: Worker, tmp_path: Path) -> None:
 
 def test_fault_39_a_row_that_cannot_be_written(worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its samples are errors; the other row of the shard is as ever."""
-    make = pipeline.output.table.strings
+    make = pipeline.output.columns.strings
 
     def strings(values: Any) -> Any:
         if "A simple recipe for" in values:

@@ -99,7 +99,7 @@ class _Loader(importlib.abc.Loader):
         self._real = real
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        return self._real.create_module(spec)  # type: ignore[no-any-return]
+        return self._real.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         self._real.exec_module(module)

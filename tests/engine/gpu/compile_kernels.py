@@ -70,9 +70,9 @@ if __name__ == "__main__":
     ones = {"UNIT": 1, "TILE": TILE, "stride": 1, "vocabulary": 1, "width": 1}
     alone = {**ones, "tiles": 1, "TILES": 1, "GREEDY": False, "CUT": True}
     scanned = {**ones, "TILE": SCANNED}
-    for case in (
+    for kernel, warps, constants in (
         (sampler_kernels.choose, 8, alone), (sampler_kernels.best_of_tiles, 8, {**ones, "k": 1}),
         (threshold_kernels.find_thresholds, 16, scanned), (sampler_kernels.measure, 1, {"tiles": 1, "TILES": 1}),
         (sampler_kernels.best_of_rows, 4, {"UNIT": 1, "stride": 1, "count": 1, "k": 1, "COUNT": 1, "ids": "*i64"}),
     ):  # fmt: skip
-        print(json.dumps(compiled(*case, int(sys.argv[1]))), flush=True)
+        print(json.dumps(compiled(kernel, warps, constants, int(sys.argv[1]))), flush=True)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from attention_cases import Case, make_case
-from device import DEVICE
 from hypothesis import strategies as st
 
 from pipeline.engine.cache.block_pool import BLOCK, blocks_for
 from pipeline.engine.gpu.attention import SPLIT, DeviceStep
+from tests.engine.attention_cases import Case, make_case
+from tests.engine.gpu.device import DEVICE
 
 PART = SPLIT * BLOCK
 LENGTHS = [1, 2, 31, 32, 33, 64, 65, 100]
@@ -87,13 +87,11 @@ class Ragged:
             len(decoding) if shortest else min(len(places), len(decoding) + idle[0] + 1), splits or self.longest,
         )  # fmt: skip
         source = [case.firsts[m] + position - case.pasts[m] if m >= 0 else -1 for m, position in places]
-        tensors = []
-        for x in (case.q, case.k, case.v):
-            padded = torch.cat([x, torch.full_like(x[:1], fill)])[source]
-            tensors.append(padded.to(DEVICE, self.dtype))
+        padded = (torch.cat([x, torch.full_like(x[:1], fill)])[source] for x in (case.q, case.k, case.v))
+        q, k, v = (x.to(DEVICE, self.dtype) for x in padded)
         keys, values = (side.clone().to(DEVICE) for side in (case.keys, case.values))
-        out = step.attend(*tensors, keys, values, case.scale).cpu()
-        assert out.shape == tensors[0].shape and out.dtype == self.dtype
+        out = step.attend(q, k, v, keys, values, case.scale).cpu()
+        assert out.shape == q.shape and out.dtype == self.dtype
         found = {m: out[[i for i, place in enumerate(places) if place[0] == m]] for m in members}
         found[-1] = out[[i for i, place in enumerate(places) if place[0] < 0]]
         return found, keys.cpu(), values.cpu()

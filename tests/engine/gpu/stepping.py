@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from device import DEVICE
-from tiny_models import CONTEXT, Tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.engine import gpu
@@ -20,6 +18,8 @@ from pipeline.engine.model.load import LoadedModel, load_model
 from pipeline.engine.steps import graphs as stepper
 from pipeline.engine.steps.recording import Recordings
 from pipeline.engine.steps.runner import ModelRunner
+from tests.engine.gpu.device import DEVICE
+from tests.engine.tiny_models import CONTEXT, Tiny
 
 
 class Blind(TorchDispatchMode):

@@ -7,15 +7,16 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from device import DEVICE
-from device_steps import BLOCK, PART, TYPES, Ragged, make_ragged, ragged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.engine.cache.block_pool import BLOCK
 from pipeline.engine.cache.kv_cache import key_scales, side_shapes, value_scales
 from pipeline.engine.gpu.attention import DeviceStep
 from pipeline.engine.gpu.attention_check import kernels_are_right
 from pipeline.engine.plain import attention as plain_attention
+from tests.engine.gpu.device import DEVICE
+from tests.engine.gpu.device_steps import PART, TYPES, Ragged, make_ragged, ragged
 
 F32, BF16, F16, I8 = torch.float32, torch.bfloat16, torch.float16, torch.int8
 ERROR = {F32: 2e-5, F16: 4e-3, BF16: 3e-2}
@@ -74,14 +75,14 @@ def test_what_is_not_finite_is_quantised_as_torch_does() -> None:
     k[6, 0, :4] = torch.tensor([127.0, 0.5, 1.5, -2.5])
     k[6, 0, 4:] = 0
     v = k.flip(0) * 2
-    expected = [torch.zeros(8, *side, dtype=I8) for side in side_shapes(3, 20, I8)]
+    keys, values = expected = [torch.zeros(8, *side, dtype=I8) for side in side_shapes(3, 20, I8)]
     places = torch.arange(7) * BLOCK + 3
-    plain_attention.write(*expected, places, k, v)
+    plain_attention.write(keys, values, places, k, v)
     found = [torch.zeros_like(side, device=DEVICE) for side in expected]
     slots = torch.arange(7, dtype=torch.int32, device=DEVICE)
     nothing = torch.zeros(0, 4, dtype=torch.int32, device=DEVICE)
     step = DeviceStep(slots, torch.full_like(slots, 3), slots[:1], nothing, slots[:, None].contiguous(), 0, 1)
-    step.attend(k.to(DEVICE), k.to(DEVICE), v.to(DEVICE), *found, 1.0)
+    step.attend(k.to(DEVICE), k.to(DEVICE), v.to(DEVICE), found[0], found[1], 1.0)
     for mine, side, scales in zip(found, expected, (key_scales, value_scales), strict=True):
         torch.testing.assert_close(scales(mine).cpu(), scales(side), rtol=0, atol=0, equal_nan=True)
         scales(mine)[:] = scales(side)[:] = 0  # there are several ways to be no number
@@ -127,9 +128,10 @@ def test_views_of_a_fused_projection_give_the_same_bits(types: tuple[torch.dtype
     for one, count in ((step, tokens), (decode, 1)):
         results = []
         for change in (lambda x: x, torch.clone, lambda x: x.transpose(0, 1).contiguous().transpose(0, 1)):
-            sides = [torch.zeros(1, *side, dtype=types[1], device=DEVICE) for side in side_shapes(heads, dim, types[1])]
+            shapes = side_shapes(heads, dim, types[1])
+            keys, values = (torch.zeros(1, *side, dtype=types[1], device=DEVICE) for side in shapes)
             q, k, v = (change(x[0].transpose(0, 1)[:count]) for x in parts)
-            results.append([one.attend(q, k, v, *sides, dim**-0.5), *sides])
+            results.append([one.attend(q, k, v, keys, values, dim**-0.5), keys, values])
         for others in results[1:]:
             assert all(torch.equal(a, b) for a, b in zip(results[0], others, strict=True))
 

@@ -7,9 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from device import DEVICE
-from stepping import kernels, loaded
-from tiny_models import CONTEXT, Tiny
 
 from pipeline.engine.cache.block_pool import BLOCK
 from pipeline.engine.cache.kv_cache import block_bytes
@@ -17,6 +14,9 @@ from pipeline.engine.config import StatsConfig
 from pipeline.engine.steps import card as memory
 from pipeline.engine.steps.card import card_bytes, peak, plan_card, step_bytes
 from pipeline.errors import ModelRefused
+from tests.engine.gpu.device import DEVICE
+from tests.engine.gpu.stepping import kernels, loaded
+from tests.engine.tiny_models import CONTEXT, Tiny
 
 MakeTiny = Callable[..., Tiny]
 GIB = 2**30

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from device import DEVICE
 
 from pipeline.engine.steps.recording import Recordings, fetch
+from tests.engine.gpu.device import DEVICE
 
 
 class Card:

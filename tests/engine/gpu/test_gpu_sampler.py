@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sampling_cases import LAST, RULES, Array, rows_of
 from scipy.special import log_softmax, softmax
 
 from pipeline.engine import gpu
@@ -19,6 +17,8 @@ from pipeline.engine.gpu import sampler_check
 from pipeline.engine.gpu.sampler import DRAWN, choose_tokens, kept_from, measure_tokens, top_tokens
 from pipeline.engine.layers import sampler, stats
 from pipeline.engine.plain.sampler import SamplingRows, sample_by_torch
+from tests.engine.gpu.device import DEVICE
+from tests.engine.sampling_cases import LAST, RULES, Array, rows_of
 
 TILE = 64
 """So that small vocabularies have several tiles, too."""
@@ -33,8 +33,8 @@ def parameters(rows: SamplingRows) -> list[torch.Tensor]:
 
 
 def chosen(logits: torch.Tensor, rows: SamplingRows, tile: int = TILE) -> torch.Tensor:
-    ways = {"truncates": rows.truncates, "all_greedy": rows.all_greedy}
-    return choose_tokens(logits.to(DEVICE), *parameters(rows), **ways, tile=tile).cpu()
+    ways: dict[str, Any] = {"truncates": rows.truncates, "all_greedy": rows.all_greedy, "tile": tile}
+    return choose_tokens(logits.to(DEVICE), *parameters(rows), **ways).cpu()
 
 
 def kept_of(logits: torch.Tensor, rows: SamplingRows, tile: int = TILE) -> torch.Tensor:
@@ -247,9 +247,9 @@ def test_the_engine_uses_them_where_they_serve(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(gpu, "DEVICES", {DEVICE})
     monkeypatch.setattr(gpu, "works", lambda _: True)
     monkeypatch.setattr("pipeline.engine.native.serves", lambda _: pytest.fail("the CPU's kernels were asked"))
-    moved = SamplingRows(*(t.to(DEVICE) for t in (
-        rows.greedy, rows.temperature, rows.top_k, rows.top_p, rows.log_min_p, rows.uniform
-    )), truncates=True, all_greedy=False)  # fmt: skip
+    names = "greedy", "temperature", "top_k", "top_p", "log_min_p", "uniform"
+    tensors: dict[str, Any] = {name: getattr(rows, name).to(DEVICE) for name in names}
+    moved = replace(rows, **tensors, truncates=True, all_greedy=False)
     assert sampler.sample(logits.to(DEVICE), moved).tolist() == sample_by_torch(logits, rows).tolist()
     ours = stats.Distribution(logits.to(DEVICE), torch.arange(2).to(DEVICE), 3)
     for name, column in stats.compute(["rank", "entropy", "logprob", "top_logprobs"], ours).items():

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stepping import engine, loaded
-from tiny_models import Tiny, bits, drain, random_prompts, request
 
 from pipeline.engine.layers.attention import TRITON
 from pipeline.engine.steps.shapes import Shape
 from pipeline.types import Completion, Request
+from tests.engine.gpu.device import DEVICE
+from tests.engine.gpu.stepping import engine, loaded
+from tests.engine.tiny_models import Tiny, bits, drain, random_prompts, request
 
 MakeTiny = Callable[..., Tiny]
 HEADER = random_prompts(27, [34])[0]

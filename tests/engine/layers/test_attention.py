@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from attention_cases import needs_kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import Tiny, random_prompts, request, without_kernels
 from torch import nn
 
 from pipeline.engine import native
@@ -27,6 +25,8 @@ from pipeline.engine.scheduler import Chunk, Scheduler, Step
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.steps.runner import ModelRunner
 from pipeline.errors import ModelRefused
+from tests.engine.attention_cases import needs_kernels
+from tests.engine.tiny_models import Tiny, random_prompts, request, without_kernels
 
 MakeTiny = Callable[..., Tiny]
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ class Spy(nn.Module):
         self.seen: dict[tuple[int, int], torch.Tensor] = {}
 
     def draw(self, name: int, position: int) -> tuple[torch.Tensor, ...]:
-        return self.table[name, position].split(self.counts)  # type: ignore[no-untyped-call,no-any-return]
+        return self.table[name, position].split(self.counts)
 
     def run(self, position_ids: torch.Tensor, layout: StepLayout, **_: Any) -> Any:
         assert position_ids[0, : len(self.places)].tolist() == [position for _, position in self.places]
@@ -61,7 +61,7 @@ class Spy(nn.Module):
         # heads before tokens, as transformers has them, and in no order of memory that suits
         parts = [torch.stack(part, 1)[None] for part in zip(*drawn, strict=True)]
         q, k, v = (F.pad(part, (0, 0, 0, pad), value=torch.nan) for part in parts)
-        out, _ = slot_attention(self, q, k, v, None, layout=layout)
+        out = slot_attention(self, q, k, v, None, layout=layout)[0]
         assert out.shape == (1, q.shape[2], q.shape[1], q.shape[3])
         self.seen.update({place: out[0, i] for i, place in enumerate(self.places)})
         return type("Out", (), {"logits": torch.zeros(1, 9, 3)})
@@ -69,7 +69,7 @@ class Spy(nn.Module):
     def exact(self, name: int, position: int) -> torch.Tensor:
         q, *_ = self.draw(name, position)
         past = self.table[name, : position + 1].transpose(0, 1).double()
-        _, k, v = past.split(self.counts)  # type: ignore[no-untyped-call]
+        _, k, v = past.split(self.counts)
         groups = self.counts[0] // self.counts[1]
         k, v = k.repeat_interleave(groups, 0), v.repeat_interleave(groups, 0)
         return F.scaled_dot_product_attention(q.double()[:, None], k, v)[:, 0]

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracle_rules import Array, distribution
 from scipy.stats import chisquare
-from tiny_models import END, Tiny, drain, piece, random_prompts, request
 
 from pipeline.types import Completion, Request, SamplingParams
+from tests.engine.oracle_rules import Array, distribution
+from tests.engine.tiny_models import END, Tiny, drain, piece, random_prompts, request
 
 MakeTiny = Callable[..., Tiny]
 COUNT, MIXED = 2000, 100

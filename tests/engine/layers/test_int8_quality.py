@@ -8,13 +8,14 @@ import math
 import random
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny_models import DEMO, drain, request
 
 from pipeline.engine.assembly import build_engine
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.model.checkpoint import resolve
+from tests.engine.tiny_models import DEMO, drain, request
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 DOCUMENTS = 250
@@ -34,7 +35,7 @@ def documents() -> list[str]:
 
 
 @functools.cache
-def nats_per_token(**options: str) -> float:
+def nats_per_token(**options: Any) -> float:
     """Mean negative log-probability of the documents' tokens, their ends included."""
     model = ModelConfig(path=str(DEMO), **options)
     built = build_engine(resolve(model), model, EngineConfig(), StatsConfig(prompt_logprobs=True))

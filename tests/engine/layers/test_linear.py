@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from sample_layers import SHAPES, weight_of
 
+from pipeline.engine import native
 from pipeline.engine.layers import linear
 from pipeline.engine.layers.linear import KERNELS, PackedLinear, Product, candidates, choose_kernel
+from tests.engine.sample_layers import SHAPES, weight_of
 
 CPU = torch.device("cpu")
 FIXED = KERNELS["fixed-rows"]
@@ -19,7 +20,7 @@ FIXED = KERNELS["fixed-rows"]
 
 @pytest.mark.parametrize("built", [True, False])
 def test_candidates_follow_from_the_machine(built: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear.native, "library", lambda: object() if built else None)
+    monkeypatch.setattr(native, "library", lambda: object() if built else None)
 
     def found(vendor: str, *flags: str, dtype: torch.dtype = torch.float32, int8: bool = False) -> list[str]:
         monkeypatch.setattr(linear, "processor", lambda: (vendor, frozenset(flags)))
@@ -42,7 +43,7 @@ def test_candidates_follow_from_the_machine(built: bool, monkeypatch: pytest.Mon
     assert found("AuthenticAMD", "avx512_vnni", int8=True) == [*ours_int8, *rest]
     assert found("", int8=True) == [*ours_int8, *rest]
     if built:
-        monkeypatch.setattr(linear.native, "library", lambda: SimpleNamespace(product_bfloat16=None))
+        monkeypatch.setattr(native, "library", lambda: SimpleNamespace(product_bfloat16=None))
         for flag in ("avx512_bf16", "amx_bf16"):
             expected = ["compiled-bfloat16", "onednn-packed", "fixed-rows"]
             assert found("GenuineIntel", flag, dtype=torch.bfloat16) == expected
@@ -64,7 +65,7 @@ def test_a_kernel_is_found_here(shape: tuple[int, int], dtype: torch.dtype, int8
 
 def absent(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
     """The operator is not in this build: what torch raises then."""
-    return torch.ops.mkldnn._no_such_operator(weight)  # type: ignore[no-any-return]
+    return torch.ops.mkldnn._no_such_operator(weight)
 
 
 def wrong(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:

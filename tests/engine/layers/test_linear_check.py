@@ -7,12 +7,12 @@ from functools import partial
 
 import pytest
 import torch
-from sample_layers import rows_for, weight_of
 
 from pipeline.engine.layers.drawn_layer import DrawnLayer
 from pipeline.engine.layers.linear import KERNELS, Kernel, Product, candidates, choose_kernel
 from pipeline.engine.layers.linear_check import _cancelling
 from pipeline.engine.layers.verdicts import Verdicts
+from tests.engine.sample_layers import rows_for, weight_of
 
 HALF = [torch.bfloat16, torch.float16]
 SHAPE = (128, 512)
@@ -56,7 +56,7 @@ def test_another_order_of_sums_is_found_though_rounding_hides_it(
 ) -> None:
     weight, added = weight_of(SHAPE).to(dtype), torch.linspace(-1, 1, SHAPE[0]).to(dtype) if bias else None
     x = rows_for(SHAPE, 100).to(dtype)
-    one, two = (split_sums(lambda _, two=two: two)(weight, added)(x) for two in (False, True))
+    one, two = (split_sums(sides)(weight, added)(x) for sides in (lambda _: False, lambda _: True))
     assert 0 < (one != two).sum() < 0.001 * one.numel() * (1 if dtype == torch.bfloat16 else 8)  # so few would show it
     monkeypatch.setitem(KERNELS, "onednn-packed", split_sums(some))
     assert choose_kernel(weight, added, ["onednn-packed", "fixed-rows"]) == ("fixed-rows", True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -38,7 +40,7 @@ class Bench:
     ) -> None:
         self.clock, self.calls, self.rows = Clock(), [0, 0], set[tuple[int, ...]]()
         self._times = kernel, library
-        monkeypatch.setattr(linear_speed.F, "linear", lambda x, weight: self._ran(1, x, weight))
+        monkeypatch.setattr(F, "linear", lambda x, weight: self._ran(1, x, weight))
 
     def kernel(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
         assert bias is None
@@ -137,9 +139,9 @@ def test_a_slow_kernel_is_told_when_a_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It multiplies the same thing many times over, by the operation that is the library's product, which takes a second."""
-    clock, linear = Clock(), linear_speed.F.linear
+    clock, linear = Clock(), F.linear
 
-    def ticking(*args: torch.Tensor | None) -> torch.Tensor:
+    def ticking(*args: Any) -> torch.Tensor:
         clock.now += 1
         return linear(*args)
 
@@ -147,7 +149,7 @@ def test_a_slow_kernel_is_told_when_a_model_is_loaded(
         kernel = KERNELS["fixed-rows"](weight, bias)
         return lambda x: [kernel(x) for _ in range(60)].pop()
 
-    monkeypatch.setattr(linear_speed.F, "linear", ticking)
+    monkeypatch.setattr(F, "linear", ticking)
     monkeypatch.setattr(exchanging, "warn_if_slow", partial(warn_if_slow, clock=clock))
     monkeypatch.setitem(KERNELS, "wasteful", wasteful)
     monkeypatch.setattr(exchanging, "candidates", lambda *_, **__: ["wasteful"])

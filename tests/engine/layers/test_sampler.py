@@ -8,13 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attention_cases import needs_kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sampling_cases import LAST, RULES, WAYS, Array, chosen_by, rows_of
 from scipy.special import softmax
 from scipy.stats import chisquare
-from tiny_models import OLDER, Tiny, drain, kernels_of, random_prompts
 from transformers import (
     RepetitionPenaltyLogitsProcessor,
 )
@@ -23,6 +20,9 @@ from pipeline.engine.layers.sampler import sample
 from pipeline.engine.native.sampler import choose_tokens
 from pipeline.engine.plain.sampler import SamplingRows, invert_cdf, penalise
 from pipeline.types import PromptRow, SamplingParams
+from tests.engine.attention_cases import needs_kernels
+from tests.engine.sampling_cases import LAST, RULES, WAYS, Array, chosen_by, rows_of
+from tests.engine.tiny_models import OLDER, Tiny, drain, kernels_of, random_prompts
 
 MakeTiny = Callable[..., Tiny]
 
@@ -97,7 +97,7 @@ def test_samples_of_the_engine_follow_the_model(tiny: MakeTiny, rule: dict[str, 
 def test_rows_samples_and_seeds_differ_and_repeat(tiny: MakeTiny) -> None:
     model = tiny()
 
-    def ids(row: str, n: int, **changes: int) -> list[tuple[int, ...]]:
+    def ids(row: str, n: int, **changes: Any) -> list[tuple[int, ...]]:
         sampling = SamplingParams(n=n, **{"max_tokens": 12, "seed": 3, **changes}, temperature=4.0, ignore_eos=True)
         done = drain(model.engine(8), PromptRow(row, None, (7, 8), sampling).requests())
         return [done[row, i].token_ids for i in range(n)]
@@ -121,7 +121,7 @@ def test_the_repetition_penalty_is_transformers(seed: int, penalty: float) -> No
     zero = torch.zeros(3)
     ours = penalise(logits, counts, in_prompt, torch.full((3,), penalty), zero, zero)
     ids = torch.from_numpy(np.concatenate([prompts, generated], 1))
-    theirs = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits.clone())  # type: ignore[arg-type]
+    theirs = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits.clone())
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attention_cases import needs_kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sampling_cases import WAYS, chosen_by
 from scipy.special import log_softmax
 from scipy.stats import entropy as scipy_entropy
-from tiny_models import FAMILIES, Tiny, drain, random_prompts, request, without_kernels
 
 from pipeline.engine.layers.stats import STATISTICS, Distribution, Values, compute, statistic, token_logprobs
 from pipeline.statistics import STATISTICS as DECLARED
 from pipeline.statistics import TokenStatistic
 from pipeline.types import Completion
+from tests.engine.attention_cases import needs_kernels
+from tests.engine.sampling_cases import WAYS, chosen_by
+from tests.engine.tiny_models import FAMILIES, Tiny, drain, random_prompts, request, without_kernels
 
 MakeTiny = Callable[..., Tiny]
 TOP = 4

@@ -10,13 +10,13 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from sampling_cases import WAYS, chosen_by, rows_of
 from scipy.special import softmax
 from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from pipeline.engine import native
 from pipeline.engine.native.sampler import choose_tokens
 from pipeline.engine.plain.sampler import TOP, SamplingRows, truncation_threshold
+from tests.engine.sampling_cases import WAYS, chosen_by, rows_of
 
 
 @pytest.fixture(params=WAYS)
@@ -37,13 +37,13 @@ def thresholds(logits: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
 
 def warped(logits: torch.Tensor, temperature: float, top_k: int, top_p: float, min_p: float) -> torch.Tensor:
     """What transformers keeps, bool [V]."""
-    scores = TemperatureLogitsWarper(temperature)(None, logits)  # type: ignore[arg-type]
+    scores = TemperatureLogitsWarper(temperature)(None, logits)
     if min_p:  # first, as in vLLM
         scores = MinPLogitsWarper(min_p)(None, scores)  # type: ignore[arg-type]
     if top_k:
-        scores = TopKLogitsWarper(top_k)(None, scores)  # type: ignore[arg-type]
+        scores = TopKLogitsWarper(top_k)(None, scores)
     if top_p < 1:
-        scores = TopPLogitsWarper(top_p)(None, scores)  # type: ignore[arg-type]
+        scores = TopPLogitsWarper(top_p)(None, scores)
     return scores > -torch.inf
 
 
@@ -76,7 +76,7 @@ def random_logits(draw: st.DrawFn) -> torch.Tensor:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     logits = rng.normal(0, draw(st.sampled_from([0.01, 0.3, 2.0, 8.0])), vocab).astype(np.float32)
     if draw(st.booleans()):
-        logits = np.round(logits * 4).astype(np.float32) / 4
+        logits = np.round(logits * 4) / np.float32(4)
     return torch.from_numpy(logits)
 
 

@@ -9,9 +9,6 @@ import subprocess
 
 import pytest
 import torch
-from attention_cases import DIMS, DTYPES, X86, make_case, needs_kernels
-from sample_layers import SHAPES, rows_for, weight_of
-from sampling_cases import RULES, rows_of
 
 from pipeline.engine import native
 from pipeline.engine.layers.int8 import CompiledInt8Product
@@ -19,6 +16,9 @@ from pipeline.engine.native.attention import NativeStep
 from pipeline.engine.native.elementwise import activate
 from pipeline.engine.native.product import Float32Layer
 from pipeline.engine.native.sampler import choose_tokens, measure_tokens
+from tests.engine.attention_cases import DIMS, DTYPES, X86, make_case, needs_kernels
+from tests.engine.sample_layers import SHAPES, rows_for, weight_of
+from tests.engine.sampling_cases import RULES, rows_of
 
 COMPILER = shutil.which(os.environ.get("CC") or "cc")
 FLAGS = ["-O2", "-DUNROLL=2", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
@@ -51,8 +51,8 @@ def numbers() -> list[torch.Tensor]:
             found += [product(rows_for(shape, rows)) for rows in (1, 2, 5, 6, 7, 13, 14, 15, 60)]
         halved = Float32Layer(weight.bfloat16(), None)
         found += [halved(rows_for(shape, rows).bfloat16()) for rows in (2, 6, 13, 60)]
-        product = CompiledInt8Product(weight, bias)
-        found += [product(rows_for(shape, rows)) for rows in (1, 5, 7, 14, 60)]
+        int8 = CompiledInt8Product(weight, bias)
+        found += [int8(rows_for(shape, rows)) for rows in (1, 5, 7, 14, 60)]
     for dim in DIMS:
         for dtype in DTYPES:
             case = make_case(dim, [(70, 1), (3, 40), (0, 9), (31, 1)], (6, 2), dim, dtype)

@@ -6,11 +6,13 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from pipeline.engine import native
 from pipeline.engine.layers import verdicts
 from pipeline.engine.layers.verdicts import VARIABLE, Verdicts, cache_file, here, machine
 
@@ -30,7 +32,7 @@ def unasked() -> bool:
 def taught(answers: dict[str, bool]) -> Path | None:
     known = here()
     for question, answer in answers.items():
-        assert known.answer(question, lambda answer=answer: answer) == answer
+        assert known.answer(question, partial(bool, answer)) == answer
         assert known.answer(question, unasked) == answer
     known.keep()
     return cache_file()
@@ -60,8 +62,8 @@ def test_what_could_not_be_asked_is_no_and_asked_again(file: Path) -> None:
         lambda patch: patch.setattr(torch, "__version__", "0.0.1"),
         lambda patch: patch.setattr(torch, "get_num_threads", lambda: 77),
         lambda patch: patch.setattr(verdicts, "_processor", lambda: ["another"]),
-        lambda patch: patch.setattr(verdicts.native, "level", lambda: "another"),
-        lambda patch: patch.setattr(verdicts.native, "digest_of_sources", lambda: "another"),
+        lambda patch: patch.setattr(native, "level", lambda: "another"),
+        lambda patch: patch.setattr(native, "digest_of_sources", lambda: "another"),
         lambda patch: patch.setattr(verdicts, "_built", lambda: "another"),
     ],
 )
@@ -99,7 +101,8 @@ def test_a_damaged_file_is_as_none_and_is_replaced(file: Path, content: bytes) -
 def test_entries_of_another_kind_are_left_out(file: Path) -> None:
     taught({"one": True})
     (key,) = json.loads(file.read_text())
-    for other in (1, "true", None, [], {}):
+    others: tuple[object, ...] = (1, "true", None, [], {})
+    for other in others:
         file.write_text(json.dumps({key: other, "k" * 300: True}))
         assert here().answer("one", lambda: False) is False
     taught({"two": True})

@@ -11,7 +11,6 @@ import pytest
 import torch
 from peft import IA3Config, LoHaConfig, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from tiny_models import FAMILIES, Tiny, drain, request, write_model
 from transformers import AutoModelForCausalLM
 
 from pipeline.engine.assembly import build_engine
@@ -19,6 +18,7 @@ from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.model.checkpoint import resolve
 from pipeline.engine.model.load import load_model
 from pipeline.errors import ModelRefused
+from tests.engine.tiny_models import FAMILIES, Tiny, drain, request, write_model
 
 MakeTiny = Callable[..., Tiny]
 PROMPT = [20, 33, 47, 61, 75]

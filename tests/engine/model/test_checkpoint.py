@@ -17,12 +17,12 @@ import pytest
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_models import DEMO, Tiny
 
 from pipeline.engine.config import EngineConfig, ModelConfig
 from pipeline.engine.model.checkpoint import Checkpoint, model_len, resolve
 from pipeline.engine.model.load import load_model
 from pipeline.errors import ModelRefused
+from tests.engine.tiny_models import DEMO, Tiny
 
 MakeTiny = Callable[..., Tiny]
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_models import DEMO
 
 from pipeline.engine.config import ModelConfig
 from pipeline.engine.model.checkpoint import resolve
 from pipeline.engine.model.facts import CONFIG, read_facts
 from pipeline.errors import ModelRefused
+from tests.engine.tiny_models import DEMO
 
 BAD: list[tuple[str, str, Any]] = [
     ("config.json", "n_head", "four"), ("config.json", "n_head", 0), ("config.json", "n_layer", 1_000_000),

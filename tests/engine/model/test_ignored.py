@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import Tiny, drain, request
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from pipeline.engine.config import ModelConfig
@@ -19,6 +18,7 @@ from pipeline.engine.model.ignored import ignored
 from pipeline.engine.model.load import load_model
 from pipeline.errors import ModelRefused
 from pipeline.sampling import SamplingParams
+from tests.engine.tiny_models import Tiny, drain, request
 
 MakeTiny = Callable[..., Tiny]
 

@@ -6,12 +6,11 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from attention_cases import BUILT
 from safetensors.torch import load_file, save_file
-from tiny_models import CONTEXT, DEMO, END, FAMILIES, Tiny, write_model
 from transformers import BloomConfig
 
 from pipeline.engine import native
@@ -19,11 +18,13 @@ from pipeline.engine.config import ModelConfig
 from pipeline.engine.model.checkpoint import resolve
 from pipeline.engine.model.load import LoadedModel, load_model, set_precision
 from pipeline.errors import ModelRefused
+from tests.engine.attention_cases import BUILT
+from tests.engine.tiny_models import CONTEXT, DEMO, END, FAMILIES, Tiny, write_model
 
 MakeTiny = Callable[..., Tiny]
 
 
-def load(folder: Path, **options: str) -> LoadedModel:
+def load(folder: Path, **options: Any) -> LoadedModel:
     config = ModelConfig(path=str(folder), **options)
     return load_model(resolve(config), config)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import CONTEXT, FAMILIES, Tiny, write_model
 from transformers import (
     BertConfig,
     DeepseekV3Config,
@@ -27,6 +26,7 @@ from pipeline.engine.model.checkpoint import Checkpoint, resolve
 from pipeline.engine.model.load import load_model
 from pipeline.engine.model.probe import check_attention
 from pipeline.errors import ModelRefused
+from tests.engine.tiny_models import CONTEXT, FAMILIES, Tiny, write_model
 
 MakeTiny = Callable[..., Tiny]
 SMALL: dict[str, Any] = {

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from tiny_models import DEMO, FAMILIES, Tiny
 
 from pipeline.engine.cache.memory import check_length
 from pipeline.engine.config import ModelConfig
 from pipeline.engine.model.checkpoint import resolve
 from pipeline.engine.model.shape import check_sizes, shapes
 from pipeline.errors import ModelRefused
+from tests.engine.tiny_models import DEMO, FAMILIES, Tiny
 
 MakeTiny = Callable[..., Tiny]
 TWO = "2 layers at most (one that is used more than once is not served)"
@@ -73,7 +73,7 @@ def test_a_number_of_experts_counts_where_there_are_any(tmp_path: Path, tiny: Ma
 
 
 def test_shapes_are_those_that_safetensors_tells() -> None:
-    with safetensors.safe_open(DEMO / "model.safetensors", "np") as file:  # type: ignore[no-untyped-call]
+    with safetensors.safe_open(DEMO / "model.safetensors", "np") as file:
         assert shapes(DEMO) == {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from survey import PAGE, Verdict, kinds, survey, table
+
+from tests.engine.survey import PAGE, Verdict, kinds, survey, table
 
 
 @pytest.mark.slow

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llama_like import llama_tokenizer
-from tiny_models import DEMO, END, byte_tokenizer
 
 from pipeline.engine.model.tokenizer import Tokenizer, end_tokens, load_tokenizer
 from pipeline.errors import ModelRefused
+from tests.engine.llama_like import llama_tokenizer
+from tests.engine.tiny_models import DEMO, END, byte_tokenizer
 
 BYTES = Tokenizer(byte_tokenizer(), 320)
 

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tiny_models import request
-from tokenizer_kinds import FOLLOWED, OTHERS, made
 
 from pipeline.engine.model.tokenizer import REPLACEMENT, Tokenizer
 from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.rules.structured import Grammars
 from pipeline.errors import ModelRefused
 from pipeline.types import FinishReason, SamplingParams
+from tests.engine.tiny_models import request
+from tests.engine.tokenizer_kinds import FOLLOWED, OTHERS, made
 
 End = tuple[int, FinishReason, str | None, str]
 KINDS = [*FOLLOWED, *OTHERS]
@@ -58,7 +58,7 @@ def reference(kind: str, prompt: Sequence[int], ids: Sequence[int], stop: Sequen
     def after(count: int) -> str:
         before, whole = (made(kind).decode([*prompt, *ids[:n]], skip_special_tokens=True) for n in (0, count))
         assume(whole.startswith(before))
-        return whole[len(before) :]  # type: ignore[no-any-return]
+        return whole[len(before) :]
 
     for count in range(1, len(ids) + 1):
         text = after(count)

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import DEMO, FAMILIES, drain, request, write_model
 from transformers import AutoModelForCausalLM, PhiConfig
 
 from pipeline.engine.assembly import build_engine
@@ -19,6 +18,7 @@ from pipeline.engine.model.checkpoint import resolve
 from pipeline.engine.model.load import load_model
 from pipeline.engine.model.whole import check_whole
 from pipeline.errors import ModelRefused
+from tests.engine.tiny_models import DEMO, FAMILIES, drain, request, write_model
 
 
 def load(folder: Path) -> None:

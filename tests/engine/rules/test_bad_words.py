@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle_rules import bad_word_ids, forbidden
-from tiny_models import byte_tokenizer, piece
 
 from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.rules.bad_words import BadWords, spellings
+from tests.engine.oracle_rules import bad_word_ids, forbidden
+from tests.engine.tiny_models import byte_tokenizer, piece
 
 VOCAB = 6
 TOKENIZER = Tokenizer(byte_tokenizer(), 320)

@@ -10,8 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle_rules import bad_word_ids, constrained
-from tiny_models import END, Tiny, bits, byte_tokenizer, drain, piece, random_prompts, request
 
 from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.rules.constraints import Constraints, End
@@ -19,6 +17,8 @@ from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.sequence import Sequence
 from pipeline.types import Completion, ErrorCode, FinishReason
+from tests.engine.oracle_rules import bad_word_ids, constrained
+from tests.engine.tiny_models import END, Tiny, bits, byte_tokenizer, drain, piece, random_prompts, request
 
 MakeTiny = Callable[..., Tiny]
 VOCAB = 320
@@ -67,20 +67,20 @@ def applied(generated: list[int], **rules: Any) -> tuple[list[int], dict[int, En
 
 
 TOKENS = st.integers(1, 282)
-GRAMMAR = st.sampled_from([
+RULES: list[dict[str, Any]] = [
     {}, {"choice": ["abc", "ab", "a", "b the cat", "STOP 🚂"]}, {"regex": "[ab]{2,5}c?"}, {"regex": "(ab|b)*"},
-])  # fmt: skip
+]  # fmt: skip
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[list[int], dict[str, Any]]:
     """What was generated and the rules that hold."""
-    grammar = draw(GRAMMAR)
+    grammar = draw(st.sampled_from(RULES))
     pieces = ["", "a", "ab", "b", "abab", "b "] if grammar else ["", "a", "ab", "the", "the c", "STOP st"]
     generated = spelled(draw(st.sampled_from(pieces)))
     if not grammar:
         generated += draw(st.lists(TOKENS, max_size=3))
-    rules = {
+    rules: dict[str, Any] = {
         "bad_words": draw(st.lists(st.sampled_from(["a", "ab", "bab", "the cat", "STOP", "b", "the", " stop"]), max_size=3)),
         "logit_bias": draw(st.dictionaries(st.integers(0, VOCAB - 1), st.floats(-100, 100, width=32), max_size=4)),
         "repetition_penalty": draw(st.sampled_from([1.0, 1.0, 1.5, 0.5])),
@@ -141,7 +141,8 @@ def test_penalties_belong_to_a_sequence_not_to_its_slot() -> None:
 
 
 def test_forbidden_ends_come_back() -> None:
-    logits, rules = torch.zeros(1, VOCAB), {"min_tokens": 1, "stop_token_ids": [9, 4, VOCAB + 7]}
+    logits = torch.zeros(1, VOCAB)
+    rules: dict[str, Any] = {"min_tokens": 1, "stop_token_ids": [9, 4, VOCAB + 7]}
     constraints = new()
     first = admitted(constraints, 0, [], **rules)
     assert apply(constraints, logits, [first])[0][0].isinf().nonzero()[:, 0].tolist() == [END, 4, 9]

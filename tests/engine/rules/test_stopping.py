@@ -9,14 +9,14 @@ import pytest
 import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from llama_like import llama_tokenizer
-from tiny_models import DEMO, END, PARTIAL, WORDS, Tiny, byte_tokenizer, drain, piece, request
 from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer, StopStringCriteria
 
 from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.rules.stopping import StopWatch
 from pipeline.types import FinishReason
+from tests.engine.llama_like import llama_tokenizer
+from tests.engine.tiny_models import DEMO, END, PARTIAL, WORDS, Tiny, byte_tokenizer, drain, piece, request
 
 MakeTiny = Callable[..., Tiny]
 TOKENIZER = Tokenizer(byte_tokenizer(), 320)
@@ -117,7 +117,7 @@ PLAIN = [piece(bytes([b])) for b in b"abST .,\n"] + [piece(w.encode()) for w in 
 )
 def test_a_watch_stops_where_transformers_stops(ids: list[int], stop: list[str]) -> None:
     criterion = StopStringCriteria(byte_tokenizer(), stop)
-    theirs = [n for n in range(1, len(ids) + 1) if criterion(torch.tensor([ids[:n]]), torch.empty(0))]  # type: ignore[arg-type]
+    theirs = [n for n in range(1, len(ids) + 1) if criterion(torch.tensor([ids[:n]]), torch.empty(0))]
     count, reason, stopped_by, text = followed(ids, stop=stop)
     assert (count, reason) == ((theirs[0], FinishReason.STOP) if theirs else (len(ids), FinishReason.LENGTH))
     if theirs:
@@ -243,7 +243,7 @@ def test_engines_stop_where_the_text_says(tiny: MakeTiny) -> None:
 
 def test_a_stop_string_that_came_too_early_does_not_cut_what_ends_for_another_reason(tiny: MakeTiny) -> None:
     """Within min_tokens it does not count; the text then ends as its grammar is complete."""
-    rules = {"choice": ["abcd"], "stop": ["b"], "min_tokens": 9, "max_tokens": 9}
+    rules: dict[str, Any] = {"choice": ["abcd"], "stop": ["b"], "min_tokens": 9, "max_tokens": 9}
     for make in (tiny().engine, tiny().static):
         done = drain(make(), [request("a", [7], **rules)])["a", 0]
         assert (done.text, done.finish_reason, done.stop_reason) == ("abcd", FinishReason.STOP, None)

@@ -16,15 +16,15 @@ import pytest
 import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle_rules import Array, distribution, may_match, permitted, token_bytes
 from scipy.stats import chisquare
-from tiny_models import DEMO, END, Tiny, byte_tokenizer, drain, piece, request
 from transformers import AutoTokenizer
 
 from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.rules.structured import Grammars, check_grammar
 from pipeline.errors import ConfigurationError, ModelRefused
 from pipeline.types import Completion, FinishReason, SamplingParams
+from tests.engine.oracle_rules import Array, distribution, may_match, permitted, token_bytes
+from tests.engine.tiny_models import DEMO, END, Tiny, byte_tokenizer, drain, piece, request
 
 MakeTiny = Callable[..., Tiny]
 VOCAB = 320
@@ -205,7 +205,7 @@ def test_texts_are_as_likely_as_the_masked_model_has_them(tiny: MakeTiny, rules:
     names = sorted(exact, key=lambda name: -exact[name])
     expected: Array = np.array([exact[n] * count for n in names])
     seen: Array = np.array([texts[n] for n in names])
-    rare = max(2, np.searchsorted(-expected, -8))
+    rare = max(2, int(np.searchsorted(-expected, -8)))
     expected, seen = (np.append(v[: rare - 1], v[rare - 1 :].sum()) for v in (expected, seen))
     assert chisquare(seen, expected).pvalue > 1e-4
 
@@ -270,7 +270,7 @@ def test_a_copy_does_not_move_with_another() -> None:
 def test_more_grammars_than_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.engine.rules.structured._REMEMBERED", 3)
     for i in [*range(9), 0]:
-        matcher = GRAMMARS.start(SamplingParams(choice=[str(i)]))
+        matcher = GRAMMARS.start(SamplingParams(choice=(str(i),)))
         assert matcher is not None
         assert GRAMMARS.masks([matcher])[0].nonzero()[0].tolist() == [piece(str(i).encode())]
 
@@ -307,12 +307,12 @@ def test_without_the_library_it_is_told_how_to_get_it(monkeypatch: pytest.Monkey
     for name in [name for name in sys.modules if name.split(".")[0] == "llguidance"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "llguidance", None)
-    assert check_grammar(SamplingParams()) is None
+    check_grammar(SamplingParams())
     grammars = Grammars(TOKENIZER, VOCAB, frozenset({END}), 1)
     assert grammars.start(SamplingParams()) is None
     for call in (check_grammar, grammars.start):
         with pytest.raises(ConfigurationError, match=r"^sampling.choice: needs the llguidance package .*: pip install"):
-            call(SamplingParams(choice=["a"]))
+            call(SamplingParams(choice=("a",)))
 
 
 def test_a_tokenizer_that_cannot_be_used_is_refused() -> None:

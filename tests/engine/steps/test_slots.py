@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tiny_models import END, byte_tokenizer, request
 
 from pipeline.engine.layers.sampler import sample
 from pipeline.engine.model.tokenizer import Tokenizer
@@ -16,6 +15,7 @@ from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.steps.record import Record
 from pipeline.engine.steps.slots import SlotState
+from tests.engine.tiny_models import END, byte_tokenizer, request
 
 VOCAB, MAX_LEN = 320, 20
 TOKENIZER = Tokenizer(byte_tokenizer(), VOCAB)

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from finished import ROWS, SAMPLES, SHARDS, Output, with_value
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.inspect.verify.findings import REMAKE
 from pipeline.inspect.verify.replay import choose
 from pipeline.planning.plan import InputFile, Plan, make_plan
+from tests.inspect.finished import ROWS, SAMPLES, SHARDS, Output, with_value
 
 INTACT = f"complete and intact: {SHARDS} parts, {ROWS} rows, {ROWS * SAMPLES} completions"
 EVERY = ROWS + 5
@@ -176,7 +176,7 @@ def test_a_damaged_part_is_not_replayed(output: Output) -> None:
 
 def test_it_works_from_a_copy(output: Output, tmp_path: Path) -> None:
     shutil.move(output.path, tmp_path / "elsewhere")
-    assert Output(tmp_path / "elsewhere", ()).verify("replay=1").code == 0
+    assert Output(tmp_path / "elsewhere", output.source).verify("replay=1").code == 0
 
 
 def a_plan(rows: list[int], rows_per_shard: int) -> Plan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -13,12 +12,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from finished import ROWS, SAMPLES, SHARDS, Output, with_value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.inspect.verify.findings import REMAKE
 from pipeline.planning.fingerprint import digest
+from tests.inspect.finished import ROWS, SAMPLES, SHARDS, Output, with_value
+from tests.small_runs import write
+
+
+def nested(depth: int) -> Any:
+    return [nested(depth - 1)] if depth else 1
 
 
 class TestIntact:
@@ -43,18 +47,15 @@ class TestIntact:
         ).fetchall()
         assert numbered.verify().lines[-1].endswith(f"{rows} rows, {completions} completions")
 
-    def test_no_rows(self, tmp_path: Path, output: Output) -> None:
-        pq.write_table(pa.table({"prompt": pa.array([], pa.string())}), tmp_path / "none.parquet")
-        empty = Output(
-            tmp_path / "empty", (output.overrides[0], f"source.path={tmp_path / 'none.parquet'}", "cluster=inline")
-        )
+    def test_no_rows(self, tmp_path: Path) -> None:
+        empty = Output(tmp_path / "empty", write({"prompt": pa.array([], pa.string())}, tmp_path / "none.parquet"))
         assert empty.generate() == 0
         assert empty.verify("replay=2").lines == [
             "replay: 0 of 0 output rows are the same, bit for bit", "complete and intact: 1 part, 0 rows, 0 completions"
         ]  # fmt: skip
 
     def test_a_folder_without_an_output(self, tmp_path: Path) -> None:
-        found = Output(tmp_path, ()).verify()
+        found = Output(tmp_path, tmp_path).verify()
         assert (found.code, len(found.lines)) == (2, 1)
         assert "holds no output" in found.lines[0]
 
@@ -244,7 +245,7 @@ class TestManifest:
             (lambda m: m["parts"][0].update(file=[]), "cannot be used: parts.file: must be text"),
             (lambda m: m["parts"][0].update(sha256=None), "cannot be used: parts.sha256: must be text, not null"),
             (
-                lambda m: m["environment"].update(x=functools.reduce(lambda x, _: [x], range(99), 1)),
+                lambda m: m["environment"].update(x=nested(99)),
                 "nested more than 64 deep",
             ),
             (lambda m: m.update(more=1), "cannot be used: more: no such key is known"),
@@ -315,7 +316,7 @@ class TestPlan:
             (lambda p: p.update(format=9), "plan format 9"),
             (lambda p: p.pop("files"), "files: is missing"),
             (
-                lambda p: p["fingerprint"].update(x=functools.reduce(lambda x, _: [x], range(99), 1)),
+                lambda p: p["fingerprint"].update(x=nested(99)),
                 "nested more than 64 deep",
             ),
         ],

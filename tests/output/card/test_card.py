@@ -10,7 +10,6 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from made_output import FULL, plan
 from markdown_it import MarkdownIt
 
 from pipeline.output.card.card import dataset_card
@@ -18,6 +17,7 @@ from pipeline.output.counts import Counts
 from pipeline.output.manifest import Manifest
 from pipeline.output.schema import MEANINGS
 from pipeline.planning.plan import InputFile, Plan, make_plan
+from tests.output.made_output import FULL, plan
 
 MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 HOSTILE = (

@@ -39,7 +39,7 @@ ALLOWED = {
         pa.list_(pa.uuid()),
     ],
 }
-REFUSED = {
+REFUSED: dict[str, list[pa.DataType]] = {
     "prompt_column": [pa.int64(), pa.binary(), pa.list_(pa.string())],
     "token_ids_column": [pa.list_(pa.float32()), pa.int64(), pa.string()],
     "id_column": [pa.float64(), pa.bool_(), pa.binary(), pa.struct([("a", pa.int8())])],
@@ -75,14 +75,15 @@ def test_fault_2_a_wrong_type_is_refused_with_the_columns_there_are(option: str,
     ],
 )
 def test_fault_2_a_missing_column_is_refused_with_the_columns_there_are(options: dict[str, Any], message: str) -> None:
+    columns: dict[str, pa.DataType] = {"prompt": pa.string(), "id": pa.int64()}
     with pytest.raises(InputRefused) as refused:
-        check_columns(SourceConfig(path="p", **options), pa.schema([("prompt", pa.string()), ("id", pa.int64())]))
+        check_columns(SourceConfig(path="p", **options), pa.schema(columns))
     assert str(refused.value).startswith(message)
     assert "prompt (string), id (int64)" in str(refused.value)
 
 
 def test_an_extension_type_unknown_here_is_refused_too() -> None:
-    field = pa.field("x", pa.binary(), metadata={b"ARROW:extension:name": b"evil.pickle"})
+    field: Any = pa.field("x", pa.binary(), metadata={b"ARROW:extension:name": b"evil.pickle"})
     with pytest.raises(InputRefused, match=r"extension<evil\.pickle>"):
         check_columns(SourceConfig(path="p", keep_columns=["x"]), pa.schema([pa.field("prompt", pa.string()), field]))
 

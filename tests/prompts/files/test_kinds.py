@@ -119,7 +119,9 @@ def test_types_without_a_common_one_are_told_apart(one: pa.DataType, other: pa.D
     assert mismatch.value.path == path and mismatch.value.one != mismatch.value.other
 
 
-SIMPLE = st.sampled_from([pa.string(), pa.string_view(), pa.int8(), pa.binary_view(), pa.large_string()])
+SIMPLE: st.SearchStrategy[Any] = st.sampled_from(
+    [pa.string(), pa.string_view(), pa.int8(), pa.binary_view(), pa.large_string()]
+)
 KINDS = st.recursive(
     SIMPLE,
     lambda inner: st.one_of(
@@ -132,7 +134,7 @@ KINDS = st.recursive(
 )
 
 
-def some(kind: pa.DataType) -> st.SearchStrategy[Any]:
+def some(kind: Any) -> st.SearchStrategy[Any]:
     """Python values of a type."""
     if pa.types.is_struct(kind):
         return st.none() | st.fixed_dictionaries({f.name: some(f.type) for f in kind})
@@ -149,7 +151,7 @@ def some(kind: pa.DataType) -> st.SearchStrategy[Any]:
 def test_views_however_deep_are_read_as_what_they_hold(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    kind = data.draw(KINDS)
+    kind: Any = data.draw(KINDS)
     rows = data.draw(st.lists(some(kind), min_size=1, max_size=5))
     path = tmp_path_factory.mktemp("in") / "a.parquet"
     try:
@@ -166,7 +168,7 @@ def test_moments_of_96_bits_are_right_in_every_year(write: Write) -> None:
     table = pa.table({"prompt": ["x"] * 6, "t": pa.array(moments, pa.timestamp("us"))})
     path = write("a.parquet", table, use_deprecated_int96_timestamps=True, store_schema=False)
     assert pq.read_metadata(path).schema.column(1).physical_type == "INT96"
-    oracle = [row[0] for row in duckdb.sql(f"SELECT t FROM '{path}'").fetchall()]
+    oracle = [row[0] for row in duckdb.execute(f"SELECT t FROM '{path}'").fetchall()]
     assert values(opened(path, keep_columns=["t"]), "t")[1:] == oracle[1:] == moments[1:]
 
 
@@ -195,8 +197,8 @@ def test_a_value_beyond_the_common_type_is_told_with_file_and_column(write: Writ
 
 @pytest.mark.parametrize("fixed", [True, False])
 def test_lists_of_uuids_of_two_kinds_are_one(write: Write, tmp_path: Path, fixed: bool) -> None:
-    keys = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([bytes([i]) * 16 for i in range(4)], pa.binary(16)))
-    offsets = pa.array(range(5), pa.int64())
+    keys: Any = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([bytes([i]) * 16 for i in range(4)], pa.binary(16)))
+    offsets: Any = pa.array(range(5), pa.int64())
     one: Any = pa.FixedSizeListArray.from_arrays(keys, 1) if fixed else pa.LargeListArray.from_arrays(offsets, keys)
     other: Any = pa.ListArray.from_arrays(offsets.cast(pa.int32()), keys)
     for name, made in (("a.parquet", one), ("b.parquet", other)):

@@ -40,7 +40,7 @@ def test_hive_rows_agree_with_duckdb(write: Write, tmp_path: Path) -> None:
     table = reader.read([Segment(i, 0, f.rows) for i, f in enumerate(source.files)])
     files = f"'{tmp_path}/**/*.parquet', hive_partitioning=true, hive_types_autocast=false"
     query = f"select prompt, lang, day::varchar as d from read_parquet({files})"
-    oracle = duckdb.sql(query).fetchall()
+    oracle = duckdb.execute(query).fetchall()
     assert sorted(map(tuple, map(dict.values, table.to_pylist())), key=str) == sorted(oracle, key=str)
 
 

@@ -17,6 +17,7 @@ from pipeline.planning.plan import InputFile
 from pipeline.prompts.files.reader import RowReader
 from pipeline.prompts.parquet.footer import open_file, read_footer
 from pipeline.types import Segment
+from tests import small_runs
 
 Write = Callable[..., Path]
 LOCAL = fs.LocalFileSystem()
@@ -64,7 +65,7 @@ def test_any_segments_of_any_files_are_the_slices_of_the_tables(data: st.DataObj
             )
             paths.append(Path(folder) / f"{number}.parquet")
             size = data.draw(st.integers(1, 70))
-            pq.write_table(table, paths[-1], row_group_size=size, data_page_size=64, use_dictionary=["s"])
+            small_runs.write(table, paths[-1], row_group_size=size, data_page_size=64, use_dictionary=["s"])
             tables.append(pq.read_table(paths[-1]))
         columns = data.draw(st.permutations(["a", "s", "l", "d"]))[: data.draw(st.integers(0, 4))]
         reader = reader_of(*paths, columns=columns)

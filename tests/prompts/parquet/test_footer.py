@@ -3,8 +3,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -44,7 +44,7 @@ def test_only_the_end_of_the_file_is_read(write: Write, monkeypatch: pytest.Monk
     read = 0
 
     class Counting:
-        def __init__(self, handle: pa.NativeFile) -> None:
+        def __init__(self, handle: Any) -> None:
             self.size = handle.size
             self.handle = handle
 
@@ -54,7 +54,8 @@ def test_only_the_end_of_the_file_is_read(write: Write, monkeypatch: pytest.Monk
             return self.handle.read_at(count, offset)
 
     with open_file(LOCAL, str(path), "a") as handle:
-        read_footer(Counting(handle), "a")
+        counting: Any = Counting(handle)
+        read_footer(counting, "a")
     assert read <= 64 * 1024 < path.stat().st_size
 
 

@@ -6,34 +6,24 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from pipeline.engine.config import ModelConfig
 from pipeline.errors import InputRefused, ModelRefused, PlanRefused
-from pipeline.output.config import OutputConfig
 from pipeline.output.folder import OutputFolder
-from pipeline.prompts.config import SourceConfig
 from pipeline.run.cluster.reach import check_reach
 from pipeline.store.base import open_store
-from pipeline.work.config import GenerateConfig
 from pipeline.work.job import Job
 from pipeline.work.prepare import prepare
-
-MODEL = Path(__file__).parents[3] / "examples" / "demo-model"
+from tests.small_runs import MODEL, configured, write
 
 
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     """A job that the driver has planned, in its own current folder."""
     monkeypatch.chdir(tmp_path)
-    pq.write_table(pa.table({"prompt": ["a", "b"]}), "in.parquet")
+    write({"prompt": ["a", "b"]}, Path("in.parquet"))
     shutil.copytree(MODEL, "model")
-    config = GenerateConfig(
-        source=SourceConfig(path="in.parquet"), output=OutputConfig(path="out"), model=ModelConfig(path="model")
-    )
-    prepared = prepare(config)
+    prepared = prepare(configured("in.parquet", "out", model={"path": "model"}))
     made = replace(prepared.job, plan=OutputFolder(open_store("out")).claim_plan(prepared.job.plan))
     monkeypatch.chdir("/")
     return made
@@ -62,7 +52,7 @@ def test_a_model_that_is_missing_or_another(job: Job) -> None:
 
 
 def test_an_input_that_is_missing_or_another(job: Job) -> None:
-    pq.write_table(pa.table({"prompt": ["c", "d"]}), job.plan.files[0].path)
+    write({"prompt": ["c", "d"]}, Path(job.plan.files[0].path))
     with pytest.raises(InputRefused, match=r"in\.parquet"):
         check_reach(job)
     Path(job.plan.files[0].path).unlink()

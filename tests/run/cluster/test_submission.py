@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -177,7 +178,7 @@ def test_a_network_that_fails_after_a_long_time_is_forgiven(
     client: type[FakeClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(0, 10**6, 50))
-    monkeypatch.setattr(submission.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     client.jobs["night"] = Info("RUNNING", "run me")
     client.logs += [["one\n", Exception("server disconnected")], ["one\n", "two\n", Exception("502")], ["one\ntwo\n"]]
     client.ends += [Info("SUCCEEDED", "run me", driver_exit_code=0)]

@@ -4,7 +4,6 @@ import time
 from itertools import pairwise
 
 import pytest
-from fakes import FakePool, FakeReplica, Story
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +11,7 @@ from pipeline.errors import ClusterLost, CorruptInput, DeadlineReached, WorkerFa
 from pipeline.run.dispatch import dispatch
 from pipeline.run.dispatch.replica import ReplicaDied, ReplicaLost
 from pipeline.types import ErrorCode, Progress
+from tests.run.fakes import FakePool, FakeReplica, Story
 
 
 @pytest.fixture(autouse=True)

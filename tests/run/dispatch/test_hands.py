@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fakes import FakeReplica
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.run.dispatch.hands import Hands
+from tests.run.fakes import FakeReplica
 
 MOST = 2
 ACTIONS = st.lists(

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from fakes import FakeReplica
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.run.dispatch.stragglers import InHand, Pace
 from pipeline.types import Segment, Shard, Task
+from tests.run.fakes import FakeReplica
 
 
 def held(replica: str, since: float, rows: int = 10, shard: int = 0) -> InHand:

@@ -7,10 +7,10 @@ import sys
 import threading
 
 import pytest
-from simulated_store import SharedFiles, View, memory, unavailable
 
 from pipeline.run.shared.claims import STALE, Claims, Pulse, Taken
 from pipeline.store.process import me
+from tests.run.simulated_store import SharedFiles, View, memory, unavailable
 
 
 class Times:
@@ -136,7 +136,11 @@ def test_stopping_lets_go_of_everything(files: SharedFiles, times: Times) -> Non
 def test_with_threads_a_driver_does_not_wait_until_a_shard_is_let_go_of(files: SharedFiles) -> None:
     answers, store = threading.Event(), memory(files)
     claims = Claims(store, "a", threads=2)
-    store.before = lambda kind, name: kind == "put_if_absent" or answers.wait(900) or pytest.fail("no answer")
+
+    def before(kind: str, name: str) -> None:
+        assert kind == "put_if_absent" or answers.wait(900), "no answer"
+
+    store.before = before
     for index in range(5):
         claims.take(index)
         claims.release(index)

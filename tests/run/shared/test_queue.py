@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from simulated_store import SharedFiles, memory
-from simulation import plan_of
-
 from pipeline.run.shared.claims import STALE, Claims
 from pipeline.run.shared.queue import LISTED, LOOK, LOSSES, Work
 from pipeline.run.shared.suspects import Suspects
 from pipeline.types import ErrorCode, Task
+from tests.run.simulated_store import SharedFiles, memory
+from tests.run.simulation import plan_of
 
 PLAN = plan_of(6, 4)
 

@@ -7,11 +7,11 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated_store import SharedFiles, memory
 
 from pipeline.errors import WorkerFailed
 from pipeline.run.shared.suspects import DEATHS, GUILTY, SUSPECTS, UNEXPLAINED, Suspect, Suspects
 from pipeline.types import ErrorCode, Segment, Shard
+from tests.run.simulated_store import SharedFiles, memory
 
 CRASH, HANG = ErrorCode.WORKER_CRASH, ErrorCode.TIMEOUT
 

@@ -3,15 +3,16 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
-from fakes import FakePool, FakeReplica, Story, report
 
 from pipeline.planning.plan import InputFile, Plan
 from pipeline.run.dispatch.replica import ReplicaDied, ReplicaLost
 from pipeline.run.show.metrics import METRICS, Metric, Metrics
 from pipeline.run.show.monitor import Monitor
 from pipeline.types import Progress, Room
+from tests.run.fakes import FakePool, FakeReplica, Story, report
 
 PLAN = Plan("0" * 64, {}, (InputFile("a.parquet", "/a.parquet", 1, 24, "f"),), 24, 4)
 NOON = datetime.datetime(2030, 1, 1, 12, 0, 0)
@@ -74,7 +75,7 @@ class Run:
         self.metrics.report(made)
 
 
-def busy(**counters: float) -> Progress:
+def busy(**counters: Any) -> Progress:
     return replace(
         Progress(
             completions=6, completion_tokens=600, prompt_tokens=60, engine_seconds=1.5, running=3, waiting=2, beats=50,
@@ -225,7 +226,7 @@ def test_a_death_is_counted_by_its_kind(death: type[ReplicaDied], kind: str) -> 
 def test_one_that_hangs_is_counted_as_that() -> None:
     def tell(pool: FakePool) -> None:
         story.time += 1
-        (replica,) = pool.alive or [None]
+        replica = next(iter(pool.alive), None)
         if replica is not None and pool.made > 1 and replica.in_hand:
             replica.complete()
 

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from fakes import FakeReplica, report
 
 from pipeline.planning.plan import InputFile, Plan
 from pipeline.run.show.monitor import Monitor
 from pipeline.types import Progress, Room
+from tests.run.fakes import FakeReplica, report
 
 PLAN = Plan("0" * 64, {}, (InputFile("a.parquet", "/a.parquet", 1, 22, "f"),), 22, 4)
 

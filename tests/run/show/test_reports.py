@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
-from simulation import plan_of
 
 from pipeline.output.part import part_name
 from pipeline.run.show.reports import Reports
 from pipeline.types import ShardReport
+from tests.run.simulation import plan_of
 
 PLAN = plan_of(7, 4)
 COUNT = st.integers(0, 2**63 - 1)
 FEW = st.integers(1, 2**32 - 1)
+
+
+def made(
+    shard: int,
+    counts: tuple[int, int, int, int],
+    errors: dict[str, int],
+    sha256: bytes,
+    there: bool,
+    ends: dict[str, Any],
+) -> ShardReport:
+    rows, completions, prompt, completion = counts
+    return ShardReport(
+        shard, part_name(PLAN.plan8, shard, 7), rows, completions, prompt, completion, errors, sha256.hex(),
+        already_there=there, **ends,
+    )  # fmt: skip
+
+
 REPORTS = st.lists(
     st.builds(
-        lambda shard, counts, errors, sha256, already_there, ends: ShardReport(
-            shard, part_name(PLAN.plan8, shard, 7), *counts, errors, sha256.hex(), already_there=already_there, **ends
-        ),
+        made,
         st.integers(0, 6),
         st.tuples(COUNT, COUNT, COUNT, COUNT),
         st.dictionaries(st.sampled_from(["NULL_PROMPT", "TIMEOUT"]), st.integers(1, 9)),

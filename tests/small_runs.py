@@ -19,14 +19,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.generate import main
+from pipeline.engine.config import ModelConfig
+from pipeline.output.config import OutputConfig
+from pipeline.prompts.config import SourceConfig
+from pipeline.work.config import GenerateConfig
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[1]
 MODEL = REPOSITORY / "examples" / "demo-model"
 INLINE = ("cluster=inline", "cluster.cpus_per_replica=1")
 RAY = ("cluster=local", "cluster.cpus_per_replica=1")
 PATIENCE = 900.0
 """Seconds after which something that must happen is taken not to, on the busiest machine: no test ends by it that passes."""
-STAGED = Path(__file__).parent / "staged_runs"
+STAGED = Path(__file__).parent / "end_to_end" / "staged_runs"
 
 OPENINGS = (
     "Weather report for Larkfield, Monday: the morning",
@@ -50,12 +54,13 @@ MIXED: tuple[dict[str, Any] | None, ...] = (
     {"min_p": 0.05, "min_tokens": 4},
 )
 MIXED_TYPE = pa.struct(
-    {
-        "temperature": pa.float64(), "top_k": pa.int64(), "top_p": pa.float64(), "min_p": pa.float64(),
-        "repetition_penalty": pa.float64(), "presence_penalty": pa.float64(), "frequency_penalty": pa.float64(),
-        "max_tokens": pa.int64(), "min_tokens": pa.int64(), "seed": pa.int64(), "stop": pa.list_(pa.string()),
-    }
-)  # fmt: skip
+    [
+        *((name, pa.int64()) for name in ("top_k", "max_tokens", "min_tokens", "seed")),
+        *((name, pa.float64()) for name in ("temperature", "top_p", "min_p")),
+        *((f"{name}_penalty", pa.float64()) for name in ("repetition", "presence", "frequency")),
+        ("stop", pa.list_(pa.string())),
+    ]
+)
 
 
 def prompts(rows: int) -> pa.Table:
@@ -74,11 +79,22 @@ def prompts(rows: int) -> pa.Table:
     )
 
 
-def write(table: pa.Table | dict[str, Any], path: Path) -> Path:
-    """Write an input file."""
+def write(table: pa.Table | dict[str, Any], path: Path, **options: Any) -> Path:
+    """Write an input file, its folder included; `options` are those of pyarrow's `write_table`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table if isinstance(table, pa.Table) else pa.table(table), path)
+    pq.write_table(table if isinstance(table, pa.Table) else pa.table(table), path, **options)
     return path
+
+
+def configured(source: Path | str, output: Path | str, /, **sections: Any) -> GenerateConfig:
+    """The configuration of a small run; `model`, `source` and `output` are mappings of what is added to them."""
+    added = {name: sections.pop(name, {}) for name in ("model", "source", "output")}
+    return GenerateConfig(
+        model=ModelConfig(**{"path": str(MODEL), **added["model"]}),
+        source=SourceConfig(**{"path": str(source), **added["source"]}),
+        output=OutputConfig(**{"path": str(output), **added["output"]}),
+        **sections,
+    )
 
 
 def overrides(source: Path | str, output: Path | str, *more: str) -> list[str]:
@@ -105,9 +121,8 @@ def as_bytes(table: pa.Table) -> bytes:
         plain.schema.get_field_index(kind.name), kind.name, plain.column(kind.name).cast(pa.string())
     )
     # Taken row by row, so that nothing of where the parts began is left in the buffers.
-    plain = pa.table(
-        [pa.concat_arrays([c.combine_chunks()]) if c.num_chunks else c for c in plain.columns], plain.schema
-    )
+    columns: list[Any] = [pa.concat_arrays([c.combine_chunks()]) if c.num_chunks else c for c in plain.columns]
+    plain = pa.Table.from_arrays(columns, schema=plain.schema)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, plain.schema) as stream:
         stream.write_table(plain.combine_chunks())

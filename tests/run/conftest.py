@@ -1,8 +1,0 @@
-"""Makes `fakes.py` importable for its neighbours, however pytest imports them."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
