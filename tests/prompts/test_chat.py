@@ -219,7 +219,7 @@ def test_the_day_is_the_one_that_was_planned(tokenizers: Any) -> None:
 
 def test_a_template_that_does_not_compile_is_refused(tokenizers: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"source.chat_template: line 2: .*endfor"):
-        rows(tokenizers["llama-3"], {"prompt": ["x"]}, chat=True, chat_template="{% for m in messages %}\n{{ m }")
+        rows(tokenizers["llama-3"], {"prompt": ["x"]}, chat=True, chat_template="{% for m in messages %}\n{{ m }}")
 
 
 @pytest.mark.parametrize(
