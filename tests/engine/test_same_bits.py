@@ -49,7 +49,7 @@ HEADER = random_prompts(12, [66], VOCAB)[0]
 ALIKE = [HEADER[:n] for n in (32, 33, 64, 65)] + [HEADER[:64] + p for p in random_prompts(13, [1, 31, 32, 33], VOCAB)]
 POOL = [request(f"row-{i}", p, i % 3, **s) for i, (p, s) in enumerate(zip(PROMPTS, SAMPLING, strict=True))]
 POOL += [request(f"alike-{i}", p, **SAMPLING[i]) for i, p in enumerate(ALIKE)]
-POOL += [request("samples", HEADER[:50], i, temperature=1.0, max_tokens=18) for i in range(5)]
+POOL += [request("samples", HEADER[:50], i, **SAMPLING[1]) for i in range(5)]
 STATS: dict[str, Any] = {"top_logprobs": 3}
 
 
