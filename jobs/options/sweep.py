@@ -21,7 +21,8 @@ from jobs.options.keys import MAPPINGS, Key, keys
 from pipeline.errors import ConfigurationError
 
 FREE_TEXT = (
-    "sampling.stop", "sampling.bad_words", "sampling.choice", "source.template", "source.system_prompt", "source.chat_template",
+    "sampling.stop", "sampling.bad_words", "sampling.choice", "source.template", "source.system_prompt",
+    "source.chat_template", "source.id_template",
 )  # fmt: skip
 LONGEST_NAME = 120
 NO_INTERPOLATION = re.compile(r"(?<!\\)\$\{(?![A-Za-z_.][\w.]*(:[^{}]*)?\})")

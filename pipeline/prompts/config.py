@@ -89,6 +89,10 @@ class SourceConfig:
         default=None,
         metadata={"help": "unique ids; null is <file>:<row>, so that another file name gives other samples"},
     )
+    id_template: str | None = field(
+        default=None,
+        metadata={"help": "a Jinja template that makes unique ids of several columns, instead of one column"},
+    )
     keep_columns: list[str] = field(
         default_factory=list, metadata={"help": "columns to copy to the output, such as [topic,url]"}
     )
@@ -114,6 +118,11 @@ class SourceConfig:
         default="error",
         metadata={"help": "error, or skip: rows that cannot be decoded become errors, and the job goes on"},
     )
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether the input has ids of its own."""
+        return self.id_column is not None or self.id_template is not None
 
     @property
     def is_chat(self) -> bool:
@@ -168,6 +177,10 @@ class SourceConfig:
         least = self.min_completion_tokens
         require(least is None or least >= 1, "min_completion_tokens", least, "null or a whole number from 1")
         require(self.on_corrupt in CORRUPT, "on_corrupt", self.on_corrupt, "one of " + ", ".join(CORRUPT))
+        require(
+            self.id_column is None or self.id_template is None, "id_column and id_template", [self.id_column, self.id_template],
+            "only one of them: they exclude each other",
+        )  # fmt: skip
         self._check_chat()
 
     def _check_chat(self) -> None:

@@ -17,6 +17,7 @@ from pipeline.prompts.chat import Conversation, Conversations, rendered_rows
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.files.cells import cells
 from pipeline.prompts.files.columns import used_columns
+from pipeline.prompts.files.own_ids import own_ids
 from pipeline.prompts.overrides import Check, Overrides
 from pipeline.prompts.template.growth import MAX_CHARACTERS
 from pipeline.prompts.template.template import compile_template
@@ -70,7 +71,7 @@ class RowBuilder:
         self._max_model_len = max_model_len
         self._files = files
         self._columns = used_columns(config)
-        self._sampling = sampling
+        self._sampling, self._ids = sampling, own_ids(config)
         self._overrides = Overrides(sampling, tokenizer.vocab_size, check)
         self._told = False
         self._template = None if config.template is None else compile_template(config.template)
@@ -140,12 +141,11 @@ class RowBuilder:
         return rows
 
     def _row_ids(self, table: pa.Table, segments: Sequence[Segment]) -> list[str]:
-        name = self._config.id_column
-        if name is None:
+        if self._ids is None:
             return [f"{self._files[s.file].name}:{row}" for s in segments for row in range(s.start, s.stop)]
-        values = cells(table.column(name), name, ErrorCode.NOT_UTF8)
+        values = self._ids.of(table)
         if any(value is None or isinstance(value, RowError) for value in values):
-            raise InputRefused(f"source.id_column: column {brief(name)} has an id that is null or not UTF-8")
+            raise InputRefused(f"{self._ids.option}: a row has an id that is null or not UTF-8")
         return [str(value) for value in values]
 
     def _samplings(self, table: pa.Table, rows: int) -> list[SamplingParams | RowError]:

@@ -15,6 +15,7 @@ from pipeline.planning.plan import InputFile
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.files.cells import not_text
 from pipeline.prompts.files.listing import filesystem_for
+from pipeline.prompts.files.own_ids import own_ids
 from pipeline.prompts.files.reader import RowReader
 from pipeline.prompts.rows import RowBuilder, kept_columns
 from pipeline.types import ErrorCode, PromptRow, RowError, Segment, Task
@@ -41,7 +42,9 @@ class ShardRows:
         self._config, self._builder, self._files = config, builder, files
         filesystem, _ = filesystem_for(config.path)
         self._reader = RowReader(filesystem, files, builder.columns, schema, verify=True)
-        self._ids = RowReader(filesystem, files, [config.id_column] if config.id_column else [], schema)
+        ids_of = own_ids(config)
+        self._id_columns = [] if ids_of is None else list(ids_of.columns)
+        self._ids = RowReader(filesystem, files, self._id_columns, schema)
 
     def read(self, task: Task) -> tuple[list[PromptRow], pa.Table]:
         """Return the rows of a task, and the kept columns of its shard.
@@ -113,9 +116,11 @@ class ShardRows:
         if self._config.on_corrupt != "skip":
             return self._reader.read(segments), {}
         table, gaps = self._reader.read_with_gaps(segments)
-        if gaps and self._config.id_column is not None:  # each row has its id; that column can be read by itself
-            place = table.schema.get_field_index(self._config.id_column)
-            table = table.set_column(place, table.schema.field(place), self._ids.read(segments).column(0))
+        if gaps and self._id_columns:  # each row has its id; these columns can be read by themselves
+            ids = self._ids.read(segments)
+            for name in self._id_columns:
+                place = table.schema.get_field_index(name)
+                table = table.set_column(place, table.schema.field(place), ids.column(name))
         return table, dict.fromkeys(gaps, ErrorCode.CORRUPT_INPUT)
 
 

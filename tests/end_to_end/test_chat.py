@@ -181,3 +181,11 @@ def test_a_tuned_model_without_its_template_is_told_of(
     assert main([f"model.path={model}", f"source.path={source}", f"output.path={tmp_path / 'o'}", *words, *INLINE]) == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "chat template" in line]
     assert len(told) == 1 and "source.chat=true" in told[0]
+
+
+def test_composed_ids_name_the_rows(tmp_path: Path) -> None:
+    source = write({"doc": ["a", "a"], "part": [1, 2], "prompt": ["One", "Two"]}, tmp_path / "in.parquet")
+    words = ["source.id_template='{{ doc }}-{{ part }}'", "sampling.max_tokens=3"]
+    assert main([f"model.path={MODEL}", f"source.path={source}", f"output.path={tmp_path / 'o'}", *words, *INLINE]) == 0
+    assert read(tmp_path / "o")["row_id"].to_pylist() == ["a-1", "a-2"]
+    assert verify([f"output.path={tmp_path / 'o'}", "replay=2"]) == 0

@@ -5,8 +5,9 @@ It does not know what is in any file but the plan.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -48,7 +49,7 @@ class Wanted:
         varies = source["sampling_column"] is not None
         return cls(
             plan, open_recipe(made), made["stats"]["top_logprobs"], tuple(source["keep_columns"]),
-            None if varies else made["sampling"]["max_tokens"], made["engine"]["max_model_len"], source["id_column"] is None,
+            None if varies else made["sampling"]["max_tokens"], made["engine"]["max_model_len"], _numbered(source),
         )  # fmt: skip
 
     def fault_of(self, schema: pa.Schema, kept: pa.Schema | None) -> str | None:
@@ -78,3 +79,8 @@ class Wanted:
             return None
         segments = self.plan.shard(index).segments
         return (f"{self.plan.files[s.file].name}:{row}" for s in segments for row in range(s.start, s.stop))
+
+
+def _numbered(source: Mapping[str, Any]) -> bool:
+    """Whether ids are those of file and row; plans of earlier versions know no template of ids."""
+    return source["id_column"] is None and source.get("id_template") is None

@@ -74,6 +74,9 @@ def _uses(config: SourceConfig) -> Iterable[_Use]:
         yield "source.tools_column", config.tools_column, _is_tools, "a list of objects, or a string with JSON"
     if config.id_column is not None:
         yield "source.id_column", config.id_column, _is_id, "a string or an integer"
+    if config.id_template is not None:
+        for name in compile_template(config.id_template).columns:
+            yield "source.id_template", name, _is_plain, _PLAIN
     if config.sampling_column is not None:
         yield "source.sampling_column", config.sampling_column, _is_sampling, "a struct or a string with JSON"
     for name in config.keep_columns:

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from pipeline.errors import InputRefused
 from pipeline.prompts.config import SourceConfig
-from pipeline.prompts.files.cells import cells
 from pipeline.prompts.files.listing import Source
+from pipeline.prompts.files.own_ids import OwnIds, own_ids
 from pipeline.prompts.files.reader import RowReader
 from pipeline.types import ErrorCode, RowError, Segment
 from pipeline.wording import brief, one_line
@@ -26,7 +26,7 @@ _FOLLOWED = 100_000  # ids looked at one by one in the second pass
 
 
 def check_ids(source: Source, config: SourceConfig) -> None:
-    """Check the id column of the rows that are used (the first `config.limit`); without one there is nothing to check.
+    """Check the ids of the rows that are used (the first `config.limit`); those of file and row need no check.
 
     The first pass keeps a 64-bit hash a row. Equal ones are looked at in a second pass, which only a file with
     duplicates (or a chance of n² / 2⁶⁵) needs.
@@ -36,37 +36,38 @@ def check_ids(source: Source, config: SourceConfig) -> None:
             number, and the first ones with their places).
         CorruptInput: If a page cannot be decoded.
     """
-    if config.id_column is None:
+    ids_of = own_ids(config)
+    if ids_of is None:
         return
     total = sum(file.rows for file in source.files)
     rows = total if config.limit is None else min(total, config.limit)
     hashes = np.empty(0, np.int64)  # as long as what was read: a footer may give a number of rows that no memory holds
     at = 0
-    for segment, ids in _stream(source, config.id_column, rows):
+    for segment, ids in _stream(source, ids_of, rows):
         if at + len(ids) > len(hashes):
             hashes.resize(min(rows, max(at + len(ids), len(hashes) * 2)), refcheck=False)
         hashes[at : at + len(ids)] = _hashes(ids)
         at += len(ids)
-        _refuse_unusable(source, segment, ids)
+        _refuse_unusable(source, ids_of.option, segment, ids)
     hashes.sort()
     again = hashes[1:] == hashes[:-1]
     surplus = int(again.sum())
     if surplus:
         suspects = np.unique(hashes[1:][again])
         del hashes
-        _refuse_duplicates(source, config.id_column, rows, suspects, surplus)
+        _refuse_duplicates(source, ids_of, rows, suspects, surplus)
 
 
-def _stream(source: Source, column: str, rows: int) -> Iterator[tuple[Segment, list[Any]]]:
+def _stream(source: Source, ids_of: OwnIds, rows: int) -> Iterator[tuple[Segment, list[Any]]]:
     """Yield the ids of the first `rows` rows, and where they come from."""
-    reader = RowReader(source.filesystem, source.files, [column], source.schema)
+    reader = RowReader(source.filesystem, source.files, ids_of.columns, source.schema)
     try:
         for number, file in enumerate(source.files):
             upto = min(file.rows, rows)
             rows -= upto
             for start in range(0, upto, _ROWS_AT_ONCE):
                 segment = Segment(number, start, min(start + _ROWS_AT_ONCE, upto))
-                yield segment, cells(reader.read([segment]).column(column), column, ErrorCode.NOT_UTF8)
+                yield segment, ids_of.of(reader.read([segment]))
     finally:
         reader.close()
 
@@ -80,13 +81,14 @@ def _place(source: Source, segment: Segment, index: int) -> str:
     return f"{one_line(source.files[segment.file].name)}:{segment.start + index}"
 
 
-def _refuse_unusable(source: Source, segment: Segment, ids: list[Any]) -> None:
+def _refuse_unusable(source: Source, option: str, segment: Segment, ids: list[Any]) -> None:
     for index, value in enumerate(ids):
         if value is None:
-            raise InputRefused(f"source.id_column: the id at {_place(source, segment, index)} (file:row) is null")
+            raise InputRefused(f"{option}: the id at {_place(source, segment, index)} (file:row) is null")
         if isinstance(value, RowError):
             where = _place(source, segment, index)
-            raise InputRefused(f"source.id_column: the id at {where} (file:row) is not UTF-8: {value.message}")
+            why = "is not UTF-8" if value.code is ErrorCode.NOT_UTF8 else "cannot be made"
+            raise InputRefused(f"{option}: the id at {where} (file:row) {why}: {value.message}")
 
 
 @dataclass(slots=True)
@@ -97,13 +99,15 @@ class _Seen:
     places: list[str] = field(default_factory=list)
 
 
-def _refuse_duplicates(source: Source, column: str, rows: int, suspects: npt.NDArray[np.int64], surplus: int) -> None:
+def _refuse_duplicates(
+    source: Source, ids_of: OwnIds, rows: int, suspects: npt.NDArray[np.int64], surplus: int
+) -> None:
     """Look at the ids with a hash that occurs twice; equal hashes of different ids are no fault.
 
     Beyond `_FOLLOWED` ids only the hashes are counted, so that memory stays bounded when nearly all are duplicates.
     """
     seen: dict[Any, _Seen] = {}
-    for segment, ids in _stream(source, column, rows):
+    for segment, ids in _stream(source, ids_of, rows):
         hashes = _hashes(ids)
         places = np.minimum(np.searchsorted(suspects, hashes), len(suspects) - 1)
         for index in np.flatnonzero(suspects[places] == hashes).tolist():
@@ -126,6 +130,6 @@ def _refuse_duplicates(source: Source, column: str, rows: int, suspects: npt.NDA
     more = "; …" if len(repeated) > _SHOWN else ""
     number = surplus - collisions
     raise InputRefused(
-        f"source.id_column: {number} row{'s have' if number > 1 else ' has'} an id that an earlier row has; "
+        f"{ids_of.option}: {number} row{'s have' if number > 1 else ' has'} an id that an earlier row has; "
         f"the first (file:row): {'; '.join(first)}{more}"
     )

@@ -14,6 +14,7 @@ from pipeline.errors import InputRefused
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.files import ids
 from pipeline.prompts.files.listing import open_source
+from pipeline.prompts.files.own_ids import own_ids
 
 Write = Callable[..., Path]
 
@@ -115,3 +116,37 @@ def test_without_an_id_column_nothing_is_read(write: Write) -> None:
     source = open_source(config)
     Path(source.files[0].path).unlink()
     ids.check_ids(source, config)
+
+
+COMPOSED = {"doc": ["a", "a", "b", "b"], "part": [1, 2, 1, 2], "id": ["x"] * 4}
+
+
+def test_ids_composed_of_columns(write: Write) -> None:
+    template = "{{ doc }}/{{ part }}"
+    path = write("a.parquet", COMPOSED)
+    check(path, id_column=None, id_template=template)
+    ids_of = own_ids(SourceConfig(path="p", id_template=template))
+    assert ids_of is not None and ids_of.of(pa.table(COMPOSED)) == ["a/1", "a/2", "b/1", "b/2"]
+    assert refusal(path, id_column=None, id_template="{{ doc }}") == (
+        "source.id_template: 2 rows have an id that an earlier row has; the first (file:row): "
+        "'a' at a.parquet:0, a.parquet:1; 'b' at a.parquet:2, a.parquet:3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{ doc }}{{ n }}", "source.id_template: the id at a.parquet:1 (file:row) is null"),
+        ("{% if n %}{{ n }}{% endif %}", "source.id_template: the id at a.parquet:0 (file:row) is null"),
+        ("{{ doc.x.y }}", "source.id_template: the id at a.parquet:0 (file:row) cannot be made: UndefinedError"),
+        ("{{ dok }}", "source.id_template: there is no column 'dok'; did you mean 'doc'?"),
+    ],
+)
+def test_an_id_that_cannot_be_composed_is_refused(template: str, words: str, write: Write) -> None:
+    path = write("a.parquet", {"doc": ["a", "b"], "n": [0, None], "id": ["x", "y"]})
+    assert refusal(path, id_column=None, id_template=template).startswith(words)
+
+
+def test_one_way_to_make_ids() -> None:
+    with pytest.raises(ValueError, match="id_column and id_template"):
+        SourceConfig(path="p", id_column="a", id_template="{{ a }}")

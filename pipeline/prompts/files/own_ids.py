@@ -1,0 +1,51 @@
+"""The ids that rows have of their own: a column's values, or what a template makes of several columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.prompts.config import SourceConfig
+from pipeline.prompts.files.cells import cells
+from pipeline.prompts.template.template import compile_template
+from pipeline.types import ErrorCode, RowError
+
+
+class OwnIds:
+    """Makes ids of rows.
+
+    Attributes:
+        option: The option that asks for them.
+        columns: The columns that they are made of.
+    """
+
+    def __init__(self, config: SourceConfig) -> None:
+        """Compile the template, if there is one.
+
+        Raises:
+            ConfigurationError: If it cannot be compiled.
+        """
+        self._template = None if config.id_template is None else compile_template(config.id_template)
+        self.option = "source.id_column" if self._template is None else "source.id_template"
+        self.columns = [config.id_column or ""] if self._template is None else self._template.columns
+
+    def of(self, table: pa.Table) -> list[Any]:
+        """Return the id of each row: a text or a whole number, None where it is null, or why there is none."""
+        columns = [cells(table.column(name), name, ErrorCode.NOT_UTF8) for name in self.columns]
+        return columns[0] if self._template is None else [self._composed(row) for row in zip(*columns, strict=True)]
+
+    def _composed(self, row: tuple[Any, ...]) -> str | RowError | None:
+        assert self._template is not None
+        for value in row:
+            if value is None or isinstance(value, RowError):
+                return value
+        try:
+            return self._template.render(dict(zip(self.columns, row, strict=True))) or None
+        except ValueError as error:
+            return RowError(ErrorCode.BAD_TEMPLATE_ROW, str(error))
+
+
+def own_ids(config: SourceConfig) -> OwnIds | None:
+    """Return what makes the ids; None where they are those of file and row."""
+    return OwnIds(config) if config.has_ids else None
