@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _lines(folder: str, *, errors: bool) -> Iterator[str]:
     """What there is to see of an output."""
     from pipeline.output.card.samples import read_rows  # late: it brings in pyarrow
-    from pipeline.run.show.summary import shortened
+    from pipeline.run.show.summary import fitted
     from pipeline.store.base import open_store
 
     rows = read_rows(open_store(folder), ROWS, errors=errors)
@@ -43,11 +43,11 @@ def _lines(folder: str, *, errors: bool) -> Iterator[str]:
     width = shutil.get_terminal_size((100, 24)).columns
     for row in rows:
         why = f"{row['finish_reason']}: {row['error_code']}" if row["error_code"] else row["finish_reason"]
-        yield shortened(f"{row['row_id']} #{row['sample_index']} ({why})", width)
+        yield fitted(f"{row['row_id']} #{row['sample_index']} ({why})", width)
         if row.get("prompt"):
-            yield f"  prompt: {shortened(row['prompt'], width - 10, tail=True)}"
+            yield f"  prompt: {fitted(row['prompt'], width - 10, tail=True)}"
         if row["error_message"] or row["text"]:
             name = "error:" if row["error_message"] else "text:"
-            yield f"  {name:<7} {shortened(row['error_message'] or row['text'], width - 10)}"
+            yield f"  {name:<7} {fitted(row['error_message'] or row['text'], width - 10)}"
     if not rows:
         yield "no errors" if errors else "no rows"
