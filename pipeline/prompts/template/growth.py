@@ -84,16 +84,18 @@ def check_result(operation: str, weight: int, *args: Any, **kwargs: Any) -> None
         check_size(_RESULTS[operation](weight, *args, **kwargs))
 
 
-def _fields(weight: int, text: str, specs: list[str]) -> int:
-    """Each field is at most 999 wide, or as long as all values together."""
+def _fields(weight: int, text: str, specs: list[str], *, once: bool = False) -> int:
+    """Each field is at most 999 wide, and each value as long as all that is given beside the text, whichever fields use it."""
     wide = next(filter(_WIDE.search, specs), None)
     if wide is not None:
         raise OverflowError(f"a format with a width above 999, or one from the values: {wide[:40]!r}")
-    return len(text) + len(specs) * (999 + weight)
+    values = max(0, weight - len(text))
+    return len(text) + len(specs) * 999 + values * (1 if once else len(specs))
 
 
-def _percent(weight: int, text: Any, *_: Any, **__: Any) -> int:
-    return _fields(weight, text, _PERCENT.findall(text)) if isinstance(text, str) else 0
+def _percent(weight: int, text: Any, *values: Any, **named: Any) -> int:
+    once = not named and not any(isinstance(value, dict) for value in values)
+    return _fields(weight, text, _PERCENT.findall(text), once=once) if isinstance(text, str) else 0
 
 
 def _format(weight: int, text: str, *_: Any, **__: Any) -> int:

@@ -23,7 +23,7 @@ from pipeline.prompts.template.growth import BIT, check_result, check_size, size
 from pipeline.prompts.template.instrument import LOOP, WEIGHED
 
 MAX_STEPS = 100_000_000
-"""For one row. A character that is made or looked at is a step."""
+"""For one row. A character that is made is a step, and so are ten that are looked at."""
 _ITERATION, _CALL = 100, 2500
 """Steps of an iteration, filter, method, or of two elements that a filter goes through; and of entering a macro."""
 
@@ -114,8 +114,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
             raise OverflowError(f"the template does more than {MAX_STEPS:,} steps of work")
 
     def _weigh(self, value: Any, *, text: bool) -> int:
+        """Count what is looked at: the characters of a text, or the elements of a list, which takes Python code."""
         size = check_size(size_of(value, text=text))
-        self._spend(size if text else size * 10)  # an element is looked at by Python code
+        self._spend(size // 10 if text else size * 10)
         return size
 
     def _weighed(self, value: Any) -> Any:
@@ -140,7 +141,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """What `{{ value }}` prints. A null would become the word None in a prompt, which nobody wants."""
         if value is None:
             raise TypeError("a null is printed; write {{ x or '' }} if it may be empty")
-        self._weigh(value, text=True)
+        self._spend(self._weigh(value, text=True))
         return value
 
     def _counted(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
