@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _lines(folder: str, *, errors: bool) -> Iterator[str]:
     """What there is to see of an output."""
     from pipeline.inspect.output import open_output  # late: it brings in pyarrow
-    from pipeline.run.show.summary import shortened
+    from pipeline.run.show.summary import fitted
 
     output = open_output(folder)
     if not output.parts():
@@ -46,11 +46,11 @@ def _lines(folder: str, *, errors: bool) -> Iterator[str]:
     width = shutil.get_terminal_size((100, 24)).columns
     for row in rows:
         why = f"error: {row['error_code']}" if row["error_code"] else row.get("finish_reason", "done")
-        yield shortened(f"{row['row_id']} #{row['sample_index']} ({why})", width)
+        yield fitted(f"{row['row_id']} #{row['sample_index']} ({why})", width)
         if row.get("prompt"):
-            yield f"  prompt: {shortened(row['prompt'], width - 10, tail=True)}"
+            yield f"  prompt: {fitted(row['prompt'], width - 10, tail=True)}"
         if row["error_message"] or row.get("text"):
             name = "error:" if row["error_message"] else "text:"
-            yield f"  {name:<7} {shortened(row['error_message'] or row['text'], width - 10)}"
+            yield f"  {name:<7} {fitted(row['error_message'] or row['text'], width - 10)}"
     if not rows:
         yield "no errors" if errors else "no rows"

@@ -16,6 +16,7 @@ from jobs.options.arguments import Arguments
 from jobs.spec import JobSpec
 from pipeline.errors import ConfigurationError, ExitCode
 from pipeline.run.config import SubmitConfig
+from pipeline.wording import lines_of
 
 if TYPE_CHECKING:
     from jobs.options.compose import Composed
@@ -102,7 +103,8 @@ def _submit(request: Request) -> int:
         _say(f"{config.id} goes on without being followed; stop it with: promptmill submit stop {_where(config)}")
         raise
     if state.exit_code != 0:
-        _say(f"{config.id}: {state.status}, exit code {state.exit_code}: {_last_line(state.message)}")
+        last = (lines_of(state.message) or ["no message"])[-1]
+        _say(f"{config.id}: {state.status}, exit code {state.exit_code}: {last}")
     return state.exit_code or 0
 
 
@@ -120,10 +122,6 @@ def _ask(request: Request) -> int:
 
 def _say(text: str) -> None:
     print("promptmill:", text, file=sys.stderr, flush=True)
-
-
-def _last_line(message: str) -> str:
-    return next((line.strip() for line in reversed(message.splitlines()) if line.strip()), "no message")
 
 
 def _where(config: SubmitConfig) -> str:

@@ -17,8 +17,28 @@ _MOST_LISTED = 20
 def one_line(text: object, limit: int = 200) -> str:
     """Return `text` without line breaks, control characters or surrogates, cut to `limit` characters."""
     line = " ".join(str(text)[: limit * 4].split()).encode("utf-8", "backslashreplace").decode()
-    line = "".join(c if c.isprintable() else " " for c in line)
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    return shortened("".join(c if c.isprintable() else " " for c in line), limit)
+
+
+def shortened(text: str, limit: int) -> str:
+    """Cut `text` to `limit` characters; the last one tells that something is missing."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def lines_of(text: object) -> list[str]:
+    """Return the lines of a text that are not blank, without the blanks around them."""
+    return [line.strip() for line in str(text).splitlines() if line.strip()]
+
+
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """Return what a person needs of an exception that may go on for a page; its kind if it says nothing."""
+    return shortened((lines_of(error) or [type(error).__name__])[0], limit)
+
+
+def named(error: BaseException) -> str:
+    """Return what kind an exception is, and the first line of what it says."""
+    kind, first = type(error).__name__, first_line(error)
+    return kind if first == kind else f"{kind}: {first}"
 
 
 def brief(value: object, limit: int = 80) -> str:
@@ -60,6 +80,12 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def plain(text: str) -> str:
-    """Escape control characters: no text from data moves the cursor, colours the screen or begins a line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def plain(text: str, limit: int | None = None) -> str:
+    """Escape control characters: no text from data moves the cursor, colours the screen or begins a line.
+
+    Args:
+        text: The text.
+        limit: Characters of the result; null: as many as it takes.
+    """
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return escaped if limit is None else shortened(escaped, limit)

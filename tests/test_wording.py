@@ -1,6 +1,19 @@
 from __future__ import annotations
 
-from pipeline.wording import brief, did_you_mean, listed, one_line, without_secrets
+import pytest
+
+from pipeline.wording import (
+    brief,
+    did_you_mean,
+    first_line,
+    lines_of,
+    listed,
+    named,
+    one_line,
+    plain,
+    shortened,
+    without_secrets,
+)
 
 
 def test_messages_are_one_bounded_line() -> None:
@@ -24,3 +37,27 @@ def test_did_you_mean_ignores_case() -> None:
 
 def test_passwords_in_uris_are_not_shown() -> None:
     assert without_secrets("s3://key:secret@bucket/x") == "s3://***@bucket/x"
+
+
+def test_a_text_that_is_cut_tells_so() -> None:
+    assert shortened("abcdef", 6) == "abcdef"
+    assert shortened("abcdefg", 6) == "abcde…"
+
+
+def test_control_characters_are_escaped_and_nothing_else() -> None:
+    assert plain("a\nb\x1b[31m\u202e é日") == r"a\nb\x1b[31m\u202e é日"
+    assert plain("\n" * 100, 10) == r"\n\n\n\n\…"
+
+
+@pytest.mark.parametrize(
+    ("error", "first", "name"),
+    [
+        (ValueError("\n\n  what is wrong  \nand where\n"), "what is wrong", "ValueError: what is wrong"),
+        (KeyError(), "KeyError", "KeyError"),
+        (OSError(" \n"), "OSError", "OSError"),
+        (ValueError("x" * 1000), "x" * 299 + "…", "ValueError: " + "x" * 299 + "…"),
+    ],
+)
+def test_an_exception_says_one_line(error: Exception, first: str, name: str) -> None:
+    assert (first_line(error), named(error)) == (first, name)
+    assert lines_of(error)[:1] == [] or lines_of(error)[0].startswith(first[:13])

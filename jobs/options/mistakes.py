@@ -25,13 +25,15 @@ from omegaconf.errors import (
 
 from jobs.options.keys import MAPPINGS, keys, nearest
 from pipeline.errors import ConfigurationError, PromptmillError
-from pipeline.wording import did_you_mean
+from pipeline.wording import did_you_mean, lines_of, plain
 
 # What some required keys are for; `KEY is required: …`
 REQUIRED = {
     "source.path": "the prompts, e.g. source.path=prompts.parquet",
     "output.path": "the output's folder, e.g. output.path=outputs/first",
 }
+_SHOWN = 160
+"""Characters of an override or value in a message."""
 
 
 _PATHS = {
@@ -75,16 +77,16 @@ def bad_syntax(override: str, schema: type) -> str:
     """Say that an override cannot be parsed, and show how a text would be quoted."""
     name, equals, value = override.partition("=")
     if not equals:
-        return f"{_shown(override)}: not KEY=VALUE, nor GROUP=PRESET for a preset"
-    key = keys(schema).get(name)
+        return f"{plain(override, _SHOWN)}: not KEY=VALUE, nor GROUP=PRESET for a preset"
+    key, shown = keys(schema).get(name), plain(override, _SHOWN)
     if name in MAPPINGS and (fault := _json_fault(value)) is not None:
         instead = f", or {name}_file=FILE" if f"{name}_file" in keys(schema) else ""
-        return f"{_shown(override)}: is not JSON: {fault}; in a shell, put it in single quotes: '{name}=…'{instead}"
+        return f"{shown}: is not JSON: {fault}; in a shell, put it in single quotes: '{name}=…'{instead}"
     quoted = name + '="' + re.sub(r'(\\*)"', r'\1\1\\"', value) + '"'
     if key is not None and key.textual and _parses(quoted):
-        return f"{_shown(override)}: special characters need quotes; in a shell: {shlex.quote(_shown(quoted))}"
+        return f"{shown}: special characters need quotes; in a shell: {shlex.quote(plain(quoted, _SHOWN))}"
     allowed = f": {name} must be {key.allowed}" if key is not None else ""
-    return f"{_shown(override)}: not a valid override{allowed}"
+    return f"{shown}: not a valid override{allowed}"
 
 
 def _parses(override: str) -> bool:
@@ -147,9 +149,9 @@ def _value(name: str, error: OmegaConfBaseException, overrides: Sequence[str]) -
     for override in reversed(overrides):
         key, equals, value = override.partition("=")
         if equals and key.lstrip("+~") == name:
-            return "=" + _shown(value)
+            return "=" + plain(value, _SHOWN)
     found = re.search(r"Value '(.*?)' ", str(error)) or re.search(r"string: '(.*)'", str(error))
-    return "=" + _shown(found[1]) if found else ("=null" if "not Optional" in str(error) else "")
+    return "=" + plain(found[1], _SHOWN) if found else ("=null" if "not Optional" in str(error) else "")
 
 
 def _no_preset(error: MissingConfigException, schema: type) -> str:
@@ -167,16 +169,9 @@ def _where(error: Exception) -> str:
 
 def _one_line(error: BaseException) -> str:
     """Keep of a message what says something to a person, on one line."""
-    lines = [line.strip() for line in str(error).splitlines()]
     noise = ("full_key:", "reference_type=", "object_type=", "See http", "To append to your")
-    text = " ".join(line for line in lines if line and not line.startswith(noise))
+    text = " ".join(line for line in lines_of(error) if not line.startswith(noise))
     return re.sub(r"^In '[^']+': \w+ raised while composing config: ", "", text) or type(error).__name__
-
-
-def _shown(text: str, limit: int = 160) -> str:
-    """Make a text of the user's fit for one line."""
-    flat = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

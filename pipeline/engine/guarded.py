@@ -17,6 +17,7 @@ from dataclasses import replace
 from pipeline.engine.base import Engine
 from pipeline.errors import DeviceFault, PromptmillError, WorkerFailed
 from pipeline.types import Completion, ErrorCode, FinishReason, Request, Room, RowError
+from pipeline.wording import named
 
 PROBE = "\0"
 """The row id of a request that only shows whether the engine works at all; no row has it."""
@@ -146,12 +147,6 @@ class GuardedEngine:
         _log.warning("row %s: it becomes an error: %s", request.row_id, text)
         message = f"the engine raised {text}, with nothing but this row in hand"
         return Completion(request, finish_reason=FinishReason.ERROR, error=RowError(ErrorCode.WORKER_CRASH, message))
-
-
-def named(error: BaseException) -> str:
-    """What kind an exception is, and the first line of what it says."""
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {first[:300]}" if first else type(error).__name__
 
 
 def _of_all(text: str) -> WorkerFailed:

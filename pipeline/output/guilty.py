@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from pipeline.errors import PromptmillError
 from pipeline.types import Completion, ErrorCode, PromptRow, RowError
+from pipeline.wording import named
 
 MOST_GUILTY = 16
 """Rows that may all be errors; if more are, and no other row is there, something else is wrong."""
@@ -80,8 +81,7 @@ def _guilty(
 
 def _blamed(row: Content, write: Callable[[Content], object], error: Exception) -> Content:
     """The row as an error, with as much of it as can be written."""
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    told = RowError(ErrorCode.WORKER_CRASH, f"writing this row raised {type(error).__name__}: {first[:300]}")
+    told = RowError(ErrorCode.WORKER_CRASH, f"writing this row raised {named(error)}")
     plain = replace(row.rows[0], prompt_token_ids=(), error=told)
     bare = pa.table([pa.nulls(1, field.type) for field in row.kept.schema], schema=row.kept.schema)
     for made in (Content([plain], {}, row.kept), Content([plain], {}, bare)):

@@ -10,7 +10,11 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pipeline.wording import plain
+
 ABSENT = "absent"
+_SHOWN = 60
+"""Characters of a value in a message."""
 
 
 def digest(fingerprint: Mapping[str, Any]) -> str:
@@ -36,10 +40,9 @@ def differences(planned: Mapping[str, Any], asked: Mapping[str, Any]) -> list[st
     for key in dict.fromkeys([*before, *after]):
         old, new = before.get(key, ABSENT), after.get(key, ABSENT)
         if old != new:
-            lines.append(f"{key}: {_short(old)} → {_short(new)}")
+            lines.append(f"{key}: {_shown(old)} → {_shown(new)}")
     return lines
 
 
-def _short(value: Any, width: int = 60) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+def _shown(value: Any) -> str:
+    return plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), _SHOWN)

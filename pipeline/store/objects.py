@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, cast
 
 from pipeline.errors import PlanRefused, PromptmillError, StoreUnavailable
 from pipeline.store.base import Entry, Kind, StoredFile, checked_name
+from pipeline.wording import first_line
 
 PROBE = "_job/probe/"
 RETRY_SECONDS = 60
@@ -54,7 +55,7 @@ class ObjectStore:
         try:
             self._store: Any = _opened(self.uri)
         except (exceptions.BaseError, ValueError) as error:
-            raise PlanRefused(f"output.path={uri}: {_first_line(error)}") from error
+            raise PlanRefused(f"output.path={uri}: {first_line(error)}") from error
 
     def __repr__(self) -> str:
         """Show the URI, which has no secret in it."""
@@ -104,7 +105,7 @@ class ObjectStore:
             if time.monotonic() > until:
                 break
             self._pause(random.uniform(0, 0.1 * 2**attempt))
-        raise StoreUnavailable(f"{self.uri}: {name}: not there after {attempt + 1} attempts: {_first_line(doubt)}")
+        raise StoreUnavailable(f"{self.uri}: {name}: not there after {attempt + 1} attempts: {first_line(doubt)}")
 
     def put(self, name: str, data: bytes | memoryview) -> None:
         """Make or replace the file; see `Store`."""
@@ -191,10 +192,10 @@ class ObjectStore:
             raise FileNotFoundError(name) from error
         except (errors.PermissionDeniedError, errors.UnauthenticatedError) as error:
             raise PlanRefused(
-                f"output.path={self.uri}: {name}: not permitted; check the credentials in the environment: {_first_line(error)}"
+                f"output.path={self.uri}: {name}: not permitted; check the credentials in the environment: {first_line(error)}"
             ) from error
         except errors.BaseError as error:
-            raise StoreUnavailable(f"{self.uri}: {name}: {_first_line(error)}") from error
+            raise StoreUnavailable(f"{self.uri}: {name}: {first_line(error)}") from error
 
 
 class _Reader(io.RawIOBase):
@@ -268,10 +269,4 @@ def _profile() -> dict[str, Any]:
         region = {"region": session.region_name} if session.region_name else {}
         return {"credential_provider": Boto3CredentialProvider(session), **region}
     except botocore.exceptions.BotoCoreError as error:
-        raise PlanRefused(f"AWS profile {named or 'default'}: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    """What a person needs of a message that may go on for a page."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:300]
+        raise PlanRefused(f"AWS profile {named or 'default'}: {first_line(error)}") from error

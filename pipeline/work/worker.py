@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.engine.base import Resources
-from pipeline.engine.guarded import GuardedEngine, named
+from pipeline.engine.guarded import GuardedEngine
 from pipeline.engine.registry import open_backend
 from pipeline.errors import PromptmillError, WorkerFailed
 from pipeline.output.counts import Counts, count_rows
@@ -29,7 +29,7 @@ from pipeline.prompts.rows import RowBuilder
 from pipeline.prompts.shard import ShardRows
 from pipeline.store.base import open_store
 from pipeline.types import Completion, Progress, PromptRow, Request, SamplingParams, ShardReport, Task, Tokenizer
-from pipeline.wording import one_line
+from pipeline.wording import named, one_line
 from pipeline.work.job import Job
 from pipeline.work.recipe import open_recipe
 

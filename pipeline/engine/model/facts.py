@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelRefused
+from pipeline.wording import brief
 
 _MOST_BYTES = 64 * 2**20
 _SHOWN = 60
@@ -152,9 +153,7 @@ def _check(content: Mapping[str, Any], rules: Mapping[str, Rule], path: str, wit
     for key, (good, allowed) in rules.items():
         value = content.get(key)
         if value is not None and not good(value):
-            shown = " ".join(repr(value).split())
-            shown = shown if len(shown) <= _SHOWN else shown[: _SHOWN - 1] + "…"
-            raise ModelRefused(f"{path}: {within}{key}={shown}: must be {allowed}")
+            raise ModelRefused(f"{path}: {within}{key}={brief(value, _SHOWN)}: must be {allowed}")
     if rules is CONFIG:
         if isinstance(nested := content.get("text_config"), dict):
             _check(nested, rules, path, f"{within}text_config.")

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.engine.model.checkpoint import Checkpoint
 from pipeline.engine.model.facts import GENERATION, read_facts
 from pipeline.sampling import SamplingParams
+from pipeline.wording import one_line
 
 _FILE = "generation_config.json"
 _SHOWN = 40
@@ -41,19 +42,19 @@ def ignored(checkpoint: Checkpoint, sampling: SamplingParams) -> Iterator[str]:
     except FileNotFoundError:
         return
     wanted = [
-        f"sampling.{name}={_shown(value)}" for key, name in _names(asked)
+        f"sampling.{name}={one_line(value, _SHOWN)}" for key, name in _names(asked)
         if (value := asked.get(key)) is not None and value != getattr(sampling, name)
     ]  # fmt: skip
     texts = asked.get("stop_strings") or []
     stop = [texts] if isinstance(texts, str) else texts
     if missing := [text for text in stop if text not in sampling.stop]:
-        wanted.append(shlex.quote(f"sampling.stop={_shown(json.dumps(missing))}"))
+        wanted.append(shlex.quote(f"sampling.stop={one_line(json.dumps(missing), _SHOWN)}"))
     if wanted:
         yield (
             f"the model's {_FILE} has defaults for transformers' generate, which are not used here; to have them too: "
             + " ".join(wanted)
         )
-    undone = [f"{key}={_shown(asked[key])}" for key, off in _OFF.items() if _is_on(asked.get(key), off)]
+    undone = [f"{key}={one_line(asked[key], _SHOWN)}" for key, off in _OFF.items() if _is_on(asked.get(key), off)]
     if undone:
         yield (
             f"the model's {_FILE} asks for {', '.join(undone)}, which is not done here: texts differ from those of "
@@ -69,8 +70,3 @@ def _names(asked: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _is_on(value: Any, off: tuple[Any, ...]) -> bool:
     return value is not None and value not in off
-
-
-def _shown(value: Any) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

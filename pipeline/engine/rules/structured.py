@@ -19,6 +19,7 @@ from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.rules.schema_patterns import check_patterns
 from pipeline.errors import ConfigurationError, ModelRefused
 from pipeline.types import SamplingParams
+from pipeline.wording import shortened
 
 if TYPE_CHECKING:
     from llguidance import LLExecutor, LLMatcher, LLTokenizer
@@ -117,11 +118,11 @@ def _single_bytes() -> LLTokenizer:
 
 
 def _reason(message: str) -> str:
-    """What is wrong, out of a message of several lines with a drawing of the place."""
+    """What is wrong, out of llguidance's message of several lines with a drawing of the place."""
     drawn = re.search(r"^error: (.+)$", message, re.MULTILINE)
     line = drawn[1] if drawn else message.partition("\n")[0].rpartition("(in regex): ")[2]
     line = re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?", "", line)
-    return line if len(line) <= 160 else line[:159] + "…"
+    return shortened(line, 160)
 
 
 class Matcher:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from pipeline.output.counts import Counts
 from pipeline.output.manifest import Manifest
 from pipeline.planning.plan import InputFile, Plan
+from pipeline.wording import shortened
 
 CARD = "README.md"
 SAMPLE_CHARACTERS = 600
@@ -186,7 +187,7 @@ def _text(value: str) -> str:
 
 def _block(value: str) -> list[str]:
     """Text in a fenced block whose fence is longer than any in the text, so that nothing can end it early."""
-    shown = value if len(value) <= SAMPLE_CHARACTERS else value[: SAMPLE_CHARACTERS - 1] + "…"
+    shown = shortened(value, SAMPLE_CHARACTERS)
     shown = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", "\ufffd", shown.replace("\r\n", "\n"))
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", shown)), default=0))
     return [f"{fence}text", *shown.split("\n"), fence]

@@ -1,130 +1,142 @@
-"""Refuses, before it is computed, what would make a text, list or number of a template far too large.
-
-It does not know Jinja: it sees operators, methods and their arguments.
-"""
+"""Tells how large a text, list or number of a template is, and how large one would be, before it is computed."""
 
 from __future__ import annotations
 
+import datetime
 import re
+from collections.abc import Callable
+from decimal import Decimal
+from string import Formatter
 from typing import Any
 
+from jinja2.runtime import Undefined
+
 MAX_CHARACTERS = 10_000_000
-_MAX_BITS = 20_000
-_MAX_OPTION = 1000
-_MAX_WIDTH = 999  # three digits
+BIT = MAX_CHARACTERS // 20_000
+"""What a bit of a whole number counts, so that numbers have at most 20 000."""
+_ELEMENT = 5
+"""Characters around an element of a list."""
 
-_LONG_NUMBER = re.compile(r"\d{4}")
-_PERCENT = re.compile(r"%(?:\([^()]*\))?([^a-zA-Z%]*)")
-_NESTED_FIELD = re.compile(r"\{[^{}]*\{")
+_HOLDERS = (list, tuple, dict)
+_PERCENT = re.compile(r"%(?:\([^()]*\))?([^a-zA-Z%]*)[hlL]?.", re.DOTALL)
+_WIDE = re.compile(r"\d{4}|[*({]")
 
 
-def check_length(length: int) -> int:
-    """Return `length`, a number of characters or elements.
+def check_size(size: int) -> int:
+    """Return `size`, a number of characters or elements.
 
     Raises:
         OverflowError: If it is too large.
     """
-    if length > MAX_CHARACTERS:
-        raise OverflowError(f"a text or list of more than {MAX_CHARACTERS} characters")
-    return length
+    if size > MAX_CHARACTERS:
+        raise OverflowError(f"too large: more than {MAX_CHARACTERS:,} characters, or a number that leads to as many")
+    return size
 
 
-def check_operator(operator: str, left: Any, right: Any) -> None:
-    """Check the result of `+`, `*`, `**` or `%`.
+def size_of(value: Any, *, text: bool) -> int:
+    """Return about how many characters the text of a value has or, if no text is wanted, only those around its elements.
+
+    An element of a list counts at every depth, and each time that it appears.
+
+    Raises:
+        TypeError: If the text is wanted of bytes, or of what is no data: that would be a memory address.
+    """
+    size, parts = 0, [value]
+    while parts and size <= MAX_CHARACTERS:
+        part = parts.pop()
+        if isinstance(part, _HOLDERS):
+            size += len(part) * _ELEMENT
+            inner = (*part, *part.values()) if isinstance(part, dict) else part
+            parts.extend(inner if text else [p for p in inner if isinstance(p, _HOLDERS)])
+        elif text:
+            size += _characters(part)
+    return size
+
+
+def _characters(value: Any) -> int:
+    if isinstance(value, str | Undefined):
+        return len(str(value))  # raises if undefined, unless it is the missing `else` of an inline `if`
+    if isinstance(value, bytes):
+        raise TypeError("bytes are no text; `decode` makes text of them: {{ x.decode() }}, {{ x.decode('latin-1') }}")
+    if isinstance(value, int):
+        return value.bit_length() // 3 + 1
+    if isinstance(value, Decimal):
+        return abs(value.adjusted()) + 40 if value.is_finite() else 10
+    if value is None or isinstance(value, float | datetime.date | datetime.time | datetime.timedelta):
+        return 25
+    raise TypeError(f"a {type(value).__name__} is no text; a filter such as `list` or `join` may be missing")
+
+
+def check_result(operation: str, weight: int, *args: Any, **kwargs: Any) -> None:
+    """Check the result of an operator, filter or method before it is computed.
+
+    Args:
+        operation: Its name; the filter `format` has that of the operator, `%`.
+        weight: About the number of characters of all that it is given.
+        args: The text, list or number, and the options.
+        kwargs: More options.
 
     Raises:
         OverflowError: If it would be too large.
-        TypeError: If the operands are bytes.
+        TypeError: If the operation is not for such values.
     """
-    if isinstance(left, bytes) or isinstance(right, bytes):
-        raise TypeError(f"{operator} on bytes; `decode` makes text of them")
-    sequence = (str, list, tuple)
-    if operator == "+" and isinstance(left, sequence) and isinstance(right, sequence):
-        check_length(len(left) + len(right))
-    elif operator == "*":
-        if isinstance(right, sequence):
-            left, right = right, left
-        if isinstance(left, sequence) and isinstance(right, int):
-            check_length(len(left) * right)
-        elif isinstance(left, int) and isinstance(right, int):
-            _check_bits(left.bit_length() + right.bit_length())
-    elif operator == "**":
-        if not (isinstance(left, int | float) and isinstance(right, int | float)):
-            raise TypeError("** is for whole numbers and floats")
-        if isinstance(left, int) and isinstance(right, int):
-            _check_bits(left.bit_length() * right)
+    if operation in _RESULTS:
+        check_size(_RESULTS[operation](weight, *args, **kwargs))
 
 
-def check_percent(text: str, values: Any, weight: int) -> None:
-    """Check `text % values`; `weight` is about the number of characters of the values.
-
-    Raises:
-        OverflowError: If the result would be too large.
-    """
-    specs = _PERCENT.findall(text)
-    if any("*" in spec for spec in specs):
-        raise OverflowError("% with a width from the values")
-    for spec in specs:
-        check_widths(spec)
-    # Only names can use a value more than once; `%a` may write ten characters for one.
-    each = weight * 10 if isinstance(values, dict) else 0
-    check_length(len(text) + weight * 10 + len(specs) * (_MAX_WIDTH + each))
+def _fields(weight: int, text: str, specs: list[str], *, once: bool = False) -> int:
+    """Each field is at most 999 wide, and each value as long as all that is given beside the text, whichever fields use it."""
+    wide = next(filter(_WIDE.search, specs), None)
+    if wide is not None:
+        raise OverflowError(f"a format with a width above 999, or one from the values: {wide[:40]!r}")
+    values = max(0, weight - len(text))
+    return len(text) + len(specs) * 999 + values * (1 if once else len(specs))
 
 
-def check_format(text: str, weight: int) -> None:
-    """Check `text.format(...)`; `weight` is about the number of characters of the values.
-
-    Raises:
-        OverflowError: If the result would be too large.
-    """
-    if _NESTED_FIELD.search(text.replace("{{", "")):
-        raise OverflowError("format with a width from the values")
-    check_widths(text)
-    check_length(len(text) + text.count("{") * (_MAX_WIDTH + weight))
+def _percent(weight: int, text: Any, *values: Any, **named: Any) -> int:
+    once = not named and not any(isinstance(value, dict) for value in values)
+    return _fields(weight, text, _PERCENT.findall(text), once=once) if isinstance(text, str) else 0
 
 
-def check_widths(text: str) -> None:
-    """Check that a format has no number that could be a large width.
-
-    Raises:
-        OverflowError: If a number has four digits or more.
-    """
-    if _LONG_NUMBER.search(text):
-        raise OverflowError(f"a format with a number above {_MAX_WIDTH}")
+def _format(weight: int, text: str, *_: Any, **__: Any) -> int:
+    return _fields(weight, text, [spec or "" for _, name, spec, _ in Formatter().parse(text) if name is not None])
 
 
-def check_method(text: str, name: str, args: tuple[Any, ...]) -> None:
-    """Check the result of a method of `text`.
-
-    Raises:
-        OverflowError: If it would be too large.
-    """
-    if name in ("center", "ljust", "rjust", "zfill") and args and isinstance(args[0], int):
-        check_length(args[0])
-    elif name == "replace" and len(args) > 1 and isinstance(args[0], str) and isinstance(args[1], str):
-        check_length(len(text) + text.count(args[0]) * len(args[1]))
-    elif name == "join" and args and isinstance(args[0], list):
-        check_length(sum(len(a) for a in args[0] if isinstance(a, str)) + len(text) * len(args[0]))
+def _repeated(_: int, left: Any, right: Any) -> int:
+    text, times = (right, left) if isinstance(left, int) else (left, right)
+    return len(text) * times if isinstance(text, str | list | tuple) and isinstance(times, int) else 0
 
 
-def check_filter(name: str, options: tuple[Any, ...]) -> None:
-    """Check the options of those filters whose result grows with them.
-
-    Raises:
-        OverflowError: If an option is too large.
-        TypeError: If `sum` does not begin with a number.
-    """
-    if name in ("do_batch", "sync_do_slice", "do_slice", "do_round", "do_tojson"):
-        for option in options:
-            if (isinstance(option, int) and abs(option) > _MAX_OPTION) or (
-                isinstance(option, str) and len(option) > _MAX_OPTION
-            ):
-                raise OverflowError(f"{name.rpartition('do_')[2]}: an option above {_MAX_OPTION}")
-    # A sum of lists would copy them again and again.
-    if name in ("do_sum", "sync_do_sum") and any(isinstance(option, list | tuple) for option in options):
-        raise TypeError("sum is for numbers")
+def _power(_: int, base: Any, exponent: Any) -> int:
+    if not (isinstance(base, int | float) and isinstance(exponent, int | float)):
+        raise TypeError("** is for whole numbers and floats")
+    return base.bit_length() * exponent * BIT if isinstance(base, int) and isinstance(exponent, int) else 0
 
 
-def _check_bits(bits: int) -> None:
-    if bits > _MAX_BITS:
-        raise OverflowError(f"a number of more than {_MAX_BITS} bits")
+def _by_options(_: int, value: Any, *options: Any, **named: Any) -> int:
+    """Numbers of columns, digits or blanks, and what fills a column: at most 1000."""
+    sizes = [len(o) if isinstance(o, str) else abs(o) for o in (*options, *named.values()) if isinstance(o, int | str)]
+    return max(sizes, default=0) * (MAX_CHARACTERS // 1000)
+
+
+def _sum(_: int, values: Any, attribute: Any = None, start: Any = 0) -> int:
+    if isinstance(start, list | tuple):
+        raise TypeError("sum is for numbers")  # each list would be copied again and again
+    return 0
+
+
+_RESULTS: dict[str, Callable[..., int]] = {
+    "*": _repeated,
+    "**": _power,
+    "%": _percent,
+    "strftime": _percent,
+    "format": _format,
+    **dict.fromkeys(("center", "ljust", "rjust", "zfill"), lambda _, text, width=80, *__: width),
+    **dict.fromkeys(("batch", "round", "slice", "tojson"), _by_options),
+    "indent": lambda _, text, width=4, *__, **___: (
+        len(str(text).splitlines()) * (len(width) if isinstance(width, str) else width)
+    ),
+    "join": lambda weight, separator, items: weight + len(separator) * len(items),
+    "replace": lambda _, text, old, new, *__, **___: len(str(text)) + str(text).count(str(old)) * len(str(new)),
+    "sum": _sum,
+}

@@ -1,7 +1,4 @@
-"""Puts a counting filter at the places of a template where Jinja lets nobody look: loops, `~`, comparisons, plain text.
-
-It does not know what is counted, or what is too much.
-"""
+"""Puts a counting filter at the places of a template where Jinja lets nobody look: loops, `~` and comparisons."""
 
 from __future__ import annotations
 
@@ -11,11 +8,11 @@ from jinja2 import nodes
 from jinja2.visitor import NodeTransformer
 
 # Names of filters that no template can write.
-LOOP, CONCAT, WEIGHED = "promptmill loop", "promptmill concat", "promptmill weighed"
+LOOP, WEIGHED = "promptmill loop", "promptmill weighed"
 
 
 def instrument(tree: nodes.Template) -> nodes.Template:
-    """Return the tree with a count put at each loop, concatenation, comparison and printed text."""
+    """Return the tree with a count put at each loop, concatenation and comparison."""
     result: nodes.Template = _Instrument().visit(tree)
     return result
 
@@ -56,17 +53,12 @@ class _Instrument(NodeTransformer):
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
-        return _filter(CONCAT, nodes.List(node.nodes, lineno=node.lineno, environment=node.environment))
+        return _filter("join", nodes.List(node.nodes, lineno=node.lineno, environment=node.environment))
 
-    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+    def visit_Operand(self, node: nodes.Operand) -> nodes.Node:
         self.generic_visit(node)
         node.expr = _filter(WEIGHED, node.expr)
-        for operand in node.ops:
-            operand.expr = _filter(WEIGHED, operand.expr)
         return node
-
-    def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:
-        return nodes.Const(node.data, lineno=node.lineno, environment=node.environment)
 
 
 def _filter(name: str, node: nodes.Node) -> nodes.Filter:

@@ -40,6 +40,7 @@ from ray.exceptions import RuntimeEnvSetupError as RuntimeEnvSetupError
 import pipeline
 from pipeline.errors import ClusterLost
 from pipeline.machine import cores
+from pipeline.wording import lines_of, one_line, shortened
 from pipeline.work.config import ClusterConfig
 
 logger = logging.getLogger(__name__)
@@ -166,10 +167,10 @@ def _silence() -> None:
 
 
 def reason(error: BaseException) -> str:
-    """The telling words of Ray's many."""
+    """The telling words of Ray's many: not the first line, as of other exceptions, but the last that names a cause."""
     detail = re.search(r"Worker exit detail: (.*?)(?:\s*Some common causes|$)", str(error), re.DOTALL)
     if detail:
-        return f"its process ended: {' '.join(detail[1].split())[:200]}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return f"its process ended: {one_line(detail[1])}"
+    lines = lines_of(error)
     telling = [line for line in lines if "exit" in line.lower() or "reason" in line.lower() or "kill" in line.lower()]
-    return (telling or lines or [type(error).__name__])[-1][:200]
+    return shortened((telling or lines or [type(error).__name__])[-1], 200)

@@ -135,12 +135,13 @@ def _print(out: Console, text: Text) -> None:
 
 def _sample(prompt: str, text: str, width: int) -> Text:
     """The end of a prompt and the beginning of what follows it, on one line."""
-    before = shortened(prompt, max(8, width // 3), tail=True)
-    return Text.assemble((before, "dim"), (" → ", "cyan"), shortened(text, max(8, width - cell_len(before) - 3)))
+    before = fitted(prompt, max(8, width // 3), tail=True)
+    return Text.assemble((before, "dim"), (" → ", "cyan"), fitted(text, max(8, width - cell_len(before) - 3)))
 
 
-def shortened(text: str, limit: int, *, tail: bool = False) -> str:
+def fitted(text: str, limit: int, *, tail: bool = False) -> str:
     """Fit a text into so many columns of one line: its beginning, or its end."""
+    # Not `wording.shortened`: that counts characters, of which many take two columns of a terminal.
     flat = plain(" ".join(text.split()))
     if cell_len(flat) <= limit:
         return flat

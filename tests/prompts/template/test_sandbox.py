@@ -4,7 +4,10 @@ import random
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,6 +64,33 @@ HOSTILE = [
     "{{ ([[1]] * 99999)|sum(start=[]) }}",
 ]
 
+HOSTILE_VALUES: list[tuple[str, dict[str, Any]]] = [
+    ("{{ x * n }}", {"x": "ab", "n": 10**10}),
+    ("{{ n ** n }}", {"n": 10**6}),
+    ("{{ f % {'(a)': 1} }}", {"f": "%((a))1000000000d"}),
+    ("{{ f % 1 }}", {"f": "%l%%1000000000d"}),
+    ("{{ f.format({'{': 1}) }}", {"f": "{0[{]:1000000000}"}),
+    ("{{ f.format(1) }}", {"f": "{:999}" * 100_000}),
+    ("{{ d.strftime(f) }}", {"d": date(2026, 1, 2), "f": "%1000000000d"}),
+    ("{{ d.strftime(format=f) }}", {"d": date(2026, 1, 2), "f": "%1000000000d"}),
+    ("{{ d.strftime(f) }}", {"d": date(2026, 1, 2), "f": "%999d" * 2_000_000}),
+    ("{{ x|center(width=n) }}", {"x": "a", "n": 10**10}),
+    ("{{ x|indent(x) }}", {"x": "\n" * 5_000_000}),
+    ("{{ x|replace(y, x) }}", {"x": "a" * 6_000_000, "y": ""}),
+    ("{{ x.join(l|map('upper')) }}", {"x": "a" * 100_000, "l": ["a"] * 10_000}),
+    ("{{ x ~ x ~ x }}", {"x": "a" * 6_000_000}),
+    ("{{ l|batch(linecount=n, fill_with=1)|list }}", {"l": [1], "n": 10**9}),
+    ("{{ l|sum('x', []) }}", {"l": [{"x": [1]}] * 99_999}),
+    ("{{ (b % 1)|length }}", {"b": b"%1000000000d"}),
+    ("{{ b.center(n)|length }}", {"b": b"a", "n": 10**10}),
+    ("{{ '{:f}'.format(d) }}", {"d": Decimal("1E+900000000")}),
+    ("{{ l|map(attribute=a)|list }}", {"l": ["x"], "a": "__class__.__mro__"}),
+    ("{{ l|sort(attribute=a) }}", {"l": ["x", "y"], "a": "__class__"}),
+    ("{{ f.format(l) }}", {"l": [], "f": "{0.__class__.__mro__}"}),
+    ("{{ l[a]() }}", {"l": [1], "a": "clear"}),
+    ("{{ l[a] }}", {"l": [1], "a": "clear"}),
+]
+
 
 @contextmanager
 def limited_memory() -> Iterator[None]:
@@ -81,8 +111,33 @@ def test_fault_38_a_template_cannot_use_up_the_machine(text: str) -> None:
         template.render({})
 
 
+@pytest.mark.parametrize(("text", "row"), HOSTILE_VALUES)
+def test_fault_38_a_value_cannot_use_up_the_machine(text: str, row: dict[str, Any]) -> None:
+    template = compile_template(text)
+    with limited_memory(), pytest.raises(ValueError, match=r"^(Overflow|Security|Type|Value)Error: "):
+        template.render(row)
+
+
+def test_a_prompt_is_cut_off_when_it_is_too_long() -> None:
+    template = compile_template("{{ x }}{% for i in range(n) %}....{{ y }}{% endfor %}")
+    assert len(template.render({"x": "a" * (MAX_CHARACTERS - 10), "y": "b", "n": 2})) == MAX_CHARACTERS
+    with pytest.raises(ValueError, match="more than 10,000,000 characters"):
+        template.render({"x": "a" * (MAX_CHARACTERS - 9), "y": "b", "n": 2})
+    with limited_memory(), pytest.raises(ValueError, match="more than 10,000,000 characters"):
+        template.render({"x": "", "y": "b" * 1_000_000, "n": 99_999})
+
+
+def test_a_year_in_a_format_is_no_width() -> None:
+    text = "{{ 'In 2026: %s, 100%% 2026 %5d' % (x, 1) }} {{ 'In 2026: {} {:>5}'.format(x, 1) }}"
+    assert compile_template(text).render({"x": "y"}) == "In 2026: y, 100% 2026     1 In 2026: y     1"
+
+
 def test_large_but_honest_work_is_done() -> None:
     document = "word " * 1_000_000
+    looked_for = "{% for w in l %}{{ '' if w in d else w }}{% endfor %}{{ 'no'|format if d.find('x') > 0 }}"
+    assert compile_template(looked_for).render({"d": document[:1_000_000], "l": ["word", "a"] * 400}) == "a" * 400
+    row = {"f": "%s words, " * 3000, "l": tuple("abc" * 1000)}
+    assert compile_template("{{ f % l }}").render(row) == row["f"] % row["l"]
     assert len(compile_template("{{ d|trim|upper|replace('WORD', 'w') }}").render({"d": document})) == 1_999_999
     text = "{% for x in l %}{{ loop.index }}. {{ x ~ '!' }}\n{% endfor %}"
     assert compile_template(text).render({"l": ["x"] * 50_000}).count("\n") == 50_000
