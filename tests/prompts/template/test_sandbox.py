@@ -136,8 +136,8 @@ def test_large_but_honest_work_is_done() -> None:
     document = "word " * 1_000_000
     looked_for = "{% for w in l %}{{ '' if w in d else w }}{% endfor %}{{ 'no'|format if d.find('x') > 0 }}"
     assert compile_template(looked_for).render({"d": document[:1_000_000], "l": ["word", "a"] * 400}) == "a" * 400
-    row = {"f": "%s words, " * 3000, "l": tuple("abc" * 1000)}
-    assert compile_template("{{ f % l }}").render(row) == row["f"] % row["l"]
+    form, values = "%s words, " * 3000, tuple("abc" * 1000)
+    assert compile_template("{{ f % l }}").render({"f": form, "l": values}) == form % values
     assert len(compile_template("{{ d|trim|upper|replace('WORD', 'w') }}").render({"d": document})) == 1_999_999
     text = "{% for x in l %}{{ loop.index }}. {{ x ~ '!' }}\n{% endfor %}"
     assert compile_template(text).render({"l": ["x"] * 50_000}).count("\n") == 50_000
