@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -277,3 +278,25 @@ def test_logging_is_one_line_with_time_and_level(driver: Any, capsys: pytest.Cap
     assert line[8:] == " INFO hello"
     assert generate(*PATHS, "hydra.verbose=true") == 0
     assert "DEBUG details" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["{enable_thinking:false,words:[a,b]}", '{"enable_thinking": false, "words": ["a", "b"]}',
+     '{"enable_thinking":false,"words":["a","b"]}'],
+)  # fmt: skip
+def test_arguments_of_a_chat_template_as_hydra_or_json_has_them(driver: Any, value: str) -> None:
+    assert generate(*PATHS, "source.chat=true", f"source.chat_template_kwargs={value}") == 0
+    assert driver.config.source.chat_template_kwargs == {"enable_thinking": False, "words": ["a", "b"]}
+
+
+def test_texts_in_arguments_of_a_chat_template(driver: Any) -> None:
+    value = {"a": 'say "hi" {b}, ${c}\n', "d": {"e": [1, None, 2.5]}}
+    assert generate(*PATHS, "source.chat=true", f"source.chat_template_kwargs={json.dumps(value)}") == 0
+    assert driver.config.source.chat_template_kwargs == value
+
+
+def test_a_chat_template_is_a_text_or_a_file(driver: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.jinja").write_text("{% for m in messages %}${{ m.content }}{% endfor %}\n")
+    assert generate(*PATHS, "source.chat=true", f"source.chat_template={tmp_path / 'mine.jinja'}") == 0
+    assert driver.config.source.chat_template == "{% for m in messages %}${{ m.content }}{% endfor %}"

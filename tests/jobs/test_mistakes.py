@@ -55,6 +55,10 @@ OUT_OF_RANGE = {
     "source.on_empty_prompt": "skip",
     "source.min_completion_tokens": "0",
     "source.on_corrupt": "ignore",
+    "source.chat_template_kwargs": "{enable_thinking: false}",
+    "source.continue_final_message": "true",
+    "source.chat_date": "yesterday",
+    "output.messages": "true",
     "output.path": '""',
     "output.rows_per_shard": "0",
     "output.compression": "zip",
@@ -79,6 +83,7 @@ WRONG_TYPE = {
     "a list of texts, such as [a,b]": "{a: 1}",
     "a list of whole numbers, such as [1,2]": "[a]",
     "a mapping of token ids to numbers, such as {50256:-5}": "{5:few}",
+    "a mapping of names to values, such as {enable_thinking:false}": "few",
     "a mapping, or the JSON text of one": "[1]",
 }
 
@@ -127,7 +132,13 @@ def test_every_key_that_has_a_range_is_tried() -> None:
         "output.allow_unsafe_store",
         "cluster.ship_code",
     }
+    free |= {"source.chat", "source.system_prompt", "source.id_template", "source.chat_template"}
     assert set(OUT_OF_RANGE) | free == set(KEYS)
+
+
+def test_a_chat_template_that_is_no_file(capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, *PATHS, "source.chat=true", "source.chat_template=mine.jinja")
+    assert line == "source.chat_template=mine.jinja: no such file or directory"
 
 
 @pytest.mark.parametrize("section", ["model", "engine", "sampling", "stats", "source", "output", "cluster"])
@@ -222,7 +233,7 @@ def test_a_mistake_in_a_preset_names_the_file(tmp_path: Path, capsys: pytest.Cap
     line = refused(capsys, "-cd", str(tmp_path / "mine"), "experiment=worse")
     assert line == "sampling.n=few: must be a whole number (in the preset experiment/worse.yaml)"
     line = refused(capsys, "-cd", str(tmp_path / "mine"), "experiment=zzz")
-    assert line == "experiment=zzz: no such preset; there are bad, baseline, broken, demo, nightly, worse"
+    assert line == "experiment=zzz: no such preset; there are bad, baseline, broken, chat, demo, nightly, worse"
     line = refused(capsys, "-cd", str(tmp_path / "mine"), "experiment=broken")
     assert "broken.yaml" in line
 

@@ -35,7 +35,7 @@ def test_all_columns_in_the_order_of_the_contract() -> None:
 
 def test_what_is_not_chosen_has_no_column() -> None:
     schema = output_schema(NONE, statistics=["entropy"], top_logprobs=0, prompt_logprobs=False, include_prompt=False)
-    absent = {"prompt", "token_logprobs", "token_ranks", "top_token_ids", "top_token_logprobs"}
+    absent = {"prompt", "messages", "token_logprobs", "token_ranks", "top_token_ids", "top_token_logprobs"}
     assert schema.names == [n for n in COLUMNS if n not in absent | {"prompt_token_ids", "prompt_token_logprobs"}]
 
 
@@ -44,7 +44,7 @@ def test_a_kept_column_with_the_name_of_an_output_column_is_refused(name: str) -
     with pytest.raises(InputRefused, match=f"kept column '{name}' has the name"):
         output_schema(
             pa.schema([("ok", pa.int8()), (name, pa.int8())]),
-            statistics=[], top_logprobs=0, prompt_logprobs=False, include_prompt=True,
+            statistics=[], top_logprobs=0, prompt_logprobs=False, include_prompt=True, messages=True,
         )  # fmt: skip
 
 

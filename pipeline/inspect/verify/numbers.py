@@ -50,7 +50,7 @@ class NumberCheck:
         self._bounds(error, columns, found)
         if "token_logprobs" in columns:
             _cumulative(batch, columns["token_logprobs"], error, found)
-        if batch.has("messages"):
+        if batch.has("messages") and "messages" not in self.wanted.keep_columns:
             _answers(batch, error, found)
         if all(map(batch.has, _TOP)):
             self._top(batch, error, columns, found)
