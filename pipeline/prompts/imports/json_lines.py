@@ -1,0 +1,189 @@
+"""JSON Lines: Arrow's parser for whole blocks, and Python's, line by line, where something is not as it should be.
+
+Arrow's parser is several times as fast, and lets through what is no JSON Lines or loses digits. So its result counts only where
+rows and lines are as many, the text is UTF-8, and no number with a fraction is beyond those whole numbers that it has exactly.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pj
+import pyarrow.types as kinds
+
+from pipeline.prompts.imports.blocks import Block
+from pipeline.prompts.imports.chunk import Bad, Chunk, Placed
+from pipeline.prompts.imports.kinds import MOST_EXACT, NOTHING, Misfit, Type, check_exact, merged, of_value
+from pipeline.prompts.imports.one_record import OPENINGS, Unusable, dumped, record_of, too_deep
+from pipeline.prompts.imports.refusals import misfit_refused
+
+THREADS = 2
+Change = Callable[[dict[str, Any]], dict[str, Any]]
+"""Makes of a record what is to be imported of it, or raises `Unusable`."""
+
+
+class LineParser:
+    """Parses blocks; where the first has texts that look like moments, Arrow is told for all others that they are texts."""
+
+    def __init__(self, change: Change | None = None) -> None:
+        """Begin.
+
+        Args:
+            change: Applied to every record, which takes several times as long.
+        """
+        self._change = change
+        self._texts: list[pa.Field[Any]] = []
+
+    def parse(self, blocks: Iterator[Block]) -> Iterator[Chunk]:
+        """Yield a chunk per block, in order, while others are parsed by other threads.
+
+        Raises:
+            InputRefused: If the values of a field in a block have no type in common.
+        """
+        first = next(blocks, None)
+        if first is None:
+            return
+        chunk = self._chunk(first)
+        self._texts = list(self._moments(first))
+        yield chunk
+        waiting: deque[Future[Chunk]] = deque()
+        pool = ThreadPoolExecutor(THREADS, thread_name_prefix="import")
+        try:
+            for block in blocks:
+                waiting.append(pool.submit(self._chunk, block))
+                if len(waiting) > THREADS:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _moments(self, block: Block) -> Iterator[pa.Field[Any]]:
+        table = _read(block.data, []) if self._change is None and _safe(block.data) else None
+        for field in table.schema if table is not None else ():
+            if (text := _without_moments(field.type)) != field.type:
+                yield field.with_type(text)
+
+    def _chunk(self, block: Block) -> Chunk:
+        table = fast(block.data, self._texts) if self._change is None else None
+        if table is not None:
+            return Chunk(table, [], lambda: self._records(block, []))
+        bad: list[Bad] = []
+        lines = [line for _, line, _ in self._careful(block, bad)]
+        table = fast(b"\n".join(lines), [])
+        return Chunk(self._by_python(block) if table is None else table, bad, lambda: self._records(block, []))
+
+    def _careful(self, block: Block, bad: list[Bad]) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
+        """Yield place, JSON and value of every record; those that are unusable go to `bad`."""
+        for number, line in block.lines():
+            try:
+                record = record_of(line)
+                if self._change is not None:
+                    record = self._change(record)
+                    line = dumped(record).encode()
+            except Unusable as error:
+                bad.append((block.place(number), str(error)))
+                continue
+            yield block.place(number), line, record
+
+    def _records(self, block: Block, bad: list[Bad]) -> Iterator[Placed]:
+        for place, _, record in self._careful(block, bad):
+            yield place, record
+
+    def _by_python(self, block: Block) -> pa.Table:
+        """The records of a block as Python sees them.
+
+        Raises:
+            InputRefused: If the values of a field have no type in common; names the line.
+        """
+        kind: Type = NOTHING
+        placed = list(self._records(block, []))
+        for place, record in placed:
+            try:
+                kind = merged(kind, of_value(record))
+            except Misfit as misfit:
+                raise misfit_refused(place, misfit) from misfit
+        for place, record in placed:
+            try:
+                check_exact(record, kind)
+            except Misfit as misfit:
+                raise misfit_refused(place, misfit) from misfit
+        return table_of([record for _, record in placed], kind)
+
+
+def table_of(records: list[dict[str, Any]], kind: Type) -> pa.Table:
+    """Return records as a table whose columns are the fields of a struct."""
+    arrow: Any = pa  # the stubs want types that are known
+    return pa.Table.from_batches([arrow.RecordBatch.from_struct_array(arrow.array(records, type=kind))])
+
+
+def fast(data: bytes, texts: list[pa.Field[Any]]) -> pa.Table | None:
+    """Return lines as Arrow's parser has them; null where that may not be what they say.
+
+    Args:
+        data: Lines.
+        texts: Columns whose type is known, for Arrow would take them for moments.
+    """
+    if not _safe(data):
+        return None
+    lines = sum(1 for line in data.split(b"\n") if line.strip())
+    if not lines:
+        return pa.table({})
+    table = _read(data, texts)
+    if table is None and texts:
+        table = _read(data, [])
+    if table is None or table.num_rows != lines:
+        return None
+    if any(_without_moments(field.type) != field.type for field in table.schema):
+        table = _read(data, [field.with_type(_without_moments(field.type)) for field in table.schema])
+    return table if table is not None and _lossless(table) else None
+
+
+def _safe(data: bytes) -> bool:
+    """Whether Arrow's parser comes back from it, and gives what it says: UTF-8, no line nested in thousands of levels."""
+    if b"\0" in data:
+        return False
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return not any(len(line) > 2 * OPENINGS and too_deep(line) for line in data.split(b"\n"))
+
+
+def _read(data: bytes, known: list[pa.Field[Any]]) -> pa.Table | None:
+    reading = pj.ReadOptions(use_threads=False, block_size=len(data) + 16)
+    parsing = pj.ParseOptions(explicit_schema=pa.schema(known) if known else None, newlines_in_values=False)
+    try:
+        return pj.read_json(pa.BufferReader(data), read_options=reading, parse_options=parsing)
+    except pa.ArrowException:
+        return None
+
+
+def _without_moments(kind: Type) -> Type:
+    """The type with text where Arrow sees moments, as in `2024-01-31`."""
+    if kinds.is_timestamp(kind):
+        return pa.string()
+    if kinds.is_struct(kind):
+        return pa.struct([field.with_type(_without_moments(field.type)) for field in kind])
+    return pa.list_(_without_moments(kind.value_type)) if kinds.is_list(kind) else kind
+
+
+def _lossless(table: pa.Table) -> bool:
+    """Whether no number with a fraction is so large that it may have been a whole number."""
+    columns: list[Any] = [chunk for column in table.columns for chunk in column.chunks]
+    while columns:
+        values = columns.pop()
+        if kinds.is_struct(values.type):
+            columns += values.flatten()
+        elif kinds.is_list(values.type):
+            columns.append(values.flatten())
+        elif kinds.is_floating(values.type):
+            least, most = (found.as_py() for found in pc.min_max(values).values())
+            if least is not None and (least <= -MOST_EXACT or most >= MOST_EXACT):
+                return False
+    return True
