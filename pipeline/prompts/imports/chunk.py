@@ -12,6 +12,7 @@ CHUNK_BYTES = 8 << 20
 """Bytes of the input that a chunk is made of, about."""
 MOST_BYTES = 64 << 20
 """Bytes of a line, a value or a file that is one prompt, at most."""
+OTHER_ENCODING = "if it is of another encoding, say which: source.encoding=cp1252, for example"
 
 Bad: TypeAlias = tuple[str, str]
 """A place, such as `x.jsonl: line 7`, and what is wrong there."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.errors import InputRefused
 from pipeline.prompts.imports.blocks import blocks
-from pipeline.prompts.imports.chunk import CHUNK_BYTES, MOST_BYTES, Bad, Chunk
+from pipeline.prompts.imports.chunk import CHUNK_BYTES, MOST_BYTES, OTHER_ENCODING, Bad, Chunk
 from pipeline.prompts.imports.opened import Opened
 from pipeline.wording import brief, counted, one_line
 
@@ -73,9 +73,7 @@ def _lines(opened: Opened, progress: _Progress) -> Iterator[str]:
         except UnicodeDecodeError as error:
             assert isinstance(block.first, int)
             line = block.first + block.data.count(b"\n", 0, error.start)
-            raise InputRefused(
-                f"{opened.name}: line {line}: is not UTF-8: {error.reason}; say which encoding it has: source.encoding=cp1252, say"
-            ) from error
+            raise InputRefused(f"{opened.name}: line {line}: is not UTF-8: {error.reason}; {OTHER_ENCODING}") from error
         for line_text in text.splitlines(keepends=True) if _plain(text) else _split(text):
             progress.bytes += len(line_text)
             yield line_text

@@ -53,8 +53,8 @@ def _of_json(opened: Opened, by_name: str) -> str:
     if head.startswith(b"{") and not end:
         return "json"
     raise InputRefused(
-        f"{opened.name}: neither its name nor its first line says which format it has; say it with format=jsonl, json, csv, tsv, "
-        "text, files or openai_batch"
+        f"{opened.name}: neither its name nor its first line says which format it has; say it with format=jsonl, json, csv, "
+        "tsv, text, files or openai_batch"
     )
 
 

@@ -55,9 +55,8 @@ def _library(path: str) -> Any:
     try:
         return importlib.import_module("datasets")
     except ImportError as error:
-        raise InputRefused(
-            f"{one_line(path)}: a dataset of the hub is read with datasets, which is not installed: {INSTALL}"
-        ) from error
+        what = f"a dataset of the hub is read with datasets, which is not installed: {INSTALL}"
+        raise InputRefused(f"{one_line(path)}: {what}") from error
 
 
 def _plain(table: pa.Table) -> pa.Table:

@@ -244,9 +244,8 @@ def _target(config: ImportConfig, inputs: Sequence[Input]) -> Path:
         plain = stem if stem and not any(c in stem for c in "*?[") else "prompts"
         path = path / f"{plain}.parquet"
     if path.suffix.lower() not in (".parquet", ".pq"):
-        raise ConfigurationError(
-            f"output.path={given}: must be a Parquet file, such as {one_line(path.stem)}.parquet, or a folder"
-        )
+        example = f"{one_line(path.stem)}.parquet"
+        raise ConfigurationError(f"output.path={given}: must be a Parquet file, such as {example}, or a folder")
     if path.exists() or path.is_symlink():
         raise _there(path)
     return path

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -159,7 +159,7 @@ def _read(data: bytes, known: list[pa.Field[Any]]) -> pa.Table | None:
     reading = pj.ReadOptions(use_threads=False, block_size=len(data) + 16)
     parsing = pj.ParseOptions(explicit_schema=pa.schema(known) if known else None, newlines_in_values=False)
     try:
-        return pj.read_json(pa.BufferReader(data), read_options=reading, parse_options=parsing)
+        return pj.read_json(cast(IO[bytes], pa.BufferReader(data)), read_options=reading, parse_options=parsing)
     except pa.ArrowException:
         return None
 

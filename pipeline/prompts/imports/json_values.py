@@ -1,7 +1,7 @@
 """JSON that is not one object a line: a list of objects, or objects one after the other, however they are laid out.
 
-A window moves over the text; Python's decoder says where an object ends, and then it is handled as a line. It does not know what is
-in an object.
+A window moves over the text; Python's decoder says where an object ends, and then it is handled as a line. It does not know
+what is in an object.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from pipeline.errors import InputRefused
 from pipeline.prompts.imports.blocks import Block
-from pipeline.prompts.imports.chunk import CHUNK_BYTES, MOST_BYTES
+from pipeline.prompts.imports.chunk import CHUNK_BYTES, MOST_BYTES, OTHER_ENCODING
 from pipeline.prompts.imports.opened import Opened
 
 _READ_BYTES = 1 << 20
@@ -116,8 +116,8 @@ class _Window:
             more = self._decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
             line = self._line + self._text.count("\n", self._at) + data[: max(0, error.start)].count(b"\n")
-            raise InputRefused(f"{self._opened.name}: line {line}: is not UTF-8: {error.reason}; say which encoding it has: "
-                               "source.encoding=cp1252, say") from error  # fmt: skip
+            what = f"is not UTF-8: {error.reason}; {OTHER_ENCODING}"
+            raise InputRefused(f"{self._opened.name}: line {line}: {what}") from error
         self._text, self._at, self._ended = self._text[self._at :] + more, 0, not data
         return not self._ended
 

@@ -1,4 +1,4 @@
-"""One type for the values that a column has in all chunks, and values brought to it; what Parquet lacks is written in another way.
+"""One type for the values that a column has in all chunks, and values brought to it; what Parquet lacks is written otherwise.
 
 The type of all columns together is a struct. A column that has no value yet has the type null, an object that never had a field
 the type `struct<>`: Parquet has neither, so they are written as text, without values or with `{}`.
@@ -176,7 +176,9 @@ def fitted(values: Any, was: Type, now: Type, path: tuple[str, ...] = ()) -> Any
     try:
         return values.cast(wanted)
     except pa.ArrowInvalid:
-        large = pc.filter(values, pc.greater(pc.abs(values), MOST_EXACT)) if kinds.is_integer(was) else values
+        large = (
+            pc.filter(values, pc.greater(pc.abs(values), pa.scalar(MOST_EXACT))) if kinds.is_integer(was) else values
+        )
         example = large[0].as_py() if len(large) else ""
         raise Misfit(path, "a number with a fraction", f"the whole number {example}, which is not exact then") from None
 

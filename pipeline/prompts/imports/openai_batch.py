@@ -74,11 +74,7 @@ class Batch:
         if not found:
             return None
         logprobs = {"logprobs", "top_logprobs"} & set(found)
-        instead = (
-            "; every output has token_logprobs, and stats.top_logprobs=K adds the K most likely tokens"
-            if logprobs
-            else ""
-        )
+        instead = "; every output has token_logprobs, stats.top_logprobs=K adds the likeliest" if logprobs else ""
         return f"kept in the column unmapped, as generate does not follow them: {listed(found)}{instead}"
 
 
@@ -92,9 +88,8 @@ def _asked(body: dict[str, Any]) -> dict[str, Any]:
         return {"prompt": prompt}
     if isinstance(prompt, list):
         raise Unusable("has a list as its prompt; write a request for each")
-    raise Unusable(
-        f"has no messages and no prompt in its body, which has {listed([brief(name) for name in body]) or 'nothing'}"
-    )
+    there = listed([brief(name) for name in body]) or "nothing"
+    raise Unusable(f"has no messages and no prompt in its body, which has {there}")
 
 
 def _schema(value: Any) -> dict[str, Any] | None:

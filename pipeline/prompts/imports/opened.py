@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import codecs
 import lzma
+from io import IOBase
 from types import TracebackType
-from typing import IO, Any
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
@@ -20,7 +21,8 @@ _MAGIC = {
     b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4", b"\xfd7zXZ\x00": "xz",
 }  # fmt: skip
 _NO_TEXT = {
-    b"PAR1": "a Parquet file: generate reads it as it is", b"PK\x03\x04": "a zip archive or a spreadsheet: unpack it, or save it as CSV",
+    b"PAR1": "a Parquet file: generate reads it as it is",
+    b"PK\x03\x04": "a zip archive or a spreadsheet: unpack it or save it as CSV",
     b"ARROW1": "an Arrow file: write it as Parquet", b"SQLite format 3": "a database: export its table as CSV",
     b"ORC": "an ORC file: write it as Parquet", b"%PDF": "a PDF", b"\x7fELF": "a program",
 }  # fmt: skip
@@ -78,9 +80,9 @@ class Opened:
         if not self.packing:
             return raw
         if self.packing == "xz":
-            stream: IO[bytes] = lzma.LZMAFile(raw)  # type: ignore[arg-type]  # it reads, which is all that is needed
-            return stream
-        return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), self.packing)
+            return lzma.LZMAFile(cast(BinaryIO, raw))
+        file, packing = cast(IOBase, raw), cast(Any, self.packing)
+        return pa.CompressedInputStream(pa.PythonFile(file, mode="r"), packing)
 
     def _peeked(self, count: int) -> bytes:
         while len(self._head) < count and (more := self._read_stream(count - len(self._head))):

@@ -1,8 +1,8 @@
 """Writes tables of any schema to one Parquet file, though the schema is known only when the last of them was seen.
 
-Row groups go to the file at once, in the schema that is known by then. When a table brings another, the file becomes a part, and
-a new one is begun; in the end all parts are brought to the last schema. Most inputs show their schema in the first megabytes, so
-that there is one part, which is the file. It does not know what the rows are.
+Row groups go to the file at once, in the schema that is known by then. When a table brings another, the file becomes a part,
+and a new one is begun; in the end all parts are brought to the last schema. Most inputs show their schema in the first
+megabytes, so that there is one part, which is the file. It does not know what the rows are.
 """
 
 from __future__ import annotations

@@ -7,11 +7,9 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from pipeline.prompts.imports.blocks import Block, blocks
-from pipeline.prompts.imports.chunk import CHUNK_BYTES, MOST_BYTES, Bad, Chunk
+from pipeline.prompts.imports.chunk import CHUNK_BYTES, MOST_BYTES, OTHER_ENCODING, Bad, Chunk
 from pipeline.prompts.imports.inputs import Input
 from pipeline.prompts.imports.opened import Opened
-
-_OTHER_ENCODING = "say which encoding it has: source.encoding=cp1252, say"
 
 
 def lines(opened: Opened) -> Iterator[Chunk]:
@@ -28,7 +26,7 @@ def _texts(block: Block, bad: list[Bad]) -> Iterator[str]:
         try:
             yield line.removesuffix(b"\r").decode()
         except UnicodeDecodeError as error:
-            what = f"is not UTF-8: {error.reason} at byte {error.start + 1}; {_OTHER_ENCODING}"
+            what = f"is not UTF-8: {error.reason} at byte {error.start + 1}; {OTHER_ENCODING}"
             bad.append((block.place(number), what))
 
 
@@ -43,7 +41,7 @@ def whole(opened: Opened) -> tuple[str | None, list[Bad]]:
     try:
         text = b"".join(pieces).decode()
     except UnicodeDecodeError as error:
-        return None, [(opened.name, f"is not UTF-8: {error.reason} at byte {error.start + 1}; {_OTHER_ENCODING}")]
+        return None, [(opened.name, f"is not UTF-8: {error.reason} at byte {error.start + 1}; {OTHER_ENCODING}")]
     return text.removesuffix("\n").removesuffix("\r"), []
 
 
