@@ -163,7 +163,8 @@ class _Import:
         kind: Type = pa.struct(list(table.schema))
         try:
             together = merged(parts.kind, kind)
-            _check_fields(together)
+            if leaves(together) > MOST_FIELDS:
+                raise _too_many(next((f"{place}: " for place, _ in chunk.records()), ""), together)
             parts.add(table, kind)
         except Misfit as misfit:
             raise self._refused(chunk, parts.kind, misfit) from misfit
@@ -219,13 +220,11 @@ class _Import:
             raise _there(self._target) from error
 
 
-def _check_fields(kind: Type) -> None:
-    if leaves(kind) <= MOST_FIELDS:
-        return
+def _too_many(place: str, kind: Type) -> InputRefused:
     most = max(kind, key=lambda field: leaves(field.type))
-    raise InputRefused(
-        f"{brief(most.name)} has {leaves(most.type):,} fields in all rows together, and all columns more than {MOST_FIELDS:,}: "
-        f"keep it as JSON text with {json_columns(most.name)}"
+    return InputRefused(
+        f"{place}here or soon after, {brief(most.name)} has {leaves(most.type):,} fields in all rows together, and all columns "
+        f"more than {MOST_FIELDS:,}: keep it as JSON text with {json_columns(most.name)}"
     )
 
 

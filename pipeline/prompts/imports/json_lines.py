@@ -131,13 +131,15 @@ def fast(data: bytes, texts: list[pa.Field[Any]]) -> pa.Table | None:
     """
     if not _safe(data):
         return None
-    lines = sum(1 for line in data.split(b"\n") if line.strip())
+    lines = [line for line in data.split(b"\n") if line.strip()]
     if not lines:
         return pa.table({})
+    if any(line[:1] != b"{" and line.lstrip()[:1] != b"{" for line in lines):  # null is a row without values to Arrow
+        return None
     table = _read(data, texts)
     if table is None and texts:
         table = _read(data, [])
-    if table is None or table.num_rows != lines:
+    if table is None or table.num_rows != len(lines):
         return None
     if any(_without_moments(field.type) != field.type for field in table.schema):
         table = _read(data, [field.with_type(_without_moments(field.type)) for field in table.schema])

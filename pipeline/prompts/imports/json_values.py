@@ -85,25 +85,26 @@ class _Window:
     def _value(self) -> str:
         """Return the text of the value that begins here, and go to its end."""
         while True:
+            text, at = self._text, self._at
             try:
-                _, end = _DECODER.raw_decode(self._text, self._at)
+                _, end = _DECODER.raw_decode(text, at)
             except json.JSONDecodeError as error:
-                cut = error.pos >= len(self._text) - _TAIL or error.msg.startswith("Unterminated string")
-                if cut and self._more(max(_READ_BYTES, len(self._text) - self._at)):
+                in_string = error.msg.startswith("Unterminated string")
+                cut = in_string or error.pos >= len(text) - _TAIL
+                if cut and self._more(max(_READ_BYTES, len(text) - at)):
                     continue
-                line = self._line + self._text.count("\n", self._at, error.pos)
-                at_end = error.pos >= len(self._text) or error.msg.startswith("Unterminated string")
+                line = self._line + text.count("\n", at, error.pos)
+                at_end = in_string or error.pos >= len(text)
                 what = "the file is cut off within a value" if at_end else f"is not JSON: {error.msg}"
                 raise InputRefused(f"{self._opened.name}: line {line}: {what}") from error
             except RecursionError as error:
                 raise self._refused("is nested too deeply") from error
             except ValueError as error:
                 raise self._refused(f"has a number that cannot be read: {error}") from error
-            if end < len(self._text) or not self._more(_READ_BYTES):  # or a number may go on
-                text = self._text[self._at : end]
-                self._line += text.count("\n")
-                self._at = end
-                return text
+            if end < len(text) or not self._more(_READ_BYTES):  # or a number may go on
+                self._at = end if self._text is text else end - at
+                self._line += text.count("\n", at, end)
+                return text[at:end]
 
     def _more(self, count: int) -> bool:
         """Read on; false at the end of the file."""

