@@ -136,7 +136,7 @@ class _Import:
         if kind == "text":
             return text.lines(opened)
         found = values(opened) if kind == "json" else blocks(opened)
-        return LineParser(self._change(kind)).parse(found)
+        return LineParser(self._change(kind), self._config.columns).parse(found)
 
     def _change(self, kind: str) -> Change | None:
         as_text = self._config.json_columns
@@ -171,8 +171,7 @@ class _Import:
 
     def _refused(self, chunk: Chunk, known: Type, misfit: Misfit) -> InputRefused:
         """The refusal of a chunk whose types do not go with those before it, with the line that it is about."""
-        names = set(self._config.columns) or self._seen
-        placed = [(place, {k: v for k, v in record.items() if k in names}) for place, record in chunk.records()]
+        placed = list(chunk.records())
         kind = known
         for place, record in placed:
             try:

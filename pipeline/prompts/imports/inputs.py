@@ -10,11 +10,9 @@ from dataclasses import dataclass
 
 from pyarrow import fs
 
-from pipeline.errors import InputRefused
 from pipeline.prompts.files.foreign import IMPORTED, PACKED
 from pipeline.prompts.files.locate import filesystem_for, find_files
-from pipeline.prompts.files.walk import Kind, entry
-from pipeline.wording import one_line, without_secrets
+from pipeline.wording import without_secrets
 
 _ENDINGS = {
     "auto": IMPORTED, "jsonl": (".jsonl", ".ndjson", ".json"), "json": (".json",), "csv": (".csv",), "tsv": (".tsv", ".tab"),
@@ -50,12 +48,6 @@ def find_inputs(paths: Sequence[str], kind: str) -> list[Input]:
         files = find_files(filesystem, inner, without_secrets(path), suffixes, "files that can be imported")
         many = len(files) > 1 or files[0].path != inner
         for file in files:
-            info = filesystem.get_file_info(file.path)
-            if info.type != fs.FileType.File:
-                at = entry(filesystem, file.path)
-                what = "a pipe or a device" if at is not None and at.kind is Kind.OTHER else "not there"
-                raise InputRefused(f"{one_line(file.name)}: is {what}")
-            found.append(
-                Input(file.name if many or "://" in path else path, filesystem, file.path, info.size or 0, many)
-            )
+            size = filesystem.get_file_info(file.path).size or 0
+            found.append(Input(file.name if many or "://" in path else path, filesystem, file.path, size, many))
     return found

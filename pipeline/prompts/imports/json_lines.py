@@ -7,7 +7,7 @@ rows and lines are as many, the text is UTF-8, and no number with a fraction is 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any, cast
 
@@ -30,13 +30,14 @@ Change = Callable[[dict[str, Any]], dict[str, Any]]
 class LineParser:
     """Parses blocks; where the first has texts that look like moments, Arrow is told for all others that they are texts."""
 
-    def __init__(self, change: Change | None = None) -> None:
+    def __init__(self, change: Change | None = None, columns: Collection[str] = ()) -> None:
         """Begin.
 
         Args:
             change: Applied to every record, which takes several times as long.
+            columns: The fields that are wanted, so that it does not matter what others hold; none: all.
         """
-        self._change = change
+        self._change, self._columns = change, columns
         self._texts: list[pa.Field[Any]] = []
 
     def parse(self, blocks: Iterator[Block]) -> Iterator[Chunk]:
@@ -93,7 +94,7 @@ class LineParser:
 
     def _records(self, block: Block, bad: list[Bad]) -> Iterator[Placed]:
         for place, _, record in self._careful(block, bad):
-            yield place, record
+            yield place, {n: v for n, v in record.items() if n in self._columns} if self._columns else record
 
     def _by_python(self, block: Block) -> pa.Table:
         """The records of a block as Python sees them.
@@ -161,9 +162,11 @@ def _read(data: bytes, known: list[pa.Field[Any]]) -> pa.Table | None:
     reading = pj.ReadOptions(use_threads=False, block_size=len(data) + 16)
     parsing = pj.ParseOptions(explicit_schema=pa.schema(known) if known else None, newlines_in_values=False)
     try:
-        return pj.read_json(cast(IO[bytes], pa.BufferReader(data)), read_options=reading, parse_options=parsing)
+        table = pj.read_json(cast(IO[bytes], pa.BufferReader(data)), read_options=reading, parse_options=parsing)
+        table.validate(full=True)  # Arrow 26 counts nulls one after the other in a list as one
     except pa.ArrowException:
         return None
+    return table
 
 
 def _without_moments(kind: Type) -> Type:
