@@ -15,6 +15,7 @@ from jobs.leave import leave
 from jobs.options.arguments import Arguments
 from jobs.spec import JobSpec
 from pipeline.errors import ConfigurationError, ExitCode
+from pipeline.prompts.files.foreign import override
 from pipeline.prompts.imports.config import ImportConfig
 
 if TYPE_CHECKING:
@@ -35,22 +36,17 @@ def overrides(words: Sequence[str]) -> tuple[str, ...]:
     has_source = any(word.startswith("source.path=") for word in others)
     if not has_output:
         if len(places) == 1 and not has_source:
-            raise ConfigurationError(
-                f"import {places[0]}: into which file? write promptmill import {places[0]} prompts.parquet"
-            )
-        others.append(f"output.path={quoted(places.pop())}")
+            example = f"promptmill import {places[0]} prompts.parquet"
+            raise ConfigurationError(f"import {places[0]}: into which file? {example}")
+        others.append(override("output.path", places.pop()))
     if places and has_source:
         raise ConfigurationError(f"{places[0]} and source.path: both say what is read; give one of them")
-    if places:
-        value = quoted(places[0]) if len(places) == 1 else "[" + ",".join(map(quoted, places)) + "]"
-        others.append(f"source.path={value}")
+    if len(places) == 1:
+        others.append(override("source.path", places[0]))
+    elif places:
+        values = (override("", place).removeprefix("=") for place in places)
+        others.append(f"source.path=[{','.join(values)}]")
     return tuple(others)
-
-
-def quoted(text: str) -> str:
-    """A text in Hydra's quotes, with nothing in it that Hydra or OmegaConf would resolve."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("${", "\\${")
-    return f'"{escaped}"'
 
 
 def _compose(arguments: Arguments) -> list[Composed[ImportConfig]]:

@@ -5,6 +5,7 @@ It does not look into the file.
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import PurePath
 
@@ -64,9 +65,16 @@ def _plain(name: str) -> str:
     return name
 
 
+def override(key: str, value: str) -> str:
+    """Return KEY=VALUE as the command line takes it: in quotes where the value has anything that its grammar knows."""
+    if re.fullmatch(r"[\w./-]*[A-Za-z_/][\w./-]*", value, re.ASCII) and value.lower() not in ("null", "true", "false"):
+        return f"{key}={value}"
+    text = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", value)  # begins no interpolation
+    text = re.sub(r'(\\*)"', r'\1\1\\"', text)
+    trailing = len(text) - len(text.rstrip("\\"))
+    return f'{key}="{text}' + trailing * "\\" + '"'
+
+
 def _word(key: str, path: str) -> str:
     """A path as a word of the command line; one that looks like an option has its key before it."""
-    if "=" not in path and not path.startswith("-"):
-        return shlex.quote(path)
-    escaped = path.replace("\\", "\\\\").replace('"', '\\"')
-    return shlex.quote(f'{key}="{escaped}"')
+    return shlex.quote(path if "=" not in path and not path.startswith(("-", "~")) else override(key, path))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.types as kinds
 
+from pipeline.prompts.files.foreign import override
 from pipeline.prompts.files.kinds import is_text
 from pipeline.prompts.imports.importing import Imported
 from pipeline.wording import counted, one_line
@@ -48,11 +49,11 @@ def spelled(kind: Any) -> str:
 def command(made: Imported) -> str:
     """The command that generates from the file, with the columns that can only be meant."""
     target = made.path.name.partition(".")[0] or "prompts"
-    words = [f"source.path={shown(made.path)}", *_uses(made.columns), f"output.path=outputs/{target}"]
-    return shlex.join(["promptmill", "generate", *map(_value_quoted, words)])
+    uses = [("source.path", shown(made.path)), *_uses(made.columns), ("output.path", f"outputs/{target}")]
+    return shlex.join(["promptmill", "generate", *(override(key, value) for key, value in uses)])
 
 
-def _uses(columns: Mapping[str, Any]) -> Iterator[str]:
+def _uses(columns: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     texts = [name for name, kind in columns.items() if is_text(kind)]
     of_role = [name for name, kind in columns.items() if kinds.is_list(kind) and _is_message(kind.value_type)]
     as_text = [name for name in _MESSAGES[:1] if name in texts]
@@ -61,27 +62,18 @@ def _uses(columns: Mapping[str, Any]) -> Iterator[str]:
     free = [name for name in texts if name not in (identity, "sampling", "tools", "unmapped", "file")]
     if of_role or as_text:
         preferred = [name for name in _MESSAGES if name in of_role] + of_role + as_text
-        yield f"source.messages_column={preferred[0]}"
+        yield "source.messages_column", preferred[0]
     elif named or len(free) == 1:
         column = (named or free)[0]
         if column != "prompt":
-            yield f"source.prompt_column={column}"
+            yield "source.prompt_column", column
     else:
-        yield "source.prompt_column=COLUMN"
+        yield "source.prompt_column", "COLUMN"
     if identity is not None:
-        yield f"source.id_column={identity}"
+        yield "source.id_column", identity
     if "sampling" in columns and (is_text(columns["sampling"]) or kinds.is_struct(columns["sampling"])):
-        yield "source.sampling_column=sampling"
+        yield "source.sampling_column", "sampling"
 
 
 def _is_message(kind: Any) -> bool:
     return kinds.is_struct(kind) and {"role", "content"} <= {field.name for field in kind}
-
-
-def _value_quoted(word: str) -> str:
-    """An override whose value has nothing of Hydra's grammar in it; quoted where it has."""
-    key, _, value = word.partition("=")
-    if all(c.isalnum() or c in "/_.-" for c in value):
-        return word
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'{key}="{escaped}"'
