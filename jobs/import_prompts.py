@@ -70,7 +70,7 @@ def run(config: ImportConfig, config_yaml: str) -> int:
 
 JOB = JobSpec(
     name="import",
-    summary="JSON Lines, JSON, CSV, text, OpenAI batch files or a hub dataset → a Parquet file of prompts",
+    summary="JSON Lines, JSON, CSV, text, OpenAI batches or a hub dataset → Parquet",
     schema=ImportConfig,
     run=run,
     compose=_compose,

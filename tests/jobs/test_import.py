@@ -99,7 +99,7 @@ def test_any_name_of_a_file(name: str, tmp_path: Path, capsys: pytest.CaptureFix
             ["source.path=[]", "output.path=b.parquet"],
             "source.path=[]: must be a file, a folder, a glob or a URI, or a list",
         ),
-        (["a.jsonl", "b.parquet", "sorce.path=x"], "sorce.path: no such key; did you mean source.path?"),
+        (["a.jsonl", "b.parquet", "sorce.path=x"], "sorce.path: no such key; did you mean source.path"),
         (["a.jsonl", "b.parquet"], "source.path='a.jsonl': there is no such file or directory"),
     ],
 )
