@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from jobs.launch import launch
+from jobs.launch import launch, show
 from jobs.leave import leave
 from jobs.options.arguments import Arguments
 from jobs.spec import JobSpec
@@ -63,9 +63,7 @@ def run(config: ImportConfig, config_yaml: str) -> int:
 
     with signals_raise():
         made = import_prompts(config)
-    for line in lines(made):
-        print(line)
-    return ExitCode.COMPLETE
+    return show("".join(f"{line}\n" for line in lines(made)))
 
 
 JOB = JobSpec(

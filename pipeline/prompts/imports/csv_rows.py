@@ -6,6 +6,7 @@ A quoted value may have line ends in it.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
@@ -32,7 +33,7 @@ def rows(opened: Opened, delimiter: str | None) -> Iterator[Chunk]:
     csv.field_size_limit(MOST_BYTES)
     if delimiter is None:
         head = opened.peek().partition(b"\n")[0].decode(errors="replace")
-        delimiter = max(DELIMITERS, key=head.count)
+        delimiter = max(DELIMITERS, key=re.sub('"[^"]*"', "", head).count)
     progress = _Progress()
     reader = csv.reader(_lines(opened, progress), delimiter=delimiter, strict=True)
     names = _header(opened, reader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +28,8 @@ from pipeline.prompts.imports.opened import Opened
 from pipeline.prompts.imports.parts import Parts
 from pipeline.prompts.imports.progress import Progress
 from pipeline.prompts.imports.refusals import json_columns, misfit_refused
-from pipeline.wording import brief, did_you_mean, listed, one_line
+from pipeline.store.appearing import Appearing
+from pipeline.wording import brief, did_you_mean, listed, one_line, without_secrets
 
 MOST_FIELDS = 2000
 """Columns of Parquet that a row may be, those within objects counted one by one."""
@@ -90,9 +92,10 @@ class _Import:
     def run(self) -> Imported:
         start = time.monotonic()
         folder = self._target.parent
-        _make_folder(folder)
+        made = _made_folders(folder)
         parts = Parts(folder, self._config.row_group_rows)
         try:
+            Appearing(folder).close()  # it can be written there, then
             with Progress(sum(file.size for file in self._inputs)) as progress:
                 for chunk in self._chunks(progress):
                     self._take(chunk, parts)
@@ -103,6 +106,9 @@ class _Import:
                 size = self._finish(parts)
         except BaseException:
             parts.drop()
+            for new in made:
+                with contextlib.suppress(OSError):  # another may have put something there
+                    new.rmdir()
             raise
         columns = {field.name: written(field.type) for field in parts.kind}
         notes = [told] if (told := self._batch.told()) is not None else []
@@ -206,7 +212,7 @@ class _Import:
                     )
                     raise InputRefused(f"{option}: there is no column {brief(name)}{hint}")
         if not len(parts.kind):
-            names = listed([one_line(path) for path in self._config.source.paths], 3)
+            names = listed([without_secrets(path) for path in self._config.source.paths], 3)
             skipped = f" ({self._skipped:,} lines were left out)" if self._skipped else ""
             raise InputRefused(f"{names}: there is no row with a field in it{skipped}: nothing to import")
 
@@ -253,8 +259,11 @@ def _there(path: Path) -> PlanRefused:
     return PlanRefused(f"output.path={one_line(path)}: is there already; remove it, or give another name")
 
 
-def _make_folder(folder: Path) -> None:
+def _made_folders(folder: Path) -> list[Path]:
+    """Make a folder and those above it, and return those that were not there, the innermost first."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PlanRefused(f"output.path: {one_line(folder)} cannot be made: {error.strerror}") from error
+    return missing

@@ -26,7 +26,8 @@ def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., I
         if data is not None:
             (tmp_path / name).write_bytes(data.encode() if isinstance(data, str) else data)
         target = ImportOutput(path=options.pop("target", "out.parquet"))
-        (tmp_path / target.path).unlink(missing_ok=True)
+        if (tmp_path / target.path).is_file():
+            (tmp_path / target.path).unlink()
         return import_prompts(ImportConfig(source=ImportSource(path=name, **source or {}), output=target, **options))
 
     return run

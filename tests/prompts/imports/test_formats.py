@@ -29,6 +29,7 @@ BATCH = '{"custom_id": "r1", "method": "POST", "url": "/v1/completions", "body":
         ("x.json", "\n\n  " + LINES, ROWS),
         ("x.csv", "prompt,n\na,1\nb,2\n", TEXT_ROWS), ("x.csv", "prompt;n\r\na;1\r\nb;2", TEXT_ROWS),
         ("x.tsv", "prompt\tn\na\t1\nb\t2\n", TEXT_ROWS), ("x.csv", '\ufeffprompt,"n"\na,"1"\n\nb,2', TEXT_ROWS),
+        ("x.csv", '"a;b;c",prompt\n0,a\n', [{"a;b;c": "0", "prompt": "a"}]),
         ("x.csv", ",prompt\n0,a\n", [{"column_1": "0", "prompt": "a"}]), ("x.csv", "prompt\n", []),
         ("x.txt", "a, b\n\nc\r\n", [{"prompt": "a, b"}, {"prompt": "c"}]), ("x.txt", "", []),
         ("x.jsonl", BATCH, [{"custom_id": "r1", "prompt": "a", "sampling": None}]),
@@ -151,3 +152,46 @@ def test_a_target_that_is_there_is_not_touched(tmp_path: Path, read: Read, monke
 def test_nothing_to_read(path: str, told: str, read: Read) -> None:
     with pytest.raises(InputRefused, match=told):
         read(path)
+
+
+def test_a_folder_that_was_made_is_gone_after_a_refusal(tmp_path: Path, read: Read) -> None:
+    with pytest.raises(InputRefused, match="line 1: is not JSON"):
+        read("x.jsonl", "no", target="new/er/out.parquet", format="jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.jsonl"]
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InputRefused, match="line 1: is not JSON"):
+        read("x.jsonl", "no", target="mine/out.parquet", format="jsonl")
+    assert (tmp_path / "mine").is_dir()
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_read(read: Read) -> None:
+    with pytest.raises(PlanRefused, match="/proc: nothing can be written there"):
+        read("x.jsonl", "no", target="/proc/out.parquet", format="jsonl")
+    with pytest.raises(PlanRefused, match=r"x\.jsonl/y cannot be made: Not a directory"):
+        read("x.jsonl", "no", target="x.jsonl/y/out.parquet", format="jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "told"),
+    [
+        ("x.jsonl", LINES + json.dumps({"prompt": "y" * 200_000}), "x.jsonl: line 3: is longer than 0 MiB; if this is one"),
+        ("x.json", '[{"prompt": "a"},\n{"prompt": "' + "y" * 200_000, "x.json: line 2: a value of more than 0 MiB begins"),
+        ("x.txt", "a\n" + "y" * 200_000, "x.txt: line 2: is longer than 0 MiB"),
+    ],
+)  # fmt: skip
+def test_lines_and_values_without_end(
+    name: str, data: str, told: str, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("blocks", "json_values"):
+        monkeypatch.setattr(f"pipeline.prompts.imports.{module}.MOST_BYTES", 1000)
+        monkeypatch.setattr(f"pipeline.prompts.imports.{module}.CHUNK_BYTES", 100)
+        monkeypatch.setattr(f"pipeline.prompts.imports.{module}._READ_BYTES", 100)
+    with pytest.raises(InputRefused) as refused:
+        read(name, data)
+    assert told in str(refused.value)
+
+
+def test_a_file_that_is_no_prompt(tmp_path: Path, read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.prompts.imports.text.MOST_BYTES", 100)
+    with pytest.raises(InputRefused, match=r"x\.txt: has more than 0 MiB, which is no prompt"):
+        read("x.txt", "y" * 200, format="files")
