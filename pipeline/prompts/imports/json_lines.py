@@ -23,6 +23,7 @@ from pipeline.prompts.imports.one_record import OPENINGS, Unusable, dumped, reco
 from pipeline.prompts.imports.refusals import misfit_refused
 
 THREADS = 2
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[{\n"))
 Change = Callable[[dict[str, Any]], dict[str, Any]]
 """Makes of a record what is to be imported of it, or raises `Unusable`."""
 
@@ -65,7 +66,7 @@ class LineParser:
             pool.shutdown(cancel_futures=True)
 
     def _moments(self, block: Block) -> Iterator[pa.Field[Any]]:
-        table = _read(block.data, []) if self._change is None and _safe(block.data) else None
+        table = _read(block.data, []) if self._change is None and _objects(block.data) else None
         for field in table.schema if table is not None else ():
             if (text := _without_moments(field.type)) != field.type:
                 yield field.with_type(text)
@@ -130,32 +131,40 @@ def fast(data: bytes, texts: list[pa.Field[Any]]) -> pa.Table | None:
         data: Lines.
         texts: Columns whose type is known, for Arrow would take them for moments.
     """
-    if not _safe(data):
-        return None
-    lines = [line for line in data.split(b"\n") if line.strip()]
+    lines = _objects(data)
     if not lines:
-        return pa.table({})
-    if any(line[:1] != b"{" and line.lstrip()[:1] != b"{" for line in lines):  # null is a row without values to Arrow
-        return None
+        return None if lines is None else pa.table({})
     table = _read(data, texts)
     if table is None and texts:
         table = _read(data, [])
-    if table is None or table.num_rows != len(lines):
+    if table is None or table.num_rows != lines:
         return None
     if any(_without_moments(field.type) != field.type for field in table.schema):
         table = _read(data, [field.with_type(_without_moments(field.type)) for field in table.schema])
     return table if table is not None and _lossless(table) else None
 
 
-def _safe(data: bytes) -> bool:
-    """Whether Arrow's parser comes back from it, and gives what it says: UTF-8, no line nested in thousands of levels."""
+def _objects(data: bytes) -> int | None:
+    """How many lines there are that are not blank; null if they are nothing for Arrow's parser.
+
+    It does not come back from a line that is nested in thousands of levels, takes a null for a row without values, and does not
+    look whether a text is UTF-8.
+    """
     if b"\0" in data:
-        return False
+        return None
     try:
         data.decode()
     except UnicodeDecodeError:
-        return False
-    return not any(len(line) > 2 * OPENINGS and too_deep(line) for line in data.split(b"\n"))
+        return None
+    brackets = data.translate(None, _NO_BRACKETS).split(b"\n")
+    if any(len(line) > OPENINGS for line in brackets) and any(map(too_deep, data.split(b"\n"))):
+        return None
+    if not brackets[-1]:
+        brackets.pop()
+    if all(line.startswith(b"{") for line in brackets):
+        return len(brackets)
+    lines = [line for line in map(bytes.lstrip, data.split(b"\n")) if line]
+    return len(lines) if all(line.startswith(b"{") for line in lines) else None
 
 
 def _read(data: bytes, known: list[pa.Field[Any]]) -> pa.Table | None:
