@@ -159,7 +159,7 @@ def _objects(data: bytes) -> int | None:
     brackets = data.translate(None, _NO_BRACKETS).split(b"\n")
     if any(len(line) > OPENINGS for line in brackets) and any(map(too_deep, data.split(b"\n"))):
         return None
-    if not brackets[-1]:
+    if data.endswith(b"\n"):
         brackets.pop()
     if all(line.startswith(b"{") for line in brackets):
         return len(brackets)

@@ -44,6 +44,8 @@ BAD = {
     "list.jsonl": (ROW + b"[1, 2]\n", "line 2: is a list, not an object"),
     "number.jsonl": (ROW + b"12\n", "line 2: is a number, not an object"),
     "text.jsonl": (ROW + b'"b"\n', "line 2: is a text, not an object"),
+    "last_number.jsonl": (ROW + b"12", "line 2: is a number, not an object"),
+    "last_null.jsonl": (ROW + b"null", "line 2: is null, not an object"),
     "null.jsonl": (ROW + b"null\n", "line 2: is null, not an object"),
     "twice.jsonl": (ROW + b'{"prompt": "b", "prompt": "c"}\n', "line 2: has the field 'prompt' twice"),
     "within_twice.jsonl": (ROW + b'{"x": {"a": 1, "a": 2}}\n', "line 2: has the field 'a' twice"),
