@@ -22,7 +22,7 @@ class JobSpec(Generic[Config]):
     """A job. Its module, its configuration dataclass and `conf/NAME.yaml` are all that it takes.
 
     Attributes:
-        name: The word after `promptmill`, and the name of the module.
+        name: The word after `promptmill`, and the name of the module where it can be one.
         summary: One line for the help pages.
         schema: The root dataclass of its configuration; every field's metadata has its `help`.
         run: Does the job with the configuration that was composed and its YAML, and returns the exit code.

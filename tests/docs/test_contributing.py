@@ -12,8 +12,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import feather
 
 from jobs.options.keys import keys
 from pipeline.prompts.config import SourceConfig
@@ -136,10 +138,10 @@ def test_the_source_gives_what_is_in_the_archive(outputs: dict[str, Path]) -> No
 
 
 def test_the_converter_makes_a_source(project: Path, tmp_path: Path) -> None:
-    lines = tmp_path / "prompts.jsonl"
-    lines.write_text('{"prompt": "Once", "topic": "a"}\n{"prompt": null, "topic": "b"}\n')
+    arrow = tmp_path / "prompts.arrow"
+    feather.write_feather(pa.table({"prompt": ["Once", None], "topic": ["a", "b"]}), str(arrow))
     target = tmp_path / "prompts.parquet"
-    subprocess.run([sys.executable, project / "to_parquet.py", lines, target], check=True, timeout=900)
+    subprocess.run([sys.executable, project / "to_parquet.py", arrow, target], check=True, timeout=900)
     source = open_source(SourceConfig(path=str(target), keep_columns=["topic"]))
     assert [file.rows for file in source.files] == [2]
 

@@ -15,7 +15,6 @@ from jobs.options.compose import compose_runs
 from jobs.options.keys import keys, sections
 from jobs.options.page import presets
 from jobs.spec import specs
-from jobs.submit import read
 from pipeline.errors import ExitCode
 from pipeline.types import ErrorCode
 from pipeline.work.config import GenerateConfig
@@ -33,10 +32,9 @@ PATHS = ["source.path=in.parquet", "output.path=out"]
 
 
 def composed(words: list[str], job: str = "generate") -> list[object]:
-    if job == "submit":
-        return [read(parse(words))]
-    schema: type[object] = specs()[job].schema
-    return [run.config for run in compose_runs(job, schema, parse(words))]
+    spec = specs()[job]
+    runs = compose_runs(job, spec.schema, parse(words)) if spec.compose is None else spec.compose(parse(words))
+    return [run.config for run in runs]
 
 
 def overrides_of_the_table() -> list[str]:
@@ -80,7 +78,7 @@ def test_presets_are_named() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_every_key_named_is_there(document: Document) -> None:
-    assert not keys_named(document) - set(KEYS)
+    assert not keys_named(document) - {name for spec in specs().values() for name in keys(spec.schema)}
 
 
 def test_keys_are_named() -> None:

@@ -5,24 +5,31 @@ It does not look into the file.
 
 from __future__ import annotations
 
-_READERS = {
-    ".jsonl": "json.read_json('{0}')", ".ndjson": "json.read_json('{0}')", ".csv": "csv.read_csv('{0}')",
-    ".tsv": "csv.read_csv('{0}', parse_options=csv.ParseOptions(delimiter='\\t'))",
-    ".feather": "feather.read_table('{0}')", ".orc": "orc.read_table('{0}')",
-}  # fmt: skip
-_OTHERS = (".json", ".txt", ".xlsx", ".xls", ".arrow", ".db", ".sqlite", ".zip", ".tar", ".parquet.gz")
-_PACKED = (".gz", ".bz2")
+import re
+import shlex
+from pathlib import PurePath
+
+IMPORTED = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".txt")
+"""What `promptmill import` reads."""
+PACKED = (".gz", ".zst", ".bz2", ".xz", ".lz4")
+"""How that may be compressed."""
+_READERS = {".feather": "feather.read_table('{0}')", ".orc": "orc.read_table('{0}')"}
+_OTHERS = (".xlsx", ".xls", ".arrow", ".db", ".sqlite", ".zip", ".tar", ".parquet.gz")
 
 
-def conversion(name: str) -> str:
-    """Return what to do with a file that may be of another format, as the end of a message; empty if its name tells nothing."""
-    plain = name
-    for ending in _PACKED:
-        plain = plain.removesuffix(ending)
+def conversion(name: str, given: str | None = None) -> str:
+    """Return what to do with a file that may be of another format, as the end of a message; empty if its name tells nothing.
+
+    Args:
+        name: The file, as a command can take it.
+        given: What was asked for, where that is more than the file: a folder, a glob or a URI.
+    """
+    if is_imported(name):
+        return f"; prompts are read from Parquet: {import_command(given or name)} makes it"
     for ending, reader in _READERS.items():
-        if plain.lower().endswith(ending):
+        if name.lower().endswith(ending):
             module = reader.partition(".")[0]
-            target = plain[: -len(ending)] + ".parquet"
+            target = name[: -len(ending)] + ".parquet"
             return (
                 f'; prompts are read from Parquet: convert it once with python -c "from pyarrow import {module}, parquet; '
                 f"parquet.write_table({reader.format(name)}, '{target}')\""
@@ -30,3 +37,44 @@ def conversion(name: str) -> str:
     if name.lower().endswith(_OTHERS):
         return "; prompts are read from Parquet: convert it once (CONTRIBUTING.md, Add a prompt source)"
     return ""
+
+
+def is_imported(name: str) -> bool:
+    """Whether `promptmill import` reads a file of this name."""
+    return _plain(name) != name
+
+
+def import_command(path: str) -> str:
+    """Return the command that makes a Parquet file of a file, folder or glob, for a shell."""
+    stem = PurePath(_plain(path.rstrip("/"))).name
+    stem = "prompts" if not stem or any(c in stem for c in "*?[") or stem in (".", "..") else stem
+    folder = "" if "://" in path or any(c in path for c in "*?[") else path.rstrip("/").rpartition("/")[0]
+    target = f"{folder}/{stem}.parquet" if folder else f"{stem}.parquet"
+    return f"promptmill import {_word('source.path', path)} {_word('output.path', target)}"
+
+
+def _plain(name: str) -> str:
+    """The name without the endings that say what the file is."""
+    rest = name
+    for ending in PACKED:
+        if rest.lower().endswith(ending):
+            rest = rest[: -len(ending)]
+    for ending in IMPORTED:
+        if rest.lower().endswith(ending):
+            return rest[: -len(ending)]
+    return name
+
+
+def override(key: str, value: str) -> str:
+    """Return KEY=VALUE as the command line takes it: in quotes where the value has anything that its grammar knows."""
+    if re.fullmatch(r"[\w./-]*[A-Za-z_/][\w./-]*", value, re.ASCII) and value.lower() not in ("null", "true", "false"):
+        return f"{key}={value}"
+    text = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", value)  # begins no interpolation
+    text = re.sub(r'(\\*)"', r'\1\1\\"', text)
+    trailing = len(text) - len(text.rstrip("\\"))
+    return f'{key}="{text}' + trailing * "\\" + '"'
+
+
+def _word(key: str, path: str) -> str:
+    """A path as a word of the command line; one that looks like an option has its key before it."""
+    return shlex.quote(path if "=" not in path and not path.startswith(("-", "~")) else override(key, path))

@@ -18,7 +18,7 @@ from pipeline.errors import CorruptInput, InputRefused
 from pipeline.planning.plan import InputFile
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.files.columns import check_columns, used_columns
-from pipeline.prompts.files.foreign import conversion
+from pipeline.prompts.files.foreign import conversion, is_imported
 from pipeline.prompts.files.locate import FoundFile, filesystem_for, find_files
 from pipeline.prompts.files.unify import unified
 from pipeline.prompts.parquet.content import MOST_REMOTE_BYTES, is_near, scan, stamp_of, used_bytes
@@ -59,7 +59,9 @@ def open_source(config: SourceConfig) -> Source:
     used = used_columns(config)  # first: a bad template needs no listing
     filesystem, path = filesystem_for(config.path)
     found = find_files(filesystem, path, without_secrets(config.path))
-    looks = _looked_at(filesystem, found, used)
+    several = len(found) > 1 and all(is_imported(file.name) for file in found)
+    given = without_secrets(config.path) if several or "://" in config.path else None
+    looks = _looked_at(filesystem, found, used, given)
     files = _identified(filesystem, looks, used)
     schemas: list[pa.Schema] = []
     for look in looks:
@@ -97,8 +99,13 @@ class _Look:
     used_bytes: int
 
 
-def _looked_at(filesystem: pyarrow.fs.FileSystem, found: Sequence[FoundFile], used: Sequence[str]) -> list[_Look]:
-    """Read the footers, and the pages of files that are near; the results, and the first error, come in the order of files."""
+def _looked_at(
+    filesystem: pyarrow.fs.FileSystem, found: Sequence[FoundFile], used: Sequence[str], given: str | None
+) -> list[_Look]:
+    """Read the footers, and the pages of files that are near; the results, and the first error, come in the order of files.
+
+    `given` is what the command names where one file is not all of it.
+    """
 
     def look(file: FoundFile) -> _Look:
         shown = one_line(file.name)
@@ -106,7 +113,7 @@ def _looked_at(filesystem: pyarrow.fs.FileSystem, found: Sequence[FoundFile], us
             try:
                 footer = read_footer(handle, shown, used)
             except InputRefused as error:
-                raise InputRefused(f"{error}{conversion(_as_given(file, filesystem))}") from error
+                raise InputRefused(f"{error}{conversion(_as_given(file, filesystem), given)}") from error
             groups = _groups(filesystem, handle, footer, used, file) if is_near(filesystem) else ()
         rows = footer.metadata.num_rows
         made = InputFile(file.name, file.path, footer.size, rows, footer.sha256, file.partitions, groups)

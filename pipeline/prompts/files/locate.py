@@ -16,7 +16,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from pipeline.errors import InputRefused
-from pipeline.prompts.files.foreign import conversion
+from pipeline.prompts.files.foreign import conversion, is_imported
 from pipeline.prompts.files.walk import Entry, Kind, entries, entry
 from pipeline.wording import one_line, without_secrets
 
@@ -62,10 +62,16 @@ def filesystem_for(path: str) -> tuple[fs.FileSystem, str]:
     return filesystem, inner.rstrip("/") or "/"
 
 
-def find_files(filesystem: fs.FileSystem, path: str, shown: str) -> list[FoundFile]:
-    """Return the Parquet files at `path`, sorted by name.
+def find_files(
+    filesystem: fs.FileSystem,
+    path: str,
+    shown: str,
+    suffixes: tuple[str, ...] = SUFFIXES,
+    wanted: str = "Parquet files (*.parquet, *.pq)",
+) -> list[FoundFile]:
+    """Return the files at `path`, sorted by name: Parquet files unless other suffixes are given.
 
-    A directory stands for its `*.parquet` and `*.pq` files at any depth, without those under a name that begins with
+    A directory stands for its files with such a suffix at any depth, without those under a name that begins with
     `_` or `.` (as in Hive and Spark; `_key=value` is a partition), each folder once however many links lead to it. A glob
     takes the files that it matches whatever their suffix, and matched directories as above.
 
@@ -73,6 +79,8 @@ def find_files(filesystem: fs.FileSystem, path: str, shown: str) -> list[FoundFi
         filesystem: Where to look.
         path: A file, directory or glob, as `filesystem_for` returns it.
         shown: What to call the source in messages.
+        suffixes: What a directory's files end with.
+        wanted: What to call such files in messages.
 
     Raises:
         InputRefused: If nothing is there, it may not be listed, a link leads nowhere, or a file's name is not UTF-8.
@@ -82,15 +90,13 @@ def find_files(filesystem: fs.FileSystem, path: str, shown: str) -> list[FoundFi
         if info.type == fs.FileType.File:
             return [_found(path, path.rpartition("/")[0])]
         if info.type == fs.FileType.Directory:
-            paths, root = list(_below(filesystem, path)), path
-            nothing = "no Parquet files (*.parquet, *.pq) in this directory" + (
-                "" if paths else _others(filesystem, path)
-            )
+            paths, root = list(_below(filesystem, path, suffixes)), path
+            nothing = f"no {wanted} in this directory" + ("" if paths else _others(filesystem, path, shown))
         else:
             root = _fixed_part(path)
             if root == path:
                 raise InputRefused(f"source.path={shown!r}: there is no such file or directory")
-            paths = list(_expand(filesystem, root, path.removeprefix(root).strip("/").split("/")))
+            paths = list(_expand(filesystem, root, path.removeprefix(root).strip("/").split("/"), suffixes))
             nothing = "no file matches this pattern"
         if not paths:
             raise InputRefused(f"source.path={shown!r}: {nothing}")
@@ -101,10 +107,13 @@ def find_files(filesystem: fs.FileSystem, path: str, shown: str) -> list[FoundFi
         raise InputRefused(f"source.path={shown!r}: cannot be listed: {without_secrets(str(error))}") from error
 
 
-def _others(filesystem: fs.FileSystem, folder: str) -> str:
+def _others(filesystem: fs.FileSystem, folder: str, shown: str) -> str:
     """What else is in a folder, and how it becomes Parquet; empty if nothing is."""
     names = sorted(found.name for found in entries(filesystem, folder) if found.kind is Kind.FILE)
-    return f", but {len(names)} other, such as {one_line(names[0])}{conversion(names[0])}" if names else ""
+    if not names:
+        return ""
+    imported = next(filter(is_imported, names), names[0])
+    return f", but {len(names)} other, such as {one_line(imported)}{conversion(imported, shown)}"
 
 
 def _found(path: str, root: str) -> FoundFile:
@@ -130,12 +139,12 @@ def _relative(path: str, root: str) -> str:
     return path.removeprefix(root.rstrip("/") + "/")
 
 
-def _below(filesystem: fs.FileSystem, folder: str) -> Iterator[str]:
+def _below(filesystem: fs.FileSystem, folder: str, suffixes: tuple[str, ...]) -> Iterator[str]:
     for found in entries(filesystem, folder, recursive=True):
-        if found.kind is Kind.FILE and found.path.lower().endswith(SUFFIXES):
+        if found.kind is Kind.FILE and found.path.lower().endswith(suffixes):
             yield found.path
         # A link without a suffix may have been to a folder.
-        elif found.kind is not Kind.FOLDER and (found.name.lower().endswith(SUFFIXES) or "." not in found.name):
+        elif found.kind is not Kind.FOLDER and (found.name.lower().endswith(suffixes) or "." not in found.name):
             _refuse_unreadable(found)
 
 
@@ -159,17 +168,17 @@ def _fixed_part(path: str) -> str:
     return "/".join(segments[:fixed]) or ("/" if path.startswith("/") else "")
 
 
-def _expand(filesystem: fs.FileSystem, folder: str, segments: list[str]) -> Iterator[str]:
+def _expand(filesystem: fs.FileSystem, folder: str, segments: list[str], suffixes: tuple[str, ...]) -> Iterator[str]:
     """Match a glob one segment at a time, so that only folders that can match are listed."""
     segment, rest = segments[0], segments[1:]
     if segment == "**":
         if not rest:
-            yield from _below(filesystem, folder)
+            yield from _below(filesystem, folder, suffixes)
             return
-        yield from _expand(filesystem, folder, rest)
+        yield from _expand(filesystem, folder, rest, suffixes)
         for found in list(entries(filesystem, folder, recursive=True)):
             if found.kind is Kind.FOLDER:
-                yield from _expand(filesystem, found.path, rest)
+                yield from _expand(filesystem, found.path, rest, suffixes)
         return
     if _wild(segment):
         matches = [e for e in entries(filesystem, folder) if fnmatch.fnmatchcase(e.name, segment)]
@@ -178,7 +187,8 @@ def _expand(filesystem: fs.FileSystem, folder: str, segments: list[str]) -> Iter
         matches = [at] if at is not None else []
     for found in matches:
         if found.kind is Kind.FOLDER:
-            yield from _expand(filesystem, found.path, rest) if rest else _below(filesystem, found.path)
+            below = _below(filesystem, found.path, suffixes)
+            yield from _expand(filesystem, found.path, rest, suffixes) if rest else below
         elif found.kind is Kind.FILE and not rest:
             yield found.path
         elif found.kind is not Kind.FILE:

@@ -1,0 +1,1 @@
+"""JSON Lines, JSON, CSV, text, OpenAI's batch files, datasets of the hub → Parquet; in one pass, in bounded memory."""
