@@ -11,17 +11,30 @@ from collections.abc import Sequence
 from jobs.launch import launch
 from jobs.leave import leave
 from jobs.spec import JobSpec
+from pipeline.errors import ExitCode
 from pipeline.work.config import GenerateConfig
 
 
 def run(config: GenerateConfig, config_yaml: str) -> int:
-    """Generate, and return the exit code."""
+    """Generate, or show a preview, and return the exit code."""
+    if config.preview is not None:
+        return _preview(config)
     from pipeline.run.show.stages import Stage
 
     with Stage("starting"):
         from pipeline.run.driver import run_job  # late: it brings in Ray and pyarrow
 
     return run_job(config, config_yaml=config_yaml).exit_code
+
+
+def _preview(config: GenerateConfig) -> int:
+    from pipeline.run.show.stages import Stage
+
+    with Stage("starting"):
+        from pipeline.run.preview import preview  # late: it brings in pyarrow
+
+    preview(config)
+    return ExitCode.COMPLETE
 
 
 JOB = JobSpec(
@@ -45,6 +58,7 @@ JOB = JobSpec(
             "two temperatures, a folder each",
             "promptmill generate -m sampling.temperature=0.7,1.0 experiment=demo output.path=outputs/sweep",
         ),
+        ("what becomes of eight rows, before a long night", "promptmill generate experiment=demo preview=8"),
         ("what would be run", "promptmill generate experiment=demo --cfg job"),
     ),
 )

@@ -146,6 +146,18 @@ class Shard:
         """Number of input rows."""
         return sum(s.stop - s.start for s in self.segments)
 
+    def row(self, offset: int) -> Segment:
+        """Return row `offset` of the shard as a segment of one.
+
+        Raises:
+            IndexError: If the shard has no such row.
+        """
+        for segment in self.segments:
+            if offset < segment.stop - segment.start:
+                return Segment(segment.file, segment.start + offset, segment.start + offset + 1)
+            offset -= segment.stop - segment.start
+        raise IndexError(f"shard {self.index} has no such row")
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -262,6 +274,9 @@ class Tokenizer(Protocol):
 
     def token(self, token_id: int) -> str:
         """Return a token as the vocabulary spells it."""
+
+    def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """Return the text of ids; special tokens leave nothing, unless `special`."""
 
     def chat(self, form: ChatFormat) -> Renderer:
         """Return what renders conversations.

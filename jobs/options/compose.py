@@ -31,6 +31,7 @@ from jobs.options.mistakes import explain, no_such_key
 from jobs.options.precheck import check
 from jobs.options.sweep import Variant, variants
 from pipeline.errors import ConfigurationError, PromptmillError
+from pipeline.work.config import NOWHERE
 
 Config = TypeVar("Config")
 
@@ -93,6 +94,8 @@ def _one(
         path = OmegaConf.to_container(tree.output, resolve=False)["path"]  # type: ignore[index, call-overload]
         if path != "???":
             tree.output.path = f"{str(path).rstrip('/')}/{run.folder}"
+    if tree.get("preview") is not None and OmegaConf.is_missing(tree.output, "path"):
+        tree.output.path = NOWHERE
     yaml = OmegaConf.to_yaml(tree, resolve=False)
     if arguments.show_config:
         shown = OmegaConf.to_yaml(tree, resolve=True) if arguments.resolve else yaml

@@ -13,6 +13,8 @@ from pipeline.prompts.config import SourceConfig
 from pipeline.sampling import require
 from pipeline.work.sampling import SamplingConfig
 
+NOWHERE = "preview://"
+"""`output.path` of a preview that was given none."""
 CLUSTERS = ("inline", "local", "existing")
 CORES_A_REPLICA = 8
 """More threads than this share a decoding step badly: its products have few rows."""
@@ -141,6 +143,15 @@ class GenerateConfig:
     max_error_rate: float = field(
         default=1.0, metadata={"help": "exit code 3 when a larger share of the rows are errors"}
     )
+    preview: int | None = field(
+        default=None,
+        metadata={
+            "help": "show what becomes of this many rows, here and now; nothing is written, output.path not needed"
+        },
+    )
+    preview_random: bool = field(
+        default=False, metadata={"help": "preview rows spread evenly over the input, not the first ones"}
+    )
     deadline: str | None = field(
         default=None,
         metadata={
@@ -152,6 +163,11 @@ class GenerateConfig:
         """Check the fields that belong to no section, and those that need another section."""
         if self.output.messages and not self.source.is_chat:
             raise ValueError("output.messages=true: must be false without source.chat=true or source.messages_column")
+        require(self.preview is None or self.preview >= 1, "preview", self.preview, "null or a number of rows from 1")
+        require(
+            not self.preview_random or self.preview is not None, "preview_random", self.preview_random,
+            "given with preview=ROWS",
+        )  # fmt: skip
         require(0 <= self.max_error_rate <= 1, "max_error_rate", self.max_error_rate, "from 0 to 1")
         good = self.deadline is None or _TIME_OF_DAY.fullmatch(self.deadline) or _FROM_NOW.fullmatch(self.deadline)
         require(

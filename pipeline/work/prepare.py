@@ -43,12 +43,14 @@ class Prepared:
         effort: What a row takes, by an estimate.
         weight_bytes: Size of the model's weights.
         doubts: A line for each option that is legal and surely a mistake.
+        statistics: The names of those that the engine can measure.
     """
 
     job: Job
     effort: Effort
     weight_bytes: int
     doubts: tuple[str, ...] = ()
+    statistics: frozenset[str] = frozenset()
 
 
 def prepare(config: GenerateConfig, recipe: str = "generate", begun: Mapping[str, Any] | None = None) -> Prepared:
@@ -91,7 +93,9 @@ def prepare(config: GenerateConfig, recipe: str = "generate", begun: Mapping[str
         limit=config.source.limit,
     )
     doubtful = (*doubts(config, identity), *undone)
-    return Prepared(_job(config, plan, source, schema, identity), effort, identity.weight_bytes, doubtful)
+    return Prepared(
+        _job(config, plan, source, schema, identity), effort, identity.weight_bytes, doubtful, identity.statistics
+    )
 
 
 def _job(config: GenerateConfig, plan: Plan, source: Source, schema: Any, identity: Identity) -> Job:

@@ -17,21 +17,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.engine.base import Resources
-from pipeline.engine.guarded import GuardedEngine
-from pipeline.engine.registry import open_backend
 from pipeline.errors import PromptmillError, WorkerFailed
 from pipeline.output.counts import Counts, count_rows
 from pipeline.output.environment import environment, identity
 from pipeline.output.guilty import Content, written
 from pipeline.output.inputs import agree
 from pipeline.output.part import commit_part, encode_part, part_metadata, part_name, sha256_of
-from pipeline.prompts.rows import RowBuilder
-from pipeline.prompts.shard import ShardRows
 from pipeline.store.base import open_store
-from pipeline.types import Completion, Progress, PromptRow, Request, SamplingParams, ShardReport, Task, Tokenizer
+from pipeline.types import Completion, Progress, PromptRow, Request, ShardReport, Task
 from pipeline.wording import named, one_line
 from pipeline.work.job import Job
-from pipeline.work.recipe import open_recipe
+from pipeline.work.opened import open_job
 
 _log = logging.getLogger(__name__)
 
@@ -69,20 +65,14 @@ class Worker:
         self, job: Job, *, threads: int | None = None, memory_share: float = 1.0, work_share: float = 1.0
     ) -> None:
         """Load the model and start the threads."""
-        self._job, self._recipe = job, open_recipe(job.plan.fingerprint)
+        self._job = job
         self._store = open_store(job.output.path, allow_unsafe=job.output.allow_unsafe_store)
         expected = math.ceil(job.plan.rows * job.sampling.n * work_share)
-        built = open_backend(job.model, job.engine).build(
-            job.stats, Resources(job.device, threads, memory_share, expected)
-        )
-        self.facts = {**built.facts, "vocab_size": built.tokenizer.vocab_size}
-        self._max_model_len = built.max_model_len
+        opened = open_job(job, Resources(job.device, threads, memory_share, expected))
+        self._recipe, self._rows, self._engine = opened.recipe, opened.rows, opened.engine
+        self.facts = {**opened.built.facts, "vocab_size": opened.built.tokenizer.vocab_size}
+        self._max_model_len = opened.built.max_model_len
         self._environment = identity({**environment(), **self.facts})
-        self._engine = GuardedEngine(built.engine, built.renew, _probe(job.sampling, built.tokenizer))
-        builder = RowBuilder(
-            job.source, job.sampling, built.tokenizer, built.max_model_len, job.plan.files, check=built.check
-        )
-        self._rows = ShardRows(job.source, builder, job.plan.files, job.columns)
         self._prepared: queue.SimpleQueue[_OpenShard | None] = queue.SimpleQueue()
         self._by_request: dict[tuple[str, int], tuple[_OpenShard, int]] = {}
         self._progress = Progress()
@@ -223,9 +213,3 @@ def _told(error: BaseException, doing: str, task: Task) -> BaseException:
     told = WorkerFailed(f"shard {task.shard.index}: {doing} it failed: {named(error)}")
     told.__cause__ = error
     return told
-
-
-def _probe(sampling: SamplingParams, tokenizer: Tokenizer) -> Request:
-    """A request of which nothing is known that could end the engine."""
-    token = next((t for t in (tokenizer.bos_token_id,) if t is not None and 0 <= t < tokenizer.vocab_size), 0)
-    return Request("", 0, (token,), sampling)

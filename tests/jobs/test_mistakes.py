@@ -73,6 +73,8 @@ OUT_OF_RANGE = {
     "cluster.start_timeout": "0",
     "cluster.hang_timeout": "0",
     "max_error_rate": "1.5",
+    "preview": "0",
+    "preview_random": "true",
     "deadline": "tomorrow",
 }
 WRONG_TYPE = {

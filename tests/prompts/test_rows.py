@@ -40,6 +40,9 @@ class Letters:
     def token(self, token_id: int) -> str:
         return chr(token_id)
 
+    def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        return "".join(map(chr, ids))
+
     def chat(self, form: ChatFormat) -> Renderer:
         return lambda messages, tools: "".join(f"<{m['role']}>{m['content']}" for m in messages)
 

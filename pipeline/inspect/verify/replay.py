@@ -75,7 +75,7 @@ def choose(plan: Plan, shards: Sequence[int], count: int) -> list[tuple[int, Seg
     size = plan.rows_per_shard  # all have it but the last, which comes last
     total = sum(plan.shard(index).rows for index in shards)
     places = sorted(random.Random(plan.plan_id).sample(range(total), min(count, total)))
-    return [(shards[place // size], _row(plan.shard(shards[place // size]), place % size)) for place in places]
+    return [(shards[place // size], plan.shard(shards[place // size]).row(place % size)) for place in places]
 
 
 def without_blamed(output: Output, plan: Plan, chosen: Sequence[tuple[int, Segment]]) -> list[tuple[int, Segment]]:
@@ -86,16 +86,8 @@ def without_blamed(output: Output, plan: Plan, chosen: Sequence[tuple[int, Segme
         rows = pa.Table.from_batches(output.batches(name, ["sample_index", "error_code"]))
         samples, codes = (rows.column(name).to_pylist() for name in ("sample_index", "error_code"))
         first = [code for sample, code in zip(samples, codes, strict=True) if sample == 0]
-        places[index] = {_row(plan.shard(index), row) for row, code in enumerate(first) if code in _BLAMED}
+        places[index] = {plan.shard(index).row(row) for row, code in enumerate(first) if code in _BLAMED}
     return [(shard, row) for shard, row in chosen if row not in places[shard]]
-
-
-def _row(shard: Shard, offset: int) -> Segment:
-    for segment in shard.segments:
-        if offset < segment.stop - segment.start:
-            return Segment(segment.file, segment.start + offset, segment.start + offset + 1)
-        offset -= segment.stop - segment.start
-    raise IndexError(f"shard {shard.index} has no such row")
 
 
 def replay(

@@ -212,7 +212,7 @@ class _Import:
                     )
                     raise InputRefused(f"{option}: there is no column {brief(name)}{hint}")
         if not len(parts.kind):
-            names = listed([without_secrets(path) for path in self._config.source.paths], 3)
+            names = ", ".join(one_line(without_secrets(path)) for path in self._config.source.paths[:3])
             skipped = f" ({self._skipped:,} lines were left out)" if self._skipped else ""
             raise InputRefused(f"{names}: there is no row with a field in it{skipped}: nothing to import")
 
