@@ -1,7 +1,4 @@
-"""`promptmill generate`: prompts in Parquet → generations and per-token statistics in Parquet.
-
-It does not know how any of it is done: it hands a typed configuration to the driver.
-"""
+"""`promptmill generate`: prompts in Parquet → generations and per-token statistics in Parquet."""
 
 from __future__ import annotations
 

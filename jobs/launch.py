@@ -1,7 +1,4 @@
-"""Runs a job from the command line: help, composition, logging, the runs one after the other, and the exit code.
-
-It does not know what any job does.
-"""
+"""Runs a job from the command line: help, composition, logging, the runs one after the other, and the exit code."""
 
 from __future__ import annotations
 

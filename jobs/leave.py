@@ -1,7 +1,4 @@
-"""Ends the process with an exit code, also where a library does not come back from a call that was given up.
-
-It does not know which library that is: the threads' names tell.
-"""
+"""Ends the process with an exit code, also where a library does not come back from a call that was given up."""
 
 from __future__ import annotations
 

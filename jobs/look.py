@@ -1,7 +1,4 @@
-"""`promptmill look FOLDER`: shows the first rows of an output, or its errors, as far as it is made.
-
-It does not know how rows are read.
-"""
+"""`promptmill look FOLDER`: shows the first rows of an output, or its errors, as far as it is made."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Sampling parameters: how tokens are chosen, when a completion ends, and what its text must be like.
-
-It knows no library but the standard one, and no other module of promptmill.
-"""
+"""Sampling parameters: how tokens are chosen, when a completion ends, and what its text must be like."""
 
 from __future__ import annotations
 

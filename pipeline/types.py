@@ -1,7 +1,4 @@
-"""The nouns that every room shares: requests, completions, shards and their reports.
-
-It knows no library but the standard one, and no other module of promptmill but `sampling`, which it hands on.
-"""
+"""The nouns that every room shares: requests, completions, shards and their reports."""
 
 from __future__ import annotations
 

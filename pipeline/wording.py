@@ -1,7 +1,4 @@
-"""Puts names, values and errors of any length into one-line messages of bounded length.
-
-It does not know what the messages are about.
-"""
+"""Puts names, values and errors of any length into one-line messages of bounded length."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Reads the words after a job's name: a few flags, and Hydra overrides.
-
-It does not know what the overrides mean.
-"""
+"""Reads the words after a job's name: a few flags, and Hydra overrides."""
 
 from __future__ import annotations
 

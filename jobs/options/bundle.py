@@ -1,7 +1,4 @@
-"""What goes to a cluster with a submitted job: the code, presets of one's own, and a command line that means the same there.
-
-It does not know how it is sent.
-"""
+"""What goes to a cluster with a submitted job: the code, presets of one's own, and a command line that means the same there."""
 
 from __future__ import annotations
 

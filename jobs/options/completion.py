@@ -1,6 +1,6 @@
 """Scripts with which bash, zsh and fish complete `promptmill` command lines: jobs, keys, presets.
 
-They are made from the dataclasses and presets of this version and ask nobody when they run. It knows no Hydra.
+They are made from the dataclasses and presets of this version and ask nobody when they run.
 """
 
 from __future__ import annotations

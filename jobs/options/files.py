@@ -1,6 +1,6 @@
 """Puts the content of a file in the place of the key that names it, such as `source.template_file`.
 
-The output keeps the content, so `verify` does not depend on the file. It does not know what the texts mean, JSON or not aside.
+The output keeps the content, so `verify` does not depend on the file.
 """
 
 from __future__ import annotations

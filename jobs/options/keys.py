@@ -1,7 +1,4 @@
-"""What keys a job's configuration has: their types, defaults and nearest neighbours, read from the dataclasses.
-
-It knows no Hydra and no value that a user gave.
-"""
+"""What keys a job's configuration has: their types, defaults and nearest neighbours, read from the dataclasses."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Turns what Hydra and OmegaConf raise into one line that names the key, its value and what is allowed.
-
-It does not know how the line is shown, nor any rule about values: those are the dataclasses' own.
-"""
+"""Turns what Hydra and OmegaConf raise into one line that names the key, its value and what is allowed."""
 
 from __future__ import annotations
 

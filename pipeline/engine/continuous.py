@@ -1,7 +1,6 @@
 """The continuous engine: schedule → launch → wait → finish, over a batch that is refilled the moment a slot is free.
 
-On a GPU the host is one step behind: it looks at what a step gave while the next one is being computed. It does not know
-shards, files or where requests come from.
+On a GPU the host is one step behind: it looks at what a step gave while the next one is being computed.
 """
 
 from __future__ import annotations

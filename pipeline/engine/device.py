@@ -1,7 +1,6 @@
 """From the host's memory to the device's, without waiting for what the device is doing.
 
-A plain copy of a tensor to a GPU waits until the GPU has done all that was asked of it before. It does not know what the
-numbers mean.
+A plain copy of a tensor to a GPU waits until the GPU has done all that was asked of it before.
 """
 
 from __future__ import annotations

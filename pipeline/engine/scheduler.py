@@ -1,6 +1,6 @@
 """Waiting and running sequences → the next step: who decodes, which prompts advance, and who shares what with whom.
 
-It knows no tensors and no model. Nothing it decides changes any output byte; it decides only how soon.
+Nothing it decides changes any output byte; it decides only how soon.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Whether two environments promise the same bits, and what speaks against it. Pure; it asks no machine.
-
-It does not know what was made in them.
-"""
+"""Whether two environments promise the same bits, and what speaks against it. Pure; it asks no machine."""
 
 from __future__ import annotations
 

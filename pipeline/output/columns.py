@@ -1,7 +1,4 @@
-"""Single columns: numpy arrays → Arrow lists, and strings that every reader of Parquet accepts.
-
-It does not know which column it builds, nor what a row is.
-"""
+"""Single columns: numpy arrays → Arrow lists, and strings that every reader of Parquet accepts."""
 
 from __future__ import annotations
 

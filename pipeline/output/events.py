@@ -1,7 +1,6 @@
 """What happened when: one JSON line an event, in one file a driver that is replaced as it grows, within bounds.
 
-Events that come with every shard are kept one by one until the file is large, and counted after that. It does not know
-what the events mean.
+Events that come with every shard are kept one by one until the file is large, and counted after that.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""An output folder as the driver sees it: which plan it holds, what is committed, the configuration that made it.
-
-It does not know how a part is made, who makes it, or what is in it.
-"""
+"""An output folder as the driver sees it: which plan it holds, what is committed, the configuration that made it."""
 
 from __future__ import annotations
 

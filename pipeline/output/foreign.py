@@ -1,7 +1,4 @@
-"""What in a folder promptmill did not write: a folder that has such files and no plan is not taken for an output.
-
-It does not know how a file that is ours came to be, and changes nothing.
-"""
+"""What in a folder promptmill did not write: a folder that has such files and no plan is not taken for an output."""
 
 from __future__ import annotations
 

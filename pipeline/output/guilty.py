@@ -1,7 +1,4 @@
-"""Rows that cannot be written: found by trying halves, and written as errors, so that all others are in the part.
-
-It does not know how a part is made of rows, nor where it goes.
-"""
+"""Rows that cannot be written: found by trying halves, and written as errors, so that all others are in the part."""
 
 from __future__ import annotations
 

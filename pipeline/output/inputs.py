@@ -1,7 +1,7 @@
 """What all replicas must have read alike: digests of input pages that the plan could not know beforehand.
 
-The first to read them puts down what it found, the others compare, before a part is made of them; so an output is never of two
-versions of its input. It does not know how pages are read.
+The first to read them puts down what it found, the others compare, before a part is made of them; so an output is never of
+two versions of its input.
 """
 
 from __future__ import annotations

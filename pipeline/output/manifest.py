@@ -1,7 +1,4 @@
-"""The manifest, written last: its existence is success, and it says what a complete output consists of.
-
-It does not know how the parts were made, nor what their columns are.
-"""
+"""The manifest, written last: its existence is success, and it says what a complete output consists of."""
 
 from __future__ import annotations
 

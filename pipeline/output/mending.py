@@ -1,6 +1,6 @@
 """What `verify` found damaged is written down with the output, and set aside by the next `generate`, which makes it again.
 
-It does not know how damage is found. Nothing is deleted: what is set aside lies in `_job/set_aside/`.
+Nothing is deleted: what is set aside lies in `_job/set_aside/`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""One part of the output: its name, its bytes, its commit, and what its footer says about it.
-
-It does not know which shard should be worked on, nor where its table came from.
-"""
+"""One part of the output: its name, its bytes, its commit, and what its footer says about it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The columns of an output: their names, types, order and meaning.
-
-It does not know the values, nor how a column is encoded in a file.
-"""
+"""The columns of an output: their names, types, order and meaning."""
 
 from __future__ import annotations
 

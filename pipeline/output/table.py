@@ -1,7 +1,4 @@
-"""The rows of a shard and what was generated from them → one Arrow table.
-
-It does not know where the rows came from, how the table is encoded, or which file it becomes.
-"""
+"""The rows of a shard and what was generated from them → one Arrow table."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The identity of a plan: a digest of everything that decides the output's bytes, and how two of them differ.
-
-It does not know what the entries mean; it sees nested mappings of plain JSON values.
-"""
+"""The identity of a plan: a digest of everything that decides the output's bytes, and how two of them differ."""
 
 from __future__ import annotations
 

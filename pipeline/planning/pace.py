@@ -1,6 +1,6 @@
 """How much work a row is, by a careful estimate, and so how many rows make a part that a stop may lose.
 
-A pure function of sizes: the same job on the same machine has the same parts each time. It does not know what a model is.
+A pure function of sizes: the same job on the same machine has the same parts each time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The plan of a run: its inputs, its shards, and the id that stands for every byte of its output.
-
-It does not know how inputs are listed, where the plan is stored, or who works on the shards.
-"""
+"""The plan of a run: its inputs, its shards, and the id that stands for every byte of its output."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""SIGINT and SIGTERM as an exception in the main thread, which nothing on the way up can take for its own failure.
-
-It does not know what is stopped by it.
-"""
+"""SIGINT and SIGTERM as an exception in the main thread, which nothing on the way up can take for its own failure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What a store of whole files can do, and which class serves which kind of path.
-
-It does not know what is in the files; nothing but the name, the size and the bytes.
-"""
+"""What a store of whole files can do, and which class serves which kind of path."""
 
 from __future__ import annotations
 

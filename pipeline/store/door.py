@@ -1,7 +1,7 @@
 """The one door through which the files of a job are read: size, depth, form and types are checked before anybody believes them.
 
-A form is a type: of JSON values (`int`, `str`, `float`, `bool`, `Any`, `X | None`), `Mapping[str, X]`, `tuple[X, ...]`, or a
-dataclass, whose fields are an object's keys. It does not know what any file means.
+A form is a type: of JSON values (`int`, `str`, `float`, `bool`, `Any`, `X | None`), `Mapping[str, X]`, `tuple[X, ...]`, or
+a dataclass, whose fields are an object's keys.
 """
 
 from __future__ import annotations

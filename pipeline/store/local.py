@@ -2,8 +2,6 @@
 
 A file without a name (`O_TMPFILE`) is gone with the process that wrote it. Where the file system has none, it has a name
 in `_job/tmp/` until it is whole.
-
-It does not know which files matter; it promises that each of them is whole, durable and written once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Tells this machine and its processes from others, so that what a dead process left behind can be known as such.
-
-It knows no file but those of the kernel.
-"""
+"""Tells this machine and its processes from others, so that what a dead process left behind can be known as such."""
 
 from __future__ import annotations
 

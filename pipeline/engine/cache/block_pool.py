@@ -3,8 +3,6 @@
 A block holds the keys and values of BLOCK positions. A block that a prompt fills to its end is remembered by a digest of
 all tokens up to there, so that a prompt that begins alike uses it too. It stays remembered without a user only while a
 waiting prompt wants it: no memory is spent on what nobody will ask for.
-
-It knows numbers and digests; no tensors, no sequences.
 """
 
 from __future__ import annotations

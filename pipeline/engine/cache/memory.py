@@ -1,7 +1,4 @@
-"""How many sequences fit: the memory there is, less what the model and a step need.
-
-It does not know models; it is told bytes.
-"""
+"""How many sequences fit: the memory there is, less what the model and a step need."""
 
 from __future__ import annotations
 

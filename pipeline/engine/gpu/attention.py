@@ -1,7 +1,7 @@
 """Attention over the blocked KV cache by kernels of Triton, for a step whose shape a CUDA graph has fixed.
 
 What a step holds is known on the device alone: the grid covers the most that it may hold, and programs without work end at
-once. It does not know sequences, schedules or graphs.
+once.
 """
 
 from __future__ import annotations

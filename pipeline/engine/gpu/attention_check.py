@@ -1,6 +1,6 @@
 """Whether the attention kernels do their work on this device: right to rounding, the same bits in every company.
 
-It is asked once, when a model is loaded, and compiles what the model will need. It does not know how the kernels work.
+It is asked once, when a model is loaded, and compiles what the model will need.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Whether the kernels choose and measure as they should on the GPU at hand, by a quick trial when a model is loaded.
-
-It does not know what happens where they do not.
-"""
+"""Whether the kernels choose and measure as they should on the GPU at hand, by a quick trial when a model is loaded."""
 
 from __future__ import annotations
 

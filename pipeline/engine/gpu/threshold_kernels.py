@@ -1,7 +1,7 @@
 """The kernel that finds the least logit that min-p, top-k and top-p keep of a row, without a sort, in Triton.
 
 One program looks at a row as often as it must: it cuts the range in which the least logit lies into four, weighs what lies
-above each cut, and goes on with one part, until all logits in it are equal. It does not know how the rest is drawn from.
+above each cut, and goes on with one part, until all logits in it are equal.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Registered with transformers as an attention implementation; the step's layout arrives through the models' keyword
 arguments, and knows how to attend: by a GPU's kernels (`gpu`), by the compiled kernel (`native`), else by torch's own
-operations (`plain_attention`). It does not know sampling, scheduling, or any particular model.
+operations (`plain_attention`).
 """
 
 from __future__ import annotations

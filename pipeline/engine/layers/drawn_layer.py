@@ -1,7 +1,4 @@
-"""A drawn weight and bias that stand for a model's in checks: what is found with them is no matter of the model.
-
-It does not know kernels.
-"""
+"""A drawn weight and bias that stand for a model's in checks: what is found with them is no matter of the model."""
 
 from __future__ import annotations
 

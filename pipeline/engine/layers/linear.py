@@ -2,8 +2,6 @@
 
 What a product promises (`products`, `int8`) is checked with the weight's shape when the model is loaded (`linear_check`), and
 the first that keeps its promise is taken (`choose_kernel`). The order follows from the machine alone; nothing is timed.
-
-It does not know models; see `exchange`.
 """
 
 from __future__ import annotations

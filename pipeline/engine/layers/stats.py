@@ -1,7 +1,7 @@
 """Logits and the chosen token → one value a statistic, under the model's own distribution.
 
 A statistic is a function registered under a name; the engine runs the ones that are asked for in each step. They see the
-logits before temperature, penalties and truncation. It does not know how the token was chosen.
+logits before temperature, penalties and truncation.
 """
 
 from __future__ import annotations

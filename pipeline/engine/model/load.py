@@ -1,7 +1,4 @@
-"""Weights from safetensors to a model that is ready to run, with the parts exchanged that matter.
-
-It does not know requests, slots or steps.
-"""
+"""Weights from safetensors to a model that is ready to run, with the parts exchanged that matter."""
 
 from __future__ import annotations
 

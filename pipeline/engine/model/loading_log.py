@@ -1,6 +1,6 @@
 """Says every two seconds how far loading is; nothing of what is done sooner.
 
-A thread of its own says it, as a slow disk may hold up the one that loads, anywhere. It does not know what is loaded.
+A thread of its own says it, as a slow disk may hold up the one that loads, anywhere.
 """
 
 from __future__ import annotations

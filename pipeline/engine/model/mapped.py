@@ -1,7 +1,7 @@
 """Gives back the pages of a weight file that is mapped into memory, once a weight has been taken from it.
 
 A mapped file's pages count as this process's memory while they are mapped in, although the system could drop them. So the
-peak while loading would be the weights twice. It does not know models.
+peak while loading would be the weights twice.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Whether a checkpoint was loaded whole: every weight of the model from the files, and every weight of the files in the model.
-
-It does not know how they are loaded.
-"""
+"""Whether a checkpoint was loaded whole: every weight of the model from the files, and every weight of the files in the model."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 The library is plain C, reached through ctypes: it depends on no version of Python or torch. It shares torch's threads by
 using the OpenMP runtime that torch has loaded; with one of its own, both would fight for the cores.
-It does not know what the kernels are for: see the modules beside it, one for each C file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The compiled activations: one pass over memory where torch's operations take several; see `elementwise.c`.
-
-It does not know which layer they serve.
-"""
+"""The compiled activations: one pass over memory where torch's operations take several; see `elementwise.c`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Words that must not be generated: the token sequences that spell them, and what these forbid after given tokens.
-
-It does not know slots or logits.
-"""
+"""Words that must not be generated: the token sequences that spell them, and what these forbid after given tokens."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What may come next: masks, biases and penalties, on the logits of those rows of a step that have any.
 
-The order is that of `SamplingParams`. It does not know how a token is chosen, or when a sequence starts.
+The order is that of `SamplingParams`.
 """
 
 from __future__ import annotations

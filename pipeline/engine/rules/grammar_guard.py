@@ -1,7 +1,4 @@
-"""Checks grammars in a process of its own, so that one that takes minutes to compile, or all memory, costs seconds and one row.
-
-It does not know what a grammar means; `grammar_child` is the other side.
-"""
+"""Checks grammars in a process of its own, so that one that takes minutes to compile, or all memory, costs seconds and one row."""
 
 from __future__ import annotations
 

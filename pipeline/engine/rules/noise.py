@@ -3,8 +3,6 @@
 One stream shared by a batch would give a row other noise when its neighbours change, or every prompt the same noise.
 Here every completion has a counter-based generator of its own: Philox 4x64 (Salmon et al., "Parallel random numbers: as
 easy as 1, 2, 3", 2011), keyed by a hash of what names the completion; position t takes the t-th word of its stream.
-
-It does not know how a uniform number becomes a token.
 """
 
 from __future__ import annotations

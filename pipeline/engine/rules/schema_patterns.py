@@ -1,7 +1,4 @@
-"""A kind of JSON Schema that llguidance compiles and cannot follow: a pattern that speaks of a declared property, too.
-
-It knows nothing else of schemas.
-"""
+"""A kind of JSON Schema that llguidance compiles and cannot follow: a pattern that speaks of a declared property, too."""
 
 from __future__ import annotations
 

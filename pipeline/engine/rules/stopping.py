@@ -1,7 +1,4 @@
-"""When a completion ends, and the text that it leaves: end tokens, stop ids, stop strings across token borders, grammars.
-
-It does not know logits or slots.
-"""
+"""When a completion ends, and the text that it leaves: end tokens, stop ids, stop strings across token borders, grammars."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Structured output: which tokens let a text match a regex, a choice or a JSON Schema, and when it is complete.
 
-It does not know slots, logits or torch. llguidance does the matching; it is imported when the first grammar is asked for.
+llguidance does the matching; it is imported when the first grammar is asked for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""How much of a card an engine may fill: measured by a step of the largest shape, not guessed.
-
-It does not know requests.
-"""
+"""How much of a card an engine may fill: measured by a step of the largest shape, not guessed."""
 
 from __future__ import annotations
 

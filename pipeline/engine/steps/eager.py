@@ -1,7 +1,4 @@
-"""A step computed at once, with tensors of whatever shape it has: the way on processors, and without kernels for a GPU.
-
-It does not know when a sequence starts and ends.
-"""
+"""A step computed at once, with tensors of whatever shape it has: the way on processors, and without kernels for a GPU."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A step between its launch and its results: what the engine hands to a device, and what comes back.
-
-It does not know how a step is computed.
-"""
+"""A step between its launch and its results: what the engine hands to a device, and what comes back."""
 
 from __future__ import annotations
 

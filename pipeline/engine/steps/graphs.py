@@ -1,7 +1,7 @@
 """Steps on a GPU: of fixed shapes, recorded once and replayed, with tokens that never leave the device before the next step.
 
-The host sends a few numbers a step, and fetches what the step before gave. Sampling, noise and statistics are part of what is
-recorded; masks and penalties, which some sequences ask for, come in between. It does not know when a sequence starts and ends.
+The host sends a few numbers a step, and fetches what the step before gave. Sampling, noise and statistics are part of what
+is recorded; masks and penalties, which some sequences ask for, come in between.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The statistics of running sequences in the host's memory, until their completions are made.
-
-It does not know the device, or what the numbers mean.
-"""
+"""The statistics of running sequences in the host's memory, until their completions are made."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Functions that the device repeats by itself: recorded as CUDA graphs, so that a step costs the host next to nothing.
-
-It does not know what the functions compute.
-"""
+"""Functions that the device repeats by itself: recorded as CUDA graphs, so that a step costs the host next to nothing."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The tensors of a step: token ids in, logits of the positions that are asked for out.
 
 All tokens of a step, of whatever sequence, form one row of the model's input: linears see exactly the live tokens, and
-attention finds each token's place in the layout. It does not know how tokens are chosen.
+attention finds each token's place in the layout.
 """
 
 from __future__ import annotations

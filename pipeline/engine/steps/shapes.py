@@ -1,6 +1,6 @@
 """Steps of a few fixed shapes, as arrays of numbers: what a CUDA graph reads anew at every replay.
 
-A step of any size is put into the next larger shape; what is left over belongs to nobody. It does not know the device.
+A step of any size is put into the next larger shape; what is left over belongs to nobody.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Finds row ids that are in an output twice, in 8 bytes of memory a row.
-
-It does not know what else is in a row.
-"""
+"""Finds row ids that are in an output twice, in 8 bytes of memory a row."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What is wrong with an output: one line a finding, which says where, what, and what mends it.
-
-It does not know how anything is found.
-"""
+"""What is wrong with an output: one line a finding, which says where, what, and what mends it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Checks that the numbers of a row agree with each other: lengths, sums, bounds, and the fields of an error.
-
-It does not know which rows there should be, or in which file they are.
-"""
+"""Checks that the numbers of a row agree with each other: lengths, sums, bounds, and the fields of an error."""
 
 from __future__ import annotations
 

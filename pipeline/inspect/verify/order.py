@@ -1,7 +1,4 @@
-"""Checks that the rows of a part are the planned ones: each input row's samples from 0 on, one row after the other.
-
-It does not know what else is in a row.
-"""
+"""Checks that the rows of a part are the planned ones: each input row's samples from 0 on, one row after the other."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""One part read to its end: its bytes, its footer, its pages, its rows.
-
-It does not know the other parts, nor whether the output is finished.
-"""
+"""One part read to its end: its bytes, its footer, its pages, its rows."""
 
 from __future__ import annotations
 

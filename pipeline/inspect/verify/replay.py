@@ -1,7 +1,4 @@
-"""Generates some rows of an output again on this machine, and compares every column bit for bit.
-
-It does not know how the job is found that made the output, nor whether other rows are right.
-"""
+"""Generates some rows of an output again on this machine, and compares every column bit for bit."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Proves an output complete and intact: its plan, its manifest, every part to its last row, and some rows generated again.
 
-It changes nothing; what it finds damaged it writes down for the next `generate`. It does not know how a job that made an
-output is found again, nor how its lines are shown.
+It changes nothing; what it finds damaged it writes down for the next `generate`.
 """
 
 from __future__ import annotations

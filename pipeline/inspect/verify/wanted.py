@@ -1,7 +1,4 @@
-"""What a plan says about the rows of its output: their columns, ids, samples and bounds.
-
-It does not know what is in any file but the plan.
-"""
+"""What a plan says about the rows of its output: their columns, ids, samples and bounds."""
 
 from __future__ import annotations
 

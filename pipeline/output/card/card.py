@@ -1,7 +1,4 @@
-"""The dataset card of an output: the README.md that tells people what is there and `load_dataset` where it is.
-
-It does not know how the output was made beyond what it is given, nor where it is stored.
-"""
+"""The dataset card of an output: the README.md that tells people what is there and `load_dataset` where it is."""
 
 from __future__ import annotations
 

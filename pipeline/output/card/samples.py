@@ -1,7 +1,4 @@
-"""A few rows of a finished part, to show people what was generated.
-
-It does not know how they are shown.
-"""
+"""A few rows of a finished part, to show people what was generated."""
 
 from __future__ import annotations
 

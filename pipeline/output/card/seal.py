@@ -1,7 +1,4 @@
-"""The last line of the dataset card, a digest of the rest: a card without it, or changed since, is somebody else's file.
-
-It does not know what a card says.
-"""
+"""The last line of the dataset card, a digest of the rest: a card without it, or changed since, is somebody else's file."""
 
 from __future__ import annotations
 

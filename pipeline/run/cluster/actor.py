@@ -1,7 +1,4 @@
-"""A replica as a Ray actor: the worker in the actor's process, and what dispatch sees of it.
-
-It does not know how many there are, or where they are started.
-"""
+"""A replica as a Ray actor: the worker in the actor's process, and what dispatch sees of it."""
 
 from __future__ import annotations
 

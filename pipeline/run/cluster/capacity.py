@@ -1,7 +1,4 @@
-"""Whether this machine has what a Ray of our own, or this process, is asked to use; told before anything is started.
-
-It does not know clusters: their nodes may come later.
-"""
+"""Whether this machine has what a Ray of our own, or this process, is asked to use; told before anything is started."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Starts a Ray for a job, or joins a cluster that is there; it hands Ray on to the others that speak to it.
-
-It does not know replicas.
-"""
+"""Starts a Ray for a job, or joins a cluster that is there; it hands Ray on to the others that speak to it."""
 
 from __future__ import annotations
 

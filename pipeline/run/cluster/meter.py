@@ -1,7 +1,4 @@
-"""Publishes metrics at the endpoint that Ray keeps for Prometheus on every node, where `ray[default]` is installed.
-
-It does not know what they mean.
-"""
+"""Publishes metrics at the endpoint that Ray keeps for Prometheus on every node, where `ray[default]` is installed."""
 
 from __future__ import annotations
 

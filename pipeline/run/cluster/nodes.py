@@ -1,7 +1,4 @@
-"""The nodes of a Ray cluster: what each has for replicas, and which are about to leave.
-
-It does not know replicas.
-"""
+"""The nodes of a Ray cluster: what each has for replicas, and which are about to leave."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Replicas on Ray: as many as were asked for or as there is room for, on every node that fits, more when nodes join.
-
-It does not know what a worker does with a shard, nor who gets which.
-"""
+"""Replicas on Ray: as many as were asked for or as there is room for, on every node that fits, more when nodes join."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a replica's node must see as the driver sees it: the output's folder, the input, and the model's bytes.
 
 A path means something else on every node that does not share it. Without this look, a node's parts would lie on its own
-disk, and another model of the same name would be taken for the planned one. It does not know Ray.
+disk, and another model of the same name would be taken for the planned one.
 """
 
 from __future__ import annotations

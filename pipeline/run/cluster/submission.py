@@ -1,7 +1,4 @@
-"""A job on a Ray cluster, by Ray's Jobs API: handed over once, whoever does it how often, followed to its end, stopped.
-
-It does not know what the job does: a command line, and a folder with the code.
-"""
+"""A job on a Ray cluster, by Ray's Jobs API: handed over once, whoever does it how often, followed to its end, stopped."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""How many tasks each replica has in hand, so that who can take another is found without looking at all of them.
-
-It does not know which tasks these are.
-"""
+"""How many tasks each replica has in hand, so that who can take another is found without looking at all of them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""How many replicas, and how many threads and how much memory each, when the configuration says `auto`.
-
-It does not know Ray; it is told what nodes there are.
-"""
+"""How many replicas, and how many threads and how much memory each, when the configuration says `auto`."""
 
 from __future__ import annotations
 

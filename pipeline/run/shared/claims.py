@@ -1,8 +1,8 @@
 """Claims: which driver works on which shard, so that several on one output share its work instead of doing it twice.
 
 A claim is a file that is put if absent; a driver that lives keeps a file of its own fresh. Ages are differences of the
-store's own clock, never of this machine's. Nothing here decides what is right: put-if-absent of the parts does, and a
-claim that is wrong costs time only. It does not know what a shard is, but its number.
+store's own clock, never of this machine's. Nothing here decides what is right: put-if-absent of the parts does, and a claim
+that is wrong costs time only.
 """
 
 from __future__ import annotations

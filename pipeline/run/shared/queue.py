@@ -1,7 +1,4 @@
-"""What is left to do of an output, shared with other drivers: which task is next, and what follows from what became of it.
-
-It does not know replicas, nor how a task is done.
-"""
+"""What is left to do of an output, shared with other drivers: which task is next, and what follows from what became of it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Finds the rows that end or hang replicas: a shard that two replicas died with is tried in halves until single rows are left.
 
 It is told what happened to each trial, and says what to try next. What it knows is kept with the output before a trial
-begins, so that a search goes on where the last driver left it. It does not know replicas.
+begins, so that a search goes on where the last driver left it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Turns how a run gets on into counters and gauges for Prometheus.
-
-It does not know Ray, nor who reads them: a `Meter` takes the numbers.
-"""
+"""Turns how a run gets on into counters and gauges for Prometheus."""
 
 from __future__ import annotations
 

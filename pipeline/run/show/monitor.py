@@ -1,7 +1,4 @@
-"""Adds up what replicas and reports say into what the display shows and the manifest keeps.
-
-It does not know how replicas run or how anything is shown.
-"""
+"""Adds up what replicas and reports say into what the display shows and the manifest keeps."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Shows how a run is getting on, live on a terminal or a log line now and then elsewhere, and what came of it.
-
-It does not know where the numbers come from.
-"""
+"""Shows how a run is getting on, live on a terminal or a log line now and then elsewhere, and what came of it."""
 
 from __future__ import annotations
 

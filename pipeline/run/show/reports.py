@@ -1,7 +1,4 @@
-"""The reports of a run's parts, in 93 bytes each: a driver keeps them until the manifest is made.
-
-It does not know what is done with them.
-"""
+"""The reports of a run's parts, in 93 bytes each: a driver keeps them until the manifest is made."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Says what is being done while it takes long, so that nothing is silent: after a second and a half, then less and less often.
 
-It does not know what is done, nor how a line is shown. It imports the standard library only.
+It imports the standard library only.
 """
 
 from __future__ import annotations

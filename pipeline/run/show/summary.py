@@ -1,7 +1,4 @@
-"""Prints what came of a run: figures, errors by code, a sample or two, and a command that shows the output.
-
-It does not know where the numbers come from.
-"""
+"""Prints what came of a run: figures, errors by code, a sample or two, and a command that shows the output."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What a run does while its replicas work: looks at signals and the deadline, shows how it gets on, keeps and tells events.
-
-It does not know what happens between two looks.
-"""
+"""What a run does while its replicas work: looks at signals and the deadline, shows how it gets on, keeps and tells events."""
 
 from __future__ import annotations
 
