@@ -16,7 +16,7 @@ def run(config: GenerateConfig, config_yaml: str) -> int:
     from pipeline.run.show.stages import Stage
 
     with Stage("starting"):
-        from pipeline.run.driver import run_job  # late: it brings in Ray and pyarrow
+        from pipeline.run.driver import run_job  # imported late: it loads Ray and pyarrow
 
     return run_job(config, config_yaml=config_yaml).exit_code
 
@@ -48,7 +48,7 @@ JOB = JobSpec(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job with a command line, or the process's own, and return the exit code."""
+    """Run the job with a command line (default: that of this process) and return the exit code."""
     return launch(JOB, sys.argv[1:] if argv is None else argv)
 
 

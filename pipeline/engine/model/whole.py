@@ -1,4 +1,4 @@
-"""Whether a checkpoint was loaded whole: every weight of the model from the files, and every weight of the files in the model."""
+"""Checks that a checkpoint was loaded whole: all the model's weights came from the files, and all in the files were used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks grammars in a process of its own, so that one that takes minutes to compile, or all memory, costs seconds and one row."""
+"""Checks grammars in a child process: one that takes minutes or all memory to compile costs a few seconds and one row."""
 
 from __future__ import annotations
 
