@@ -1,4 +1,4 @@
-"""A few rows of a finished part, to show people what was generated."""
+"""Reads a few rows of a finished part for the dataset card."""
 
 from __future__ import annotations
 
