@@ -1,4 +1,4 @@
-"""Merges a PEFT adapter into a model's weights: all of it, where it belongs, and to the effect that it has by itself."""
+"""Merges a PEFT adapter into a model's weights, and checks that it is complete, fits, and has the same effect merged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the JSON files of a model directory say, checked once: each value has the type and the size that it must have.
+"""Reads the JSON files of a model directory, and checks the type and the size of each value.
 
 It knows the form of these files, not which models are served.
 """

@@ -1,4 +1,4 @@
-"""What a checkpoint asks of transformers' `generate` and is not done here: a line each, before anything starts.
+"""Reports the settings of a checkpoint for transformers' `generate` that a job ignores, before anything starts.
 
 `generate` takes its defaults from `generation_config.json`. A job's output follows from its own configuration, so of that file
 only the end tokens count.

@@ -1,4 +1,4 @@
-"""Checks that a checkpoint was loaded whole: all the model's weights came from the files, and all in the files were used."""
+"""Checks that a checkpoint was loaded completely: every weight came from the files, and every tensor of them was used."""
 
 from __future__ import annotations
 
