@@ -201,7 +201,7 @@ class LocalStore:
             path.unlink(missing_ok=True)
 
     def _link_nameless(self, data: bytes | memoryview, final: Path) -> bool | None:
-        """Write a nameless file and link it to its final name; return whether that was free, or None if this is not possible."""
+        """Write a nameless file and link it to its final name; return whether that was free, or None if that is impossible."""
         try:
             handle = os.open(final.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666)
         except OSError as error:
