@@ -1,4 +1,4 @@
-"""The engine's kernels for a GPU, written in Triton, which the CUDA builds of torch bring along.
+"""The engine's kernels for a GPU, written in Triton, which the CUDA builds of torch include.
 
 Triton is imported only where a kernel runs.
 """

@@ -1,6 +1,6 @@
-"""Attention over the blocked KV cache by kernels of Triton, for a step whose shape a CUDA graph has fixed.
+"""Attention over the blocked KV cache with Triton kernels, for steps whose shape a CUDA graph fixes.
 
-What a step holds is known on the device alone: the grid covers the most that it may hold, and programs without work end at
+Only the device knows the content of a step: the grid covers the most that it may hold, and programs without work end at
 once.
 """
 

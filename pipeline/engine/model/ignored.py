@@ -32,7 +32,7 @@ _OFF: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("penalty_alpha", "diversity_penalty", "min_length"), (0,)),
     **dict.fromkeys(("remove_invalid_values", "renormalize_logits", "token_healing"), (False,)),
 }  # fmt: skip
-"""Keys that have no like here → the values with which they do nothing, beside null."""
+"""Keys without an equivalent here → the values, besides null, with which they have no effect."""
 
 
 def ignored(checkpoint: Checkpoint, sampling: SamplingParams) -> Iterator[str]:
