@@ -1,4 +1,4 @@
-"""Checks overrides before they are composed, where Hydra would say too little, or nothing."""
+"""Checks overrides before they are composed, for mistakes that Hydra would report poorly, or not at all."""
 
 from __future__ import annotations
 
