@@ -52,8 +52,8 @@ def _of_chats(config: GenerateConfig, identity: Identity) -> Iterator[str]:
     texts = source.token_ids_column is None and not _MARKUP.search(source.template or "")
     if identity.chat_template is not None and texts and not source.is_chat:
         yield (
-            "the model has a chat template, but prompts reach it as plain text: a model tuned for chat answers as it was "
-            "trained to with source.chat=true"
+            "the model has a chat template, but prompts reach it as plain text: set source.chat=true if the model is tuned "
+            "for chat"
         )
     if source.is_chat and source.on_long_prompt == "truncate_left":
         yield "source.on_long_prompt=truncate_left cuts a conversation at its beginning: the system message is lost first"
