@@ -1,4 +1,4 @@
-"""`python -m jobs JOB …` is `promptmill JOB …`; it knows nothing of its own."""
+"""Makes `python -m jobs JOB …` the same as `promptmill JOB …`."""
 
 from jobs.cli import run
 

@@ -1,6 +1,6 @@
 """The console script: `promptmill JOB [OVERRIDES]` is `python -m jobs.JOB [OVERRIDES]`.
 
-A job's module says what there is to know of it; what a job needs to run is imported when it runs.
+A job's module describes the job; the libraries that it needs are imported when it runs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline import __version__
 from pipeline.errors import ExitCode
 from pipeline.wording import did_you_mean, one_line
 
-# Words that are no jobs: they take no configuration.
+# Commands that are not jobs: they take no configuration.
 TOOLS = {
     "look": "the first rows of an output, or its errors: promptmill look FOLDER [--errors]",
     "help": "a job's page: promptmill help JOB",

@@ -1,7 +1,4 @@
-"""`promptmill generate`: prompts in Parquet → generations and per-token statistics in Parquet.
-
-It does not know how any of it is done: it hands a typed configuration to the driver.
-"""
+"""`promptmill generate`: prompts in Parquet → generations and per-token statistics in Parquet."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ def run(config: GenerateConfig, config_yaml: str) -> int:
     from pipeline.run.show.stages import Stage
 
     with Stage("starting"):
-        from pipeline.run.driver import run_job  # late: it brings in Ray and pyarrow
+        from pipeline.run.driver import run_job  # imported late: it loads Ray and pyarrow
 
     return run_job(config, config_yaml=config_yaml).exit_code
 
@@ -65,7 +62,7 @@ JOB = JobSpec(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job with a command line, or the process's own, and return the exit code."""
+    """Run the job with a command line (default: that of this process) and return the exit code."""
     return launch(JOB, sys.argv[1:] if argv is None else argv)
 
 

@@ -1,7 +1,4 @@
-"""Runs a job from the command line: help, composition, logging, the runs one after the other, and the exit code.
-
-It does not know what any job does.
-"""
+"""Runs a job from the command line: help, composition, logging, the runs one after the other, and the exit code."""
 
 from __future__ import annotations
 
@@ -24,14 +21,15 @@ log = logging.getLogger(__name__)
 
 
 def launch(job: JobSpec[Config], argv: Sequence[str]) -> int:
-    """Do what a command line asks of a job.
+    """Run a job as a command line asks.
 
     Returns:
-        The exit code; of several runs the first that is not 0. A failed run does not keep the others from running,
-        a signal does.
+        The exit code; of several runs the first that is not 0. After a failed run the others still run; after a signal
+        they do not.
     """
-    # Threads that wait go to sleep after some microseconds: where another process takes a core, products of two threads that
-    # spin for long stall each other; where none does, waking up between short products costs. Read when torch is loaded.
+    # Waiting threads sleep after some microseconds. If they spun for long while another process takes a core, two threads of
+    # one product would stall each other; if they slept at once, waking up between short products would cost time. torch
+    # reads this when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
@@ -62,13 +60,13 @@ def launch(job: JobSpec[Config], argv: Sequence[str]) -> int:
 def _composed(job: JobSpec[Config], arguments: Arguments) -> list[Composed[Config]]:
     if job.compose is not None:
         return job.compose(arguments)
-    from jobs.options.compose import compose_runs  # late: Hydra is not needed for the help page
+    from jobs.options.compose import compose_runs  # imported late: the help page needs no Hydra
 
     return compose_runs(job.name, job.schema, arguments)
 
 
 def show(text: str) -> int:
-    """Print a page and return 0. A reader that closes the pipe early, as `head` does, has seen enough."""
+    """Print a page and return 0. It is no error if the reader closes the pipe early, as `head` does."""
     try:
         print(text, end="", flush=True)
     except BrokenPipeError:
@@ -115,14 +113,14 @@ def _tell_of_all(runs: Sequence[Composed[Config]], codes: Sequence[int]) -> None
 
 
 class _StderrHandler(logging.Handler):
-    """Writes to whatever `sys.stderr` is now, so that lines do not tear a live display that has replaced it."""
+    """Writes to the current `sys.stderr`, so that lines do not break a live display that has replaced it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr)
 
 
 def configure_logging(*, verbose: bool = False) -> None:
-    """Log to stderr, a line a message: time, level, text; other people's libraries only from warnings up."""
+    """Log to stderr, one line per message: time, level, text; of other libraries only warnings and errors."""
     handler = _StderrHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

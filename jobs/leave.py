@@ -1,7 +1,4 @@
-"""Ends the process with an exit code, also where a library does not come back from a call that was given up.
-
-It does not know which library that is: the threads' names tell.
-"""
+"""Ends the process with an exit code, even if a library does not return from an abandoned call."""
 
 from __future__ import annotations
 
@@ -12,11 +9,11 @@ import threading
 from typing import NoReturn
 
 GIVEN_UP = ("close", "write", "read", "engine", "release")
-"""What the threads' names begin with that may still wait, for a storage or a cluster that is gone."""
+"""Prefixes of the names of threads that may still wait for a store or a cluster that is gone."""
 
 
 def leave(code: int) -> NoReturn:
-    """End the process. The interpreter's own end would wait for such threads, or pull the ground from under them."""
+    """End the process. The interpreter's normal exit would wait for such threads, or crash them."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

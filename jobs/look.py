@@ -1,7 +1,4 @@
-"""`promptmill look FOLDER`: shows the first rows of an output, or its errors, as far as it is made.
-
-It does not know how rows are read.
-"""
+"""`promptmill look FOLDER`: shows the first rows of an output, or its errors; the output may be unfinished."""
 
 from __future__ import annotations
 
@@ -34,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _lines(folder: str, *, errors: bool) -> Iterator[str]:
-    """What there is to see of an output."""
-    from pipeline.inspect.output import open_output  # late: it brings in pyarrow
+    """Yield the lines to print."""
+    from pipeline.inspect.output import open_output  # imported late: it loads pyarrow
     from pipeline.run.show.summary import fitted
 
     output = open_output(folder)

@@ -1,7 +1,4 @@
-"""`promptmill submit`: hands a job to a Ray cluster, follows it, and ends with its exit code.
-
-It does not know how a cluster is spoken to.
-"""
+"""`promptmill submit`: hands a job to a Ray cluster, follows it, and ends with its exit code."""
 
 from __future__ import annotations
 

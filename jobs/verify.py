@@ -1,7 +1,4 @@
-"""`promptmill verify`: proves an output complete and intact, and generates some of its rows again.
-
-It does not know how anything is checked.
-"""
+"""`promptmill verify`: proves an output complete and intact, and generates some of its rows again."""
 
 from __future__ import annotations
 

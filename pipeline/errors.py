@@ -7,16 +7,16 @@
     │   ├── ModelRefused                a model that is missing, unsafe or not served
     │   └── PlanRefused                 the output folder holds another plan
     ├── CorruptInput                1   a page of an input file cannot be read; committed parts stay
-    ├── WorkerFailed                1   a shard failed in a way that a retry does not mend
+    ├── WorkerFailed                1   a shard failed, and a retry would fail too
     ├── Resumable                  75   stopped early; the same command goes on from there
     │   ├── StorageFull                 no space left; nothing half-written stays
-    │   ├── StoreUnavailable            an object store that does not answer, or not as it should
+    │   ├── StoreUnavailable            an object store does not answer, or answers wrongly
     │   ├── DeadlineReached             the configured deadline passed
-    │   ├── ClusterLost                 replicas cannot be had, or keep dying
-    │   └── DeviceFault                 the device under a replica does not work any more
+    │   ├── ClusterLost                 replicas cannot be started, or keep dying
+    │   └── DeviceFault                 the device of a replica no longer works
     └── Interrupted           130/143   SIGINT or SIGTERM; the same command goes on from there
 
-It does not know who raises them or how they are shown: `jobs` prints one line and exits with `exit_code`.
+`jobs` prints the message as one line and exits with `exit_code`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """How a command ends. The help pages, the README and the operations page tell the codes with these meanings."""
+    """How a command ends. The help pages, the README and the operations page take the meanings from here."""
 
     meaning: str
 
@@ -48,7 +48,7 @@ class ExitCode(IntEnum):
 
 
 class PromptmillError(Exception):
-    """Base of every error whose text is written for the person who runs the job."""
+    """Base of every error whose message is meant for the person who runs the job."""
 
     exit_code: int = ExitCode.UNEXPECTED
 
@@ -80,7 +80,7 @@ class CorruptInput(PromptmillError):
 
 
 class WorkerFailed(PromptmillError):
-    """A shard failed and doing it again will not help."""
+    """A shard failed, and a retry would not help."""
 
 
 class Resumable(PromptmillError):
@@ -94,7 +94,7 @@ class StorageFull(Resumable):
 
 
 class StoreUnavailable(Resumable):
-    """The output's object store does not answer, however often it is asked."""
+    """The output's object store does not answer, even after retries."""
 
 
 class DeadlineReached(Resumable):
@@ -102,11 +102,11 @@ class DeadlineReached(Resumable):
 
 
 class ClusterLost(Resumable):
-    """The replicas cannot be had, or keep dying."""
+    """Replicas cannot be started, or keep dying."""
 
 
 class DeviceFault(Resumable):
-    """The device under a replica does not work any more: another process may find that it does."""
+    """The device of a replica no longer works in this process; it may work in another one."""
 
 
 class Interrupted(PromptmillError):

@@ -1,4 +1,4 @@
-"""What the system tells of this machine: its processor, the cores and the memory that this process may use."""
+"""Reads what the system says about this machine: its processor, and the cores and memory that this process may use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CGROUP_V2 = Path("/sys/fs/cgroup")
 
 
 def cpuinfo() -> dict[str, str]:
-    """Return what Linux says about the first processor, by name; nothing on other systems."""
+    """Return what Linux says about the first processor, by name; an empty dictionary on other systems."""
     try:
         first = _CPUINFO.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
     except OSError:
@@ -22,18 +22,18 @@ def cpuinfo() -> dict[str, str]:
 
 @functools.cache
 def processor() -> tuple[str, frozenset[str]]:
-    """(vendor: `GenuineIntel`, `AuthenticAMD`, …, flags; on ARM, features), as Linux tells them; empty where it does not."""
+    """Return (vendor, flags) as Linux reports them, e.g. `GenuineIntel`; on ARM the features; empty on other systems."""
     about = cpuinfo()
     return about.get("vendor_id", ""), frozenset((about.get("flags") or about.get("Features", "")).split())
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_bytes() -> int | None:
-    """Memory that this process may still take: the system's, or its control group's if that is less. Null: unknown."""
+    """Return the bytes that this process may still allocate: the system's or the cgroup's, whichever is less. None: unknown."""
     known = []
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()

@@ -1,7 +1,4 @@
-"""Sampling parameters: how tokens are chosen, when a completion ends, and what its text must be like.
-
-It knows no library but the standard one, and no other module of promptmill.
-"""
+"""Sampling parameters: how tokens are chosen, when a completion ends, and what its text must be like."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from typing import Any
 MAX_SEED = 2**63 - 1
 MAX_BIAS = 100
 STRUCTURED = ("regex", "choice", "json_schema")
-"""Of these one at most is given: it says what the text must be like."""
+"""At most one of these is given: it constrains the text."""
 
 
 def require(condition: bool, name: str, value: object, allowed: str) -> None:
@@ -40,28 +37,28 @@ class SamplingParams:
     r"""How tokens are chosen and when a completion ends. Names and meanings are vLLM's and Hugging Face's.
 
     `temperature=0` is greedy. `top_k=0`, `top_p=1`, `min_p=0`, a `repetition_penalty` of 1, the two other penalties of 0,
-    an empty list or mapping and null switch a rule off. The order of the rules is vLLM's:
+    an empty list or mapping and None switch a rule off. The order of the rules is vLLM's:
 
-    1. what may not come is masked: by `regex`, `choice` or `json_schema`, then `bad_words`, then `min_tokens`;
+    1. tokens that may not come next are masked: by `regex`, `choice` or `json_schema`, then `bad_words`, then `min_tokens`;
     2. `logit_bias` is added;
     3. the repetition penalty, then the frequency and the presence penalty;
     4. temperature;
-    5. min-p, then top-k, then top-p, each on what the ones before it left, renormalised.
+    5. min-p, then top-k, then top-p, each on the renormalised remainder of the one before.
 
-    `logit_bias` adds a number from -100 to 100 to the logits of some tokens: {token id: bias}. -100 is next to never, and
-    still not a mask: where nothing else may come, the token does.
+    `logit_bias` adds a number from -100 to 100 to the logits of some tokens: {token id: bias}. -100 makes a
+    token very unlikely but does not mask it: where no other token may come next, it still comes.
 
     `bad_words` are not generated as the tokenizer spells them, alone or after a space: the last token of such a spelling is
     masked where the tokens before it were just generated. Another spelling is not covered: other capitals, other
     tokens for the same text, the word within a longer token, a word that begins in the prompt.
 
     `regex` (syntax of Rust's regex crate, without look-around; the whole text has to match), `choice` (one of these texts)
-    and `json_schema` (a mapping, or JSON text; the order of properties counts) exclude each other. They mask all tokens
-    with which the text could no longer match. A completion ends with `stop` as soon as nothing can follow, without an
+    and `json_schema` (a mapping, or JSON text; the order of properties counts) exclude each other. They mask every token
+    after which the text could no longer match. A completion ends with `stop` as soon as nothing can follow, without an
     end-of-text token and whatever `min_tokens` says. Where it may end or go on, the end tokens (end-of-text unless
-    `ignore_eos`, and `stop_token_ids`) are among what may come, and `min_tokens` keeps them back. `stop` and
-    `stop_token_ids` may cut a text earlier. It ends with `length` when it does not match yet and has to end: at
-    `max_tokens`, or where the other rules leave no token that could come next.
+    `ignore_eos`, and `stop_token_ids`) are allowed too, unless `min_tokens` masks them. `stop` and
+    `stop_token_ids` may cut a text earlier. A completion that does not match yet ends with `length` at `max_tokens`, or
+    where the other rules leave no token that could come next.
     """
 
     n: int = 1
@@ -127,11 +124,11 @@ class SamplingParams:
 
     @property
     def structured(self) -> str | None:
-        """Which of `STRUCTURED` is given, or null."""
+        """Which of `STRUCTURED` is given, or None."""
         return next((name for name in STRUCTURED if getattr(self, name)), None)
 
     def beyond(self, vocab_size: int) -> tuple[str, int] | None:
-        """The first token id that a vocabulary does not have, after the name of its field; null if all are there."""
+        """Return (field, id) of the first token id outside a vocabulary of this size; None if there is none."""
         for name, ids in (("stop_token_ids", self.stop_token_ids), ("logit_bias", dict(self.logit_bias))):
             for token in ids:
                 if token >= vocab_size:
@@ -139,15 +136,15 @@ class SamplingParams:
         return None
 
     def plain(self) -> dict[str, Any]:
-        """Return the parameters as JSON has them, by name; `SamplingParams(**plain)` is the same again."""
+        """Return the parameters by name, as JSON values; `SamplingParams(**plain)` gives an equal object."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
         return {**values, **lists, "logit_bias": dict(self.logit_bias)}
 
     def override(self, values: Mapping[str, Any]) -> SamplingParams:
-        """Return a copy in which the non-null values replace the fields of the same names.
+        """Return a copy in which values other than None replace the fields of the same names.
 
-        A value for one of `STRUCTURED` replaces whichever of them is set; an empty `choice` takes it away.
+        A value for one of `STRUCTURED` replaces whichever of them is set; an empty `choice` removes it.
 
         Raises:
             ValueError: If a name is unknown, or a value has the wrong type or is out of range.
@@ -175,10 +172,10 @@ _WANTED = {
 
 
 def _coerce(name: str, value: Any) -> Any:
-    """Accept exactly what the field's type admits.
+    """Convert a value to the field's type, or refuse it.
 
-    That is: a whole float for an int, any number for a float, one text for a list of stop strings or bad words, and for a
-    mapping the pairs that Arrow makes of its maps.
+    Accepted are: a whole float for an int, any number for a float, one text for a list of stop strings or bad words, and for
+    a mapping the list of pairs that Arrow makes of its maps.
     """
     kind = _KINDS[name]
     if kind == "any" or (kind == "bool" and isinstance(value, bool)) or (kind == "str" and isinstance(value, str)):
@@ -193,7 +190,9 @@ def _coerce(name: str, value: Any) -> Any:
     if kind == "tuple" and isinstance(value, list | tuple):
         return tuple(value)
     if kind == "dict" and isinstance(value, Mapping):
-        return {key: bias for key, bias in value.items() if bias is not None}  # a struct's fields that a row has not
+        return {
+            key: bias for key, bias in value.items() if bias is not None
+        }  # fields of a struct that are null in this row
     if (
         kind == "dict"
         and isinstance(value, list | tuple)
@@ -206,12 +205,12 @@ def _coerce(name: str, value: Any) -> Any:
 
 
 def _as_list(value: Any) -> Any:
-    """A tuple as whoever wrote it knows it."""
+    """Return a tuple as the list that the user wrote, for messages."""
     return list(value) if isinstance(value, tuple) else value
 
 
 def _biases(values: Mapping[Any, Any] | Iterable[tuple[Any, Any]]) -> tuple[tuple[int, float], ...]:
-    """(token id, bias) in the order of the ids; YAML and JSON may have written the ids as texts."""
+    """Return (token id, bias) pairs sorted by id; in YAML and JSON the ids may be strings."""
     made: dict[int, float] = {}
     allowed = f"token ids (whole numbers from 0), each once, with biases from -{MAX_BIAS} to {MAX_BIAS}"
     for key, bias in values.items() if isinstance(values, Mapping) else values:
@@ -224,7 +223,7 @@ def _biases(values: Mapping[Any, Any] | Iterable[tuple[Any, Any]]) -> tuple[tupl
 
 
 def _schema_text(value: Any) -> str:
-    """A JSON Schema as JSON text: the digest of a plan does not tell the order of a mapping's keys, and here it counts."""
+    """Return a JSON Schema as JSON text. The order of keys matters here, and the digest of a plan ignores it in mappings."""
     try:
         schema = json.loads(value) if isinstance(value, str) else value
         text = json.dumps(schema, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -1,7 +1,7 @@
-"""The statistics of generated tokens: the name of each, its column, its type and bounds, and what it means.
+"""Declares the statistics of generated tokens: name, column, type, bounds and meaning of each.
 
-The options, the output's schema, `verify` and the documentation take them from here; `engine/layers/stats.py` has the function
-of each. All are under the model's own distribution: before temperature, penalties and truncation.
+The options, the output's schema, `verify` and the documentation take them from here; `engine/layers/stats.py` has the
+functions. All are computed under the model's own distribution: before temperature, penalties and truncation.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 SLACK = 1e-4
-"""What sums of float32 over a vocabulary may be off, in nats."""
+"""Tolerance for float32 sums over a vocabulary, in nats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +22,10 @@ class TokenStatistic:
         name: As in `stats.columns`.
         column: The output's list column.
         meaning: For the documentation and the dataset card.
-        bounds: Number of tokens of the model, inf where it is not known → the least and the greatest value.
+        bounds: Vocabulary size (inf where it is unknown) → (lowest, highest) value.
         whole: Whether values are int32; else they are float32.
-        default: Whether it is computed unless `stats.columns` says otherwise. A new one is not: it would change what existing
-            configurations write.
+        default: Whether it is computed unless `stats.columns` says otherwise. A new statistic is not, because that
+            would change what existing configurations write.
     """
 
     name: str

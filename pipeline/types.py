@@ -1,7 +1,4 @@
-"""The nouns that every room shares: requests, completions, shards and their reports.
-
-It knows no library but the standard one, and no other module of promptmill but `sampling`, which it hands on.
-"""
+"""Defines the types that all subpackages share: requests, completions, shards and their reports."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ class FinishReason(StrEnum):
 
 
 class ErrorCode(StrEnum):
-    """What can be wrong with one row; the job goes on."""
+    """What can be wrong with one row. The job continues."""
 
     NULL_PROMPT = "NULL_PROMPT"
     NOT_UTF8 = "NOT_UTF8"
@@ -47,17 +44,17 @@ class RowError:
 
 
 Messages = Sequence[Mapping[str, Any]]
-"""A conversation: `role` and `content` of each message, and what else a template may want of it."""
+"""A conversation: `role` and `content` of each message, and any other fields that a template uses."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptRow:
-    """An input row made ready: what to generate from, or why that cannot be.
+    """A prepared input row: a prompt, or the reason why there is none.
 
-    `prompt` is the rendered text (null when the input is token ids, or on an error before rendering);
-    `prompt_token_ids` is empty exactly when `error` is set. `prompt_length` is the number of the prompt's tokens before any
-    was cut off, 0 where they are not known. `messages` is the conversation that the prompt was made of, of which the last one
-    is gone on with if `continues`.
+    `prompt` is the rendered text (None when the input is token ids, or on an error before rendering);
+    `prompt_token_ids` is empty exactly when `error` is set. `prompt_length` is the number of prompt tokens before truncation,
+    0 if unknown. `messages` is the conversation that the prompt was rendered from; with `continues`, the completion continues
+    its last message.
     """
 
     row_id: str
@@ -71,7 +68,7 @@ class PromptRow:
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens that the model read, or of the prompt that it could not read."""
+        """Number of tokens that the model read; for a prompt that was refused, its length."""
         return len(self.prompt_token_ids) if self.error is None else self.prompt_length
 
     @property
@@ -80,7 +77,7 @@ class PromptRow:
         return 0 if self.error is not None else max(0, self.prompt_length - len(self.prompt_token_ids))
 
     def requests(self) -> list[Request]:
-        """One request a sample; none for a row with an error."""
+        """Return one request per sample; none for a row with an error."""
         if self.error is not None:
             return []
         return [Request(self.row_id, i, self.prompt_token_ids, self.sampling) for i in range(self.sampling.n)]
@@ -101,16 +98,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What the engine made of a request.
+    """The engine's answer to a request.
 
     Attributes:
         request: The request this answers.
         token_ids: Generated ids, the ending token included when it was generated.
-        text: The generated text without the stop string; null on error.
+        text: The generated text without the stop string; None on error.
         finish_reason: Why it ended.
-        stop_reason: The stop string or token that ended it, else null.
-        statistics: Column name → array of one value (or k values) a generated token, e.g. `token_logprobs` [G].
-        prompt_token_logprobs: [P] with NaN at the first position, or null when not asked for.
+        stop_reason: The stop string or token that ended it, else None.
+        statistics: Column name → array of one value (or k values) per generated token, e.g. `token_logprobs` [G].
+        prompt_token_logprobs: [P] with NaN at the first position, or None when not requested.
         error: Set exactly when `finish_reason` is `error`.
     """
 
@@ -161,16 +158,16 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a replica is to do with a shard.
+    """One assignment of a shard to a replica.
 
     Attributes:
         shard: The shard.
-        attempt: How often it was handed out by this driver, this time included.
-        trial: Rows `start` to `stop` (exclusive), counted within the shard: only they are generated, and nothing is
-            written, to see whether a replica lives through them. Null: the whole shard becomes a part.
-        excluded: Row within the shard → why: it ended or hung replicas, so it is an error without being looked at.
-        witness: Stored name of a file that the replica puts before it begins, with the number of the attempt: without it,
-            the end of the replica says nothing about this task. Null: none.
+        attempt: How often this driver has handed it out, this time included.
+        trial: Rows `start` to `stop` (exclusive), counted within the shard. Only these rows are generated, and nothing
+            is written: the trial shows whether a replica survives them. None: the whole shard becomes a part.
+        excluded: Row within the shard → reason. These rows killed or hung replicas; they become errors unread.
+        witness: Stored name of a marker that the replica writes, with the attempt's number, before it begins. Without the
+            marker, the death of the replica says nothing about this task. None: no marker.
     """
 
     shard: Shard
@@ -182,10 +179,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """What the driver learns of a finished shard; no text passes through the driver.
+    """What the driver is told about a finished shard; no text passes through the driver.
 
-    `rows` are input rows, `completions` output rows; `already_there` tells that another attempt had committed it. The last four
-    are as in `pipeline.output.counts.Counts`.
+    `rows` are input rows, `completions` output rows; `already_there`: another attempt had committed it. The last four
+    are those of `pipeline.output.counts.Counts`.
     """
 
     shard: int
@@ -205,9 +202,9 @@ class ShardReport:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What an engine may hold, and how much of its KV cache is in use; no blocks where its cache has none.
+    """An engine's capacity, and how much of its KV cache is in use. The block counts are 0 for a cache without blocks.
 
-    `open_tokens` are those generated so far of the sequences that run.
+    `open_tokens` is the number of tokens generated so far for the running sequences.
     """
 
     max_num_seqs: int = 0
@@ -220,9 +217,9 @@ class Room:
 class Progress:
     """Counters of a replica since it started, and what its engine holds now.
 
-    `completion_tokens` are those of completions that ended, `tokens_made` also those of sequences that still run. The counters
-    are for the display and the metrics, except `beats`, which grows with everything that the replica gets done: one
-    that has work and does not beat hangs.
+    `completion_tokens` counts finished completions only, `tokens_made` also the sequences that still run. The counters are for
+    the display and the metrics, except the heartbeat `beats`, which grows with everything that the replica gets done: a
+    replica that has work and no heartbeat hangs.
     """
 
     completions: int = 0
@@ -248,9 +245,9 @@ class ChatFormat:
 
     Attributes:
         template: The chat template; None: the tokenizer's own.
-        arguments: What a template is given beside the messages and the tools, as the text of a JSON object.
-        continue_final: Whether the last message is gone on with, instead of answered.
-        day: The date that a template is told, such as `2026-11-28`; None: it asks for none.
+        arguments: What a template gets besides the messages and the tools, as the text of a JSON object.
+        continue_final: Whether the completion continues the last message instead of answering it.
+        day: The date that the template gets, such as `2026-11-28`; None: it uses none.
     """
 
     template: str | None = None
@@ -260,7 +257,7 @@ class ChatFormat:
 
 
 Renderer = Callable[[Messages, Sequence[Any] | None], str]
-"""Messages and tools → the prompt. A `ValueError` has the template's own words about what does not fit it."""
+"""Messages and tools → the prompt. Raises a `ValueError` with the template's own message if they do not fit."""
 
 
 class Tokenizer(Protocol):
@@ -270,7 +267,7 @@ class Tokenizer(Protocol):
     vocab_size: int
 
     def encode_batch(self, texts: Sequence[str], special: bool | None = None) -> list[list[int]]:
-        """Return the token ids of each text, with or without special tokens; None: as a text needs them."""
+        """Return the token ids of each text, with or without special tokens; None: decided per text."""
 
     def token(self, token_id: int) -> str:
         """Return a token as the vocabulary spells it."""
@@ -279,7 +276,7 @@ class Tokenizer(Protocol):
         """Return the text of ids; special tokens leave nothing, unless `special`."""
 
     def chat(self, form: ChatFormat) -> Renderer:
-        """Return what renders conversations.
+        """Return a renderer of conversations.
 
         Raises:
             ValueError: If there is no chat template, or it does not compile.

@@ -1,7 +1,4 @@
-"""Puts names, values and errors of any length into one-line messages of bounded length.
-
-It does not know what the messages are about.
-"""
+"""Puts names, values and errors of any length into one-line messages of bounded length."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 UNKNOWN = "–"
-"""Stands for a figure that is not known yet."""
+"""Shown for a number that is not known yet."""
 _MOST_LISTED = 20
 
 
@@ -21,41 +18,41 @@ def one_line(text: object, limit: int = 200) -> str:
 
 
 def shortened(text: str, limit: int) -> str:
-    """Cut `text` to `limit` characters; the last one tells that something is missing."""
+    """Cut `text` to `limit` characters; an ellipsis at the end marks a cut."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def lines_of(text: object) -> list[str]:
-    """Return the lines of a text that are not blank, without the blanks around them."""
+    """Return the lines of a text that are not blank, stripped."""
     return [line.strip() for line in str(text).splitlines() if line.strip()]
 
 
 def first_line(error: BaseException, limit: int = 300) -> str:
-    """Return what a person needs of an exception that may go on for a page; its kind if it says nothing."""
+    """Return the first line of an exception's message; its class if it has no message."""
     return shortened((lines_of(error) or [type(error).__name__])[0], limit)
 
 
 def named(error: BaseException) -> str:
-    """Return what kind an exception is, and the first line of what it says."""
+    """Return the class of an exception and the first line of its message."""
     kind, first = type(error).__name__, first_line(error)
     return kind if first == kind else f"{kind}: {first}"
 
 
 def brief(value: object, limit: int = 80) -> str:
-    """Return the `repr` of a value, cut to `limit` characters; a long text is cut before, so that this is cheap."""
+    """Return the `repr` of a value, cut to `limit` characters; a long text is cut before `repr`, which keeps this cheap."""
     if isinstance(value, str | bytes):
         value = value[: limit + 1]
     return one_line(repr(value), limit)
 
 
 def listed(items: Sequence[str], most: int = _MOST_LISTED) -> str:
-    """Join names by commas; beyond `most` only their number is given."""
+    """Join names by commas; of more than `most`, the rest is only counted."""
     shown = ", ".join(one_line(item, 80) for item in items[:most])
     return shown if len(items) <= most else f"{shown} … and {len(items) - most} more"
 
 
 def did_you_mean(name: str, names: Sequence[str]) -> str:
-    """Return `; did you mean 'x'?` for the most similar name (case aside), or nothing."""
+    """Return `; did you mean 'x'?` for the most similar name (ignoring case), or an empty string."""
     lower = {n.lower(): n for n in reversed(names)}
     close = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.6)
     return f"; did you mean {brief(lower[close[0]])}?" if close else ""
@@ -72,7 +69,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Write a time as `1:02:03`, or `2:03` below an hour; a dash when it is not known."""
+    """Write a time as `1:02:03`, or `2:03` below an hour; a dash for None."""
     if seconds is None:
         return UNKNOWN
     minutes, rest = divmod(round(seconds), 60)
@@ -81,11 +78,11 @@ def duration(seconds: float | None) -> str:
 
 
 def plain(text: str, limit: int | None = None) -> str:
-    """Escape control characters: no text from data moves the cursor, colours the screen or begins a line.
+    """Escape control characters, so that no text from data moves the cursor, colours the screen or begins a line.
 
     Args:
         text: The text.
-        limit: Characters of the result; null: as many as it takes.
+        limit: Most characters of the result; None: no limit.
     """
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return escaped if limit is None else shortened(escaped, limit)

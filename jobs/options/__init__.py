@@ -1,1 +1,1 @@
-"""From a command line to a typed configuration: presets, overrides, help, and what is wrong with them."""
+"""Turns a command line into a typed configuration: presets, overrides, help and error messages."""

@@ -1,7 +1,4 @@
-"""Reads the words after a job's name: a few flags, and Hydra overrides.
-
-It does not know what the overrides mean.
-"""
+"""Reads the words after a job's name: a few flags, and Hydra overrides."""
 
 from __future__ import annotations
 
@@ -37,7 +34,7 @@ class Arguments:
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one of ours: one line, exit code 2. `own` are flags that only this job has."""
+    """An argument parser with our kind of errors: one line, exit code 2. `own` are flags that only this job has."""
 
     own: Collection[str] = ()
 
@@ -46,7 +43,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _in_our_words(message: str, own: Collection[str]) -> str:
-    """What is wrong with a flag, and what would be right."""
+    """Return what is wrong with a flag, and what would be right."""
     if unknown := re.fullmatch("unrecognized arguments: (.*)", message):
         flag = unknown[1].split()[0]
         known = [*(name for names, _ in FLAGS for name in re.findall(r"--[a-z-]+", names)), *own]
@@ -64,7 +61,7 @@ def parse(argv: Sequence[str], own: Mapping[str, str] | None = None) -> Argument
 
     Args:
         argv: The words after the job's name.
-        own: Flags of the job's own, each with the override that it stands for.
+        own: The job's own flags, each with the override that it stands for.
 
     Raises:
         ConfigurationError: If a flag is unknown or lacks its value.

@@ -1,7 +1,4 @@
-"""What goes to a cluster with a submitted job: the code, presets of one's own, and a command line that means the same there.
-
-It does not know how it is sent.
-"""
+"""Bundles a submitted job for a cluster: the code, the user's presets, and a command line that means the same there."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ from pipeline.errors import ConfigurationError
 
 PACKAGES = ("jobs", "conf", "pipeline")
 PRESETS = "presets"
-"""Where a folder with presets of one's own lies in the bundle."""
+"""The place of the user's presets in the bundle."""
 PLACES = ("source.path", "output.path")
 """Keys that name a place, which a cluster's nodes must see."""
 MODELS = ("model.path", "model.tokenizer", "model.adapter")
@@ -35,7 +32,7 @@ MODELS = ("model.path", "model.tokenizer", "model.adapter")
 
 @contextmanager
 def bundle(config_dir: str | None) -> Iterator[Path]:
-    """A folder with the code as it is here, for as long as it takes to send it."""
+    """Yield a temporary folder with this process's code."""
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
     with TemporaryDirectory(prefix="promptmill-submit-") as name:
         folder = Path(name)
@@ -55,9 +52,9 @@ def bundle(config_dir: str | None) -> Iterator[Path]:
 
 
 def command(job: str, python: str, arguments: Arguments) -> str:
-    """Compose a job as it will be composed on the cluster, and return the command line to be run there.
+    """Compose a job as on the cluster, and return the command line to run there.
 
-    Relative paths are taken from here, as another machine has another current folder.
+    Relative paths become absolute, because another machine has another current folder.
 
     Raises:
         PromptmillError: If anything in the configuration is wrong.
@@ -80,7 +77,7 @@ def command(job: str, python: str, arguments: Arguments) -> str:
 
 
 def _placed(run: Composed[Any]) -> Iterator[str]:
-    """Overrides that make relative paths absolute; interpolations stay, and are resolved on the cluster."""
+    """Yield overrides that make relative paths absolute; interpolations stay, and are resolved on the cluster."""
     tree = OmegaConf.create(run.yaml)
     assert isinstance(tree, DictConfig)
     plain = OmegaConf.to_container(tree, resolve=False)

@@ -1,6 +1,6 @@
 """Scripts with which bash, zsh and fish complete `promptmill` command lines: jobs, keys, presets.
 
-They are made from the dataclasses and presets of this version and ask nobody when they run. It knows no Hydra.
+They are made from the dataclasses and presets of this version, and start no process when they run.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def script(shell: str, jobs: Iterable[str], schemas: dict[str, type]) -> str:
 
 
 def candidates(job: str, schema: type) -> list[str]:
-    """What may follow a job: every preset of every group, every key with its `=`, true and false where it is one."""
+    """Return what may follow a job: presets, keys with `=` (boolean ones with true and false), and command-line flags."""
     found = [f"{group}={name}" for group in default_presets(job) for name in presets(group)]
     for key in keys(schema).values():
         kinds = typing.get_args(key.type) or (key.type,)

@@ -1,7 +1,7 @@
 """Composes a job's configuration from `conf/` and a command line, and turns it into typed objects.
 
-It starts nothing and writes nothing: not even the folders and files that Hydra makes around a job, because it uses
-Hydra's compose API and not its job runner. So a multirun is composed and checked as a whole before a run starts.
+It starts nothing and writes nothing, not even Hydra's folders and files around a job, because it uses Hydra's compose API
+instead of its job runner. So all runs of a multirun are composed and checked before the first one starts.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Composed(Generic[Config]):
 
     Attributes:
         overrides: The command line of this run.
-        yaml: It as text, interpolations unresolved, so that no secret gets to disk with it.
-        config: The typed and checked objects; null when only the text was asked for.
-        verbose: Whether debug messages were asked for (`hydra.verbose=true`).
+        yaml: The configuration as text, interpolations unresolved, so that it writes no secret to disk.
+        config: The typed and checked objects; None if only the text was requested.
+        verbose: Whether debug messages were requested (`hydra.verbose=true`).
     """
 
     overrides: tuple[str, ...]
@@ -74,7 +74,7 @@ def compose_runs(job: str, schema: type[Config], arguments: Arguments) -> list[C
             return [_one(job, schema, run, i, extra, arguments) for i, run in enumerate(runs)]
     except PromptmillError:
         raise
-    except Exception as error:  # composing has no effects: whatever goes wrong here is in the configuration
+    except Exception as error:  # composing has no effects: any error here is one of the configuration
         raise explain(error, schema, given) from error
 
 
@@ -90,7 +90,7 @@ def _one(
     _check_keys(tree, schema)
     take_in(tree)
     if run.folder:
-        # The path itself may be an interpolation, and has to stay one.
+        # The path itself may be an interpolation, and must stay one.
         path = OmegaConf.to_container(tree.output, resolve=False)["path"]  # type: ignore[index, call-overload]
         if path != "???":
             tree.output.path = f"{str(path).rstrip('/')}/{run.folder}"
@@ -127,7 +127,7 @@ def _to_object(node: Any, prefix: str) -> Any:
 
 
 def _check_keys(tree: DictConfig, schema: type) -> None:
-    """Refuse keys that got in by force, as by `sampling={…}`: `to_object` would pass them over without a word."""
+    """Refuse unknown keys from overrides such as `sampling={…}`, which `to_object` would silently ignore."""
     known = keys(schema)
     groups = sections(schema)
     for name in tree:
@@ -149,7 +149,7 @@ def _search_path(folder: str | None) -> list[str]:
 
 @contextmanager
 def _hydra(job: str) -> Iterator[None]:
-    """Have Hydra ready to compose from the package `conf`, and without a trace of it afterwards."""
+    """Initialise Hydra to compose from the package `conf`, and reset it afterwards."""
     logging.getLogger("hydra").setLevel(logging.ERROR)
     with initialize_config_module("conf", job_name=job, version_base="1.3"):
         yield

@@ -1,6 +1,6 @@
-"""Puts the content of a file in the place of the key that names it, such as `source.template_file`.
+"""Replaces keys that name a file, such as `source.template_file`, by the file's content.
 
-The output keeps the content, so `verify` does not depend on the file. It does not know what the texts mean, JSON or not aside.
+The output keeps the content, so `verify` does not depend on the file.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def take_in(tree: DictConfig) -> None:
 
 
 def escaped(text: str) -> str:
-    """Write a text so that OmegaConf resolves it to that text: `${` begins no interpolation in it."""
+    """Escape a text so that `${` begins no interpolation and OmegaConf resolves it to the same text."""
     return re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", text)
 
 
 def _check_json(key: str, path: str, text: str) -> None:
-    """Here the file's name is known, which whoever reads the content does not know."""
+    """Refuse a file that is not JSON; here, unlike later, the message can name the file."""
     try:
         json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -58,7 +58,7 @@ def _check_json(key: str, path: str, text: str) -> None:
 
 
 def _content(key: str, path: str) -> str:
-    """A file's text, without the line end at its end, which editors put there."""
+    """Return a file's text, without the final newline that editors add."""
     try:
         with Path(path).expanduser().open("rb") as file:
             data = file.read(MOST_BYTES + 1)

@@ -1,7 +1,4 @@
-"""What keys a job's configuration has: their types, defaults and nearest neighbours, read from the dataclasses.
-
-It knows no Hydra and no value that a user gave.
-"""
+"""Lists the keys of a job's configuration from its dataclasses: types, defaults, help, and similar names."""
 
 from __future__ import annotations
 
@@ -69,14 +66,14 @@ def sections(schema: type) -> dict[str, str]:
 
 
 def nearest(name: str, schema: type) -> str:
-    """Say which keys there are near one that is not, as a phrase."""
+    """Return a phrase with the existing keys that are similar to an unknown one."""
     known, groups = keys(schema), sections(schema)
     section, _, leaf = name.rpartition(".")
 
     def likeness(candidate: str) -> float:
         its_section, _, its_leaf = candidate.rpartition(".")
         by_leaf = difflib.SequenceMatcher(None, leaf, its_leaf).ratio()
-        if section in groups:  # the section is right: its name must not make everything in it alike
+        if section in groups:  # the section is right: its name must not count as similarity
             return by_leaf - 0.05 * (section != its_section)
         return max(by_leaf, difflib.SequenceMatcher(None, name, candidate).ratio())
 

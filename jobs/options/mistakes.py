@@ -1,7 +1,4 @@
-"""Turns what Hydra and OmegaConf raise into one line that names the key, its value and what is allowed.
-
-It does not know how the line is shown, nor any rule about values: those are the dataclasses' own.
-"""
+"""Turns what Hydra and OmegaConf raise into one line that names the key, its value and what is allowed."""
 
 from __future__ import annotations
 
@@ -39,7 +36,7 @@ _SHOWN = 160
 _PATHS = {
     "model": "a model of the hub, or in a folder,", "source": "the place of the prompts", "output": "the output's folder",
 }  # fmt: skip
-"""What the key `path` of a section is."""
+"""The meaning of the key `path` of a section."""
 
 
 def explain(error: Exception, schema: type, overrides: Sequence[str]) -> PromptmillError:
@@ -168,7 +165,7 @@ def _where(error: Exception) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    """Keep of a message what says something to a person, on one line."""
+    """Return the useful part of a message, on one line."""
     noise = ("full_key:", "reference_type=", "object_type=", "See http", "To append to your")
     text = " ".join(line for line in lines_of(error) if not line.startswith(noise))
     return re.sub(r"^In '[^']+': \w+ raised while composing config: ", "", text) or type(error).__name__

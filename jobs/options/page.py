@@ -120,7 +120,7 @@ def _table(rows: Sequence[tuple[str, str]], width: int = 30) -> Iterator[str]:
 
 
 def _wrapped_command(command: str) -> Iterator[str]:
-    """Break a command between its words; what is quoted stays together, also where it is too long."""
+    """Break a command between its words; quoted words stay whole, even if they are too long."""
     words = re.findall(r"(?:'[^']*'|[^\s'])+", command)
     line = "   "
     for word in words:

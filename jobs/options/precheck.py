@@ -1,7 +1,4 @@
-"""Checks overrides before they are composed, where Hydra would say too little, or nothing.
-
-It does not know what values a key may have.
-"""
+"""Checks overrides before they are composed, for mistakes that Hydra would report poorly, or not at all."""
 
 from __future__ import annotations
 

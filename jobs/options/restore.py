@@ -1,7 +1,4 @@
-"""Turns the configuration that is kept with an output back into its typed objects, and those into the job.
-
-It does not know what is done with the job.
-"""
+"""Turns the configuration that is kept with an output back into its typed objects, and those into the job."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Tells Hydra the types of every job's configuration and where the examples lie.
-
-It does not know what the keys mean: the dataclasses check themselves, next to what they configure.
-"""
+"""Tells Hydra the types of every job's configuration and where the examples lie."""
 
 from __future__ import annotations
 

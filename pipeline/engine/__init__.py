@@ -1,1 +1,1 @@
-"""Token ids in, token ids and statistics out. Knows torch and transformers; no Ray, Arrow, Hydra or output file."""
+"""The engines: token ids in, token ids and statistics out. Uses torch and transformers; no Ray, Arrow or Hydra."""

@@ -1,4 +1,4 @@
-"""From a configuration to a running engine of ours: the one place where the engine's parts are put together."""
+"""Builds one of our engines from a configuration: the only place where the engine's parts are put together."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ from pipeline.types import SamplingParams
 logger = logging.getLogger(__name__)
 
 _STEP_TENSORS = 10
-"""Float tensors of rows x vocabulary that sampling and statistics hold at once, at most."""
+"""Most float tensors of [rows, vocabulary] that sampling and statistics hold at once."""
 _LAYER_TENSORS = 8
-"""Float tensors of tokens x the widest layer that a step holds at once, at most."""
+"""Most float tensors of [tokens, widest layer] that a step holds at once."""
 _MOST = {"cpu": 128, "cuda": 512}
-"""Sequences at once beyond which a step gains nothing by more: the linears are at the machine's limit."""
+"""Batch size beyond which throughput no longer grows: the linear layers are at the machine's limit."""
 _MOST_TOKENS = 256
-"""Tokens of a step on a processor, where the configuration leaves it open."""
+"""Tokens per step on a CPU, if the configuration does not say."""
 _PROMPT_TOKENS = 512
-"""Prompt tokens of a step on a GPU beside a token for each sequence, likewise."""
+"""Tokens per step on a GPU, in addition to one per sequence, if the configuration does not say."""
 
 _STATIC_BATCH = 16
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """What engines are made of."""
+    """The parts of an engine."""
 
     loaded: LoadedModel
     tokenizer: Tokenizer
@@ -64,7 +64,7 @@ class _Parts:
         return self.config.name == "static"
 
     def most_tokens(self, sequences: int) -> int:
-        """Tokens of a step with so many sequences."""
+        """Most tokens of a step with this many sequences."""
         open_one = _MOST_TOKENS if self.loaded.device.type == "cpu" else sequences + _PROMPT_TOKENS
         return self.config.max_num_batched_tokens or open_one
 
@@ -74,7 +74,7 @@ class _Parts:
         return block_bytes(self.loaded.layers, self.loaded.kv_heads, self.loaded.head_dim, self.loaded.kv_dtype)
 
     def available(self) -> int | None:
-        """Bytes of the device's memory that may still be taken; null: unknown."""
+        """Bytes of the device's memory that may still be allocated; None: unknown."""
         if self.loaded.device.type == "cuda":
             torch.cuda.empty_cache()
             return card_bytes(*torch.cuda.mem_get_info(), torch.cuda.memory_reserved(), self.share)
@@ -82,7 +82,7 @@ class _Parts:
         return None if free is None else int(free * self.share)
 
     def plan(self) -> MemoryPlan:
-        """Plan sequences and blocks for what the loaded weights leave of the device's memory."""
+        """Plan sequences and blocks for the device memory that the loaded weights leave."""
         loaded, wanted = self.loaded, self.config.sequences
         most = _STATIC_BATCH if self.static else _MOST[loaded.device.type]
         if loaded.attention == TRITON:
@@ -123,7 +123,7 @@ ENGINES: dict[str, Callable[[_Parts, MemoryPlan], Engine]] = {"continuous": _con
 
 
 _CAPS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
-"""Variables of the environment by which torch and its libraries are told not to use all that the processor has."""
+"""Environment variables that keep torch and its libraries from using all instruction sets of the CPU."""
 
 
 def _caps() -> dict[str, str]:
@@ -135,17 +135,17 @@ def build_engine(
     device: str = "cpu", threads: int | None = None, memory_share: float = 1.0,
     expected: int | None = None,
 ) -> BuiltEngine:  # fmt: skip
-    """Load a model and put an engine around it.
+    """Load a model and build an engine for it.
 
     Args:
         checkpoint: The model's files.
         model: How to load it.
         engine: How to batch.
-        stats: What to compute for each token.
+        stats: What to compute per token.
         device: `cpu` or `cuda`.
-        threads: Processor threads; null: torch's own choice.
-        memory_share: Part of the device's memory that this engine may take, when several share it.
-        expected: Completions that will be asked for, about; null: nothing is known.
+        threads: CPU threads; None: torch's own choice.
+        memory_share: Fraction of the device's memory for this engine, when several share it.
+        expected: Approximate number of completions that will be requested; None: unknown.
     """
     if threads is not None:
         torch.set_num_threads(threads)

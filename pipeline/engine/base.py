@@ -1,6 +1,6 @@
-"""What an engine is to whoever feeds it, and what a backend is, which finds a model and puts an engine around it.
+"""Defines the interfaces of an engine and of a backend, which finds a model and builds an engine for it.
 
-It imports no torch, and so can be had where only a job is planned.
+It imports no torch, so a job can be planned where torch is not installed.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from pipeline.types import ChatFormat, Completion, Request, Room, SamplingParams
 class Engine(Protocol):
     """Turns requests into completions.
 
-    A completion is a pure function of its request and the model: what else is in the engine does not matter.
+    A completion is a pure function of its request and the model; other requests in the engine do not change it.
     """
 
     def add(self, requests: Sequence[Request]) -> None:
-        """Queue requests. Those of one call may be started in any order; calls are served first come, first served.
+        """Queue requests. Requests of one call may start in any order; calls are served first come, first served.
 
         Every request must have 1 to `max_model_len` - 1 prompt tokens, each within the vocabulary.
         """
 
     def step(self) -> list[Completion]:
-        """Advance what is queued by one step and return what that finished. Does nothing when nothing is queued."""
+        """Run one step and return the completions that it finished. Does nothing when no request is in the engine."""
 
     def load(self) -> tuple[int, int]:
-        """Return (running, waiting): sequences that hold a place in the batch, and requests that wait for one."""
+        """Return (running, waiting): sequences that hold a slot in the batch, and requests that wait for one."""
 
     @property
     def room(self) -> Room:
-        """How many sequences may run at once, and how much of the KV cache is in use. Asked for after every step."""
+        """The capacity for sequences, and the use of the KV cache. Read after every step."""
 
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """An engine with what its feeder must know.
+    """An engine, and what its caller needs beside it.
 
     Attributes:
         engine: The engine.
         tokenizer: The model's tokenizer.
         max_model_len: Longest prompt plus generation, tokens.
         check: Raises a `ValueError` with the reason if a row's sampling parameters cannot be followed.
-        renew: Makes another engine around the same model, empty; the one before must not be held any more.
-        facts: What the identity of the output's bytes rests on here, for the manifest: processor, kernels, type, threads.
+        renew: Makes a new, empty engine around the same model. The caller must have dropped the old one.
+        facts: Facts that the output's bytes depend on here, for the manifest: processor, kernels, dtype, threads.
     """
 
     engine: Engine
@@ -59,19 +59,19 @@ class BuiltEngine:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a backend says of a model before it is loaded.
+    """What a backend knows about a model before it is loaded.
 
     Attributes:
-        content: Name → digest of all that decides what the model computes and how text becomes tokens.
-        model: What else of the model's configuration decides the output's bytes; a part of the plan, as JSON has it.
-        engine: The same of the engine's configuration, beside its name and `max_model_len`.
-        dtype: What `model.dtype` comes to; `auto` where it says nothing.
+        content: Name → digest of everything that decides what the model computes and how text becomes tokens.
+        model: Other options of the model that decide the output's bytes, as JSON values; they become part of the plan.
+        engine: The same for the engine's options, other than its name and `max_model_len`.
+        dtype: `model.dtype`, resolved; `auto` if the backend does not resolve it.
         max_model_len: Longest prompt plus generation, tokens.
         vocab_size: Number of tokens; None: not known before the model is loaded.
         weight_bytes: Size of the weights.
-        parameters: Their number, about.
+        parameters: Approximate number of parameters.
         statistics: The names in `stats.columns` that it can measure.
-        lists: Whether it can give the most likely tokens of each step and the log-probabilities of prompts.
+        lists: Whether it can give the most likely tokens per step and the log-probabilities of prompts.
         chat_template: The text of the model's own chat template; None: it has none.
     """
 
@@ -90,13 +90,13 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What an engine may take.
+    """The resources that an engine may use.
 
     Attributes:
         device: `cpu` or `cuda`.
-        threads: Processor threads; None: the library's own choice.
-        memory_share: Part of the device's memory, when several engines share it.
-        expected: Completions that will be asked for, about; None: nothing is known.
+        threads: CPU threads; None: the library's own choice.
+        memory_share: Fraction of the device's memory, when several engines share it.
+        expected: Approximate number of completions that will be requested; None: unknown.
     """
 
     device: str = "cpu"
@@ -106,10 +106,10 @@ class Resources:
 
 
 class Backend(Protocol):
-    """Finds a model and puts an engine around it: `identify` and `check` where the job is planned, `build` in each worker.
+    """Finds a model and builds an engine for it: `identify` and `check` where the job is planned, `build` in each worker.
 
-    It is made with the configuration of the model and of the engine, and does nothing before it is asked. `registry` has the
-    names by which `engine.name` chooses one.
+    The constructor takes the configuration of the model and of the engine, and does no work. `registry` lists the backends by
+    the names that `engine.name` takes.
     """
 
     def __init__(self, model: ModelConfig, engine: EngineConfig) -> None:
@@ -119,29 +119,29 @@ class Backend(Protocol):
         """Find the model and say what it is, without loading it.
 
         Args:
-            gpus: GPUs of a replica; 0: it runs on processors.
+            gpus: GPUs per replica; 0: it runs on the CPU.
 
         Raises:
             ModelRefused: If it is missing, unsafe or not served.
-            ConfigurationError: If an option asks for what this backend does not do.
+            ConfigurationError: If this backend does not support an option's value.
         """
 
     def check(self, sampling: SamplingParams) -> Sequence[str]:
-        """Return a line for each setting of the model that `sampling` leaves undone, after `identify`.
+        """Return a line per setting of the model that `sampling` ignores. Call `identify` first.
 
         Raises:
-            ValueError: If `sampling` cannot be followed: the name of the field, a colon and why.
+            ValueError: If the engine cannot follow `sampling`. The message is the name of the field, a colon and the reason.
         """
 
     def check_chat(self, form: ChatFormat) -> None:
-        """See that conversations can be rendered, after `identify`; asked only if some are.
+        """Check that conversations can be rendered. Call `identify` first; called only if the job has conversations.
 
         Raises:
-            ValueError: If they cannot: why.
+            ValueError: If they cannot; the message is the reason.
         """
 
     def build(self, stats: StatsConfig, resources: Resources) -> BuiltEngine:
-        """Load the model and put an engine around it.
+        """Load the model and build an engine for it.
 
         Raises:
             ModelRefused: If it cannot be loaded here.

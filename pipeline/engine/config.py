@@ -1,4 +1,4 @@
-"""What can be chosen about the model, the engine and the statistics. Imports no torch, so that `--help` is quick."""
+"""The options of the model, the engine and the statistics. Imports no torch, so that `--help` is quick."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ KERNELS = ("auto", "none", *(f"native-{level}" for level in _LEVELS))
 class ModelConfig:
     """Which causal language model to run.
 
-    `path` is a Hugging Face hub id or a directory; `tokenizer` likewise (null: the model's own). `dtype=auto` is
+    `path` is a Hugging Face hub id or a directory; so is `tokenizer` (None: the model's own). `dtype=auto` is
     float32 on a CPU and the checkpoint's own type on a GPU. `kv_cache_dtype=auto` keeps keys and values in the model's
-    type; `bfloat16` halves them where that is float32, and `int8` quarters them. `adapter` is a PEFT (LoRA) directory
-    merged at load. `tf32` lets a GPU multiply float32 with ten bits of mantissa, which is several times as fast.
+    type; of a float32 model, `bfloat16` halves the cache and `int8` quarters it. `adapter` is a PEFT (LoRA) directory
+    that is merged at load. `tf32` lets a GPU multiply float32 with ten bits of mantissa, which is several times as fast.
     """
 
     path: str = field(default="openai-community/gpt2-large", metadata={"help": "a Hugging Face hub id, or a directory"})
@@ -64,13 +64,13 @@ class ModelConfig:
 class EngineConfig:
     """How requests are batched.
 
-    `max_num_seqs` sequences run at once, fewer while memory does not hold them; `auto` is as many as gain anything.
+    At most `max_num_seqs` sequences run at once, fewer if memory does not hold them; `auto`: as many as make it faster.
     `max_num_batched_tokens` bounds a step's tokens, so that a long prompt does not stall the sequences that are generating
-    (null: 256 on a processor, on a GPU one a sequence and 512). `prefix_caching` computes once what prompts that begin alike
-    share. These change no output byte, only how fast it is made. `max_model_len` limits prompt plus generation (null: the
-    model's context length). `deterministic` gives a row the same bits in every batch; without it a GPU takes whatever kernel
-    its library likes best for a number of rows. On a processor it is always so. `kernels` says which compiled kernels a
-    processor uses: `auto` is the best level that it has, `none` is torch's own operations, and `native-v3` (AVX2),
+    (None: 256 on a CPU; on a GPU, 512 and one per sequence). `prefix_caching` computes the common beginning of prompts only
+    once. These options change the speed, and no output byte. `max_model_len` limits prompt plus generation (None: the
+    model's context length). `deterministic` gives a row the same bits in every batch; without it, a GPU's library chooses
+    kernels by the number of rows. A CPU is always deterministic. `kernels` chooses the compiled kernels of a
+    CPU: `auto` is the best level that it supports, `none` is torch's own operations, and `native-v3` (AVX2),
     `native-v3-vnni`, `native-v4` (AVX-512), `native-v4-vnni`, `native-v4-bf16`, `native-v4-amx`, `native-dotprod` (ARM) or
     `native-generic` is that level.
     """
@@ -78,15 +78,15 @@ class EngineConfig:
     name: str = field(default="continuous", metadata={"help": "continuous or static"})
     max_num_seqs: str = field(
         default="auto",
-        metadata={"help": "sequences generated at once: a number, or auto; fewer when memory does not hold them"},
+        metadata={"help": "most sequences in a batch: a number, or auto; fewer if memory does not hold them"},
     )
     max_model_len: int | None = field(
-        default=None, metadata={"help": "limit of prompt and generation together; null is the model's context length"}
+        default=None, metadata={"help": "limit of prompt plus generation, tokens; null is the model's context length"}
     )
     max_num_batched_tokens: int | None = field(
-        default=None, metadata={"help": "tokens a step at most; null is 256, on a GPU 512 beside one a sequence"}
+        default=None, metadata={"help": "most tokens per step; null is 256, on a GPU 512 and one per sequence"}
     )
-    prefix_caching: bool = field(default=True, metadata={"help": "compute once what prompts that begin alike share"})
+    prefix_caching: bool = field(default=True, metadata={"help": "compute the common beginning of prompts only once"})
     deterministic: bool = field(
         default=True,
         metadata={
@@ -115,13 +115,13 @@ class EngineConfig:
 
     @property
     def sequences(self) -> int | None:
-        """`max_num_seqs` as a number; null: auto."""
+        """`max_num_seqs` as a number; None: auto."""
         return None if self.max_num_seqs == "auto" else int(self.max_num_seqs)
 
 
 @dataclass(kw_only=True)
 class StatsConfig:
-    """Which statistics are written for every generated token, all under the model's own distribution."""
+    """The statistics that are written per generated token, all under the model's own distribution."""
 
     columns: list[str] = field(
         default_factory=lambda: [s.name for s in STATISTICS.values() if s.default],

@@ -1,7 +1,6 @@
-"""The continuous engine: schedule → launch → wait → finish, over a batch that is refilled the moment a slot is free.
+"""The continuous engine: schedule → launch → wait → finish, over a batch that is refilled as soon as a slot is free.
 
-On a GPU the host is one step behind: it looks at what a step gave while the next one is being computed. It does not know
-shards, files or where requests come from.
+On a GPU the host is one step behind: it processes a step's results while the GPU computes the next step.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 CORES_OF_FEW = 4
-"""Cores at which FEW sequences keep the arithmetic busy; more of them need more sequences."""
+"""Number of cores that FEW sequences keep busy; more cores need more sequences."""
 
 
 class ContinuousEngine:
@@ -47,10 +46,10 @@ class ContinuousEngine:
         tokenizer: For stop strings and the completions' text.
         stats: Which statistics to compute.
         max_num_batched_tokens: Bound on a step's tokens.
-        prefix_caching: Compute once what prompts that begin alike share.
-        expected: Requests that there will be, about; null: those that were added at any time are all.
-        ahead: Launch a step before the results of the one before it are known, as is always done with a GPU's kernels. A
-            sequence that ends by what it chose is then computed once more, for nothing.
+        prefix_caching: Compute the common beginning of prompts only once.
+        expected: Approximate number of requests in all; None: assume that no more come than were added.
+        ahead: Launch a step before the results of the previous one are known, as a GPU's kernels always do. A sequence
+            whose chosen token ends it is then computed one step too far; the result is dropped.
 
     Attributes:
         waited: Seconds that the host has waited for the device.
@@ -62,7 +61,7 @@ class ContinuousEngine:
     ) -> None:  # fmt: skip
         """Start empty."""
         self._runner, self._tokenizer = runner, tokenizer
-        # a prompt whose own log-probabilities are wanted has to be computed to its last position
+        # a prompt whose own log-probabilities are requested must be computed to its last position
         share = prefix_caching and not stats.prompt_logprobs
         loaded = runner.loaded
         few = runner.slots if loaded.device.type != "cpu" else FEW * max(1, torch.get_num_threads() // CORES_OF_FEW)
@@ -101,9 +100,9 @@ class ContinuousEngine:
     def step(self) -> list[Completion]:
         """Advance every running sequence; see `Engine.step`.
 
-        Out of memory: everything that runs starts anew, half as much at once. The bytes are the same.
+        When memory runs out, all running sequences restart, half as many at once. Their bytes stay the same.
         """
-        done: list[Completion] = []  # what ended before the memory did is not lost
+        done: list[Completion] = []  # sequences that ended before memory ran out are not lost
         try:
             self._step(done)
         except (RuntimeError, MemoryError) as error:
@@ -119,7 +118,7 @@ class ContinuousEngine:
     def _step(self, done: list[Completion]) -> None:
         admitted, step = self._scheduler.schedule()
         self._stepper.admit([(sequence, self._watch(sequence)) for sequence in admitted])
-        behind = 0  # without a step to compute meanwhile, there is nothing to wait for but the results
+        behind = 0  # no next step to compute meanwhile: wait for the results now
         if step.decodes or step.chunks:
             flight = self._stepper.launch(step)
             for sequence in flight.sequences:
@@ -129,10 +128,10 @@ class ContinuousEngine:
         while len(self._flights) > behind:
             self._land(self._flights.popleft(), done)
         if not self._scheduler.running:
-            self._flights.clear()  # what was computed for nothing once more
+            self._flights.clear()  # only results that nobody needs
 
     def _watch(self, sequence: Sequence) -> StopWatch:
-        """Follow a sequence that was admitted."""
+        """Make the stop watch of an admitted sequence."""
         sampling = sequence.request.sampling
         watch = StopWatch(
             sequence.request, sequence.max_new, self._runner.loaded.eos_token_ids, self._tokenizer,
@@ -143,12 +142,12 @@ class ContinuousEngine:
         return watch
 
     def _land(self, flight: Flight, done: list[Completion]) -> None:
-        """Take a step's results; those that end are finished and go to `done`."""
+        """Process a step's results; sequences that end are finished and go to `done`."""
         since = time.perf_counter()
         outcome = flight.wait()
         self.waited += time.perf_counter() - since
         self._record.add_prompt(outcome.prompt_logprobs)
-        # one that ended a step ago has no slot any more
+        # a sequence that ended one step earlier no longer has a slot
         rows = [row for row, sequence in enumerate(flight.sequences) if sequence.slot >= 0]
         self._record.add([flight.sequences[row] for row in rows], rows, outcome.values)
         for row in rows:
@@ -167,7 +166,7 @@ class ContinuousEngine:
     def _finish(
         self, sequence: Sequence, reason: FinishReason, stopped_by: str | None, error: RowError | None = None
     ) -> Completion:
-        """Make the completion, then give the slot back: a sequence whose completion finds no memory is still running."""
+        """Make the completion, then free the slot: if memory runs out in between, the sequence is still running."""
         request, watch = sequence.request, self._watches.pop(sequence.slot)
         if reason is FinishReason.ERROR:
             completion = Completion(request, finish_reason=reason, error=error)

@@ -1,9 +1,8 @@
-"""An engine whose exceptions are found out: the request that raises one alone becomes an error, and all others go on.
+"""Wraps an engine and isolates the requests that make it raise: these become errors, and all others go on.
 
-After an exception a fresh engine takes the place of the old one, since nobody knows in which state that is. What was in hand
-is tried in halves until single requests are left. A completion does not depend on its company, so what comes through such
-a trial is kept. An exception that has nothing to do with a request, as a request known to be good raises it, too, is raised.
-It does not know how an engine works.
+After an exception, a fresh engine replaces the old one, whose state is unknown. The requests in flight are tried in halves
+until single ones are left. A completion does not depend on the other requests of its batch, so completions of a trial are
+kept. If a request that is known to be good raises too, no request is to blame, and the exception is raised.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from pipeline.types import Completion, ErrorCode, FinishReason, Request, Room, R
 from pipeline.wording import named
 
 PROBE = "\0"
-"""The row id of a request that only shows whether the engine works at all; no row has it."""
+"""The row id of the probe, a request that only tests whether the engine works; no row has this id."""
 PROBE_TOKENS = 4
 HOPELESS = 16
-"""Requests in a row that may fail alone before it is seen whether the engine works."""
+"""Consecutive requests that may fail alone before the probe tests the engine."""
 _OF_THE_DEVICE = re.compile(
     r"(?i)CUDA error|device-side assert|CUBLAS_STATUS|CUDNN_STATUS|uncorrectable ECC|illegal memory"
 )
@@ -36,8 +35,8 @@ class GuardedEngine:
 
     Args:
         engine: The first engine, empty.
-        renew: Makes another, when nothing holds the one before any more.
-        probe: A request that any engine can serve; as soon as one has come through, that one is taken instead.
+        renew: Makes another engine, after the old one was dropped.
+        probe: A request that any engine can serve; the first request that completes replaces it.
     """
 
     def __init__(self, engine: Engine, renew: Callable[[], Engine], probe: Request) -> None:
@@ -52,7 +51,7 @@ class GuardedEngine:
         self._held: list[tuple[Request, str]] = []
 
     def add(self, requests: Sequence[Request]) -> None:
-        """Queue requests; see `Engine.add`. While a search is on, they wait for its end."""
+        """Queue requests; see `Engine.add`. During a search they wait for its end."""
         self._in_hand.update({_key(request): request for request in requests})
         self._to_add.append(requests)
 
@@ -70,8 +69,8 @@ class GuardedEngine:
         """Advance; see `Engine.step`.
 
         Raises:
-            DeviceFault: If the device is of no use any more.
-            PromptmillError: If the engine fails whatever it is given.
+            DeviceFault: If the device no longer works.
+            PromptmillError: If the engine fails on every request.
         """
         try:
             engine = self._now()
@@ -96,14 +95,14 @@ class GuardedEngine:
         return told
 
     def _now(self) -> Engine:
-        """The engine; a fresh one, with what is tried in it, if the last one failed."""
+        """Return the engine; if the last one failed, a fresh one with the requests of the current trial."""
         if self._engine is None:
             self._engine = self._renew()
             self._engine.add(self._trying)
         return self._engine
 
     def _failed(self, error: BaseException) -> None:
-        """Put halves of what was tried in its place, or hold what was alone until it is seen whether others come through."""
+        """Split the failed trial in halves; a request that failed alone is held until another one completes."""
         if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
             raise error
         text = named(error)
@@ -125,11 +124,11 @@ class GuardedEngine:
         self._next_trial()
 
     def _next_trial(self) -> None:
-        """Begin the next trial; what failed alone is judged at the end, or after many, by a request that should work."""
+        """Begin the next trial; at the end, or after many lone failures, the probe decides about the requests held."""
         if self._held and (not self._trials or len(self._held) >= HOPELESS):
             self._trying = [self._probe]
             self._in_hand[_key(self._probe)] = self._probe
-        elif self._trials:  # while none comes through, those that are far from the ones that failed
+        elif self._trials:  # while none completes, try requests far from those that failed
             self._trying = self._trials.pop() if self._held else self._trials.popleft()
         else:
             self._trying = []
@@ -137,12 +136,12 @@ class GuardedEngine:
             self._engine.add(self._trying)
 
     def _check_hope(self, told: Sequence[Completion]) -> None:
-        """Refuse to blame many rows where none has ever come through, though a made-up request does."""
+        """Refuse to blame many rows if no row has ever completed, although the probe does."""
         if not (told or self._worked) and len(self._held) >= HOPELESS:
             raise _of_all(f"{self._held[0][1]} for each of {len(self._held)} rows")
 
     def _blamed(self, request: Request, text: str) -> Completion:
-        """Make a request an error: it failed alone, and another came through after that."""
+        """Make a request an error: it failed alone, and another one completed after it."""
         del self._in_hand[_key(request)]
         _log.warning("row %s: it becomes an error: %s", request.row_id, text)
         message = f"the engine raised {text}, with nothing but this row in hand"

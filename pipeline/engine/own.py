@@ -1,4 +1,4 @@
-"""The backend of our own engines: a checkpoint is found and checked without torch, which comes in when an engine is built."""
+"""The backend of our own engines: finds and checks a checkpoint without torch, and imports torch to build an engine."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from pipeline.statistics import STATISTICS
 from pipeline.types import ChatFormat, SamplingParams
 
 _INT8_SCHEME = 2
-"""Which way of quantising `int8` is: a run that was begun with an earlier one is not resumed with other numbers."""
+"""Version of the `int8` quantisation, part of the plan: a run begun with another version is not resumed with this one."""
 
 
 class ContinuousBackend:
     """A checkpoint in safetensors, from a directory or the hub, run by the continuous engine; see `Backend`."""
 
     kind = "continuous"
-    """Which of our engines it builds."""
+    """The engine that it builds."""
 
     def __init__(self, model: ModelConfig, engine: EngineConfig) -> None:
         """Keep the configuration."""
@@ -45,7 +45,7 @@ class ContinuousBackend:
         rounding: dict[str, Any] = {"tf32": True} if gpus and model.tf32 else {}
         batching: dict[str, Any] = {"deterministic": False} if gpus and not engine.deterministic else {}
         if engine.kernels == "none" and not gpus:
-            # torch's sums have other last bits; those of compiled levels are the same, but for bfloat16, as on other processors
+            # torch's sums differ in their last bits; compiled levels agree with each other, except in bfloat16
             batching["kernels"] = "none"
         if model.quantization == "int8":
             rounding["int8_scheme"] = _INT8_SCHEME
@@ -62,7 +62,7 @@ class ContinuousBackend:
         )  # fmt: skip
 
     def check(self, sampling: SamplingParams) -> Sequence[str]:
-        """See `Backend.check`. The tokenizer is loaded for structured output only, as that takes seconds."""
+        """See `Backend.check`. It loads the tokenizer, which takes seconds, for structured output only."""
         size = self.checkpoint.vocab_size
         if sampling.structured is not None and size is not None:
             Grammars(self._tokenizer, size, (), 1).check(sampling)
@@ -86,9 +86,9 @@ class ContinuousBackend:
         return replace(built, facts={**built.facts, "engine": name})
 
     def _dtype(self, gpus: float) -> str:
-        """What `auto` stands for: float32 on a processor, the checkpoint's own type on a GPU.
+        """Resolve `auto`: float32 on a CPU, the checkpoint's own dtype on a GPU.
 
-        It is settled here, in the plan, so that a run begun on one kind of device is not resumed in another type.
+        The plan has the resolved dtype, so that a run begun on one kind of device is not resumed in another dtype.
         """
         if self._model.dtype != "auto":
             return self._model.dtype
@@ -102,10 +102,10 @@ class StaticBackend(ContinuousBackend):
 
 
 def _assembly() -> Callable[..., BuiltEngine]:
-    """Import what engines are made of, and torch and transformers with it.
+    """Import the engine's modules, and torch and transformers with them.
 
-    The first time makes some hundred thousand objects that all stay. Not looking through them for garbage, meanwhile and
-    later, saves a sixth of the time to the first token.
+    The import makes some hundred thousand objects that live as long as the process. Excluding them from garbage collection
+    saves a sixth of the time to the first token.
     """
     first = "pipeline.engine.assembly" not in sys.modules and gc.isenabled()
     if first:

@@ -1,4 +1,4 @@
-"""Which backends there are, by the names that `engine.name` can have. A backend's module is imported when it is asked for."""
+"""Lists the backends by the names that `engine.name` takes. A backend's module is imported when it is opened."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BACKENDS = {
 
 
 def open_backend(model: ModelConfig, engine: EngineConfig) -> Backend:
-    """Return the backend that `engine.name` names, for a model."""
+    """Return the backend that `engine.name` names, constructed for a model."""
     module, _, name = BACKENDS[engine.name].partition(":")
     made: Backend = getattr(importlib.import_module(module), name)(model, engine)
     return made

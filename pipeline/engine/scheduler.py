@@ -1,6 +1,6 @@
-"""Waiting and running sequences → the next step: who decodes, which prompts advance, and who shares what with whom.
+"""Decides which sequences decode and which prompts advance in the next step, and which of them share blocks.
 
-It knows no tensors and no model. Nothing it decides changes any output byte; it decides only how soon.
+Its decisions affect only the speed, never an output byte.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pipeline.engine.cache.block_pool import BLOCK, BlockPool, prefix_digests
 from pipeline.engine.sequence import Sequence
 
 FEW = 16
-"""Sequences below which a step costs nearly the same with fewer of them, as the weights have to be read: on a few cores."""
+"""Batch size below which a step costs nearly the same, because reading the weights dominates; for a few cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,13 @@ class Chunk:
 
     @property
     def last(self) -> bool:
-        """Whether it ends the prompt, so that its last position gives the first token."""
+        """Whether it ends the prompt: its last position then gives the first token."""
         return self.start + self.length == self.sequence.prompt_len
 
 
 @dataclass(frozen=True, slots=True)
 class Twin:
-    """A sequence with the very prompt that `leader` ends in this step: it takes a copy of the last block and the logits."""
+    """A sequence with the same prompt as `leader`, which ends it in this step: it copies the last block and the logits."""
 
     sequence: Sequence
     leader: Sequence
@@ -41,7 +41,7 @@ class Twin:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The work of one step: a token for each decoding sequence, chunks of prompts, and prompts that need no work."""
+    """The work of one step: one token per decoding sequence, chunks of prompts, and twins, which need no work."""
 
     decodes: list[Sequence]
     chunks: list[Chunk]
@@ -54,17 +54,17 @@ class Step:
 
 
 class Scheduler:
-    """Continuous batching: a sequence is admitted the moment there is a slot and blocks for all it may need.
+    """Continuous batching: a sequence is admitted as soon as there are a slot and all the blocks that it may need.
 
     Args:
         slots: Sequences that can run at once.
-        max_batched_tokens: Bound on the tokens of a step, so that long prompts do not stall the decoding ones; a step
-            with prompts to read always takes at least one chunk.
+        max_batched_tokens: Bound on the tokens of a step, so that long prompts do not stall decoding sequences. A
+            step with prompts to read always takes at least one chunk.
         pool: The blocks of the cache.
-        share: Whether prompts that begin alike share blocks.
-        few: Sequences below which a step costs nearly the same with fewer of them.
-        expected: Sequences that there will be, about; null: those that were added at any time are all.
-        max_chunks: Bound on the chunks of a step; null: any number.
+        share: Whether prompts with a common beginning share blocks.
+        few: Batch size below which a step costs nearly the same.
+        expected: Approximate number of sequences in all; None: assume that no more come than were added.
+        max_chunks: Bound on the chunks of a step; None: no bound.
     """
 
     def __init__(
@@ -86,13 +86,14 @@ class Scheduler:
 
     @property
     def most(self) -> int:
-        """Sequences that may run at once: the slots, or fewer once memory was out."""
+        """Most sequences that may run at once: the slots, or fewer after memory ran out."""
         return self._most
 
     def add(self, sequences: Iterable[Sequence]) -> None:
         """Queue sequences, the longest first, behind those of earlier calls.
 
-        A long completion that starts last would run alone at the end, when a step costs almost as much as a full one.
+        A long completion that starts last would run alone at the end, and a step with one sequence costs almost as much as a
+        full one.
         """
         queue = sorted(sequences, key=lambda s: -(s.prompt_len + s.max_new))
         if self._share:
@@ -119,21 +120,21 @@ class Scheduler:
         step = Step(decodes, [], [])
         budget = self._max_batched_tokens - len(decodes)
         leaders: dict[tuple[int, ...], Sequence] = {}
-        # in the order of admission: by slot, a low one that is refilled again and again would keep the others waiting
+        # in the order of admission: in the order of slots, a low slot that is often refilled would starve the others
         for sequence in [s for s in self.running.values() if not s.decoding]:
             budget = self._read(sequence, step, leaders, budget)
         return admitted, step
 
     def release(self, sequence: Sequence) -> None:
-        """Give a finished sequence's slot and blocks back."""
+        """Free the slot and the blocks of a finished sequence."""
         del self.running[sequence.slot]
         heapq.heappush(self._free, sequence.slot)
-        # the last block first: what must be forgotten is forgotten from the end, as a beginning is of use without it
+        # the last block first, so that it is evicted first: the beginning of a prompt is useful without its end
         self._pool.give_back(reversed(sequence.blocks))
         sequence.slot, sequence.blocks = -1, []
 
     def lower(self) -> bool:
-        """Send all running sequences back to the start and let half as many run at once; false if only one was running."""
+        """Restart all running sequences with half as many at once; return False if only one was running."""
         running = list(self.running.values())
         self._most = max(1, len(running) // 2)
         for sequence in reversed(running):
@@ -145,31 +146,31 @@ class Scheduler:
         return len(running) > 1
 
     def _enough(self) -> int:
-        """How many to run at the end, so that there is work for as many until the longest one ends.
+        """Return how many sequences to run near the end, so that all slots in use stay busy until the longest one ends.
 
-        To run more would be no sooner done, and leave the end to a few, when a step costs almost as much as with many.
+        More would not finish sooner: a few would be left at the end, when a step costs almost as much as with many.
         """
         if not self._free or self._to_come > 0 or not 0 < len(self._waiting) <= 4 * self._slots:
-            return self._slots  # nothing to decide, or more work than the longest one lasts
+            return self._slots  # nothing to decide, or enough work until the longest one ends
         known = [*self._waiting, *self.running.values()]
         tokens = sum(s.tokens_left for s in known)
         longest = max(s.max_new - len(s.generated) for s in known)
         return max(self._few, -(-tokens // longest))
 
     def _last_end(self) -> int:
-        """Tokens that the running ones still generate, the one that most are left of."""
+        """Return the most tokens that any running sequence still has to generate."""
         if not self._free or not self._waiting:
-            return 0  # nobody asks
+            return 0  # not used then
         return max((s.max_new - len(s.generated) for s in self.running.values()), default=0)
 
     def _admits(self, enough: int, last: int) -> bool:
-        """Whether the next one may start: there are not enough, or it would end last, and must not wait for others."""
+        """Whether the next sequence may start: too few are running, or it would end last and must not wait."""
         if len(self.running) >= self._most:
             return False
         return len(self.running) < enough or self._waiting[0].max_new >= last
 
     def _reserve(self, sequence: Sequence) -> bool:
-        """Give a sequence all blocks that it may need: those that hold its prompt's beginning already, and fresh ones."""
+        """Give a sequence all blocks that it may need: shared ones that already hold its prompt's beginning, and new ones."""
         shared: list[int] = []
         for digest in sequence.digests:
             block = self._pool.share(digest)
@@ -184,10 +185,10 @@ class Scheduler:
         return True
 
     def _read(self, sequence: Sequence, step: Step, leaders: dict[tuple[int, ...], Sequence], budget: int) -> int:
-        """Advance a prompt by as many chunks as the budget allows and return what is left of it.
+        """Advance a prompt by as many chunks as the budget allows, and return the rest of the budget.
 
-        What another sequence computed, or computes in this very step, costs nothing: in each layer a step writes all its
-        keys and values before it reads any.
+        Blocks that another sequence has computed, or computes in this same step, cost nothing: in each layer, a step writes
+        all its keys and values before it reads any.
         """
         prompt = sequence.request.prompt_token_ids
         while not sequence.decoding:

@@ -1,6 +1,6 @@
-"""One request on its way through the continuous engine: where it is and what it still needs.
+"""One request on its way through the engine: its progress, and what it still needs.
 
-It does not know tensors: its tokens, noise and statistics live in the slot that it holds.
+It holds no tensors: its tokens, noise and statistics live in its slot.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ class Sequence:
     """A request with its progress.
 
     Attributes:
-        request: What was asked.
+        request: The request.
         max_new: Tokens it may generate: `max_tokens`, clamped to what the context leaves.
-        slot: Its place in the batch, or -1 while it waits.
+        slot: Its slot in the batch, or -1 while it waits.
         blocks: Its blocks of the KV cache, in the order of positions; some may be shared.
         digests: Of the prompt's blocks that others may share; empty where nothing is shared.
         prefilled: Prompt tokens whose keys and values are in the cache.
         generated: Generated ids so far.
-        in_flight: Tokens that are being computed and not known yet, after those.
-        needs_last: Whether what may come next depends on the last token, so that it has to be known first.
+        in_flight: Number of further tokens that are being computed and not known yet.
+        needs_last: Whether the mask of the next token depends on the last one, which then must be known first.
     """
 
     request: Request
@@ -54,22 +54,22 @@ class Sequence:
 
     @property
     def position(self) -> int:
-        """Where the last token stands, whose keys and values the next step of decoding computes."""
+        """Position of the last token, whose keys and values the next decoding step computes."""
         return self.prompt_len + self.asked - 1
 
     @property
     def steppable(self) -> bool:
-        """Whether the next step can ask for a token of it: it decodes, wants more, and what it needs for that is known."""
+        """Whether the next step can give it a token: it decodes, is not done, and knows the last token if it needs that."""
         return self.decoding and self.asked < self.max_new and not (self.needs_last and self.in_flight)
 
     @property
     def blocks_needed(self) -> int:
-        """Blocks for the prompt and all it may generate; the last token is not fed back."""
+        """Blocks for the prompt and all tokens it may generate, except the last one, which is not fed back."""
         return blocks_for(self.prompt_len + self.max_new - 1)
 
     @property
     def tokens_left(self) -> int:
-        """Tokens to compute until it ends, if nothing ends it sooner."""
+        """Most tokens that are still to be computed before it ends."""
         return self.prompt_len - self.prefilled + self.max_new - len(self.generated)
 
     def next_chunk(self) -> int:

@@ -1,7 +1,7 @@
-"""The static engine: one padded batch at a time with transformers' untouched arithmetic. The oracle of the tests.
+"""The static engine: one padded batch at a time with transformers' own arithmetic. The oracle of the tests.
 
-It shares the sampling and the statistics with the continuous engine, and nothing else: its linears, attention and cache
-are transformers' own, and a batch runs until its last sequence ends. It does not promise the same bits in every batch.
+It shares only sampling and statistics with the continuous engine. Linear layers, attention and cache are transformers' own,
+and a batch runs until its last sequence ends. It does not promise the same bits in every batch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pipeline.types import Completion, FinishReason, Request, Room
 
 @dataclass
 class _Batch:
-    """A batch that runs: its sequences, those that have not ended, and what the next step is given.
+    """A running batch: its sequences, those that have not ended, and the inputs of the next step.
 
     Attributes:
         ids: [B, T] tokens of the next step: all of the prompts first, then one.
@@ -90,7 +90,7 @@ class StaticEngine:
         batch = self._batch
         if batch is None:
             return []
-        # a row that has ended runs on; its positions must not run out of the model's
+        # rows that have ended run on; their positions must stay within the model's
         positions = (batch.mask.cumsum(-1) - 1).clamp_(0, self._max_len - 1)[:, -batch.ids.shape[1] :]
         out = self._loaded.model(
             input_ids=batch.ids, attention_mask=batch.mask, position_ids=positions, past_key_values=batch.cache,
@@ -101,7 +101,7 @@ class StaticEngine:
             batch.record.add_prompt(list(zip(sequences, self._prompt_logprobs(out.logits, sequences), strict=True)))
         batch.cache = out.past_key_values
         done = self._advance(batch, out.logits[:, -1].float())
-        # finished rows go on with their last token; nobody reads what they give
+        # finished rows go on with their last token; their results are ignored
         last = [[s.generated[-1] if s.generated else 0] for s in sequences]
         batch.ids = torch.tensor(last, device=self._loaded.device)
         batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(sequences), 1)], 1)
@@ -133,7 +133,7 @@ class StaticEngine:
         return _Batch(state, Record(len(requests), limit), sequences, watches, list(sequences), ids, mask)
 
     def _advance(self, batch: _Batch, logits: torch.Tensor) -> list[Completion]:
-        """Choose a token for each live row; remove from the live ones what ends, and return it."""
+        """Choose a token per live row, remove the rows that end, and return their completions."""
         live, record = batch.live, batch.record
         flight = choose(batch.state, self._stats, live, logits[[s.slot for s in live]])
         outcome = flight.wait()

@@ -1,1 +1,1 @@
-"""What reads an output after the run: it checks, compares and shows, and changes nothing."""
+"""Reads outputs: checks, compares and shows them, and changes nothing."""

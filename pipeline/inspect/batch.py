@@ -1,7 +1,4 @@
-"""A batch of output rows as numpy arrays, lists taken apart.
-
-It does not know what the numbers should be.
-"""
+"""Turns a batch of output rows into numpy arrays, with lists as flat values and lengths."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ import pyarrow.compute as pc
 
 Mask = npt.NDArray[np.bool_]
 Found = Callable[[str, Mask, Callable[[int], str]], None]
-"""Takes a kind of mistake, the rows [R] that have it, and what says in words what is wrong with row i."""
+"""Called with a kind of mistake, a mask of the rows [R] that have it, and a function that describes row i."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +54,7 @@ class Lists:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Output rows as they were read."""
+    """A batch of output rows."""
 
     rows: pa.RecordBatch
 

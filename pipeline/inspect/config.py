@@ -1,4 +1,4 @@
-"""What `verify` can be told. Knows no Arrow, so that `--help` is quick."""
+"""The options of `verify`. Imports no Arrow, so that `--help` is quick."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class InspectedOutput:
 
 @dataclass(kw_only=True)
 class VerifyConfig:
-    """Everything `verify` can be told. `replay`: rows that are generated again and compared bit for bit."""
+    """All options of `verify`. `replay`: number of rows to generate again and compare bit for bit."""
 
     output: InspectedOutput = field(default_factory=InspectedOutput, metadata={"help": "where generations go"})
     replay: int = field(

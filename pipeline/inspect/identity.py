@@ -1,7 +1,4 @@
-"""Whether two environments promise the same bits, and what speaks against it. Pure; it asks no machine.
-
-It does not know what was made in them.
-"""
+"""Decides whether two environments promise the same bits, and lists the reasons if not. Pure; it asks no machine."""
 
 from __future__ import annotations
 
@@ -16,22 +13,25 @@ UNKNOWN = "not recorded"
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """Say why the rows of one plan may have other bits in one environment than in the other, a line a reason.
+    """Return the reasons why one plan's rows may have different bits in two environments, one line per reason.
 
     Args:
-        there: Facts about a machine and an engine, as a part's footer or a manifest has them; those that change no bit
-            may be among them.
-        here: The same of the other.
+        there: Facts about a machine and an engine, from a part's footer or a manifest; may include facts that change no
+            bit.
+        here: The same for the other environment.
 
     Returns:
-        `name: value there → value here` for each fact on which bits rest and that differs, and a line where an
-        environment promises nothing, not even to itself. None: the same bits are promised.
+        `name: value there → value here` for each differing fact that bits depend on, and a line if an environment promises
+        nothing, not even to itself. Empty: the same bits are promised.
     """
     before, after = dict(flatten(identity(there))), dict(flatten(identity(here)))
     if not before or not after:
         return [f"environment: {UNKNOWN}"]
     if before.get("processor_class") and after.get("processor_class"):
-        before.pop("processor", None), after.pop("processor", None)  # a name, with a clock rate in it or nothing of use
+        (
+            before.pop("processor", None),
+            after.pop("processor", None),
+        )  # a name that may contain a clock rate, or nothing useful
     names = [n for n in dict.fromkeys([*before, *after]) if before.get(n, UNKNOWN) != after.get(n, UNKNOWN)]
     lines = [_line(name, before.get(name, UNKNOWN), after.get(name, UNKNOWN)) for name in names]
     if True not in (there.get("batch_invariant"), here.get("batch_invariant")):
@@ -40,7 +40,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 
 
 def mixtures(environments: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Say which parts of an output were made where other bits may come out than where its first part was made.
+    """Return which parts of an output were made in environments whose bits may differ from those of the first part's.
 
     Args:
         environments: Part → facts; parts that share one may share the object.

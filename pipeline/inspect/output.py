@@ -1,4 +1,4 @@
-"""The door to an output: its plan, its manifest, its parts, and their rows in batches. Whatever reads outputs enters here."""
+"""The only way to read an output: its plan, its manifest, its parts, and their rows in batches."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Output:
     Attributes:
         path: Where it is, for messages.
         store: Its folder.
-        files: Stored names of all that is in its `data/`.
+        files: Stored names of all files in its `data/`.
         planned: Whether there is a plan.
         finished: Whether there is a manifest.
     """
@@ -42,7 +42,7 @@ class Output:
         """Read the plan.
 
         Raises:
-            ValueError: If it is none that this version reads.
+            ValueError: If it is not a plan that this version reads.
         """
         return Plan.from_json(fetch(self.store, PLAN))
 
@@ -50,12 +50,12 @@ class Output:
         """Read the manifest.
 
         Raises:
-            ValueError: If it is none.
+            ValueError: If it is not a manifest.
         """
         return Manifest.from_json(fetch(self.store, MANIFEST))
 
     def parts(self) -> list[str]:
-        """Return the names of the parts that are there, in the order of their rows."""
+        """Return the names of the existing parts, in the order of their rows."""
         named = [(found.plan8, found.index, name) for name in self.files if (found := parse_part_name(name))]
         return [name for *_, name in sorted(named)]
 
@@ -64,7 +64,7 @@ class Output:
 
         Args:
             part: Its stored name.
-            columns: Those that are read, as far as the part has them; None: all.
+            columns: Columns to read, as far as the part has them; None: all.
 
         Raises:
             PlanRefused: If the part is damaged.
@@ -80,16 +80,16 @@ class Output:
                 ) from error
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Read all parts that are there, one after the other; see `batches`."""
+        """Read all existing parts, one after the other; see `batches`."""
         for part in self.parts():
             yield from self.batches(part, columns)
 
 
 def open_output(path: str) -> Output:
-    """Look at an output.
+    """Open an output.
 
     Raises:
-        PlanRefused: If nothing of one is there.
+        PlanRefused: If there is none.
     """
     store = open_store(path)
     files = frozenset(file.name for file in store.list(FOLDER))

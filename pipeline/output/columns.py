@@ -1,7 +1,4 @@
-"""Single columns: numpy arrays → Arrow lists, and strings that every reader of Parquet accepts.
-
-It does not know which column it builds, nor what a row is.
-"""
+"""Builds single columns: numpy arrays → Arrow lists, and strings that every reader of Parquet accepts."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ def strings(values: Sequence[str | None]) -> pa.Array[Any]:
     try:
         return pa.array(values, pa.string())
     except UnicodeEncodeError:
-        # A template or a message can bring one in; a file that holds it could not be written or not be read.
+        # A template or a message can contain one; a file with it could not be written, or not be read.
         return pa.array(
             [v and v.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for v in values], pa.string()
         )
@@ -28,9 +25,9 @@ def plain_lists(values: Sequence[Any], dtype: Any, *, nan_is_null: bool = False)
     """Return a list column.
 
     Args:
-        values: A sequence or array [L] for each row, L differing from row to row; none for a null.
+        values: A sequence or array [L] per row, where L differs from row to row; None for a null.
         dtype: The numpy type of the elements.
-        nan_is_null: Whether an element that is not a number is null.
+        nan_is_null: Whether NaN elements become null.
     """
     lengths = [0 if v is None else len(v) for v in values]
     flat = _joined(values, dtype)
@@ -42,7 +39,7 @@ def nested_lists(values: Sequence[Any], dtype: Any) -> pa.Array[Any]:
     """Return a column of lists of lists.
 
     Args:
-        values: An array [L, k] for each row, none for a null.
+        values: An array [L, k] per row, None for a null.
         dtype: The numpy type of the elements.
     """
     shapes = [(0, 0) if v is None else v.shape for v in values]
@@ -56,14 +53,14 @@ def lists(lengths: Sequence[int], elements: pa.Array[Any], values: Sequence[Any]
 
     Args:
         lengths: Elements per row.
-        elements: They, one row's after the other's.
+        elements: The elements of all rows, in order.
         values: None for each row that is null.
     """
     return _lists(lengths, elements, _nulls(values))
 
 
 def valid_kept(column: pa.ChunkedArray[Any], type_: pa.DataType) -> pa.ChunkedArray[Any]:
-    """Return the column with `type_`, and null where a string in it, however deep, is not UTF-8."""
+    """Return the column as `type_`; values with a string that is not UTF-8, at any depth, become null."""
     try:
         column.validate(full=True)
         return column if column.type == type_ else column.cast(type_)
@@ -85,7 +82,7 @@ def _joined(values: Sequence[Any], dtype: Any) -> Any:
 
 
 def _lists(lengths: Any, elements: Any, nulls: Any = None) -> pa.Array[Any]:
-    """Lists of the given lengths over `elements`; `ArrowInvalid` when there are more than 32 bits can count."""
+    """Return lists of the given lengths over `elements`; raises `ArrowInvalid` if 32-bit offsets overflow."""
     offsets: Any = pa.array(np.fromiter(itertools.accumulate(lengths, initial=0), np.int64)).cast(pa.int32())
     lists: pa.Array[Any] = pa.ListArray.from_arrays(offsets, elements, mask=nulls)
     return lists

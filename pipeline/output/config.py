@@ -1,4 +1,4 @@
-"""Where the output goes and how its files are written. Knows no Arrow, so that `--help` is quick."""
+"""The options of the output folder and its files. Imports no Arrow, so that `--help` is quick."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ COMPRESSIONS = {"none": None, "snappy": None, "lz4": None, "gzip": (1, 9), "brot
 class OutputConfig:
     """The output folder and its Parquet files.
 
-    `rows_per_shard` input rows make one part: the unit that is committed and, after a crash, done again. Null: as many as
-    take about five minutes by a careful estimate, 1000 at most, so that a stop loses ten minutes of work or less.
-    `allow_unsafe_store` takes an object store without put-if-absent, where two drivers may overwrite each other's files.
+    `rows_per_shard` input rows make one part: the unit that is committed and, after a crash, repeated. None: as many as
+    take about five minutes by a careful estimate, at most 1000, so that a stop loses at most ten minutes of work.
+    `allow_unsafe_store` accepts an object store without put-if-absent, where two drivers may overwrite each other's files.
     """
 
     path: str = field(
         default="???",
         metadata={
-            "help": "a directory or a URI such as s3://bucket/first; when it holds a part of this very run, the rest is done"
+            "help": "a directory or a URI such as s3://bucket/first; if it holds parts of this same run, the rest is done"
         },
     )
     rows_per_shard: int | None = field(
         default=None,
-        metadata={"help": "input rows a part, which a crash does again; null: ten minutes of work at risk, at most"},
+        metadata={
+            "help": "input rows per part, the unit that a crash repeats; null: a crash loses at most ten minutes of work"
+        },
     )
     compression: str = field(default="zstd", metadata={"help": "none, snappy, lz4, gzip, brotli or zstd"})
     compression_level: int | None = field(
@@ -39,7 +41,7 @@ class OutputConfig:
     )
     allow_unsafe_store: bool = field(
         default=False,
-        metadata={"help": "take an object store without put-if-absent, where only one driver may ever write"},
+        metadata={"help": "accept an object store without put-if-absent, where only one driver may ever write"},
     )
 
     def __post_init__(self) -> None:

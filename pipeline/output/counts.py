@@ -1,4 +1,4 @@
-"""What is in a part, or in all of them, as numbers."""
+"""Counts the rows, tokens and errors of a part, or of all parts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pipeline.types import FinishReason, PromptRow
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What is in a part.
+    """The counts of a part.
 
     `rows` are input rows, `completions` output rows. A prompt's tokens count once, however many samples it has.
-    `errors` counts output rows by error code, `finish_reasons` by how they ended. `lengths` has the fewest and the most tokens
-    that were generated for an output row without an error (`shortest`, `longest`); none if there is no such row.
-    `clamped_rows` are input rows whose prompt leaves less of the context than `max_tokens`, `cut_off` output rows that
-    followed a grammar and ended by `length`. A part of an earlier version says nothing of the last four.
+    `errors` counts output rows by error code, `finish_reasons` by finish reason. `lengths` has the least and the greatest
+    number of tokens generated for an output row without an error (`shortest`, `longest`); empty if there is no such row.
+    `clamped_rows` counts input rows whose prompt leaves less of the context than `max_tokens`, `cut_off` output rows that
+    followed a grammar and ended by `length`. Parts of earlier versions do not have the last four.
     """
 
     rows: int = 0
@@ -35,13 +35,12 @@ class Counts:
 
 
 def count_rows(rows: Sequence[PromptRow], table: pa.Table, max_model_len: int | None = None) -> Counts:
-    """Count what is in a part.
+    """Count a part.
 
     Args:
         rows: Its input rows.
-        table: Its output rows, with `error_code`; where a recipe has no `completion_tokens` or `finish_reason`, nothing was
-            generated.
-        max_model_len: Tokens of prompt and completion together; null: no row is clamped by it.
+        table: Its output rows, with `error_code`; a recipe without `completion_tokens` or `finish_reason` generates nothing.
+        max_model_len: Limit of prompt plus completion, tokens; None: it clamps no row.
     """
     codes = collections.Counter(code for code in table.column("error_code").to_pylist() if code is not None)
     errors = dict(sorted(codes.items()))
@@ -68,13 +67,13 @@ def count_rows(rows: Sequence[PromptRow], table: pa.Table, max_model_len: int | 
 
 
 def lengths_of(tokens: Iterable[int]) -> dict[str, int]:
-    """The fewest and the most tokens, as `Counts.lengths` has them."""
+    """Return the least and the greatest number of tokens in the form of `Counts.lengths`."""
     found = list(tokens)
     return {"shortest": min(found), "longest": max(found)} if found else {}
 
 
 def total(counts: Iterable[Counts]) -> Counts:
-    """Add up what is in several parts."""
+    """Add up the counts of several parts."""
     errors, reasons = collections.Counter[str](), collections.Counter[str]()
     rows = completions = prompt_tokens = completion_tokens = clamped_rows = cut_off = 0
     lengths: list[int] = []

@@ -1,6 +1,6 @@
-"""What the output was made with: versions and the machine, and what of it the bits of a row rest on.
+"""Describes the software and the machine that make an output, and selects the facts that a row's bits depend on.
 
-It does not know what the engine chose (dtype, threads, kernels); the caller adds that.
+The caller adds the engine's choices: dtype, threads, kernels.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from pipeline.machine import cpuinfo
 
 PACKAGES = ("torch", "transformers", "pyarrow", "ray")
 _SPEED_ONLY = {"python", "pyarrow", "ray", "max_num_seqs", "kv_blocks", "replicas", "pid", "node"}
-"""Facts that change no bit. What is not named here counts: a fact too many makes a doubt, one too few a false alarm."""
+"""Facts that change no bit. All others count, as an unnecessary doubt is better than a false promise."""
 _NEEDS_THREADS = "fixed-rows"
-"""The kernel whose sums are cut by the number of threads."""
+"""The kernel whose sums are split by the number of threads."""
 
 
 def environment() -> dict[str, str | None]:
-    """Return name → version or description; null for what is not installed or not known. Imports none of the packages.
+    """Return name → version or description; None if it is not installed or unknown. Imports none of the packages.
 
-    `processor` is the name that the processor gives itself, which may say little ("AMD EPYC"); `processor_class` is its
-    vendor, family and model, and `instruction_sets` those that arithmetic makes use of.
+    `processor` is the CPU's own name, which may say little ("AMD EPYC"); `processor_class` is its vendor, family and model,
+    and `instruction_sets` lists those that affect arithmetic.
     """
     versions = {package: _version(package) for package in PACKAGES}
     about = cpuinfo()
@@ -40,7 +40,7 @@ def environment() -> dict[str, str | None]:
 
 
 def identity(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the facts about a machine and an engine that the bits of a row rest on."""
+    """Return the facts about a machine and an engine that a row's bits depend on."""
     kernels = facts.get("linear_kernels")
     with_threads = isinstance(kernels, Mapping) and _NEEDS_THREADS in kernels
     left_out = _SPEED_ONLY if with_threads else _SPEED_ONLY | {"threads"}
@@ -55,12 +55,12 @@ def _version(package: str) -> str | None:
 
 
 def _processor(about: Mapping[str, str]) -> str | None:
-    """The processor's name as Linux gives it, else what the platform says; null when neither says anything."""
+    """Return the CPU's name from Linux, else from the platform; None if neither has one."""
     return about.get("model name") or platform.processor() or None
 
 
 def _processor_class(about: Mapping[str, str]) -> str | None:
-    """Vendor, family and model on x86; implementer, part and variant on ARM."""
+    """Return vendor, family and model on x86; implementer, part and variant on ARM."""
     for keys in (("vendor_id", "cpu family", "model"), ("CPU implementer", "CPU part", "CPU variant")):
         if all(key in about for key in keys):
             return "/".join(about[key] for key in keys)

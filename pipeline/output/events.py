@@ -1,7 +1,6 @@
-"""What happened when: one JSON line an event, in one file a driver that is replaced as it grows, within bounds.
+"""Logs events as JSON lines, in one file per driver, which is rewritten as it grows and stays within bounds.
 
-Events that come with every shard are kept one by one until the file is large, and counted after that. It does not know
-what the events mean.
+Events that come with every shard are logged one by one until the file is large, and only counted after that.
 """
 
 from __future__ import annotations
@@ -20,28 +19,28 @@ from pipeline.errors import PromptmillError
 from pipeline.store.base import Store, checked_name
 
 DETAIL_BYTES = 16_000_000
-"""Size up to which frequent events are kept one by one: about 40,000 shards."""
+"""Size in bytes up to which frequent events are logged one by one: about 40,000 shards."""
 SUMMARY_SECONDS = 60.0
 """Seconds in which frequent events are counted together."""
 BYTES_A_SECOND = 200_000
-"""The whole file is written anew each time, so a large one is written rarely: on average, no more than this is sent."""
+"""Average bytes per second to write. Each write rewrites the whole file, so a large file is written rarely."""
 
 _log = logging.getLogger(__name__)
 
 
 class EventLog:
-    """A driver's events. Safe for threads; a log that cannot be written is no reason to stop a job."""
+    """A driver's event log. Thread-safe; a log that cannot be written does not stop the job."""
 
     def __init__(self, store: Store, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin an empty log.
+        """Start an empty log.
 
         Args:
             store: Where the file is.
             name: The file's stored name.
-            clock: Seconds that only grow; it spaces the writes.
+            clock: A monotonic clock, seconds, for the intervals between writes.
 
         Raises:
-            ValueError: If the name cannot be a stored file's.
+            ValueError: If the name is not a valid stored name.
         """
         self._store, self._name, self._clock = store, checked_name(name), clock
         self._data = bytearray()
@@ -52,7 +51,7 @@ class EventLog:
         self._lock = threading.Lock()
 
     def add(self, event: str, **facts: Any) -> None:
-        """Add a line with the time, the event and its facts; values that JSON does not know become their text."""
+        """Add a line with the time, the event and its facts; values that JSON cannot represent become their `str`."""
         with self._lock:
             self._summarise(every=SUMMARY_SECONDS)
             self._append(event, facts)
@@ -62,8 +61,8 @@ class EventLog:
         """Add an event that comes with every shard: a line, or in a large file one more in the next `summary`.
 
         Args:
-            event: Its name, under which a summary has how often it came.
-            sums: The facts, whole numbers, that a summary has the sums of.
+            event: Its name; a summary counts events by name.
+            sums: The facts, whole numbers, that a summary adds up.
             facts: As for `add`.
         """
         with self._lock:
@@ -79,7 +78,7 @@ class EventLog:
             self._write_now_and_then()
 
     def close(self) -> None:
-        """Write what is not written yet. The log can be used on and closed again."""
+        """Write pending events. The log stays usable, and can be closed again."""
         with self._lock:
             self._summarise(every=0.0)
             if self._written < len(self._data):
@@ -100,7 +99,7 @@ class EventLog:
         self._data += (json.dumps({"time": now, "event": event, **facts}, default=str) + "\n").encode()
 
     def _summarise(self, every: float) -> None:
-        """Turn what was counted for so many seconds into a line."""
+        """Write a summary line, once `every` seconds have passed since the last one."""
         if self._counts and (seconds := self._clock() - self._counting_since) >= every:
             self._append("summary", {"seconds": round(seconds, 3), **self._counts})
             self._counts.clear()
@@ -116,6 +115,6 @@ class EventLog:
             self._written = len(self._data)
         except (PromptmillError, OSError) as error:
             _log.warning("the event log %s could not be written: %s", self._name, error)
-        # The longer it takes, the rarer, so that it stays below a tenth of the time.
+        # The longer a write takes, the rarer it is, so that writing takes less than a tenth of the time.
         end = self._clock()
         self._next_write = end + max(1.0, 10 * (end - begin), len(self._data) / BYTES_A_SECOND)

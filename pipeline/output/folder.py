@@ -1,7 +1,4 @@
-"""An output folder as the driver sees it: which plan it holds, what is committed, the configuration that made it.
-
-It does not know how a part is made, who makes it, or what is in it.
-"""
+"""The output folder for the driver: its plan, its committed parts, its configuration and its manifest."""
 
 from __future__ import annotations
 
@@ -27,19 +24,19 @@ AGAIN = "choose another output.path, or run `verify` on this one, after which th
 
 @dataclass(frozen=True, slots=True)
 class OutputFolder:
-    """One output folder; it holds one plan, whoever works on it."""
+    """One output folder; it holds one plan, for all drivers."""
 
     store: Store
 
     def claim_plan(self, plan: Plan) -> Plan:
-        """Make the folder hold `plan`, and return the plan to work by.
+        """Store `plan` in the folder, and return the plan to work by.
 
-        In a folder that holds the same plan already, its shard layout wins: parts of that layout may be there. Where
-        the input files lie is taken from `plan`: they may have moved since, and their content is known to be the same.
+        If the folder already holds the same plan, its shard layout wins, because parts of that layout may be there. The paths
+        of the input files come from `plan`: the files may have moved since, and their content is known to be the same.
 
         Raises:
-            PlanRefused: If the folder holds another plan (every difference is named), or a `plan.json` or parts that
-                are not this plan's.
+            PlanRefused: If the folder holds another plan (the message names every difference), or a damaged `plan.json`, or
+                parts of another plan.
         """
         if not self._holds_plan():
             self._check_parts(plan)
@@ -53,7 +50,7 @@ class OutputFolder:
                 " output.path"
             )
         if stored.plan_id != plan.plan_id:
-            asked = json.loads(json.dumps(plan.fingerprint))  # as it would read back: lists, not tuples
+            asked = json.loads(json.dumps(plan.fingerprint))  # as JSON reads it back: lists, not tuples
             changed = "; ".join(differences(stored.fingerprint, asked))
             raise PlanRefused(
                 f"the output folder holds another plan: choose another output.path, or restore what differs: {changed}"
@@ -69,21 +66,21 @@ class OutputFolder:
         return stored.located(plan.files)
 
     def begun(self) -> Mapping[str, Any] | None:
-        """Return the fingerprint of the plan that is there, None if there is none that can be read; `claim_plan` tells why."""
+        """Return the fingerprint of the stored plan, or None if none can be read; `claim_plan` raises the reason."""
         try:
             return self._stored_plan().fingerprint
         except (FileNotFoundError, PlanRefused):
             return None
 
     def holds(self, plan: Plan) -> bool:
-        """Whether this is the folder of `plan`, as seen from here."""
+        """Whether this folder, as this machine sees it, holds `plan`."""
         try:
             return self._stored_plan().plan_id == plan.plan_id
         except FileNotFoundError:
             return False
 
     def committed(self, plan: Plan) -> set[int]:
-        """Return the shards whose parts are there, by their names: no file is opened.
+        """Return the shards whose parts exist, by their file names; no file is opened.
 
         Args:
             plan: What `claim_plan` returned.
@@ -94,19 +91,19 @@ class OutputFolder:
         }
 
     def is_committed(self, plan: Plan, index: int) -> bool:
-        """Whether a shard's part is there."""
+        """Whether a shard's part exists."""
         try:
             return self.store.size(part_name(plan.plan8, index, plan.shard_count)) >= SMALLEST
         except FileNotFoundError:
             return False
 
     def finished(self, plan: Plan) -> Manifest | None:
-        """Return the manifest if the output is complete, else none.
+        """Return the manifest if the output is complete, else None.
 
-        A manifest whose parts are not all there any more is removed: it says "success", and that is no longer so.
+        A manifest is removed if some of its parts no longer exist, because its existence means success.
 
         Raises:
-            PlanRefused: If the manifest cannot be read, or is of another plan.
+            PlanRefused: If the manifest cannot be read, or belongs to another plan.
         """
         manifest = read_manifest(self.store)
         if manifest is None:
@@ -129,10 +126,10 @@ class OutputFolder:
         self.store.put(CONFIG, yaml_text.encode())
 
     def events(self, driver_id: str) -> EventLog:
-        """Return the log of one driver; its id names the file, so that each driver has its own.
+        """Return the event log of one driver; its id names the file, so that each driver has its own.
 
         Raises:
-            ValueError: If the id cannot be a file's name.
+            ValueError: If the id cannot be a file name.
         """
         if "/" in driver_id:
             raise ValueError(f"driver_id={driver_id!r}: must be usable as a file name")
@@ -149,7 +146,7 @@ class OutputFolder:
         for file in self.store.list(FOLDER):
             found = parse_part_name(file.name)
             fits = found is None or file.name == part_name(plan.plan8, found.index, plan.shard_count)
-            # Asked again, because another driver may have claimed the folder since and be at work.
+            # Checked again: another driver may have claimed the folder meanwhile, and be at work.
             if not fits and not self._holds_plan():
                 raise PlanRefused(
                     f"{file.name} is there without a {PLAN}, and is no part of this plan; choose another output.path"

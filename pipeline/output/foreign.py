@@ -1,7 +1,4 @@
-"""What in a folder promptmill did not write: a folder that has such files and no plan is not taken for an output.
-
-It does not know how a file that is ours came to be, and changes nothing.
-"""
+"""Finds files in a folder that promptmill did not write: with such files and no plan, the folder is refused as an output."""
 
 from __future__ import annotations
 
@@ -20,26 +17,26 @@ _OURS = {
     **dict.fromkeys(("plan.json", "manifest.json", "config.yaml", "findings.json", "README.md"), Kind.FILE),
     **dict.fromkeys(("claims", "drivers", "events", "inputs", "probe", "set_aside", "suspects", "tmp"), Kind.FOLDER),
 }
-"""What may be in `_job/`."""
+"""The names that may be in `_job/`."""
 _OF_THE_DISK = "lost+found"
-"""A folder that file systems have at their root, and that is nobody's."""
+"""A folder that file systems have at their root; it is ignored."""
 _SHOWN = 5
 
 
 def check_vacant(store: Store, path: str) -> None:
-    """Refuse a folder without a plan that holds anything which is not of an output whose plan was lost.
+    """Refuse a folder without a plan that holds files of anybody else; parts of an output whose plan was lost may stay.
 
     Args:
         store: The folder.
-        path: How it was asked for, for the message.
+        path: The path as the user wrote it, for the message.
 
     Raises:
-        PlanRefused: If there is anything that promptmill did not write; it is named.
+        PlanRefused: If there are files that promptmill did not write; the message names them.
     """
     if _has_plan(store):
         return
     found = list(itertools.islice(foreign(store), _SHOWN + 1))
-    if found and not _has_plan(store):  # asked again: another driver may have begun
+    if found and not _has_plan(store):  # checked again: another driver may have begun
         more = " and more" if len(found) > _SHOWN else ""
         raise PlanRefused(
             f"output.path={path}: is not empty and holds no output of promptmill: {', '.join(sorted(found[:_SHOWN]))}{more}; "
@@ -48,7 +45,7 @@ def check_vacant(store: Store, path: str) -> None:
 
 
 def foreign(store: Store) -> Iterator[str]:
-    """Yield the names that are not of an output; of what is in a foreign folder only the folder itself."""
+    """Yield the names that do not belong to an output; for a foreign folder only its own name."""
     for entry in store.entries():
         if entry == Entry(JOB.rstrip("/"), Kind.FOLDER):
             yield from (e.name for e in store.entries(JOB) if _OURS.get(e.name.removeprefix(JOB)) != e.kind)

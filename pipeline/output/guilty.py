@@ -1,7 +1,4 @@
-"""Rows that cannot be written: found by trying halves, and written as errors, so that all others are in the part.
-
-It does not know how a part is made of rows, nor where it goes.
-"""
+"""Finds rows that cannot be written, by trying halves, and writes them as errors, so that the part has all others."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from pipeline.types import Completion, ErrorCode, PromptRow, RowError
 from pipeline.wording import named
 
 MOST_GUILTY = 16
-"""Rows that may all be errors; if more are, and no other row is there, something else is wrong."""
+"""Most rows that may be errors if no row can be written; with more, something else is wrong."""
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
@@ -25,26 +22,26 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Content:
-    """What a part is made of: input rows, their kept columns, and (position, sample) → completion."""
+    """The content of a part: input rows, their kept columns, and (position, sample) → completion."""
 
     rows: Sequence[PromptRow]
     completions: Mapping[tuple[int, int], Completion]
     kept: pa.Table
 
     def part(self, start: int, stop: int) -> Content:
-        """Rows `start` to `stop` alone."""
+        """Return rows `start` to `stop` (exclusive) alone."""
         done = {(at - start, sample): c for (at, sample), c in self.completions.items() if start <= at < stop}
         return Content(self.rows[start:stop], done, self.kept.slice(start, stop - start))
 
 
 def written(content: Content, write: Callable[[Content], T]) -> T:
-    """Return what `write` makes of the content; a row with which it ends in an exception is an error row.
+    """Return `write(content)`, with the rows that make it raise turned into error rows.
 
-    An error row keeps its prompt and its kept values, unless it is one of them that cannot be written.
+    An error row keeps its prompt and its kept values, unless one of these cannot be written.
 
     Raises:
         PromptmillError, MemoryError: If `write` raises one.
-        Exception: What `write` raises, if it does so with no rows at all, or with each of many.
+        Exception: What `write` raises, if it raises without any rows, or for each of many rows.
     """
     try:
         return write(content)
@@ -65,7 +62,7 @@ def written(content: Content, write: Callable[[Content], T]) -> T:
 def _guilty(
     content: Content, write: Callable[[Content], object], start: int, stop: int
 ) -> Iterator[tuple[int, Content]]:
-    """Yield the position of each row that cannot be written, and what is written in its place."""
+    """Yield the position of each row that cannot be written, with its replacement."""
     try:
         write(content.part(start, stop))
     except (PromptmillError, MemoryError):
@@ -80,21 +77,21 @@ def _guilty(
 
 
 def _blamed(row: Content, write: Callable[[Content], object], error: Exception) -> Content:
-    """The row as an error, with as much of it as can be written."""
+    """Return the row as an error, with as much of it as can be written."""
     told = RowError(ErrorCode.WORKER_CRASH, f"writing this row raised {named(error)}")
     plain = replace(row.rows[0], prompt_token_ids=(), error=told)
     bare = pa.table([pa.nulls(1, field.type) for field in row.kept.schema], schema=row.kept.schema)
     for made in (Content([plain], {}, row.kept), Content([plain], {}, bare)):
         try:
             write(made)
-        except Exception:  # it is the kept values, or the prompt
+        except Exception:  # the kept values, or the prompt, are to blame
             continue
         return made
     return Content([replace(plain, prompt=None)], {}, bare)
 
 
 def _with(content: Content, others: Mapping[int, Content]) -> Content:
-    """The content with other rows in the place of some."""
+    """Return the content with some rows replaced."""
     rows, done, kept, at = list(content.rows), dict(content.completions), list[pa.Table](), 0
     for place, row in others.items():
         rows[place] = row.rows[0]

@@ -1,7 +1,7 @@
-"""What all replicas must have read alike: digests of input pages that the plan could not know beforehand.
+"""Checks that all replicas read the same input, by digests of pages that the plan could not know beforehand.
 
-The first to read them puts down what it found, the others compare, before a part is made of them; so an output is never of two
-versions of its input. It does not know how pages are read.
+The first replica to read a page stores its digest, and the others compare theirs before they make a part. So an output never
+mixes two versions of its input.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ FOLDER = "_job/inputs/"
 
 
 def agree(store: Store, digests: Mapping[str, str], names: Mapping[str, str]) -> None:
-    """Compare digests with those that were found first, or put them down.
+    """Compare digests with the stored ones, or store them if they are the first.
 
     Args:
         store: The output folder.
         digests: Key of some pages → digest.
-        names: The same keys → what to call the pages in a message.
+        names: The same keys → the pages' names for messages.
 
     Raises:
-        InputRefused: If pages were others when they were first read.
+        InputRefused: If pages differ from when they were first read.
     """
     for key, digest in digests.items():
         name = f"{FOLDER}{key}"

@@ -1,7 +1,4 @@
-"""The manifest, written last: its existence is success, and it says what a complete output consists of.
-
-It does not know how the parts were made, nor what their columns are.
-"""
+"""The manifest, written last: its existence means success, and it lists what a complete output consists of."""
 
 from __future__ import annotations
 
@@ -34,16 +31,16 @@ from pipeline.types import ShardReport
 
 MANIFEST = "_job/manifest.json"
 BATCH = 1000
-"""Parts whose facts are gathered together: what is known of a million of them is too much to hold at once."""
+"""Number of parts processed at a time: the facts about a million parts are too much to hold at once."""
 SHOWN = 5
-"""Names in a message."""
+"""Most names in a message."""
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 _log = logging.getLogger(__name__)
 
 
 class DamagedPart(WorkerFailed):
-    """A part that cannot be read; the next start sets it aside, if it is written down (`mending`)."""
+    """A part that cannot be read; the next start sets it aside if it is recorded (see `mending`)."""
 
     def __init__(self, file: str, what: str) -> None:
         """Remember its stored name."""
@@ -62,7 +59,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The content of `_job/manifest.json`. Times are in seconds; a rate that has no value is null."""
+    """The content of `_job/manifest.json`. Times are in seconds; a rate without a value is None."""
 
     plan_id: str
     promptmill_version: str
@@ -72,7 +69,7 @@ class Manifest:
     environment: Mapping[str, Any]
 
     def to_json(self) -> bytes:
-        """The file's bytes. Each part has a line: there may be a million, and `json` indents them by the value."""
+        """Return the file's bytes, with one line per part; `json` would indent every value of up to a million parts."""
         head = {
             "plan_id": self.plan_id, "promptmill_version": self.promptmill_version, "totals": asdict(self.totals),
             "timings": self.timings,
@@ -88,7 +85,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
-        """Read the file's bytes.
+        """Parse the file's bytes.
 
         Raises:
             ValueError: If they are not a manifest.
@@ -101,7 +98,7 @@ def _indented(value: Mapping[str, Any]) -> str:
 
 
 def _part_or_mapping(value: dict[str, Any]) -> Part | dict[str, Any]:
-    """Turn a part into its small form as soon as it is read: a million mappings would take several times as much."""
+    """Turn a part's mapping into a `Part` while parsing: a million mappings would take several times the memory."""
     if value.keys() != {"file", "rows", "sha256"}:
         return value
     part: Part = checked(value, Part, "parts")
@@ -111,7 +108,7 @@ def _part_or_mapping(value: dict[str, Any]) -> Part | dict[str, Any]:
 
 
 def read_manifest(store: Store) -> Manifest | None:
-    """Return the manifest, none when there is none yet.
+    """Return the manifest, or None if there is none yet.
 
     Raises:
         PlanRefused: If the file is there but is not a manifest.
@@ -142,17 +139,17 @@ def assemble(
     timings: Mapping[str, float],
     environment: Mapping[str, Any],
 ) -> Manifest:
-    """Check that the output is complete, and return its manifest, not yet put: the card and the report come before it.
+    """Check that the output is complete, and return its manifest without writing it: the card and the report come first.
 
     Args:
         store: The output folder.
         plan: Its plan, as `OutputFolder.claim_plan` returned it.
-        reports: Shard → report, of this driver's shards; the other parts are read: footer and SHA-256.
+        reports: Shard → report, for this driver's shards; of the other parts, the footer and the SHA-256 are read.
         timings: `wall_seconds`, `engine_seconds`, `tokens_per_second`.
         environment: Versions, processor, dtype, threads.
 
     Raises:
-        WorkerFailed: If parts are missing, cannot be read, or do not hold the rows that were planned.
+        WorkerFailed: If parts are missing, cannot be read, or do not hold the planned rows.
         PlanRefused: If a part belongs to another plan.
     """
     _check_listing(store, plan)
@@ -160,7 +157,7 @@ def assemble(
     with ThreadPoolExecutor(max_workers=8, thread_name_prefix="finish") as pool:
         for start in range(0, plan.shard_count, BATCH):
             batch = range(start, min(start + BATCH, plan.shard_count))
-            # What a shard that was there already has in its file is not what this driver's attempt would have put there.
+            # If a part was already there, its counts come from the file, not from this driver's own attempt.
             found = {
                 index: _reported(report)
                 for index in batch
@@ -182,10 +179,10 @@ def _part(plan: Plan, index: int, counts: Counts, sha256: str) -> Part:
 
 
 def put_manifest(store: Store, manifest: Manifest) -> Manifest:
-    """Put the manifest, the last file of an output, and return the one that is there then.
+    """Write the manifest, the last file of an output, and return the one that is there afterwards.
 
-    A manifest that lists exactly these parts stays as it is: another driver was quicker. One that lists other bytes
-    is replaced: a part was lost after it had been written, and was made again.
+    An existing manifest that lists exactly these parts stays: another driver was faster. One that lists other bytes is
+    replaced: a part was lost after the manifest was written, and was made again.
     """
     if store.put_if_absent(MANIFEST, manifest.to_json()):
         return manifest

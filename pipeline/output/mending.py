@@ -1,6 +1,6 @@
-"""What `verify` found damaged is written down with the output, and set aside by the next `generate`, which makes it again.
+"""Records the damaged files that `verify` finds; the next `generate` sets them aside and makes them again.
 
-It does not know how damage is found. Nothing is deleted: what is set aside lies in `_job/set_aside/`.
+Nothing is deleted: files set aside are in `_job/set_aside/`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FINDINGS = "_job/findings.json"
 
 
 MOST_BYTES = 1 << 28
-"""Bytes of the findings about a million parts."""
+"""Most bytes of the findings: enough for a million parts."""
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,22 @@ class _Findings:
 
 
 def write_down(store: Store, names: Iterable[str]) -> None:
-    """Keep which files are damaged, each with its SHA-256, so that no file is set aside that is not the one looked at."""
+    """Record damaged files with their SHA-256, so that a file which changed since is not set aside."""
     files = {}
     for name in names:
         try:
             files[name] = sha256_of(store, name)
         except (OSError, ValueError):
-            continue  # it is missing, or has a name that no store gives: nothing to set aside
+            continue  # missing, or not a valid stored name: nothing to set aside
     if files:
         store.put(FINDINGS, (json.dumps({"files": files}, indent=2) + "\n").encode())
 
 
 def mend(store: Store, plan: Plan) -> Iterator[str]:
-    """Set aside what is damaged, so that it is missing, and yield a line for each file.
+    """Set damaged files aside, so that they are missing, and yield one line per file.
 
-    In a folder that holds another plan than `plan` nothing is touched: it will be refused. Of a list that names anything
-    but this plan's parts, plan and manifest only these are taken.
+    A folder with another plan than `plan` is not touched: it will be refused. Only this plan's parts, plan and manifest are
+    ever set aside, whatever else the list names.
     """
     try:
         listed = parse(fetch(store, FINDINGS, MOST_BYTES), _Findings).files
@@ -55,7 +55,7 @@ def mend(store: Store, plan: Plan) -> Iterator[str]:
     except FileNotFoundError:
         return
     except ValueError:
-        files = {}  # not a list of ours: what is damaged will be found again
+        files = {}  # not our list: `verify` will find the damage again
     if not _holds(store, plan):
         return
     for name, digest in files.items():
@@ -72,7 +72,7 @@ def mend(store: Store, plan: Plan) -> Iterator[str]:
 
 
 def _holds(store: Store, plan: Plan) -> bool:
-    """Whether a folder is this plan's, by its plan or, where that is what is damaged, by the names of its parts."""
+    """Whether a folder holds this plan, judged by its plan or, if that is damaged, by the names of its parts."""
     try:
         return Plan.from_json(fetch(store, PLAN)).plan_id == plan.plan_id
     except (FileNotFoundError, ValueError):
@@ -81,7 +81,7 @@ def _holds(store: Store, plan: Plan) -> bool:
 
 
 def can_be_set_aside(name: str, plan8: str) -> bool:
-    """Whether a file has a name under which only this plan's own files were written: nobody else's are moved."""
+    """Whether a file's name is one that only this plan uses; files of anybody else are not moved."""
     try:
         part = parse_part_name(checked_name(name))
         return name in (PLAN, MANIFEST) or (part is not None and part.plan8 == plan8)

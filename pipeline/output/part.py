@@ -1,7 +1,4 @@
-"""One part of the output: its name, its bytes, its commit, and what its footer says about it.
-
-It does not know which shard should be worked on, nor where its table came from.
-"""
+"""A part of the output: its name, its encoding, its commit, and the metadata in its footer."""
 
 from __future__ import annotations
 
@@ -30,12 +27,12 @@ FOLDER = "data/"
 ROWS_PER_GROUP = 10_000
 PIECE = 1 << 20
 SMALLEST = 1
-"""Bytes of a file that may be a part: an empty one only holds its name."""
+"""Least bytes of a file that may be a part: an empty file only occupies the name."""
 SET_ASIDE = "_job/set_aside/"
 
 _log = logging.getLogger(__name__)
 LARGEST_PAGE = 64 << 20
-"""Bytes after which a page ends, about; Arrow looks at its size after a batch of values only, and 2 GiB do not fit."""
+"""Approximate page size in bytes. Arrow checks the size only after each batch of values, and a page must stay below 2 GiB."""
 
 _FLOAT_LISTS = {
     name for name, kind in COLUMNS.items() if kind in (pa.list_(pa.float32()), pa.list_(pa.list_(pa.float32())))
@@ -46,7 +43,7 @@ _NAME = re.compile(r"data/([0-9a-f]{8})-(\d{5,})-of-(\d{5,})\.parquet")
 
 @dataclass(frozen=True, slots=True)
 class PartName:
-    """What a part's file name says."""
+    """The fields of a part's file name."""
 
     plan8: str
     index: int
@@ -55,9 +52,9 @@ class PartName:
 
 @dataclass(frozen=True, slots=True)
 class PartInfo:
-    """What a committed part's footer says: whose it is, what is in it, and on what its bits rest.
+    """The metadata in a committed part's footer: its plan, its counts, and the environment that its bits depend on.
 
-    `environment` is empty where it was not recorded.
+    `environment` is empty if it was not recorded.
     """
 
     plan_id: str
@@ -69,12 +66,12 @@ class PartInfo:
 
 
 def part_name(plan8: str, index: int, count: int) -> str:
-    """Return the stored name of part `index` of `count`; five digits, more where five do not suffice."""
+    """Return the stored name of part `index` of `count`; numbers have five digits, or more if needed."""
     return f"{FOLDER}{plan8}-{index:05d}-of-{count:05d}.parquet"
 
 
 def parse_part_name(name: str) -> PartName | None:
-    """Return what a name made by `part_name` says, none for any other name."""
+    """Parse a name made by `part_name`; return None for any other name."""
     match = _NAME.fullmatch(name)
     parsed = PartName(match[1], int(match[2]), int(match[3])) if match else None
     # One part has one name: `000003` is not another way to write part 3.
@@ -86,8 +83,8 @@ def part_metadata(
 ) -> dict[str, str]:
     """Return the footer entries of a part.
 
-    The counts are there so that a resumed run can make its totals again, the environment since parts of one output may be
-    made on different machines.
+    The counts let a resumed run compute its totals. The environment is there because the parts of one output may be made on
+    different machines.
     """
     return {
         "promptmill.plan_id": plan_id,
@@ -102,9 +99,9 @@ def part_metadata(
 def encode_part(table: pa.Table, config: OutputConfig, metadata: Mapping[str, str]) -> bytes:
     """Return a Parquet file: the same table, configuration and metadata give the same bytes.
 
-    Float lists are byte-stream-split: two fifths smaller than with a dictionary, which pyarrow would prefer to it.
-    Token ids and text gain nothing from a dictionary either; all other columns have one. Every page has a checksum.
-    An empty table gives a file without row groups: `datasets` cannot read an empty group.
+    Float lists are byte-stream-split, which is two fifths smaller than pyarrow's default, a dictionary. Token ids and text
+    gain nothing from a dictionary either; all other columns have one. Every page has a checksum. An empty table gives a file
+    without row groups, as `datasets` cannot read an empty one.
 
     Args:
         table: What `build_table` returned.
@@ -128,11 +125,11 @@ def encode_part(table: pa.Table, config: OutputConfig, metadata: Mapping[str, st
 
 
 def commit_part(store: Store, name: str, data: bytes, plan_id: str) -> bool:
-    """Put a part under its final name: true when this call did, false when the plan's own part was there already.
+    """Write a part under its final name. Return True if this call did, False if the plan's part already existed.
 
     Raises:
-        PlanRefused: If a file of that name is there that is not this plan's.
-        StorageFull: If no space is left; nothing half-written stays.
+        PlanRefused: If a file of that name exists that does not belong to this plan.
+        StorageFull: If no space is left; no partial file stays.
     """
     if store.put_if_absent(name, data) or (_set_aside_if_void(store, name) and store.put_if_absent(name, data)):
         return True
@@ -150,21 +147,21 @@ def commit_part(store: Store, name: str, data: bytes, plan_id: str) -> bool:
 
 
 def _set_aside_if_void(store: Store, name: str) -> bool:
-    """Move away what holds a part's place and nothing else: an empty file, a folder, a link to nowhere."""
+    """Move away what occupies a part's name without being a part: an empty file, a folder, a dangling link."""
     try:
         if store.size(name) >= SMALLEST:
             return False
     except FileNotFoundError:
         pass
     aside = f"{SET_ASIDE}{secrets.token_hex(4)}/{name}"
-    with contextlib.suppress(FileNotFoundError):  # another replica was quicker
+    with contextlib.suppress(FileNotFoundError):  # another replica was faster
         store.move(name, aside)
         _log.warning("%s held no part, only its name; it is set aside as %s", name, aside)
     return True
 
 
 def read_report(store: Store, name: str) -> PartInfo:
-    """Read what a part's footer says about it; no page is read.
+    """Read a part's metadata from its footer; no page is read.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -187,7 +184,7 @@ def read_report(store: Store, name: str) -> PartInfo:
 
 
 def sha256_of(store: Store, name: str) -> str:
-    """SHA-256, in hex, of a stored file, read piece by piece."""
+    """Return the SHA-256, in hex, of a stored file, which is read piece by piece."""
     digest = hashlib.sha256()
     with store.open(name) as file:
         while piece := file.read(PIECE):
@@ -196,7 +193,7 @@ def sha256_of(store: Store, name: str) -> str:
 
 
 def _leaves(schema: pa.Schema) -> Iterator[tuple[str, str]]:
-    """(Path as Parquet writes it, name of the column) of every primitive column; Parquet's own naming decides."""
+    """Yield (path in Parquet, name of the column) of every primitive column, named as Parquet names it."""
     sink = pa.BufferOutputStream()
     pq.ParquetWriter(sink, schema).close()
     described: Any = pq.read_metadata(pa.BufferReader(sink.getvalue())).schema

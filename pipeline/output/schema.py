@@ -1,7 +1,4 @@
-"""The columns of an output: their names, types, order and meaning.
-
-It does not know the values, nor how a column is encoded in a file.
-"""
+"""The columns of an output: their names, types, order and meaning."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from pipeline.statistics import STATISTICS
 
 _INTS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.float32())
 
-# All columns there can be, in their order; kept columns come after `sample_index`.
+# All possible columns, in order; kept columns come after `sample_index`.
 COLUMNS: dict[str, pa.DataType] = {
     "row_id": pa.string(),
     "sample_index": pa.int32(),
@@ -67,9 +64,9 @@ def output_schema(
     """Return the schema of the output's parts.
 
     Args:
-        kept: The input columns that are copied to the output; their types pass through but for maps, their metadata does not.
+        kept: The input columns that are copied to the output; their types stay, except maps; their metadata is dropped.
         statistics: Which of `STATISTICS` have a column.
-        top_logprobs: How many of the most likely tokens are written at each position; 0: no such columns.
+        top_logprobs: How many of the most likely tokens are written per position; 0: no such columns.
         prompt_logprobs: Whether the prompt's tokens and their log-probabilities are written.
         include_prompt: Whether the rendered prompt is written.
         messages: Whether conversations are written with their answers.
@@ -93,8 +90,8 @@ def with_kept(columns: Mapping[str, pa.DataType], kept: pa.Schema) -> pa.Schema:
     """Return the schema of parts with these columns, of which the first two are `row_id` and `sample_index`.
 
     Args:
-        columns: Those that are made, in their order.
-        kept: The input columns that are copied to the output, which come after the first two.
+        columns: The recipe's columns, in order.
+        kept: The input columns that are copied to the output; they come after the first two.
 
     Raises:
         InputRefused: If a kept column has the name of an output column, or two have the same name, capitals aside.
@@ -106,12 +103,12 @@ def with_kept(columns: Mapping[str, pa.DataType], kept: pa.Schema) -> pa.Schema:
 
 
 def _check_kept(kept: pa.Schema, columns: Mapping[str, pa.DataType]) -> None:
-    # A name that is ours stays ours where its column is left out: who reads the output must be able to rely on it.
-    # Only `prompt` and `messages` are free then: it is what most inputs call these.
+    # Our names are reserved even if their column is left out, so that readers of an output can rely on them.
+    # Only `prompt` and `messages` become free, because most inputs use these names.
     taken = {*columns, *COLUMNS.keys() - {"prompt", "messages"}}
     seen: dict[str, str] = {}
     for name in kept.names:
-        # To SQL names that differ in capitals are one: DuckDB would give the input's `Text` for the `text` that was asked for.
+        # SQL ignores capitals in names: DuckDB would return the input's `Text` for a query of `text`.
         plain = name.casefold()
         # Parquet names the leaf of a list column `token_logprobs.list.element`; no other column may be called that.
         if plain in taken or plain.partition(".list.")[0] in taken:
@@ -133,7 +130,7 @@ def _check_kept(kept: pa.Schema, columns: Mapping[str, pa.DataType]) -> None:
 
 
 def kept_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type with which a kept column is written: a map as a list of keys and values, which all readers open."""
+    """Return the type in which a kept column is written: a map becomes a list of keys and values, which all readers open."""
     types = pa.types
     if types.is_map(kind):
         item = pa.struct([("key", kept_type(kind.key_type)), ("value", kept_type(kind.item_type))])
@@ -148,7 +145,7 @@ def kept_type(kind: pa.DataType) -> pa.DataType:
 
 
 def spelled(kind: pa.DataType) -> str:
-    """Name a type as its readers do."""
+    """Return a type's common name."""
     if pa.types.is_list(kind):
         return f"list<{spelled(kind.value_type)}>"
     if pa.types.is_dictionary(kind):

@@ -1,7 +1,4 @@
-"""The rows of a shard and what was generated from them → one Arrow table.
-
-It does not know where the rows came from, how the table is encoded, or which file it becomes.
-"""
+"""Makes one Arrow table of a shard's rows and their completions."""
 
 from __future__ import annotations
 
@@ -17,13 +14,13 @@ from pipeline.output.schema import COLUMNS
 from pipeline.statistics import STATISTICS
 from pipeline.types import Completion, FinishReason, PromptRow, RowError
 
-# Rows built at once: the offsets of an Arrow list are 32 bits wide, and a part may hold more values than that.
+# Rows built at once: the offsets of an Arrow list have 32 bits, and a part may have more values than that.
 CHUNK = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One output row before it has columns: exactly one of `done` and `error` is set."""
+    """An output row before the columns are built: exactly one of `done` and `error` is set."""
 
     position: int
     sample: int
@@ -40,21 +37,21 @@ def build_table(
 ) -> pa.Table:
     """Return the output rows of a shard, ordered by position and then by sample.
 
-    A row with an error yields its n rows too, with `finish_reason = "error"` and neither text nor lists; so does a
-    completion with an error. Kept string values that are not UTF-8 are null, and their rows errors: no reader opens a file
-    with them.
+    A row with an error has its n output rows too, with `finish_reason = "error"` and neither text nor lists; so has a
+    completion with an error. Kept strings that are not UTF-8 become null, and their rows become errors, because no reader
+    could open a file with them.
 
     Args:
         schema: What `output_schema` returned.
         rows: The shard's input rows, in their order.
-        completions: (position in `rows`, sample index) → what the engine made. `statistics` holds arrays aligned
-            with `token_ids`: `token_logprobs` float32 [G], where the engine measures it, and those whose column is in the
-            schema: `token_entropies` float32 [G], `token_ranks` int32 [G], `top_token_ids` int32 [G, k],
-            `top_token_logprobs` float32 [G, k].
-        kept: The kept columns, one row an input row.
+        completions: (position in `rows`, sample index) → completion. `statistics` holds arrays aligned with `token_ids`:
+            `token_logprobs` float32 [G], if the engine measures it, and those whose column is in the schema:
+            `token_entropies` float32 [G], `token_ranks` int32 [G], `top_token_ids` int32 [G, k], `top_token_logprobs`
+            float32 [G, k].
+        kept: The kept columns, one row per input row.
 
     Raises:
-        RuntimeError: If a completion is missing, or an array is not aligned with the tokens: a defect of the caller.
+        RuntimeError: If a completion is missing, or an array is not aligned with the tokens; that is a bug of the caller.
     """
     if kept.num_columns and kept.num_rows != len(rows):
         raise RuntimeError(f"{kept.num_rows} rows of kept columns for {len(rows)} input rows")
@@ -78,7 +75,7 @@ def _slots(rows: Sequence[PromptRow], completions: Mapping[tuple[int, int], Comp
 
 
 def _build_chunks(schema: pa.Schema, slots: Sequence[Slot], kept: pa.Table) -> list[pa.Table]:
-    """The rows in one table, or in several where one array cannot hold a column: its texts may have 2 GiB."""
+    """Return the rows in one table, or in several if a column exceeds one array, as texts above 2 GiB do."""
     try:
         return [_build_chunk(schema, slots, kept)]
     except (pa.ArrowInvalid, pa.ArrowCapacityError):
@@ -100,7 +97,7 @@ def _build_chunk(schema: pa.Schema, slots: Sequence[Slot], kept: pa.Table) -> pa
 
 
 def _statistic(slots: Sequence[Slot], name: str) -> list[Any]:
-    """The arrays of one statistic, [G] or [G, k], checked to have one entry a generated token; null on error."""
+    """Return the arrays of one statistic, [G] or [G, k], checked to have one entry per generated token; None on error."""
     arrays = [None if s.done is None else s.done.statistics.get(name) for s in slots]
     return _aligned(slots, name, arrays, lambda done: len(done.token_ids))
 
@@ -121,9 +118,9 @@ def _aligned(slots: Sequence[Slot], name: str, arrays: list[Any], length: Callab
 
 
 def _cumulative(slots: Sequence[Slot]) -> pa.Array[Any]:
-    """The sums of the log-probabilities, null where an engine measures none.
+    """Return the sums of the log-probabilities; null if the engine measures none.
 
-    They are in float64, so that a long text's sum keeps the digits of its terms.
+    They are float64, so that a long text's sum keeps the digits of its terms.
     """
     measures = [s.done is not None and "token_logprobs" in s.done.statistics for s in slots]
     arrays = iter(_statistic([s for s, measured in zip(slots, measures, strict=True) if measured], "token_logprobs"))
@@ -132,7 +129,7 @@ def _cumulative(slots: Sequence[Slot]) -> pa.Array[Any]:
 
 
 def _messages(slots: Sequence[Slot]) -> pa.Array[Any]:
-    """The conversations, each with its answer, or with its last message gone on with."""
+    """Return the conversations, each with its answer appended, or with its last message continued."""
     told = [None if s.done is None else _answered(s.row, s.done.text or "") for s in slots]
     flat = [pair for pairs in told if pairs is not None for pair in pairs]
     roles, contents = (strings([pair[i] for pair in flat]) for i in (0, 1))
@@ -159,7 +156,7 @@ def _ints(values: Sequence[int]) -> pa.Array[Any]:
 
 
 def _statistic_builder(name: str) -> Callable[[Sequence[Slot]], Any]:
-    """How the column of one statistic is made, by its type in the schema."""
+    """Return the function that builds the column of one statistic, by its type in the schema."""
     dtype = np.dtype(pa.field("", COLUMNS[name]).type.field(0).type.to_pandas_dtype())
     return lambda slots: plain_lists(_statistic(slots, name), dtype)
 

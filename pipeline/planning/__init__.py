@@ -1,1 +1,1 @@
-"""Inputs and options → a plan: what is to be made, in which shards, under which id. Pure: no file is read or written."""
+"""Makes a plan from inputs and options: the shards and the plan id. Pure: it reads and writes no file."""

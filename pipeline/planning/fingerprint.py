@@ -1,7 +1,4 @@
-"""The identity of a plan: a digest of everything that decides the output's bytes, and how two of them differ.
-
-It does not know what the entries mean; it sees nested mappings of plain JSON values.
-"""
+"""Computes the id of a plan, a digest of everything that decides the output's bytes, and how two fingerprints differ."""
 
 from __future__ import annotations
 
@@ -14,11 +11,11 @@ from pipeline.wording import plain
 
 ABSENT = "absent"
 _SHOWN = 60
-"""Characters of a value in a message."""
+"""Most characters of a value in a message."""
 
 
 def digest(fingerprint: Mapping[str, Any]) -> str:
-    """SHA-256, in hex, of the canonical JSON of `fingerprint` (sorted keys, no spaces)."""
+    """Return the SHA-256, in hex, of the canonical JSON of `fingerprint` (sorted keys, no spaces)."""
     text = json.dumps(fingerprint, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -34,7 +31,7 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def differences(planned: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """One line a key that differs, as `key: planned → asked`, in the order of the keys."""
+    """Return one line per key that differs, as `key: planned → asked`, in the order of the keys."""
     before, after = dict(flatten(planned)), dict(flatten(asked))
     lines = []
     for key in dict.fromkeys([*before, *after]):

@@ -1,7 +1,4 @@
-"""The plan of a run: its inputs, its shards, and the id that stands for every byte of its output.
-
-It does not know how inputs are listed, where the plan is stored, or who works on the shards.
-"""
+"""The plan of a run: its inputs, its shards, and the id that stands for every byte of its output."""
 
 from __future__ import annotations
 
@@ -18,23 +15,22 @@ from pipeline.store.door import checked, parse
 from pipeline.types import Segment, Shard
 
 FORMAT = 2
-"""2: input files are known by their content. 1 knew them by size and footer; its outputs are read, and not gone on with."""
+"""2: input files are identified by content. 1: by size and footer; such outputs can be read, but not resumed."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """One input file as its footer describes it.
+    """One input file, as its footer describes it.
 
     Attributes:
-        name: Path relative to the source's root with `/` between folders: what default row ids are made of.
-        path: Where it is, as its file system names it.
+        name: Path relative to the source's root with `/` between folders; default row ids use it.
+        path: Its path in its file system.
         size: Bytes.
         rows: Number of rows.
         footer_sha256: SHA-256 of the Parquet footer, in hex.
         partitions: Hive partition keys and values found in the path.
-        groups: For each row group the digest of its pages of the columns in use, in hex.
-        stamp: What the store says of the file's version, where a pass over its pages would cost too much; `groups` is empty
-            then.
+        groups: Per row group, the digest of its pages of the columns in use, in hex.
+        stamp: The store's version of the file, used where reading all pages would cost too much; `groups` is empty then.
     """
 
     name: str
@@ -47,7 +43,7 @@ class InputFile:
     stamp: str = ""
 
     def identity(self, format: int = FORMAT) -> dict[str, Any]:
-        """What stands for the file's content in the fingerprint of a plan of `format`."""
+        """Return what identifies the file's content in the fingerprint of a plan of `format`."""
         known = {"bytes": self.size, "rows": self.rows, "footer": self.footer_sha256}
         if format == 1:
             return known
@@ -57,9 +53,9 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run makes. `fingerprint` holds everything that decides the output's bytes; `plan_id` is its SHA-256.
+    """The plan of a run. `fingerprint` holds everything that decides the output's bytes; `plan_id` is its SHA-256.
 
-    `rows` counts the rows that are used (the source's `limit` applied); shard i is rows i·R to (i+1)·R of all files'
+    `rows` counts the rows in use (after the source's `limit`); shard i is rows i·R to (i+1)·R of all files'
     rows in the order of `files`. Shards are computed on demand: a plan of a million shards takes no memory for them.
     """
 
@@ -72,11 +68,11 @@ class Plan:
 
     @property
     def plan8(self) -> str:
-        """The start of the id, which names the parts."""
+        """The first eight digits of the id, which are in the parts' names."""
         return self.plan_id[:8]
 
     def inputs(self) -> dict[str, Any]:
-        """What the fingerprint has to say of the files."""
+        """The fingerprint's entry for the files."""
         return {f.name: f.identity(self.format) for f in self.files}
 
     @property
@@ -90,7 +86,7 @@ class Plan:
         return list(itertools.accumulate(f.rows for f in self.files))
 
     def shard_rows(self, index: int) -> int:
-        """Return the rows of shard `index`; quicker than by the shard itself."""
+        """Return the number of rows of shard `index`; faster than through `shard`."""
         return min(self.rows_per_shard, self.rows - index * self.rows_per_shard)
 
     def shard(self, index: int) -> Shard:
@@ -107,12 +103,12 @@ class Plan:
         return Shard(index, self.shard_count, tuple(segments))
 
     def located(self, files: Sequence[InputFile]) -> Plan:
-        """The same plan with the paths of `files`, which have the same names and content and may lie elsewhere."""
+        """Return the same plan with the paths of `files`, which have the same names and content but may have moved."""
         paths = {file.name: file.path for file in files}
         return replace(self, files=tuple(replace(file, path=paths[file.name]) for file in self.files))
 
     def to_json(self) -> bytes:
-        """The content of `_job/plan.json`: the same plan gives the same bytes."""
+        """Return the content of `_job/plan.json`; the same plan gives the same bytes."""
         body = {
             "format": self.format,
             "plan_id": self.plan_id,
@@ -130,7 +126,7 @@ class Plan:
         """Read `_job/plan.json`.
 
         Raises:
-            ValueError: If it is not a plan, of a format that this version does not know, or not as it was written.
+            ValueError: If it is not a plan, has a format that this version does not know, or was changed.
         """
         found: Mapping[str, Any] = parse(data, Mapping)  # type: ignore[type-abstract]
         if found.get("format") not in (1, FORMAT):
@@ -146,7 +142,7 @@ class Plan:
         return plan
 
     def fault(self, shards: int) -> str | None:
-        """Say what in it contradicts the rest, if anything does.
+        """Return what is inconsistent in the plan, or None.
 
         Args:
             shards: How many shards it says that it has.
@@ -169,7 +165,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Body:
-    """The form of `_job/plan.json`. `sha256` is that of all else; a plan of format 1 has none."""
+    """The form of `_job/plan.json`. `sha256` covers all other fields; a plan of format 1 has none."""
 
     format: int
     plan_id: str
@@ -189,8 +185,8 @@ def make_plan(
     Args:
         files: The inputs, in the order in which they are read.
         options: Everything else that decides the output's bytes (model content, sampling, statistics, source options).
-        rows_per_shard: Input rows in a part. It shapes the files, not the rows, so it is not part of the id.
-        limit: Use only the first rows; null: all.
+        rows_per_shard: Input rows in a part. It affects the files, not the rows, so it is not part of the id.
+        limit: Use only this many rows; None: all.
     """
     total = sum(f.rows for f in files)
     rows = total if limit is None else min(limit, total)

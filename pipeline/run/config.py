@@ -1,4 +1,4 @@
-"""What `submit` can be told. Imports no Ray, so that `--help` is quick."""
+"""The options of `submit`. Imports no Ray, so that `--help` is quick."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from pipeline.types import require
 
 @dataclass(kw_only=True)
 class SubmitConfig:
-    """What `submit` itself can be told; everything else on its command line is the submitted job's.
+    """The options of `submit` itself; everything else on its command line belongs to the submitted job.
 
-    `submission_id` names the submission: submitted twice, it runs once. Null makes a name from the time. `address` is that of
-    the cluster's job server, such as http://head:8265; null is what Ray's environment variables say, or this machine.
+    `submission_id` names the submission: submitted twice, it runs once. None makes a name from the time. `address` is the
+    address of the cluster's job server, such as http://head:8265; None takes it from Ray's environment variables, or this
+    machine.
     """
 
     job: str = field(
@@ -42,7 +43,7 @@ class SubmitConfig:
     )
 
     def __post_init__(self) -> None:
-        """Check every field, and settle on an id."""
+        """Check every field, and choose an id if none is given."""
         given = self.submission_id
         self.id = given if given is not None else f"promptmill-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
         require(

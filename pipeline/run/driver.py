@@ -1,7 +1,7 @@
-"""The main job from its configuration to the manifest: plan, resume, dispatch, finish.
+"""Takes the main job from its configuration to the manifest: plan, resume, dispatch, finish.
 
-It is crash-only: there is no recovery path but the ordinary start, which does what is not committed yet. It does not know
-Hydra, and Ray only by the pool that it asks for.
+It is crash-only: the only recovery path is the ordinary start, which does what is not committed yet. The driver uses Ray
+only through a `ReplicaPool`.
 """
 
 from __future__ import annotations
@@ -50,33 +50,33 @@ from pipeline.work.prepare import Prepared, prepare
 from pipeline.work.recipe import open_recipe
 
 STALE_SECONDS = 24 * 3600.0
-"""Age at which a temporary file belongs to nobody: no part takes that long to write."""
+"""Age in seconds from which a temporary file is abandoned: no part takes that long to write."""
 RELEASES = 16
-"""Claims that are let go of at a time: each takes a store two answers, for which dispatch does not wait."""
+"""Claims released at a time: each takes two round trips to the store, for which dispatch does not wait."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended: the exit code, and the manifest of the complete output."""
+    """How a run ended: its exit code, and the manifest of the complete output."""
 
     exit_code: int
     manifest: Manifest
 
 
 def run_job(config: GenerateConfig, *, config_yaml: str, recipe: str = "generate") -> Outcome:
-    """Run a job to its manifest, and show how it gets on.
+    """Run a job to its manifest, and show its progress.
 
     Args:
         config: What to do.
-        recipe: What is made of a row, by its name in `pipeline.work.recipe`.
-        config_yaml: The composed configuration as it is kept with the output, interpolations unresolved.
+        recipe: What the job makes of a row: a name in `pipeline.work.recipe`.
+        config_yaml: The composed configuration that is kept with the output, interpolations unresolved.
 
     Raises:
-        PromptmillError: With one line for the person who runs the job; its `exit_code` is the process's.
+        PromptmillError: The message is one line for the person who runs the job; the process ends with its `exit_code`.
     """
     with signals_raise() as check_signals:
         check_machine(config.cluster)
-        with progress_view(live=False) as view:  # the hub's client draws bars of its own
+        with progress_view(live=False) as view:  # the hub's client draws its own progress bars
             view.stage("checking the input and the model's files")
             folder = OutputFolder(open_store(config.output.path, allow_unsafe=config.output.allow_unsafe_store))
             prepared = prepare(config, recipe, folder.begun())
@@ -133,7 +133,7 @@ class _Run:
             error = stop.told() if isinstance(stop, Stopped) else stop
             self._events.add("driver_stop", reason=type(error).__name__, exit_code=error.exit_code)
             raise self._with_progress(error) from error.__cause__
-        except Exception as error:  # of a library, or a bug
+        except Exception as error:  # a library's, or a bug
             self._events.add("driver_stop", reason=type(error).__name__, exit_code=PromptmillError.exit_code)
             raise
         self._events.add("driver_stop", reason="complete", exit_code=_exit_code(self._config, manifest))
@@ -155,7 +155,7 @@ class _Run:
             view.note(warning)
 
     def _work(self, view: ProgressView) -> None:
-        """Do what is missing, together with other drivers if there are any."""
+        """Do the missing shards, together with other drivers if there are any."""
         pulse = Pulse(self._claims)
         try:
             self._dispatch(Watch(view, self._monitor, self._events, self._check_signals, self._deadline))
@@ -194,7 +194,7 @@ class _Run:
                 pool.close()
 
     def _finish(self) -> Manifest:
-        """Check that everything is there; write the card, then the manifest, whose existence is success."""
+        """Check that every part is there; write the card, then the manifest, whose existence means success."""
         store, config = self._folder.store, self._config
         done = self._folder.finished(self._plan)  # by another driver
         if done is not None:
@@ -220,7 +220,7 @@ class _Run:
         return manifest
 
     def _with_progress(self, error: PromptmillError) -> PromptmillError:
-        """Say what is done and how to go on, where going on is possible."""
+        """Add to the message what is done and how to resume, where that is possible."""
         if error.exit_code in (2, 1):
             return error
         total = self._plan.shard_count
@@ -240,7 +240,7 @@ class _Run:
 
 
 def _at_risk(effort: Effort, plan: Plan) -> str | None:
-    """Say so if a stop may lose more than it should."""
+    """Return a warning if a stop may lose more work than it should."""
     seconds = min(SHARDS_AT_RISK * plan.rows_per_shard, plan.rows) * effort.row_seconds
     if seconds <= AT_RISK:
         return None
@@ -257,7 +257,7 @@ def _at_risk(effort: Effort, plan: Plan) -> str | None:
 
 
 def _pool(config: GenerateConfig, job: Job, demand: Demand, note: Callable[[str], None]) -> ReplicaPool:
-    """The replicas that the configuration asks for. Ray is imported only where it is used."""
+    """Make the replica pool that the configuration asks for. Ray is imported only where it is used."""
     if config.cluster.name == "inline":
         return InlinePool(job, config.cluster, note)
     from pipeline.run.cluster.pool import RayPool
@@ -266,14 +266,14 @@ def _pool(config: GenerateConfig, job: Job, demand: Demand, note: Callable[[str]
 
 
 def _metrics(plan: Plan, driver: str, deadline: datetime.datetime | None, pool: ReplicaPool) -> Metrics:
-    """The metrics of a run on Ray, which keeps the endpoint for them."""
+    """Make the metrics of a run on Ray, which serves their endpoint."""
     from pipeline.run.cluster.meter import RayMeter
 
     return Metrics(RayMeter(), plan=plan.plan8, driver=driver, deadline=deadline, starting=pool.pending)
 
 
 def _shown(model: str) -> str:
-    """A model as it may be named in public: a hub id, or a directory's own name without the path to it."""
+    """Return a model's name for the public: a hub id, or the last part of a directory's path."""
     folder = Path(model).expanduser()
     return folder.name if folder.is_dir() else model
 
@@ -284,7 +284,7 @@ def _exit_code(config: GenerateConfig, manifest: Manifest) -> ExitCode:
 
 
 def _too_many(config: GenerateConfig, manifest: Manifest) -> str:
-    """Why a complete output ends with another exit code than 0; empty if it does not."""
+    """Say why a complete output ends with an exit code other than 0; empty if the code is 0."""
     if not _exit_code(config, manifest):
         return ""
     errors = manifest.totals.errors

@@ -1,7 +1,4 @@
-"""SIGINT and SIGTERM as an exception in the main thread, which nothing on the way up can take for its own failure.
-
-It does not know what is stopped by it.
-"""
+"""Raises SIGINT and SIGTERM as an exception in the main thread, which no library mistakes for a failure of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from pipeline.errors import Interrupted
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal on its way up. No `Exception`, which a library might take for a failure of its own and go on."""
+    """A signal, as an exception. It is no `Exception`, which a library might catch as a failure of its own."""
 
     def __init__(self, signum: int) -> None:
         """Remember the signal."""
@@ -24,16 +21,16 @@ class Stopped(KeyboardInterrupt):
         self._signum = signum
 
     def told(self) -> Interrupted:
-        """The error for the person who runs the job."""
+        """Return the error for the person who runs the job."""
         return Interrupted(f"stopped by {signal.Signals(self._signum).name}", self._signum)
 
 
 @contextlib.contextmanager
 def signals_raise() -> Iterator[Callable[[], None]]:
-    """Turn the first SIGINT or SIGTERM into `Interrupted`, wherever the main thread is; a second one ends at once.
+    """Turn the first SIGINT or SIGTERM into `Interrupted`, wherever the main thread is; a second one ends the process at once.
 
     Yields:
-        What raises again if there was one: one that comes within a destructor or a callback from C is lost.
+        A function that raises again if there was a signal: an exception within a destructor or a C callback is lost.
     """
     seen: list[int] = []
 

@@ -1,7 +1,4 @@
-"""What a store of whole files can do, and which class serves which kind of path.
-
-It does not know what is in the files; nothing but the name, the size and the bytes.
-"""
+"""Defines the interface of a store of whole files, and opens the class that serves a path."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from urllib.parse import unquote
 
 from pipeline.errors import PlanRefused
 
-# Scheme → "module:class", imported when a path asks for it: a store that nobody uses costs no import.
+# Scheme → "module:class", imported on first use: an unused store costs no import.
 STORES = {
     "file": "pipeline.store.local:LocalStore",
     **dict.fromkeys(("s3", "gs", "az", "abfs", "abfss"), "pipeline.store.objects:ObjectStore"),
@@ -26,7 +23,7 @@ _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file as a listing shows it: its name, its bytes, and the store's own clock in seconds since 1970."""
+    """A file in a listing: its name, its size in bytes, and its modification time by the store's clock, seconds since 1970."""
 
     name: str
     size: int
@@ -34,7 +31,7 @@ class StoredFile:
 
 
 class Kind(StrEnum):
-    """What a name in a folder stands for."""
+    """The kind of a folder's entry."""
 
     FILE = "file"
     FOLDER = "folder"
@@ -43,7 +40,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is directly in a folder: its full stored name, and what it is."""
+    """An entry directly in a folder: its full stored name, and its kind."""
 
     name: str
     kind: Kind
@@ -58,11 +55,11 @@ class Store(Protocol):
     """
 
     def probe(self) -> None:
-        """Refuse, with `PlanRefused`, a store that lets a second writer replace what `put_if_absent` made."""
+        """Raise `PlanRefused` for a store where a second `put_if_absent` replaces the file of the first."""
         ...
 
     def put_if_absent(self, name: str, data: bytes | memoryview) -> bool:
-        """Make the file if there is none of that name, durably; false when there is one already."""
+        """Make the file durably if there is none of that name; return False if there is one."""
         ...
 
     def put(self, name: str, data: bytes | memoryview) -> None:
@@ -94,15 +91,15 @@ class Store(Protocol):
         ...
 
     def move(self, name: str, target: str) -> None:
-        """Give a file, or whatever has its name, another name that is free; `FileNotFoundError` when there is none."""
+        """Rename a file, or whatever has its name, to a free name; `FileNotFoundError` when there is none."""
         ...
 
     def delete(self, name: str) -> None:
-        """Remove the file; that it is not there is fine."""
+        """Remove the file, if it exists."""
         ...
 
     def sweep(self, older_than_seconds: float) -> int:
-        """Remove what killed writers left behind and is older than that, and return how many; never a final file."""
+        """Remove temporary files of killed writers that are older than that, and return how many; never a final file."""
         ...
 
 

@@ -1,7 +1,7 @@
-"""The one door through which the files of a job are read: size, depth, form and types are checked before anybody believes them.
+"""Reads all JSON files of a job, and checks their size, depth, form and types before anything uses them.
 
-A form is a type: of JSON values (`int`, `str`, `float`, `bool`, `Any`, `X | None`), `Mapping[str, X]`, `tuple[X, ...]`, or a
-dataclass, whose fields are an object's keys. It does not know what any file means.
+A form is a type: of JSON values (`int`, `str`, `float`, `bool`, `Any`, `X | None`), `Mapping[str, X]`, `tuple[X, ...]`, or
+a dataclass, whose fields are an object's keys.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 from pipeline.store.base import Store
 
 MOST_BYTES = 1 << 30
-"""Bytes of a file of ours, at most: the plan of a million input files has half of that."""
+"""Most bytes of a job's file: the plan of a million input files has half of that."""
 DEEPEST = 64
-"""Objects and lists within each other."""
+"""Deepest nesting of objects and lists."""
 T = TypeVar("T")
 
 
@@ -28,7 +28,7 @@ def fetch(store: Store, name: str, most: int = MOST_BYTES) -> bytes:
 
     Raises:
         FileNotFoundError: If there is no file of that name.
-        ValueError: If it is larger than a file of its kind can be; it is not read then.
+        ValueError: If it is larger than `most`; it is not read then.
     """
     size = store.size(name)
     if size > most:
@@ -42,10 +42,10 @@ def parse(data: bytes, form: type[T], hook: Callable[[dict[str, Any]], Any] | No
     Args:
         data: The content of a file.
         form: What it must be.
-        hook: Takes each object as soon as it is read, and gives what is to stand in its place.
+        hook: Called with each object as soon as it is parsed; its result replaces the object.
 
     Raises:
-        ValueError: If it is not of the form; says where.
+        ValueError: If it is not of the form; the message says where.
     """
     try:
         found = json.loads(data, object_hook=hook, parse_constant=_refuse)
@@ -56,10 +56,10 @@ def parse(data: bytes, form: type[T], hook: Callable[[dict[str, Any]], Any] | No
 
 
 def checked(value: Any, form: Any, where: str) -> Any:
-    """Return a JSON value as one of a form.
+    """Return a JSON value as a value of a form.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not of the form.
     """
     if form is Any:
         _check_depth(value, where)
@@ -92,7 +92,7 @@ def _plain(value: Any, form: Any, where: str) -> Any:
 
 
 def _made(value: Any, form: Any, where: str) -> Any:
-    """An object as a dataclass: every key is a field, and every field without a default a key."""
+    """Return an object as a dataclass: every key must be a field, and every field without a default must have a key."""
     if not isinstance(value, dict):
         raise _wrong(value, "an object", where)
     hints, fields = _described(form)
@@ -105,14 +105,14 @@ def _made(value: Any, form: Any, where: str) -> Any:
 
 @functools.cache
 def _described(form: Any) -> tuple[dict[str, Any], dict[str, bool]]:
-    """Field → its form, and field → whether it must be there."""
+    """Return field → form, and field → whether it is required."""
     none = dataclasses.MISSING
     fields = {f.name: f.default is none and f.default_factory is none for f in dataclasses.fields(form) if f.init}
     return typing.get_type_hints(form), fields
 
 
 def _check_depth(value: Any, where: str) -> None:
-    """Refuse what is nested so deeply that a function which follows it might not come back."""
+    """Refuse values nested so deeply that a recursive function might overflow the stack."""
     level, depth = [value], 0
     while level:
         depth += 1

@@ -1,9 +1,7 @@
-"""A store in a local directory: a file without a name, fsync, a hard link to the final name, fsync of the directory.
+"""A store in a local directory. To write: a nameless file, fsync, a hard link to the final name, fsync of the directory.
 
-A file without a name (`O_TMPFILE`) is gone with the process that wrote it. Where the file system has none, it has a name
-in `_job/tmp/` until it is whole.
-
-It does not know which files matter; it promises that each of them is whole, durable and written once.
+A nameless file (`O_TMPFILE`) disappears with the process that wrote it. On file systems without nameless files, it has a name
+in `_job/tmp/` until it is complete.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from pipeline.store.process import is_gone, me
 TEMPORARIES = "_job/tmp/"
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# EEXIST: a file where a folder should be; that a file is there already is not an error and never comes this far.
+# EEXIST: a file where a folder should be; an existing file of that name is not an error and does not get here.
 _UNUSABLE = {
     errno.EACCES,
     errno.EPERM,
@@ -41,7 +39,7 @@ _ALWAYS_NAMED = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.EISDIR, errno.ENOENT, er
 
 
 class LocalStore:
-    """The files below one directory, which is made at the first write. Safe for threads, processes and NFS clients."""
+    """The files below one directory, which the first write makes. Safe for threads, processes and NFS clients."""
 
     def __init__(self, root: str | Path) -> None:
         """Remember the directory as an absolute path, so that a later change of directory does not move the store."""
@@ -65,7 +63,7 @@ class LocalStore:
                 if won is None:
                     with self._temporary(data) as temporary:
                         won = self._link(temporary, final)
-            _sync(final.parent)  # when another made the file, it may have been killed before it came to this
+            _sync(final.parent)  # the other writer may have been killed before its fsync
         return bool(won)
 
     def put(self, name: str, data: bytes | memoryview) -> None:
@@ -146,8 +144,8 @@ class LocalStore:
         """Remove temporaries that killed processes left behind, and return how many; see `Store`.
 
         Args:
-            older_than_seconds: Younger ones stay, unless the process that wrote them was of this machine and is gone.
-                Ages are taken on the file system's clock, so that a machine whose clock is off removes no one's work.
+            older_than_seconds: Younger ones stay, unless their process was on this machine and has ended. Ages are measured
+                on the file system's clock, so that a machine with a wrong clock removes nobody's work.
         """
         folder = self._path(TEMPORARIES.rstrip("/"))
         swept = 0
@@ -157,7 +155,7 @@ class LocalStore:
             with self._temporary(b"") as probe:
                 now = probe.stat().st_mtime
             for path in folder.iterdir():
-                with contextlib.suppress(FileNotFoundError):  # its owner, or another sweep, was quicker
+                with contextlib.suppress(FileNotFoundError):  # its owner, or another sweep, was faster
                     if is_gone(path.name.partition(".")[0]) or now - path.stat().st_mtime > older_than_seconds:
                         path.unlink()
                         swept += 1
@@ -177,22 +175,22 @@ class LocalStore:
                 if f"{name}/" != TEMPORARIES:
                     yield from self._walk(folder / entry.name, f"{name}/")
                 continue
-            with contextlib.suppress(FileNotFoundError):  # removed since the scan, or a link to nowhere
+            with contextlib.suppress(FileNotFoundError):  # removed since the scan, or a dangling link
                 if entry.is_file():
                     found = entry.stat()
                     yield StoredFile(name, found.st_size, found.st_mtime)
 
     @contextlib.contextmanager
     def _temporary(self, data: bytes | memoryview) -> Iterator[Path]:
-        """A durable file with `data` on the store's own file system; it is gone afterwards, whatever happens.
+        """Yield a durable file with `data` on the store's own file system, and remove it afterwards in any case.
 
-        It has its name for as short as can be: a process killed while it has one leaves it behind, for `sweep`.
+        It has a name for as short as possible: a process killed meanwhile leaves it behind for `sweep`.
         """
         path = self._path(f"{TEMPORARIES}{me()}.{secrets.token_hex(8)}")
         self._make_folder(path.parent)
         try:
             if self._link_nameless(data, path) is None:
-                # Not tempfile: its files are readable by their owner only, and so would the committed parts be.
+                # Not tempfile: its files are readable by their owner only, and the committed parts would be too.
                 handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
                 with os.fdopen(handle, "wb") as file:
                     file.write(data)
@@ -203,7 +201,7 @@ class LocalStore:
             path.unlink(missing_ok=True)
 
     def _link_nameless(self, data: bytes | memoryview, final: Path) -> bool | None:
-        """Write a file without a name and give it its final one: whether it was free; null where that is not possible."""
+        """Write a nameless file and link it to its final name; return whether that was free, or None if that is impossible."""
         try:
             handle = os.open(final.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666)
         except OSError as error:
@@ -221,7 +219,7 @@ class LocalStore:
                 return os.fstat(handle).st_nlink > 0  # see `_link`
             except OSError as error:
                 if error.errno in _NO_LINKS or error.errno in (errno.ENOENT, errno.EXDEV):
-                    return None  # no /proc, or no links: the other way says what is wrong
+                    return None  # no /proc, or no links: the fallback reports what is wrong
                 raise
         return True
 
@@ -229,7 +227,7 @@ class LocalStore:
         try:
             os.link(temporary, final)
         except FileExistsError:
-            # NFS: when the reply to a link is lost, the client asks again and is told that the name exists.
+            # NFS: if the reply to a link is lost, the client retries and is told that the name exists.
             return temporary.stat().st_nlink > 1
         except OSError as error:
             if error.errno in _NO_LINKS:
@@ -252,13 +250,13 @@ class LocalStore:
             self._make_folder(folder.parent)
         try:
             folder.mkdir(exist_ok=True)
-        except FileNotFoundError as error:  # a file system of the kernel's own, such as /proc
+        except FileNotFoundError as error:  # a kernel file system such as /proc
             raise PlanRefused(f"output.path {self.root}: no folder can be made in {folder.parent}") from error
         _sync(folder.parent)
 
     @contextlib.contextmanager
     def _telling(self, name: str, wanted: int = 0) -> Iterator[None]:
-        """Turn what the operating system says into an error for the person who runs the job."""
+        """Turn errors of the operating system into errors for the person who runs the job."""
         try:
             yield
         except PromptmillError:
@@ -274,7 +272,7 @@ class LocalStore:
 
 
 def _sync(folder: Path) -> None:
-    """Make a folder's entries durable. A file system that cannot sync folders keeps them in its own way."""
+    """Make a folder's entries durable. File systems that cannot sync folders make them durable in their own way."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)

@@ -1,7 +1,7 @@
 """A store in a bucket: S3, Google Cloud Storage or Azure, through obstore. One conditional PUT makes a whole file once.
 
-obstore repeats requests that time out, are throttled or find the service down, with growing random pauses; what is left
-to do here is to tell a race that was lost from a request that was only in doubt, and to name what is wrong.
+obstore retries requests that time out, are throttled or find the service down, with growing random pauses. This module tells
+a lost race from a request whose result is unknown, and turns errors into messages.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from pipeline.wording import first_line
 
 PROBE = "_job/probe/"
 RETRY_SECONDS = 60
-"""How long one operation is repeated before the run stops, resumable."""
+"""Seconds for which one operation is retried before the run stops, resumable."""
 TIMEOUT_SECONDS = 30
-"""How long one request may take."""
+"""Seconds that one request may take."""
 ATTEMPTS = 8
-"""How often a conditional PUT is tried that came to nothing: a conflict, or no reply, and there is no file."""
+"""Most attempts of a conditional PUT that had no effect: a conflict, or no reply, and the file does not exist."""
 READ_AHEAD = 1 << 20
 INSTALL = "install promptmill with its extra `objects`"
 
@@ -37,7 +37,7 @@ class ObjectStore:
 
     Args:
         uri: `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`.
-        allow_unsafe: Use a store without put-if-absent all the same: then two drivers may overwrite each other's files.
+        allow_unsafe: Accept a store without put-if-absent, where two drivers may overwrite each other's files.
 
     Raises:
         PlanRefused: If obstore is not installed, or the URI or the environment's settings cannot be used.
@@ -80,8 +80,8 @@ class ObjectStore:
     def put_if_absent(self, name: str, data: bytes | memoryview) -> bool:
         """Make the file if there is none of that name; see `Store`.
 
-        A PUT that was applied although its reply was lost is repeated and then finds the file there: false, as for a lost
-        race. Whose file it is, its content says.
+        If a PUT was applied but its reply was lost, the retry finds the file and returns False, as for a lost race. The file's
+        content tells whose it is.
         """
         checked_name(name)
         if self._allow_unsafe:
@@ -164,7 +164,7 @@ class ObjectStore:
             self._store.delete(checked_name(name))
 
     def sweep(self, older_than_seconds: float) -> int:
-        """Nothing is ever left behind: a PUT is applied whole or not at all; see `Store`."""
+        """Do nothing: a PUT is applied completely or not at all, so nothing is left behind; see `Store`."""
         return 0
 
     def _exists(self, name: str) -> bool:
@@ -182,7 +182,7 @@ class ObjectStore:
 
     @contextlib.contextmanager
     def _telling(self, name: str) -> Iterator[None]:
-        """Turn what obstore says into an error for the person who runs the job."""
+        """Turn errors of obstore into errors for the person who runs the job."""
         errors = self._errors
         try:
             yield
@@ -199,7 +199,7 @@ class ObjectStore:
 
 
 class _Reader(io.RawIOBase):
-    """A stored file as a raw stream; the buffer around it decides how much is asked for."""
+    """A stored file as a raw stream; the buffer around it chooses the size of each read."""
 
     def __init__(self, size: int, read: Callable[[int, int], bytes]) -> None:
         """Begin at the start."""
@@ -227,7 +227,7 @@ class _Reader(io.RawIOBase):
 
 
 def _opened(uri: str) -> Any:
-    """The store at a URI, with what the environment says about it."""
+    """Open the store at a URI, with the settings in the environment."""
     from obstore.store import from_url
 
     options: dict[str, Any] = {
@@ -244,7 +244,7 @@ def _opened(uri: str) -> Any:
 
 
 def _profile() -> dict[str, Any]:
-    """Credentials and region of an AWS profile, where the environment has no key of its own and a profile is there."""
+    """Return credentials and region of an AWS profile, if there is one and the environment has no key."""
     home = Path("~/.aws").expanduser()
     files = [
         Path(os.environ.get(variable) or home / name)

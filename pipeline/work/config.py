@@ -1,4 +1,4 @@
-"""Where replicas run, and the whole configuration of `generate`. Imports no Ray, so that `--help` is quick."""
+"""The options of the cluster, and the whole configuration of `generate`. Imports no Ray, so that `--help` is quick."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOWHERE = "preview://"
 """`output.path` of a preview that was given none."""
 CLUSTERS = ("inline", "local", "existing")
 CORES_A_REPLICA = 8
-"""More threads than this share a decoding step badly: its products have few rows."""
+"""With more threads than this a decoding step does not scale: its matrix products have few rows."""
 _UNITS = {"": 1, "MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?) ?(MB|GB|MiB|GiB)?", re.IGNORECASE)
 
@@ -26,13 +26,14 @@ _AMOUNT = re.compile(r"(\d+(?:\.\d+)?) ?(MB|GB|MiB|GiB)?", re.IGNORECASE)
 class ClusterConfig:
     """Where the replicas run.
 
-    `inline`: in this process, without Ray. `local`: on a Ray that is started for this job and stopped after it.
-    `existing`: on the Ray cluster at `address`. `replicas=auto` takes as many as the processors, GPUs and memory hold;
-    `cpus_per_replica=auto` shares the cores among them. With `gpus_per_replica=0` the model runs on processors.
+    `inline`: in this process, without Ray. `local`: on a Ray that this job starts and stops.
+    `existing`: on the Ray cluster at `address`. `replicas=auto` starts as many as processors, GPUs and memory allow;
+    `cpus_per_replica=auto` divides the cores among them. With `gpus_per_replica=0` the model runs on the CPU.
     `memory_per_replica` is what a node of a cluster must have free for a replica: `auto` for twice the weights and 1 GiB,
-    or an amount such as 6GiB; 0 leaves memory out of account. With `ship_code`, nodes of a cluster run this process's own
-    code, else the promptmill that is installed there.
-    A replica that has work and gets nothing done for `hang_timeout` seconds is ended, and the row that hangs it searched.
+    or an amount such as 6GiB; 0 ignores memory. With `ship_code`, the nodes of a cluster run this process's code,
+    otherwise the promptmill that is installed there.
+    A replica that has work and gets nothing done for `hang_timeout` seconds is ended, and the row that hangs it is searched
+    for.
     """
 
     name: str = field(default="local", metadata={"help": "inline, local or existing"})
@@ -41,26 +42,28 @@ class ClusterConfig:
     )
     replicas: str = field(
         default="auto",
-        metadata={"help": "copies of the model: a number, or auto for as many as processors, GPUs and memory hold"},
+        metadata={"help": "copies of the model: a number, or auto for as many as processors, GPUs and memory allow"},
     )
-    min_replicas: int = field(default=1, metadata={"help": "fewer than this is no start"})
+    min_replicas: int = field(default=1, metadata={"help": "the job does not start with fewer"})
     cpus_per_replica: str = field(
-        default="auto", metadata={"help": "a number, or auto to share the cores among the replicas"}
+        default="auto", metadata={"help": "a number, or auto to divide the cores among the replicas"}
     )
     gpus_per_replica: float = field(default=0.0, metadata={"help": "fractions share a GPU"})
     memory_per_replica: str = field(
         default="auto",
-        metadata={"help": "memory that a cluster's node must have for a replica, such as 6GiB; auto: by the weights"},
+        metadata={
+            "help": "free memory that a cluster's node must have per replica, such as 6GiB; auto: twice the weights and 1GiB"
+        },
     )
     ship_code: bool = field(
-        default=True, metadata={"help": "nodes of a cluster run this installation's code, not one of their own"}
+        default=True, metadata={"help": "nodes of a cluster run this installation's code instead of their own"}
     )
     start_timeout: float = field(
         default=600.0, metadata={"help": "seconds to wait for the resources of the first replicas"}
     )
     hang_timeout: float = field(
         default=600.0,
-        metadata={"help": "seconds without any progress after which a replica counts as hung, and is replaced"},
+        metadata={"help": "seconds without progress after which a replica counts as hung and is replaced"},
     )
 
     def __post_init__(self) -> None:
@@ -92,7 +95,7 @@ class ClusterConfig:
         )
 
     def likely_threads(self) -> int:
-        """Return how many threads a replica will have at least, as far as that is known before the nodes are."""
+        """Return the least number of threads that a replica will have, as far as it is known before the nodes are."""
         if self.cpus_per_replica != "auto":
             return int(self.cpus_per_replica)
         if self.name == "inline":
@@ -105,7 +108,7 @@ _FROM_NOW = re.compile(r"\+(?=\d)(?:(\d{1,3})h)?(?:(\d{1,4})m(?:in)?)?")
 
 
 def bytes_of(amount: str) -> int:
-    """Bytes of an amount such as `6GiB`, `6000MB` or `0`."""
+    """Return the bytes of an amount such as `6GiB`, `6000MB` or `0`."""
     match = _AMOUNT.fullmatch(amount)
     assert match is not None, amount
     return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
@@ -117,7 +120,7 @@ def _auto_or_count(value: str) -> bool:
 
 @dataclass(kw_only=True)
 class GenerateConfig:
-    """Everything `generate` can be told.
+    """All options of `generate`.
 
     `max_error_rate`: the job ends with exit code 3 when a larger share of its rows are errors. `deadline`: a local
     time of day such as 06:00, or a time from the start such as +8h, at which the job stops, resumable, with exit code 75.
@@ -126,19 +129,21 @@ class GenerateConfig:
     model: ModelConfig = field(default_factory=ModelConfig, metadata={"help": "which causal language model"})
     engine: EngineConfig = field(
         default_factory=EngineConfig,
-        metadata={"help": "batching; speed only but for max_model_len, kernels=none and a GPU's deterministic"},
+        metadata={
+            "help": "batching: affects speed only, except max_model_len, kernels=none and, on a GPU, deterministic"
+        },
     )
     sampling: SamplingConfig = field(
         default_factory=SamplingConfig, metadata={"help": "how tokens are chosen, and when a completion ends"}
     )
     stats: StatsConfig = field(
         default_factory=StatsConfig,
-        metadata={"help": "what is written for every token, all under the model's own distribution"},
+        metadata={"help": "what is written per token, all under the model's own distribution"},
     )
     source: SourceConfig = field(default_factory=SourceConfig, metadata={"help": "where prompts come from"})
     output: OutputConfig = field(default_factory=OutputConfig, metadata={"help": "where generations go"})
     cluster: ClusterConfig = field(
-        default_factory=ClusterConfig, metadata={"help": "where replicas run: speed only, never the output"}
+        default_factory=ClusterConfig, metadata={"help": "where replicas run: affects speed only, never the output"}
     )
     max_error_rate: float = field(
         default=1.0, metadata={"help": "exit code 3 when a larger share of the rows are errors"}
@@ -155,7 +160,7 @@ class GenerateConfig:
     deadline: str | None = field(
         default=None,
         metadata={
-            "help": "a time of day, such as 06:00 (quoted in YAML), or from the start, such as +8h: the run stops, resumable"
+            "help": "stop, resumable, at a time of day such as 06:00 (quoted in YAML) or after a time such as +8h"
         },
     )
 
@@ -178,7 +183,7 @@ class GenerateConfig:
         )
 
     def deadline_after(self, now: datetime) -> datetime | None:
-        """When the job stops that starts at local time `now`; null: whenever it is done."""
+        """Return when a job that starts at local time `now` has to stop; None: no deadline."""
         if self.deadline is None:
             return None
         if (span := _FROM_NOW.fullmatch(self.deadline)) is not None:

@@ -1,7 +1,4 @@
-"""What a configuration may say and surely does not mean: a line each, before anything starts.
-
-It refuses nothing.
-"""
+"""Warns about options that are legal and surely a mistake, one line each, before anything starts. It refuses nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from pipeline.work.config import GenerateConfig
 
 _ESCAPE = re.compile(r"\\[ntr]")
 _MARKUP = re.compile(r"<\|\w+\|>|\[INST\]|<start_of_turn>")
-"""What somebody writes who renders conversations with a template of their own."""
+"""Fragments of templates that render conversations themselves."""
 
 
 def doubts(config: GenerateConfig, identity: Identity) -> Iterator[str]:
@@ -26,7 +23,7 @@ def doubts(config: GenerateConfig, identity: Identity) -> Iterator[str]:
     """
     sampling, template = config.sampling, config.source.template
     if template is not None and not compile_template(template).columns:
-        yield "source.template uses no column, so every row has the same prompt; a column is written {{ name }}"
+        yield "source.template uses no column, so every row has the same prompt; write a column as {{ name }}"
     texts = {
         "sampling.stop": sampling.stop,
         "sampling.bad_words": sampling.bad_words,
@@ -36,14 +33,14 @@ def doubts(config: GenerateConfig, identity: Identity) -> Iterator[str]:
         found = next((match[0] for text in values if (match := _ESCAPE.search(str(text)))), None)
         if found is not None:
             instead = f"""'{key}={f'["{found}"]' if key.startswith("sampling") else f'"…{found}…"'}'"""
-            yield f"{key} has {found} as two characters, a backslash and a letter; within double quotes it is one: {instead}"
+            yield f"{key} has {found} as two characters, a backslash and a letter; double quotes make it one: {instead}"
     if sampling.n > 1 and (sampling.temperature == 0 or sampling.top_k == 1):
         why = "sampling.temperature=0" if sampling.temperature == 0 else "sampling.top_k=1"
         yield f"{why} always takes the most likely token, so the {sampling.n} completions of a prompt are equal"
     if sampling.max_tokens >= (context := identity.max_model_len):
         yield (
-            f"sampling.max_tokens={sampling.max_tokens} leaves no room for a prompt in the context, {context} tokens "
-            "for both: a completion may end sooner, at the end of the context"
+            f"sampling.max_tokens={sampling.max_tokens} leaves no room for a prompt in the context of {context} tokens: "
+            "a completion may end sooner, at the end of the context"
         )
     yield from _of_chats(config, identity)
     if config.source.limit == 0:
@@ -55,8 +52,8 @@ def _of_chats(config: GenerateConfig, identity: Identity) -> Iterator[str]:
     texts = source.token_ids_column is None and not _MARKUP.search(source.template or "")
     if identity.chat_template is not None and texts and not source.is_chat:
         yield (
-            "the model has a chat template, and prompts are given to it as they stand: a model that was tuned for chat answers "
-            "as it was trained with source.chat=true"
+            "the model has a chat template, but prompts reach it as plain text: set source.chat=true if the model is tuned "
+            "for chat"
         )
     if source.is_chat and source.on_long_prompt == "truncate_left":
-        yield "source.on_long_prompt=truncate_left cuts a conversation at its beginning: what the system says goes first"
+        yield "source.on_long_prompt=truncate_left cuts a conversation at its beginning: the system message is lost first"

@@ -1,4 +1,4 @@
-"""The job: all that a worker must know, wherever it runs."""
+"""Defines the job: everything that a worker needs, wherever it runs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pipeline.types import SamplingParams
 
 @dataclass(frozen=True)
 class Job:
-    """All that a worker must know to make any shard of a plan. It can be sent to another process.
+    """Everything that a worker needs to make any shard of a plan. It can be sent to another process.
 
     Attributes:
-        plan: What is made.
+        plan: The plan.
         columns: Arrow schema of the input, partition columns included.
         schema: Arrow schema of the parts.
-        model: The model; its type is resolved, and its paths mean the same in any folder.
+        model: The model, with its dtype resolved and its paths absolute.
         engine: The engine.
-        sampling: The job's sampling parameters, which a row may change.
+        sampling: The job's sampling parameters, which a row may override.
         stats: The statistics.
         source: The input.
         output: The output.

@@ -53,6 +53,6 @@ def open_job(job: Job, resources: Resources, stats: StatsConfig | None = None) -
 
 
 def _probe(sampling: SamplingParams, tokenizer: Tokenizer) -> Request:
-    """A request of which nothing is known that could end the engine."""
+    """Return a harmless request, which any working engine serves."""
     token = next((t for t in (tokenizer.bos_token_id,) if t is not None and 0 <= t < tokenizer.vocab_size), 0)
     return Request("", 0, (token,), sampling)

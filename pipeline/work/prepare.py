@@ -1,6 +1,6 @@
-"""From a configuration to a job: everything that can be refused is refused here, before a replica starts.
+"""Turns a configuration into a job, and refuses here what can be refused before a replica starts.
 
-It does not know Ray or dispatch, and writes nothing.
+It starts no Ray and writes nothing.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from pipeline.work.job import Job
 from pipeline.work.recipe import open_recipe
 
 SCHEMA_VERSION = 2
-"""Raised when the meaning of an output column or of an option changes, so that old and new rows never mix."""
+"""Increased when the meaning of an output column or of an option changes, so that old and new rows never mix."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run works from.
+    """A checked job, and what is known about it before it starts.
 
     Attributes:
-        job: What the workers do; the output folder may hold an older layout of the same plan.
-        effort: What a row takes, by an estimate.
+        job: The job for the workers; the output folder may hold an older layout of the same plan.
+        effort: Estimated cost of a row.
         weight_bytes: Size of the model's weights.
-        doubts: A line for each option that is legal and surely a mistake.
+        doubts: One line per option that is legal and surely a mistake.
         statistics: The names of those that the engine can measure.
     """
 
@@ -57,12 +57,12 @@ def prepare(config: GenerateConfig, recipe: str = "generate", begun: Mapping[str
     """Check the input and the model, and plan.
 
     Args:
-        config: What was asked for.
-        recipe: What is made of a row, by its name in `RECIPES`.
-        begun: The fingerprint of the plan that the output has already, if it has one.
+        config: The configuration.
+        recipe: What the job makes of a row: a name in `RECIPES`.
+        begun: The fingerprint of the plan that the output already has, if any.
 
     Raises:
-        Refused: With one line about what is wrong and what to do.
+        Refused: The message is one line about what is wrong and what to do.
     """
     _check_structured(config)
     with refusing(InputRefused, f"source.path={without_secrets(config.source.path)}"):
@@ -99,7 +99,7 @@ def prepare(config: GenerateConfig, recipe: str = "generate", begun: Mapping[str
 
 
 def _job(config: GenerateConfig, plan: Plan, source: Source, schema: Any, identity: Identity) -> Job:
-    """The job for the workers; its paths mean the same in any folder."""
+    """Make the job for the workers, with absolute paths."""
     model = replace(config.model, dtype=identity.dtype)
     for key in ("path", "tokenizer", "adapter"):
         value = getattr(model, key)
@@ -114,7 +114,7 @@ def _job(config: GenerateConfig, plan: Plan, source: Source, schema: Any, identi
 
 
 def _effort(config: GenerateConfig, identity: Identity, source: Source) -> Effort:
-    """Estimate what a row takes, from sizes that are known before a model is loaded."""
+    """Estimate the cost of a row from sizes that are known before a model is loaded."""
     longest, sampling, cluster = identity.max_model_len, config.sampling, config.cluster
     size, rows = sum(f.size for f in source.files), sum(f.rows for f in source.files)
     prompt = min(longest - 1, size / BYTES_A_TOKEN / max(1, rows))
@@ -126,7 +126,7 @@ def _effort(config: GenerateConfig, identity: Identity, source: Source) -> Effor
 
 @contextlib.contextmanager
 def refusing(refusal: type[Refused], what: str) -> Iterator[None]:
-    """Turn an exception of a library that nobody expected into a refusal: fsspec and the hub raise all kinds of them."""
+    """Turn any unexpected exception of a library into a refusal: fsspec and the hub raise many kinds."""
     try:
         yield
     except (PromptmillError, MemoryError):
@@ -136,7 +136,7 @@ def refusing(refusal: type[Refused], what: str) -> Iterator[None]:
 
 
 def _check_structured(config: GenerateConfig) -> None:
-    """Refuse a regex, choice or JSON Schema that cannot be followed."""
+    """Refuse a regex, choice or JSON Schema that llguidance cannot follow."""
     try:
         check_in_time(config.sampling.params())
     except ValueError as error:
@@ -148,7 +148,7 @@ def _check_structured(config: GenerateConfig) -> None:
 def _with_chat(
     config: GenerateConfig, backend: Backend, identity: Identity, begun: Mapping[str, Any] | None
 ) -> GenerateConfig:
-    """Check that conversations can be rendered, and settle the day that the chat template is told."""
+    """Check that conversations can be rendered, and fix the date that the chat template gets."""
     source = config.source
     if not source.is_chat:
         return config
@@ -171,7 +171,7 @@ def _with_chat(
 
 
 def _check_vocabulary(config: GenerateConfig, size: int | None) -> None:
-    """Refuse what asks for tokens that the model does not have."""
+    """Refuse options that name tokens which the model does not have."""
     if size is None:
         return
     beyond = config.sampling.params().beyond(size)
@@ -195,7 +195,7 @@ def _check_statistics(config: GenerateConfig, identity: Identity) -> None:
 
 
 def _asked(config: GenerateConfig, recipe: str) -> dict[str, Any]:
-    """The options that decide the output's bytes; paths do not, what is in them does."""
+    """Return the options that decide the output's bytes: no paths, as the files' content counts instead."""
     source = asdict(config.source)
     del source["path"], source["template_file"]
     return {
@@ -209,7 +209,7 @@ def _asked(config: GenerateConfig, recipe: str) -> dict[str, Any]:
 
 
 def _found(config: GenerateConfig, identity: Identity) -> dict[str, Any]:
-    """What decides the output's bytes beside the options and the input files: the model, and what the engine does with it."""
+    """Return what else decides the output's bytes: the model, and the engine's settings that affect its results."""
     return {
         "model": {"content": identity.content, **identity.model},
         "engine": {"name": config.engine.name, "max_model_len": identity.max_model_len, **identity.engine},
@@ -217,18 +217,18 @@ def _found(config: GenerateConfig, identity: Identity) -> dict[str, Any]:
 
 
 def _check_apart(source: str, output: str) -> None:
-    """Refuse an output whose parts would be listed as input the next time."""
+    """Refuse an output folder whose parts the next run would list as input."""
     given, made = _place(source), _place(output)
     if made == given:
         raise PlanRefused(f"output.path={output}: is the input's own folder; choose another")
     if made.is_relative_to(given):
         raise PlanRefused(
-            f"output.path={output}: is inside source.path, so its parts would be read as prompts the next time; choose another"
+            f"output.path={output}: is inside source.path, so the next run would read its parts as prompts; choose another"
         )
 
 
 def _check_keys(output: str, columns: Sequence[str]) -> None:
-    """Refuse a folder `text=…` on the way to the output: DuckDB and others would read its value for the column."""
+    """Refuse a folder `text=…` in the output's path: DuckDB and others would read its value as the column."""
     names = {name.casefold() for name in columns}
     for folder in _place(output).parts:
         key, equals, _ = folder.partition("=")
@@ -240,11 +240,11 @@ def _check_keys(output: str, columns: Sequence[str]) -> None:
 
 
 def _absolute(path: str) -> str:
-    """A local path from the root of the file system; a URI as it is."""
+    """Return a local path as an absolute one; a URI unchanged."""
     return path if "://" in path else str(Path(path).expanduser().absolute())
 
 
 def _place(path: str) -> PurePath:
-    """Where a path leads, however it is written; another machine's is left as it is."""
+    """Return a path with links and `..` resolved; a remote one unchanged."""
     path = path.removeprefix("file://")
     return PurePath(path) if "://" in path else Path(path).expanduser().resolve()

@@ -1,4 +1,4 @@
-"""What a job makes of a row, and which recipes there are, by the name of their job.
+"""Defines what a job makes of a row, and lists the recipes by the names of their jobs.
 
 Planning, dispatch, replicas, commits, resume and `verify` are the same for all of them.
 """
@@ -14,20 +14,20 @@ import pyarrow as pa
 from pipeline.types import Completion, PromptRow, Request
 
 RECIPES = {"generate": "pipeline.work.generate:Generate"}
-"""Job → its recipe. A recipe's module is imported when it is asked for."""
+"""Job → its recipe. The module is imported when the recipe is opened."""
 
 
 class Recipe(Protocol):
-    """Makes requests of a row, and output rows of what the engine answers.
+    """Makes requests of an input row, and output rows of the engine's completions.
 
-    It is made of the options that decide the output's bytes, as the plan has them, so that whoever finds an output finds its
-    recipe again. Every output row has `row_id`, `sample_index`, `prompt_tokens`, `error_code` and `error_message`; the rows
-    of one input row follow each other with `sample_index` from 0 on, and a row with an error has its rows, too.
+    It is constructed from the options that decide the output's bytes. The plan keeps these, so a finished output leads back to
+    its recipe. Every output row has `row_id`, `sample_index`, `prompt_tokens`, `error_code` and `error_message`; the rows
+    of one input row follow each other with `sample_index` from 0 on. An input row with an error has output rows too.
 
     Attributes:
-        title: What the output is, for its card.
-        meanings: Column → what it holds, for the card.
-        samples: Output rows per input row; None: they differ from row to row.
+        title: What the output is, for the dataset card.
+        meanings: Column → what it holds, for the dataset card.
+        samples: Output rows per input row; None: it differs from row to row.
     """
 
     title: str
@@ -35,23 +35,23 @@ class Recipe(Protocol):
     samples: int | None
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        """Take what is needed of a plan's options.
+        """Read the plan's options.
 
         Raises:
-            KeyError: If one is not there.
+            KeyError: If one is missing.
         """
 
     def requests(self, row: PromptRow) -> Sequence[Request]:
-        """Return what the engine is asked for a row, `sample_index` from 0 on; nothing for a row with an error."""
+        """Return a row's requests, `sample_index` from 0 on; none for a row with an error."""
 
     def schema(self, kept: pa.Schema) -> pa.Schema:
         """Return the schema of the parts.
 
         Args:
-            kept: The input's columns that are copied.
+            kept: The input columns that are copied to the output.
 
         Raises:
-            InputRefused: If one of them cannot be beside the recipe's own.
+            InputRefused: If one of them conflicts with the recipe's own columns.
         """
 
     def table(
@@ -62,16 +62,16 @@ class Recipe(Protocol):
         Args:
             schema: What `schema` returned.
             rows: The shard's input rows.
-            completions: (position in `rows`, sample index) → what came of a request.
-            kept: The kept columns, a row per input row.
+            completions: (position in `rows`, sample index) → completion.
+            kept: The kept columns, one row per input row.
         """
 
 
 def open_recipe(options: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of a plan's options or fingerprint; a plan of an earlier version, which names none, is `generate`'s.
+    """Return the recipe that a plan's options or fingerprint name; plans of earlier versions name none and mean `generate`.
 
     Raises:
-        KeyError: If this version has no such recipe, or an option that it needs is not there.
+        KeyError: If this version has no such recipe, or an option that it needs is missing.
     """
     module, _, name = RECIPES[options.get("recipe", "generate")].partition(":")
     made: Recipe = getattr(importlib.import_module(module), name)(options)

@@ -1,4 +1,4 @@
-"""The options of the section `sampling`, from which the sampling parameters of a job are made."""
+"""The options of the section `sampling`, from which a job's sampling parameters are made."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _DEFAULT = SamplingParams()
 class SamplingConfig:
     """How tokens are chosen, and when a completion ends; `SamplingParams` says what each option does.
 
-    Lists and mappings are typed as loosely as YAML writes them, so that a wrong value is refused with a word about what is
-    allowed, and not made to something else: `true` is no text.
+    Lists and mappings are typed loosely, so that a wrong value is refused with a message about what is allowed, and not
+    converted: `true` is no text.
     """
 
     n: int = field(default=_DEFAULT.n, metadata={"help": "completions of each prompt"})
@@ -62,9 +62,11 @@ class SamplingConfig:
     )
     json_schema_file: str | None = field(
         default=None, metadata={"help": "a file with such a JSON Schema"}
-    )  # the command line puts its content into json_schema
-    max_tokens: int = field(default=_DEFAULT.max_tokens, metadata={"help": "generated tokens at most"})
-    min_tokens: int = field(default=_DEFAULT.min_tokens, metadata={"help": "no ending before this many tokens"})
+    )  # the command line moves its content to json_schema
+    max_tokens: int = field(default=_DEFAULT.max_tokens, metadata={"help": "most tokens to generate"})
+    min_tokens: int = field(
+        default=_DEFAULT.min_tokens, metadata={"help": "a completion does not end before this many tokens"}
+    )
     stop: list[str] = field(
         default_factory=list,
         metadata={"help": r'texts that end a completion, such as ["\n\n",END]; they are not part of its text'},
@@ -74,7 +76,7 @@ class SamplingConfig:
         default=_DEFAULT.ignore_eos, metadata={"help": "go on after the model's end-of-text token"}
     )
     seed: int = field(
-        default=_DEFAULT.seed, metadata={"help": "another seed, other samples; the same seed, the same bytes"}
+        default=_DEFAULT.seed, metadata={"help": "the same seed gives the same bytes, another seed other samples"}
     )
 
     def __post_init__(self) -> None:

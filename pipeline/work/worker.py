@@ -1,7 +1,7 @@
-"""A shard → a committed part: reads its rows, generates, writes. A plain class that runs anywhere.
+"""Turns a shard into a committed part: reads its rows, generates, writes. A plain class that needs no Ray.
 
-Three threads keep the batch full across the border of shards: one reads and tokenises the next shard, one runs the engine,
-one encodes and commits the last. It does not know Ray, nor who hands out the shards.
+Three threads keep the batch full across shards: one reads and tokenises the next shard, one runs the engine, one encodes and
+commits the last.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from pipeline.work.opened import open_job
 _log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 5
-"""How long a step that is under way may take when the worker is closed; what it makes is dropped."""
+"""Seconds to wait for the step in flight when the worker is closed; its results are dropped."""
 
 
 @dataclass
 class _OpenShard:
-    """A shard in hand: its rows, and what has come back of them."""
+    """A shard in progress: its rows, and the completions so far."""
 
     task: Task
     result: Future[ShardReport | None]
@@ -49,13 +49,13 @@ class _OpenShard:
 
 
 class Worker:
-    """Makes parts, one engine behind it; several shards may be in hand at once.
+    """Makes parts with one engine; several shards may be in progress at once.
 
     Args:
-        job: What is made.
-        threads: Processor threads of the engine; null: torch's own choice.
-        memory_share: Part of the machine's free memory for this worker, when several share it.
-        work_share: Part of the plan's rows that it is likely to do.
+        job: The job.
+        threads: CPU threads of the engine; None: torch's own choice.
+        memory_share: Fraction of the machine's free memory for this worker, when several share it.
+        work_share: Fraction of the plan's rows that it is likely to do.
 
     Raises:
         PromptmillError: If the model or the input cannot be used here.
@@ -84,7 +84,7 @@ class Worker:
         self._thread.start()
 
     def submit(self, task: Task) -> Future[ShardReport | None]:
-        """Start on a task and return at once; the future gives the part's report, null for a trial, or what ended it."""
+        """Queue a task and return at once; the future gives the part's report, None for a trial, or raises what went wrong."""
         opened = _OpenShard(task, Future())
         self._reading.submit(self._prepare, opened)
         return opened.result
@@ -94,7 +94,7 @@ class Worker:
         return replace(self._progress, beats=self._beats)
 
     def close(self) -> None:
-        """Stop without finishing what is in hand; parts that are whole are committed."""
+        """Stop without finishing the shards in progress; parts whose rows are all done are still committed."""
         self._closed.set()
         self._prepared.put(None)
         self._reading.shutdown(wait=False, cancel_futures=True)
@@ -113,17 +113,17 @@ class Worker:
             opened.requests = [(at, r) for at, row in enumerate(opened.rows) for r in self._recipe.requests(row)]
             opened.missing = len(opened.requests)
             self._prepared.put(opened)
-        except BaseException as error:  # handed to whoever waits for the shard
+        except BaseException as error:  # raised to whoever waits for the shard
             opened.result.set_exception(_told(error, "reading", task))
 
     def _agree(self) -> None:
-        """See that what was read is what others read."""
+        """Check that this worker read the same input as the others."""
         digests = self._rows.unplanned()
         files = self._job.plan.files
         agree(self._store, digests, {key: one_line(files[int(key.partition("-")[0])].name) for key in digests})
 
     def _run(self) -> None:
-        """The engine's thread: take what is prepared, step, hand out what is finished."""
+        """The engine's thread: take prepared shards, step, accept completions."""
         try:
             while not self._closed.is_set():
                 idle = not any(self._engine.load())
@@ -144,11 +144,11 @@ class Worker:
         except BaseException as error:
             for opened in {id(o): o for o, _ in self._by_request.values()}.values():
                 opened.result.set_exception(_told(error, "generating", opened.task))
-            while (next_one := self._prepared.get()) is not None:  # until closed, so that nobody waits for ever
+            while (next_one := self._prepared.get()) is not None:  # until closed, so that nobody waits forever
                 next_one.result.set_exception(_told(error, "generating", next_one.task))
 
     def _begin(self, opened: _OpenShard) -> None:
-        """Give a shard's requests to the engine; a shard without any is finished already."""
+        """Give a shard's requests to the engine; a shard without requests is finished at once."""
         for position, request in opened.requests:
             self._by_request[request.row_id, request.sample_index] = opened, position
         if opened.requests:
@@ -157,7 +157,7 @@ class Worker:
             self._writing.submit(self._finish, opened)
 
     def _accept(self, completion: Completion) -> None:
-        """Keep a completion and, when it was a shard's last, have the part written."""
+        """Keep a completion; if it is a shard's last, have the part written."""
         request = completion.request
         opened, position = self._by_request.pop((request.row_id, request.sample_index))
         opened.completions[position, request.sample_index] = completion
@@ -178,7 +178,7 @@ class Worker:
         )  # fmt: skip
 
     def _finish(self, opened: _OpenShard) -> None:
-        """Encode and commit a part; what a trial generated is forgotten."""
+        """Encode and commit a part; the completions of a trial are dropped."""
         try:
             opened.result.set_result(self._write(opened) if opened.task.trial is None else None)
             self._beats += 1
@@ -206,7 +206,7 @@ class Worker:
 
 
 def _told(error: BaseException, doing: str, task: Task) -> BaseException:
-    """An exception that nobody expected, as one line; what is written for a person stays as it is."""
+    """Return an unexpected exception as one line; a message meant for a person stays as it is."""
     if isinstance(error, PromptmillError) or not isinstance(error, Exception):
         return error
     _log.debug("shard %d: %s", task.shard.index, doing, exc_info=error)

@@ -62,7 +62,7 @@ def test_the_page_of_generate(argv: list[str], capsys: pytest.CaptureFixture[str
     for group in default_presets("generate"):
         assert all(f" {name} " in page for name in presets(group))
     assert "* gpt2-large" in page
-    assert "sampling.max_tokens            generated tokens at most [64]" in page
+    assert "sampling.max_tokens            most tokens to generate [64]" in page
     assert "a URI (required)" in page
     for code in ("\n  0 ", "\n  2 ", "\n  75 ", "\n  130 "):
         assert code in page

@@ -28,7 +28,11 @@ def told(source: dict[str, Any], sampling: dict[str, Any], template: str | None 
             "sampling.temperature=0 always takes the most likely token, so the 5 completions",
         ),
         ({}, {"top_k": 1, "n": 2}, "sampling.top_k=1 always"),
-        ({}, {"max_tokens": 1024}, "sampling.max_tokens=1024 leaves no room for a prompt in the context, 1024 tokens"),
+        (
+            {},
+            {"max_tokens": 1024},
+            "sampling.max_tokens=1024 leaves no room for a prompt in the context of 1024 tokens",
+        ),
         ({"limit": 0}, {}, "source.limit=0 takes no row"),
     ],
 )

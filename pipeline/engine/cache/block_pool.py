@@ -1,10 +1,8 @@
-"""Which blocks of the KV cache are free, used, or remembered for what they hold.
+"""Manages the blocks of the KV cache: which are free, in use, or cached for their content.
 
-A block holds the keys and values of BLOCK positions. A block that a prompt fills to its end is remembered by a digest of
-all tokens up to there, so that a prompt that begins alike uses it too. It stays remembered without a user only while a
-waiting prompt wants it: no memory is spent on what nobody will ask for.
-
-It knows numbers and digests; no tensors, no sequences.
+A block holds the keys and values of BLOCK positions. A block that a prompt fills completely is cached under a digest of
+all tokens up to its end, so that a prompt with the same beginning can use it too. Without a user, it stays cached only while
+a waiting prompt needs it, so no memory is wasted.
 """
 
 from __future__ import annotations
@@ -16,18 +14,18 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 BLOCK = 32
-"""Positions a block; also the grid on which prompts are read, so that a block's content follows from its prefix alone."""
+"""Positions per block. Prompts are read in chunks on the same grid, so a block's content depends on its prefix alone."""
 
 
 def blocks_for(tokens: int) -> int:
-    """Blocks that hold a number of positions."""
+    """Return the number of blocks that hold this many positions."""
     return -(-tokens // BLOCK)
 
 
 def prefix_digests(prompt: Sequence[int]) -> tuple[bytes, ...]:
-    """A digest for each block that the prompt fills and goes beyond: of all tokens from the first to the block's last.
+    """Return a digest for each block that the prompt fills and goes beyond: of all tokens up to the block's last.
 
-    The block with the last token is left out, as its logits are wanted, which no block holds.
+    The block with the last token is left out, because that token's logits are needed, and blocks do not hold logits.
     """
     count = (len(prompt) - 1) // BLOCK
     data, digest, digests = np.asarray(prompt[: count * BLOCK], dtype="<i8").tobytes(), b"", []
@@ -48,20 +46,20 @@ class BlockPool:
     def __init__(self, blocks: int) -> None:
         """Start with every block free."""
         self.blocks = blocks
-        self._free = list(range(blocks - 1, -1, -1))  # the last given back is the first taken: its memory is in use
+        self._free = list(range(blocks - 1, -1, -1))  # last in, first out: its memory is already mapped
         self._users = [0] * blocks
         self._holder: dict[bytes, int] = {}
         self._digest: dict[int, bytes] = {}
-        self._idle: dict[int, None] = {}  # remembered, without a user, the oldest first
+        self._idle: dict[int, None] = {}  # cached without a user, oldest first
         self._wanted: Counter[bytes] = Counter()
 
     @property
     def available(self) -> int:
-        """Blocks that `take` can give."""
+        """Number of blocks that `take` can give."""
         return len(self._free) + len(self._idle)
 
     def take(self, count: int) -> list[int]:
-        """Give `count` blocks of no particular content, forgetting the oldest idle ones when no other is free."""
+        """Return `count` blocks with arbitrary content; if no block is free, evict the oldest idle ones."""
         assert count <= self.available
         taken = []
         for _ in range(count):
@@ -73,7 +71,7 @@ class BlockPool:
         return taken
 
     def share(self, digest: bytes) -> int | None:
-        """Become a user of the block with this content; null if there is none."""
+        """Become a user of the block with this content; None if there is none."""
         block = self._holder.get(digest)
         if block is not None:
             self._users[block] += 1
@@ -81,7 +79,7 @@ class BlockPool:
         return block
 
     def remember(self, block: int, digest: bytes) -> None:
-        """Tell what a used block holds, from the next layer of computation on."""
+        """Record the content of a block in use; in each layer, reads of the same step may use it already."""
         assert self._users[block] and block not in self._digest
         if digest not in self._holder:
             self._holder[digest], self._digest[block] = block, digest
@@ -102,11 +100,11 @@ class BlockPool:
                     self._forget(block)
 
     def want(self, digests: Iterable[bytes]) -> None:
-        """Announce a prompt that will ask for these."""
+        """Announce a prompt that will need the blocks of these digests."""
         self._wanted.update(digests)
 
     def unwant(self, digests: Iterable[bytes]) -> None:
-        """Take an announcement back."""
+        """Withdraw an announcement."""
         for digest in digests:
             self._wanted[digest] -= 1
             if not self._wanted[digest]:
@@ -116,7 +114,7 @@ class BlockPool:
                     self._forget(block)
 
     def forget_all(self) -> None:
-        """Forget every content, of used blocks too: a step that failed may not have written what it was going to."""
+        """Forget all content, also of blocks in use: a step that failed may not have written it."""
         for block in list(self._digest):
             self._forget(block)
 

@@ -3,8 +3,6 @@
 Keys of a block lie element by element, [head, element, position], as the scores of many positions are then one vector;
 values position by position. In 8 bits each position and head has a scale for its key and one for its value, in float32, after
 the block's other rows. Memory is taken page by page as blocks are first written, or before that when it is asked for, and kept.
-
-It does not know which block is whose; see `block_pool`.
 """
 
 from __future__ import annotations

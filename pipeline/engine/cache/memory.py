@@ -1,7 +1,4 @@
-"""How many sequences fit: the memory there is, less what the model and a step need.
-
-It does not know models; it is told bytes.
-"""
+"""Computes how many sequences fit into the memory that the model and a step leave."""
 
 from __future__ import annotations
 
@@ -10,19 +7,19 @@ from dataclasses import dataclass
 from pipeline.errors import ModelRefused
 
 _TORCH_SAYS = ("can't allocate memory", "std::bad_alloc", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""How torch's allocator and what it is built on put it: on a processor, then a GPU's driver, Triton and its library."""
+"""Out-of-memory messages of torch and its libraries: on a CPU, and on a GPU from the driver, Triton and cuBLAS."""
 _LIKELY = 6
 """Blocks that a sequence is likely to use: 192 positions."""
 _LIKELY_SHARE = 0.25
-"""Share of the memory that is taken for them at the most."""
+"""Most of the memory that is allocated for them in advance, as a fraction."""
 _POSITION_BYTES = 256
-"""Bytes that a position takes at least: in the tables of rotary embeddings, in the cache, and in a slot."""
+"""Least bytes per position: in the tables of rotary embeddings, in the cache, and in a slot."""
 _MARGIN = 0.8
-"""Share of the memory that may be planned: the rest is for the process, Arrow and the system."""
+"""Fraction of the memory that may be planned: the rest is for the process, Arrow and the system."""
 
 
 def check_length(max_len: int, available: int | None, source: str) -> None:
-    """Refuse a context that memory cannot hold whatever the model is, before anything is allocated for it.
+    """Refuse a context that memory cannot hold with any model, before anything is allocated for it.
 
     Args:
         max_len: Longest prompt plus generation, tokens.
@@ -33,7 +30,7 @@ def check_length(max_len: int, available: int | None, source: str) -> None:
         ModelRefused: If not even one sequence of that length fits.
     """
     needed, gib = max_len * _POSITION_BYTES, 2**30
-    # what is less is told more exactly once the model is loaded
+    # smaller excesses are found exactly once the model is loaded
     if available is not None and needed > max(available, gib):
         raise ModelRefused(
             f"{source}: one sequence of {max_len} tokens needs {needed / gib:.0f} GiB at least, and {available / gib:.2f} GiB "
@@ -43,7 +40,7 @@ def check_length(max_len: int, available: int | None, source: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """How many sequences may run at once, and how many blocks their cache has."""
+    """The number of sequences that may run at once, and the number of blocks of their cache."""
 
     sequences: int
     blocks: int
@@ -53,20 +50,20 @@ def plan_memory(
     wanted: int | None, most: int, longest_blocks: int, *,
     block_bytes: int, sequence_bytes: int, step_bytes: int, available: int | None, margin: float = _MARGIN,
 ) -> MemoryPlan:  # fmt: skip
-    """Plan the cache for the memory that is left once the weights are loaded.
+    """Plan the cache for the memory that is left after the weights are loaded.
 
-    Blocks are for the longest sequences there may be; shorter ones leave room for more. Blocks that are never used take
-    no memory on a processor.
+    The plan assumes sequences of the greatest length; shorter ones leave blocks for more sequences. On a CPU, unused blocks
+    take no memory.
 
     Args:
-        wanted: Sequences to run at once; null: as many as gain anything and fit.
-        most: How many gain anything.
+        wanted: Sequences to run at once; None: as many as increase the throughput and fit.
+        most: The batch size beyond which the throughput no longer grows.
         longest_blocks: Blocks of the longest sequence.
         block_bytes: Bytes of a block in all layers.
         sequence_bytes: Bytes that a step's tensors take for each sequence: activations, logits and their copies.
         step_bytes: Bytes that a step takes however many sequences there are.
-        available: Bytes that may still be taken; null: unknown, so take what is wanted.
-        margin: Share of them that may be planned.
+        available: Bytes that may still be allocated; None: unknown, so plan what is wanted.
+        margin: Fraction of them that may be planned.
 
     Raises:
         ModelRefused: If not even one sequence fits.
@@ -83,20 +80,20 @@ def plan_memory(
             f"for a step, and {available / gib:.2f} GiB are free; lower engine.max_model_len or cluster.replicas, "
             "or take a smaller model"
         )
-    # a step's tensors take at most half of what the longest sequence leaves, so that blocks remain to be worth them
+    # a step's tensors take at most half of what the longest sequence leaves, so that enough blocks remain for the batch
     sequences = min(sequences, max(1, int((room - longest) / 2 // sequence_bytes)))
     blocks = int((room - sequences * sequence_bytes) // block_bytes)
     return MemoryPlan(sequences, min(blocks, sequences * longest_blocks))
 
 
 def likely_blocks(plan: MemoryPlan, expected: int | None, *, block_bytes: int, available: int | None) -> int:
-    """How many blocks a run is likely to use, so that their memory may be taken at once.
+    """Return how many blocks a run is likely to use, so that their memory can be allocated in advance.
 
     Args:
-        plan: What is planned.
-        expected: Sequences that there will be, about; null: any number.
+        plan: The plan.
+        expected: Approximate number of sequences in all; None: unknown.
         block_bytes: Bytes of a block in all layers.
-        available: Bytes that may still be taken, of which this is a part; null: unknown.
+        available: Bytes that may still be allocated, these included; None: unknown.
     """
     sequences = plan.sequences if expected is None else min(plan.sequences, expected)
     room = plan.blocks if available is None else int(available * _LIKELY_SHARE / block_bytes)
@@ -104,8 +101,8 @@ def likely_blocks(plan: MemoryPlan, expected: int | None, *, block_bytes: int, a
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device's memory did not suffice."""
-    import torch  # late: a driver plans without it
+    """Whether an error says that the device ran out of memory."""
+    import torch  # imported late: a driver plans without it
 
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in _TORCH_SAYS)

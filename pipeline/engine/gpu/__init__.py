@@ -1,6 +1,6 @@
-"""The engine's kernels for a GPU, written in Triton, which the CUDA builds of torch bring along.
+"""The engine's kernels for a GPU, written in Triton, which the CUDA builds of torch include.
 
-Triton is imported only where a kernel runs. It does not know sequences or schedules: see the modules beside it.
+Triton is imported only where a kernel runs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Attention over the blocked KV cache by kernels of Triton, for a step whose shape a CUDA graph has fixed.
+"""Attention over the blocked KV cache with Triton kernels, for steps whose shape a CUDA graph fixes.
 
-What a step holds is known on the device alone: the grid covers the most that it may hold, and programs without work end at
-once. It does not know sequences, schedules or graphs.
+Only the device knows the content of a step: the grid covers the most that it may hold, and programs without work end at
+once.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Whether the attention kernels do their work on this device: right to rounding, the same bits in every company.
+"""Checks the attention kernels on this device: correct up to rounding, and the same bits in every batch.
 
-It is asked once, when a model is loaded, and compiles what the model will need. It does not know how the kernels work.
+The check runs once, when a model is loaded, and compiles the kernels that the model needs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, allow-incomplete-defs
 """The kernels of attention over the blocked KV cache: decoding in parts, their combination, chunks of prompts.
 
-All keep a running maximum and sum over blocks, as FlashAttention does (Dao et al. 2022), scores to the base 2. They do not
-know how large a step is: no shape and no order of sums follows from it.
+All keep a running maximum and sum over blocks, as FlashAttention does (Dao et al. 2022), with scores to the base 2. No
+shape and no order of sums depends on the size of a step.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How the attention kernels are compiled: warps, stages, the type of their products.
+"""The compile options of the attention kernels: warps, stages, the type of their products.
 
-Each choice follows from types and the shape of a head alone, never from a step, so a row's bits cannot depend on its company.
-They were made from what the compiler says: the fewest warps without spilled registers. It does not know the kernels' text.
+Each choice depends only on types and the shape of a head, never on a step, so a row's bits cannot depend on its batch. The
+choices follow the compiler's statistics: the fewest warps without spilled registers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, allow-incomplete-defs
-"""The kernels' ways into the blocked KV cache: write a step's keys and values, read one head's tile of a block.
+"""Kernels that access the blocked KV cache: write a step's keys and values, read one head's tile of a block.
 
-They do not know what is computed with it. Addresses are 64-bit numbers: a cache may have more than 2^31 elements.
+Addresses have 64 bits, because a cache may have more than 2^31 elements.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Tokens and what their statistics are made of, by kernels on the GPU; see `sampler_kernels.py`.
+"""Samples tokens and computes the quantities of their statistics with GPU kernels; see `sampler_kernels.py`.
 
-Nothing waits for the GPU and no shape depends on a number in a tensor, so all of it can be part of a CUDA graph, once it has
-run outside of one: the first call compiles. A row's bits depend on the row alone, as all sums are of whole numbers.
-It does not know sequences, or what the numbers are called.
+Nothing waits for the GPU, and no shape depends on a tensor's content. So all of it can be part of a CUDA graph, after it has
+run outside of one, as the first call compiles. A row's bits depend on the row alone, because all sums are of whole numbers.
 """
 
 from __future__ import annotations

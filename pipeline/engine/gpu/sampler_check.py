@@ -1,7 +1,4 @@
-"""Whether the kernels choose and measure as they should on the GPU at hand, by a quick trial when a model is loaded.
-
-It does not know what happens where they do not.
-"""
+"""Checks the sampling kernels on this GPU, by a quick trial when a model is loaded."""
 
 from __future__ import annotations
 
@@ -49,7 +46,7 @@ def _trial(vocabulary: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
 
 
 def _bits(logits: torch.Tensor, rules: list[torch.Tensor], device: torch.device) -> list[torch.Tensor] | None:
-    """What the kernels say about the rows, or null if that depends on their number, their neighbours or their place."""
+    """Return the kernels' results for the rows, or None if these depend on the rows' number, neighbours or index."""
     vocabulary = logits.shape[1]
     several = torch.cat([logits.roll(i, 0) for i in range(COPIES)])
     rules = [torch.cat([rule.roll(i, 0) for i in range(COPIES)]).to(device) for rule in rules]

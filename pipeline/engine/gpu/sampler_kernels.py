@@ -1,9 +1,9 @@
-"""Kernels from logits to tokens and to what their statistics are made of, in Triton.
+"""Triton kernels that compute tokens, and the quantities of their statistics, from logits.
 
-Weights are exp(logit - largest), as whole numbers of `ONE`-ths. Sums of whole numbers are the same in every order, so no bit
-depends on how a compiler lays a row out on threads. Rows are cut into tiles of TILE logits, and the tiles' results are put
-together by one program a row. Rows of logits lie `stride` * UNIT apart, and the first `width` * UNIT of each can be read; UNIT
-is 4 where four logits can be read at once. It does not know how kernels are launched.
+Weights are exp(logit - largest), as whole numbers of `ONE`-ths. Sums of whole numbers are the same in every order, so no
+bit depends on how a compiler lays a row out on threads. Rows are cut into tiles of TILE logits, and the tiles' results are
+combined by one program per row. Rows of logits are `stride` * UNIT apart, and the first `width` * UNIT of each can be
+read; UNIT is 4 where four logits can be read at once.
 """
 
 from __future__ import annotations

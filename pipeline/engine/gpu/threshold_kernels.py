@@ -1,7 +1,7 @@
-"""The kernel that finds the least logit that min-p, top-k and top-p keep of a row, without a sort, in Triton.
+"""The Triton kernel that finds the least logit that min-p, top-k and top-p keep in a row, without sorting.
 
-One program looks at a row as often as it must: it cuts the range in which the least logit lies into four, weighs what lies
-above each cut, and goes on with one part, until all logits in it are equal. It does not know how the rest is drawn from.
+One program reads a row as often as needed: it divides the range of the least logit into four, sums the weights above each
+cut, and continues with one of the quarters, until all logits in it are equal.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 Vectorised loops finish the last few elements of each thread's share with scalar code, whose exponentials and tangents
 round differently. Where a share ends depends on the number of rows and threads; so either every share is made to end on a
 whole vector, or the work is cut into pieces that one thread does. The compiled activations give each row to one thread.
-
-It does not know which models use them; see `exchange`.
 """
 
 from __future__ import annotations

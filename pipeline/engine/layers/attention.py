@@ -1,8 +1,8 @@
 """Attention over the KV cache, in arithmetic that depends on each sequence alone.
 
-Registered with transformers as an attention implementation; the step's layout arrives through the models' keyword
-arguments, and knows how to attend: by a GPU's kernels (`gpu`), by the compiled kernel (`native`), else by torch's own
-operations (`plain_attention`). It does not know sampling, scheduling, or any particular model.
+It is registered with transformers as an attention implementation. The step's layout arrives through the model's keyword
+arguments and computes the attention: with a GPU's kernels (`gpu`), with the compiled kernel (`native`), or with torch's own
+operations (`plain.attention`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _UNSERVED = ("softcap", "s_aux", "position_bias")
 
 
 class StepLayout(Protocol):
-    """Where each of a step's tokens belongs, and a way to attend there. Padding may follow the real tokens."""
+    """The sequence and position of each token of a step, and how to attend there. Padding may follow the real tokens."""
 
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
@@ -152,11 +152,11 @@ def slot_attention(
         value: Likewise.
         attention_mask: Unused: causality follows from the layout.
         layout: Where the tokens belong.
-        scaling: Factor on the scores; null: 1 / sqrt(D).
-        options: What else the model passes; what would change the result is refused.
+        scaling: Factor on the scores; None: 1 / sqrt(D).
+        options: Other arguments from the model; those that would change the result are refused.
 
     Returns:
-        ([1, T, H, D], null), as transformers' attention functions do.
+        ([1, T, H, D], None), as transformers' attention functions do.
 
     Raises:
         ModelRefused: If the model attends in a way that is not served.

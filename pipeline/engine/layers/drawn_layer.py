@@ -1,7 +1,4 @@
-"""A drawn weight and bias that stand for a model's in checks: what is found with them is no matter of the model.
-
-It does not know kernels.
-"""
+"""Random weights and biases that replace a model's in checks, so that results do not depend on the model's values."""
 
 from __future__ import annotations
 

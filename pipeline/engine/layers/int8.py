@@ -7,8 +7,6 @@ elements of a row are not quantised at all (as in LLM.int8(), Dettmers et al., 2
 The sums within a stretch are whole numbers that float32 holds exactly, so every way to compute them gives the same bits. What
 surrounds them (the largest value, quotients, products, roundings, additions stretch after stretch, then outlier after
 outlier) is rounded correctly by every processor. So a row's bits depend on the row and the weight, and on nothing else.
-
-It does not know which ways are there and right on a machine; see `linear`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
-"""Linear layers whose rows do not depend on the batch they are in: which product stands for a weight on this machine.
+"""Linear layers whose rows do not depend on their batch, and the choice of the kernel for a weight on this machine.
 
-What a product promises (`products`, `int8`) is checked with the weight's shape when the model is loaded (`linear_check`), and
-the first that keeps its promise is taken (`choose_kernel`). The order follows from the machine alone; nothing is timed.
-
-It does not know models; see `exchange`.
+When a model is loaded, `linear_check` tests the kernels (`products`, `int8`) with the weight's shape, and `choose_kernel`
+takes the first that passes. The order of the kernels depends on the machine alone; nothing is timed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Whether a product with a weight is right on this machine, and gives a row the same bits at any number of rows, in any place.
+"""Checks that a kernel is correct on this machine, and gives a row the same bits for any number of rows, at any index.
 
-It is asked when a model is loaded, with a drawn weight of the model's shapes and types (`drawn_layer`), so that its verdict
-follows from the machine and the installation alone, and can be remembered (`verdicts`). It does not know which products
-there are; see `linear`.
+The check runs when a model is loaded, with a random weight of the model's shapes and types (`drawn_layer`). So its verdict
+depends on the machine and the installation alone, and can be cached (`verdicts`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Whether the product that was chosen is as fast here as the library's own, and what to say where it is not.
+"""Warns if the chosen kernel is slower on this machine than the library's own product.
 
-Kernels are chosen by the kind of processor, so that replicas agree; what is measured here changes nothing but the log. It does
-not know how a kernel is chosen; see `linear`.
+Kernels are chosen by the kind of CPU, so that replicas agree (see `linear`); these measurements affect only the log.
 """
 
 from __future__ import annotations

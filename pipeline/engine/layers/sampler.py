@@ -1,8 +1,7 @@
-"""Logits → tokens: which of the three ways to sample serves a step.
+"""Chooses tokens from logits, by one of three implementations.
 
-The compiled way (`native.sampler`) goes over each row by itself, and so do the kernels of a GPU (`gpu.sampler`); torch's
-operations (`plain.sampler`) serve where neither does. In all of them, a token does not depend on its neighbours. They agree but
-for rounding.
+These are compiled code (`native.sampler`), a GPU's kernels (`gpu.sampler`), and torch's operations (`plain.sampler`) where
+neither of the others serves. In all of them, a token does not depend on other rows. They agree up to rounding.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Logits and the chosen token → one value a statistic, under the model's own distribution.
+"""Computes the statistics of chosen tokens under the model's own distribution.
 
-A statistic is a function registered under a name; the engine runs the ones that are asked for in each step. They see the
-logits before temperature, penalties and truncation. It does not know how the token was chosen.
+A statistic is a function registered under a name. In each step, the engine runs the configured ones on the logits before
+temperature, penalties and truncation.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pipeline.engine.native.sampler import measure_tokens
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """What the usual statistics are made of.
+    """The quantities from which the usual statistics are computed.
 
     Attributes:
         most: Largest logit of each row, float32 [B].
         log_sum: Logarithm of the sum of exp(logit - most), float32 [B].
-        entropies: Nats, float32 [B].
-        ranks: Of the tokens chosen, int32 [B].
+        entropies: Entropy of each row, nats, float32 [B].
+        ranks: Ranks of the chosen tokens, int32 [B].
         finite: Whether all logits of a row are finite, bool [B].
     """
 
@@ -44,7 +44,7 @@ class Distribution:
     Attributes:
         logits: Float32 [B, V].
         tokens: [B].
-        top: How many alternatives are wanted; 0: none.
+        top: Number of alternatives to return; 0: none.
     """
 
     logits: torch.Tensor
@@ -53,7 +53,7 @@ class Distribution:
 
     @cached_property
     def measures(self) -> Measures:
-        """Taken in one pass over the logits where that is compiled, when first asked for."""
+        """Computed at first use, in one pass over the logits if compiled code serves them."""
         if gpu.serves(self.logits.device):
             return Measures(*gpu_sampler.measure_tokens(self.logits, self.tokens))
         if native.serves(self.logits):
@@ -69,7 +69,7 @@ class Distribution:
         )  # fmt: skip
 
     def log_probability(self, logits: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities of tokens whose logits are given, [B, …]: log-softmax in float32."""
+        """Return the log-probabilities of tokens with these logits, [B, …]: log-softmax in float32."""
         shape = (-1, *[1] * (logits.ndim - 1))
         return logits - self.measures.most.view(shape) - self.measures.log_sum.view(shape)
 
@@ -119,7 +119,7 @@ def rank(d: Distribution) -> Values:
 
 @statistic("top_logprobs")
 def top_logprobs(d: Distribution) -> Values:
-    """The `top` most likely tokens, int32 [B, k], and their log-probabilities, float32 [B, k], in falling order."""
+    """The `top` most likely tokens, int32 [B, k], and their log-probabilities, float32 [B, k], in descending order."""
     on_gpu = gpu.serves(d.logits.device)
     values, ids = gpu_sampler.top_tokens(d.logits, d.top) if on_gpu else d.logits.topk(d.top)
     return {"top_token_ids": ids.int(), "top_token_logprobs": d.log_probability(values)}
@@ -130,13 +130,15 @@ def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     rows = len(tokens)
     if rows == 0:
         return logits.new_empty(0)
-    if rows == 1 and not native.serves(logits):  # torch reduces a lone row with several threads, with other rounding
+    if rows == 1 and not native.serves(
+        logits
+    ):  # torch reduces a single row with several threads, which rounds differently
         logits, tokens = logits.expand(2, -1), tokens.expand(2)
     return logprob(Distribution(logits, tokens))["token_logprobs"][:rows]
 
 
 def wanted(stats: StatsConfig) -> list[str]:
-    """The statistics to compute for what was chosen: the log-probability always, as the cumulative one is its sum."""
+    """Return the statistics to compute; always with the log-probability, whose sum is the cumulative one."""
     return [*dict.fromkeys(["logprob", *stats.columns]), *(["top_logprobs"] if stats.top_logprobs else [])]
 
 

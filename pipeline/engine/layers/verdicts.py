@@ -1,8 +1,7 @@
-"""What the checks at loading have found on this machine before, kept in a small file of the user's cache.
+"""Caches the results of the checks at loading, in a small file in the user's cache folder.
 
-A check asks something whose answer follows from the machine and the installation alone, so it need not be asked again. The
-file only saves time: without it, and wherever it cannot be read or written, the checks are run, and that is no error. It does
-not know what is asked.
+The result of a check depends only on the machine and the installation, so it need not be repeated. The file only saves time:
+if it is missing, or cannot be read or written, the checks run, and that is no error.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Merges a PEFT adapter into a model's weights: all of it, where it belongs, and to the effect that it has by itself.
-
-It does not know how the merged model is run.
-"""
+"""Merges a PEFT adapter into a model's weights, and checks that it is complete, fits, and has the same effect merged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which models are served, as far as `config.json` tells it: the rest shows when a model is loaded.
+"""Decides which models are served, as far as `config.json` shows it; the rest is checked when a model is loaded.
 
 It reads no files and does not import torch.
 """

@@ -1,6 +1,6 @@
-"""A model's files: found on the hub, in its cache or in a directory, checked to be safe, and named by their content.
+"""Finds a model's files on the hub, in its cache or in a directory, checks that they are safe, and hashes their content.
 
-It reads no weights into memory and does not import torch: the driver asks it before any replica starts.
+It reads no weights into memory and does not import torch, because the driver uses it before any replica starts.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Checkpoint:
     Attributes:
         directory: The model's folder.
         tokenizer: The tokenizer's folder.
-        adapter: The adapter's folder, or null.
+        adapter: The adapter's folder, or None.
         config: The content of `config.json`.
     """
 

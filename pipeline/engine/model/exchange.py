@@ -1,6 +1,6 @@
-"""Exchanges the parts of a transformers model whose bits or speed depend on the batch: linears, activations, rotary.
+"""Patches a transformers model: replaces the parts whose bits or speed depend on the batch: linears, activations, rotary.
 
-Nothing in it is particular to one family: it goes by the kinds of modules. The model's own code stays as it is.
+It replaces modules by their type and contains nothing for a particular family. The model's own code stays unchanged.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _trim() -> None:
 
 
 def _other_products(model: nn.Module) -> str | None:
-    """Name the largest matrix outside linear layers and embeddings, such as a mixture's experts; null if there is none."""
+    """Name the largest matrix outside linear layers and embeddings, such as a mixture's experts; None if there is none."""
     sizes = {
         f"{type(module).__name__}.{name}": parameter.numel()
         for module in model.modules()

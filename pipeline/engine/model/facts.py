@@ -1,4 +1,4 @@
-"""What the JSON files of a model directory say, checked once: each value has the type and the size that it must have.
+"""Reads the JSON files of a model directory, and checks the type and the size of each value.
 
 It knows the form of these files, not which models are served.
 """
@@ -127,7 +127,7 @@ def _is_weight_file(name: Any) -> bool:
 
 
 def read_facts(path: Path, rules: Mapping[str, Rule]) -> dict[str, Any]:
-    """Read a JSON file of a model directory, and check the values that there is a rule for; null is as if it were not there.
+    """Read a JSON file of a model directory, and check the values that have a rule; a null counts as missing.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -1,4 +1,4 @@
-"""What a checkpoint asks of transformers' `generate` and is not done here: a line each, before anything starts.
+"""Reports the settings of a checkpoint for transformers' `generate` that a job ignores, before anything starts.
 
 `generate` takes its defaults from `generation_config.json`. A job's output follows from its own configuration, so of that file
 only the end tokens count.
@@ -32,7 +32,7 @@ _OFF: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("penalty_alpha", "diversity_penalty", "min_length"), (0,)),
     **dict.fromkeys(("remove_invalid_values", "renormalize_logits", "token_healing"), (False,)),
 }  # fmt: skip
-"""Keys that have no like here → the values with which they do nothing, beside null."""
+"""Keys without an equivalent here → the values, besides null, with which they have no effect."""
 
 
 def ignored(checkpoint: Checkpoint, sampling: SamplingParams) -> Iterator[str]:

@@ -1,7 +1,4 @@
-"""Weights from safetensors to a model that is ready to run, with the parts exchanged that matter.
-
-It does not know requests, slots or steps.
-"""
+"""Loads weights from safetensors into a model that is ready to run, with its batch-dependent parts replaced."""
 
 from __future__ import annotations
 
@@ -78,14 +75,14 @@ def load_model(
         checkpoint: Where the files are.
         config: Type of the weights and quantisation.
         device: `cpu` or `cuda`.
-        max_len: Longest sequence that will be run; null: the model's context.
+        max_len: Longest sequence that will be run; None: the model's context.
         plain: Leave transformers' own attention and linears, for the static engine.
         deterministic: Give a row the same bits in every batch, where that costs something.
 
     Raises:
         ModelRefused: If transformers does not know the architecture, or the files do not fit it.
     """
-    # A person who runs a job wants neither a bar a model nor advice for whoever calls `generate`.
+    # The user of a job wants neither a progress bar per model nor advice for callers of `generate`.
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     where = torch.device(device)

@@ -1,6 +1,6 @@
-"""Says every two seconds how far loading is; nothing of what is done sooner.
+"""Logs the progress of loading every two seconds; shorter work is not logged.
 
-A thread of its own says it, as a slow disk may hold up the one that loads, anywhere. It does not know what is loaded.
+A separate thread does it, because a slow disk may block the loading thread anywhere.
 """
 
 from __future__ import annotations

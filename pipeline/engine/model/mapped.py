@@ -1,7 +1,7 @@
-"""Gives back the pages of a weight file that is mapped into memory, once a weight has been taken from it.
+"""Releases the pages of an mmapped weight file after a weight has been read from it.
 
-A mapped file's pages count as this process's memory while they are mapped in, although the system could drop them. So the
-peak while loading would be the weights twice. It does not know models.
+Resident pages of an mmap count as this process's memory, although the system could drop them. Without the release, the peak
+while loading would be twice the weights.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Runs two tokens through a model to see that it attends as the engine will serve it, and refuses by name what does not.
+"""Runs two tokens through a model to check that the engine can serve its attention, and refuses a model that it cannot.
 
-A configuration does not tell it all: some models keep state outside their attention, share keys in ways of their own, or
-look ahead. It does not know the cache; what is asked of the attention functions is written down, and nothing is computed.
+A configuration does not show everything: some models keep state outside their attention, share keys in special ways, or
+look ahead.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Whether the sizes in `config.json` are those of the weights beside it, as far as the weights' headers tell it.
+"""Checks the sizes in `config.json` against the headers of the weights beside it.
 
-A model is built in memory as its configuration says, and only then compared with its weights: a number that is far too large
-would have been paid for by then. It reads no weights and does not import torch.
+A model is built in memory from its configuration before its weights are loaded, so a size that is far too large would exhaust
+the memory first. The check reads no weights and does not import torch.
 """
 
 from __future__ import annotations

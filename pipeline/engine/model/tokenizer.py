@@ -1,7 +1,4 @@
-"""The tokenizer of a checkpoint: text to ids for prompts, ids to text for completions.
-
-It does not know columns, rows or the engine's state.
-"""
+"""The tokenizer of a checkpoint: text to ids for prompts, ids to text for completions."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Whether a checkpoint was loaded whole: every weight of the model from the files, and every weight of the files in the model.
-
-It does not know how they are loaded.
-"""
+"""Checks that a checkpoint was loaded completely: every weight came from the files, and every tensor of them was used."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""The compiled kernels, where the installation could build them and this processor can run them.
+"""Loads the compiled kernels, if the installation could build them and this CPU can run them.
 
-The library is plain C, reached through ctypes: it depends on no version of Python or torch. It shares torch's threads by
-using the OpenMP runtime that torch has loaded; with one of its own, both would fight for the cores.
-It does not know what the kernels are for: see the modules beside it, one for each C file.
+The library is plain C, reached through ctypes: it depends on no version of Python or torch. It shares torch's threads,
+because it uses the OpenMP runtime that torch has loaded; with a second runtime, both would compete for the cores.
 """
 
 from __future__ import annotations

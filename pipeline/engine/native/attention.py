@@ -1,7 +1,4 @@
-"""The compiled attention over a blocked KV cache; see `attention.c`.
-
-It does not know sequences or the model.
-"""
+"""The compiled attention over a blocked KV cache; see `attention.c`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The compiled activations: one pass over memory where torch's operations take several; see `elementwise.c`.
-
-It does not know which layer they serve.
-"""
+"""The compiled activations: one pass over memory where torch's operations take several; see `elementwise.c`."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from pipeline.engine.native import needed
 
 
 def activation_kind(function: nn.Module) -> int | None:
-    """Number of an activation that is compiled; null for others."""
+    """Return the number of a compiled activation; None for others."""
     if isinstance(function, nn.GELU) and function.approximate == "tanh":
         return 0
     return 1 if isinstance(function, nn.SiLU) else None

@@ -1,6 +1,6 @@
 """The compiled products: weights packed once, and layers that multiply rows by them.
 
-They keep rows apart by the order of their sums; see the C files of their names. They do not know models.
+The order of their sums keeps rows apart; see the C files of the same names.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The compiled way from logits to tokens and what their statistics are made of; see `sampler.c`.
-
-It does not know sequences, or what the numbers are called.
-"""
+"""The compiled sampler: from logits to tokens and the quantities of their statistics; see `sampler.c`."""
 
 from __future__ import annotations
 

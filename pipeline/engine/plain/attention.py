@@ -1,9 +1,8 @@
-"""Attention over the blocked cache with torch's own operations: what runs where the compiled kernel does not.
+"""Attention over the blocked cache with torch's own operations, used where the compiled kernel cannot run.
 
-Sequences that decode with the same number of blocks share a batched product, a matrix a sequence and head, whose shape
-follows from the sequence's own length; a prompt's chunk is a product of its own. So neither neighbours nor the batch's
-size change the shape of anything that a sequence's bits come from. It gathers a sequence's blocks before it reads them,
-which costs a copy. It does not know scheduling, or any particular model.
+Decoding sequences with the same number of blocks share a batched product, with one matrix per sequence and head, whose shape
+depends on the sequence's own length. A prompt's chunk is a separate product. So no shape that a sequence's bits depend on
+changes with its neighbours or the batch's size. The blocks of a sequence are gathered first, which costs a copy.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Products with a weight in the model's own type, of which a row's bits do not depend on the batch.
+"""Matrix products with a weight in the model's own type, where a row's bits do not depend on the batch.
 
-A general matrix product picks its kernel by the number of rows, and other kernels round differently. These do not: oneDNN's
-and MKL's with a weight packed once, whose blocking is fixed by the packing, and any product that is always given the same
-number of rows. The two packed operators are private to torch. Whether they keep the promise here is not for this module to
-know; see `linear`.
+A general matrix product chooses its kernel by the number of rows, and kernels round differently. These products do not:
+oneDNN's and MKL's with a weight packed once, whose blocking is fixed by the packing, and any product that always gets the
+same number of rows. The two packed operators are private to torch. `linear_check` tests whether they keep the promise.
 """
 
 from __future__ import annotations

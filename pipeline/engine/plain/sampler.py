@@ -1,6 +1,6 @@
-"""Logits → tokens with torch's own operations: penalties, temperature, truncation, and one uniform number per row.
+"""Chooses tokens from logits with torch's own operations: penalties, temperature, truncation, one uniform number per row.
 
-Every operation treats rows apart and has a shape fixed by the vocabulary, so a token does not depend on its neighbours.
+Every operation treats rows separately and has a shape fixed by the vocabulary, so a token does not depend on other rows.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What may come next: masks, biases and penalties, on the logits of those rows of a step that have any.
+"""Applies masks, biases and penalties to the logits of the rows of a step that have any.
 
-The order is that of `SamplingParams`. It does not know how a token is chosen, or when a sequence starts.
+The order is that of `SamplingParams`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pipeline.engine.sequence import Sequence
 from pipeline.types import ErrorCode, FinishReason, RowError
 
 End = tuple[FinishReason, RowError | None]
-"""How a sequence ends that no token may go on with."""
+"""How a sequence ends for which no token is allowed."""
 _REMEMBERED = 1024
 
 
 @dataclass(slots=True)
 class _Rules:
-    """What holds for the sequence in a slot: token ids, and what is added to the logits of some."""
+    """The rules of the sequence in a slot: masked token ids, and biases."""
 
     watch: StopWatch
     ends: list[int]
@@ -38,7 +38,7 @@ class _Rules:
     penalised: bool
 
     def forbidden(self, sequence: Sequence) -> Iterator[int]:
-        """Tokens that may not come next, the grammar aside; some perhaps twice."""
+        """Yield the tokens that may not come next, except those masked by the grammar; some may be repeated."""
         if self.watch.forbids_end(sequence.asked):
             yield from self.ends
         if self.words is not None:
@@ -46,7 +46,7 @@ class _Rules:
             yield from self.words.after(sequence.generated)
 
     def end(self) -> End:
-        """How a text ends with which nothing can go on: one that matches stops, another is cut off, or it is an error."""
+        """Return how the text ends if no token is allowed: a matching text stops, another one is cut off or is an error."""
         grammar = self.watch.grammar
         if grammar is not None and grammar.error is not None:
             return FinishReason.ERROR, RowError(ErrorCode.BAD_SAMPLING, grammar.error)
@@ -56,20 +56,20 @@ class _Rules:
 
 @dataclass(frozen=True, slots=True)
 class Emptied:
-    """Rows of a step that may have no token left, which is known when the device has looked.
+    """Rows of a step that may have no allowed token; the device determines whether that is so.
 
     Attributes:
-        flags: Bool [N], on the device: whether it is so; null: there is no such row.
+        flags: Bool [N], on the device: whether each of them has none; None: there are no such rows.
     """
 
     _rows: tuple[tuple[int, _Rules], ...] = ()
     flags: torch.Tensor | None = None
 
     def ends(self, flags: Seq[bool] | None = None) -> dict[int, End]:
-        """How those rows end that have none: what is chosen for them must not be used.
+        """Return how the rows without an allowed token end; the tokens chosen for them must not be used.
 
         Args:
-            flags: `flags` on the host; null: fetch them.
+            flags: `flags` on the host; None: fetch them.
         """
         if flags is None:
             flags = [] if self.flags is None else self.flags.tolist()
@@ -77,12 +77,12 @@ class Emptied:
 
 
 class Constraints:
-    """The rules of every slot, and the counts that penalties need.
+    """The rules of every slot, and the token counts for penalties.
 
     Args:
         slots: Number of slots.
         vocab_size: Size of the vocabulary.
-        device: Where logits are.
+        device: The device of the logits.
         tokenizer: Spells bad words.
         grammars: Computes the masks of structured output.
     """
@@ -100,7 +100,7 @@ class Constraints:
         self._in_prompt: torch.Tensor | None = None
 
     def admit(self, sequence: Sequence, watch: StopWatch) -> None:
-        """Take the rules of the sequence that a slot is given to."""
+        """Store the rules of the sequence that got a slot."""
         sampling, slot = sequence.request.sampling, sequence.slot
         penalties = [sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty]
         penalised = penalties != [1, 0, 0]
@@ -121,14 +121,14 @@ class Constraints:
             self._counts[slots.long(), chosen] += 1
 
     def apply(self, logits: torch.Tensor, sequences: Seq[Sequence]) -> tuple[torch.Tensor, Emptied]:
-        """Constrain a step's logits. Nothing here waits for the device.
+        """Constrain a step's logits, without waiting for the device.
 
         Args:
-            logits: Float32 [B, V]; they are left as they are.
-            sequences: Of the rows; the same one may stand in several.
+            logits: Float32 [B, V]; not modified.
+            sequences: The sequence of each row; one sequence may have several rows.
 
         Returns:
-            Logits [B, V], `logits` itself where no rule applies, and the rows of which no token may be left.
+            Logits [B, V], `logits` itself if no rule applies, and the rows that may have no allowed token.
         """
         ruled = [(row, s, rules) for row, s in enumerate(sequences) if (rules := self._rules[s.slot]) is not None]
         forbidden = {row: tokens for row, s, rules in ruled if (tokens := set(rules.forbidden(s)))}
@@ -141,7 +141,7 @@ class Constraints:
         if matched:
             self._keep_matching(changed, matched)
         if forbidden:
-            # a number of the host's would be copied to the device, and waited for
+            # a number on the host would be copied to the device, which waits
             changed[self._places(forbidden)] = changed.new_full((), -math.inf)
         if biased:
             values = [value for bias in biased.values() for value in bias.values()]
@@ -151,13 +151,13 @@ class Constraints:
             changed[rows] = penalise(
                 changed[rows], self._counts[slots], self._in_prompt[slots], *self._penalties[slots].unbind(1)
             )
-        # only a grammar leaves none, or as many forbidden tokens as there are
+        # only a grammar can mask all tokens, or as many masked tokens as the vocabulary has
         barred = {row for row, tokens in forbidden.items() if len(tokens) >= self._vocab_size}
         suspects = [(row, rules) for row, _, rules in ruled if row in barred or rules.watch.grammar is not None]
         return changed, self._look(changed, logits, suspects)
 
     def _look(self, changed: torch.Tensor, logits: torch.Tensor, suspects: list[tuple[int, _Rules]]) -> Emptied:
-        """Have the device find the rows without a token, and give them back what they had: a sampler needs a distribution."""
+        """Let the device find the rows without an allowed token, and restore their logits: a sampler needs a distribution."""
         if not suspects:
             return Emptied()
         rows = self._ids(row for row, _ in suspects)
@@ -166,8 +166,8 @@ class Constraints:
         return Emptied(tuple(suspects), empty)
 
     def _keep_matching(self, logits: torch.Tensor, matched: list[tuple[int, int, _Rules]]) -> None:
-        """Mask in place what a grammar does not permit. End tokens may come where its text may end."""
-        rules = {slot: one for _, slot, one in matched}  # a lone sequence stands in two rows
+        """Mask in place the tokens that a grammar does not allow. End tokens are allowed where the text may end."""
+        rules = {slot: one for _, slot, one in matched}  # a single sequence has two rows
         matchers = [one.watch.grammar for one in rules.values() if one.watch.grammar is not None]
         masks = self._grammars.masks(matchers)
         for mask, matcher, one in zip(masks, matchers, rules.values(), strict=True):
@@ -189,7 +189,7 @@ class Constraints:
     def _count(self, slot: int, prompt: Seq[int]) -> None:
         """Start counting in a slot."""
         if self._counts is None or self._in_prompt is None:
-            shape = (self._slots + 1, self._vocab_size)  # the last row is nobody's, see `SlotState`
+            shape = (self._slots + 1, self._vocab_size)  # the last row is idle, see `SlotState`
             self._counts = torch.zeros(shape, dtype=torch.float32, device=self._device)
             self._in_prompt = torch.zeros(shape, dtype=torch.bool, device=self._device)
         self._counts[slot].fill_(0)
@@ -199,7 +199,7 @@ class Constraints:
         return upload(list(tokens), np.int64, self._device)
 
     def _places(self, rows: Mapping[int, Collection[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows of a step, each with some token ids, as the index of all these places."""
+        """Return the index (rows, token ids) of the given token ids of each row."""
         places = [(row, token) for row, tokens in rows.items() for token in tokens]
         index = upload(list(zip(*places, strict=True)), np.int64, self._device)
         return index[0], index[1]

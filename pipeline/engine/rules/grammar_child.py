@@ -1,4 +1,4 @@
-"""The process behind `grammar_guard`: reads sampling parameters, a JSON object a line, and answers what is wrong with each.
+"""The child process of `grammar_guard`: reads sampling parameters, one JSON object per line, and answers with their errors.
 
 The system ends it when a grammar takes more processor time or memory than it may.
 """
@@ -32,7 +32,7 @@ def _told(values: dict[str, object]) -> str | None:
         check_grammar(SamplingParams(**values))  # type: ignore[arg-type]
     except MemoryError:
         raise
-    except BaseException as error:  # a panic of the library is no `Exception`
+    except BaseException as error:  # a panic of the library is not an `Exception`
         return " ".join(str(error).split())[:300]
     return None
 

@@ -1,7 +1,4 @@
-"""Checks grammars in a process of its own, so that one that takes minutes to compile, or all memory, costs seconds and one row.
-
-It does not know what a grammar means; `grammar_child` is the other side.
-"""
+"""Checks grammars in a child process: one that takes minutes or all memory to compile costs a few seconds and one row."""
 
 from __future__ import annotations
 
@@ -19,16 +16,16 @@ from pipeline.engine.rules.structured import require_library
 from pipeline.types import SamplingParams
 
 CPU_SECONDS = 10
-"""Processor time that a grammar may take."""
+"""CPU seconds that a grammar may take to compile."""
 _WAIT_SECONDS = 60
-"""How long an answer may take on a machine that is busy with other things."""
+"""Seconds that an answer may take on a busy machine."""
 
 
 def check_in_time(sampling: SamplingParams) -> None:
     """Check a regex, a choice or a JSON Schema as `check_grammar` does, within a limit of time and memory.
 
     Raises:
-        ValueError: If it cannot be followed, or takes too long; the text names the field and the reason, in one line.
+        ValueError: If it cannot be followed, or takes too long; the message names the field and the reason, in one line.
         ConfigurationError: If the library is not installed.
     """
     name = sampling.structured
@@ -47,7 +44,7 @@ def _guard() -> _Guard:
 
 
 class _Guard:
-    """The process that compiles, started when it is first needed and again after a grammar that ended it."""
+    """The child process that compiles; it is started when first needed, and again after a grammar ended it."""
 
     def __init__(self) -> None:
         """Start nothing."""
@@ -55,14 +52,14 @@ class _Guard:
         self._child: subprocess.Popen[bytes] | None = None
 
     def ask(self, name: str, sampling: str) -> str | None:
-        """What is wrong with sampling parameters, in one line, or None."""
+        """Return what is wrong with sampling parameters, in one line, or None."""
         with self._lock:
             child = self._started()
             assert child.stdin is not None and child.stdout is not None
             try:
                 child.stdin.write(sampling.encode() + b"\n")
                 child.stdin.flush()
-                answers = select.poll()  # `select` takes no file whose number is above 1023
+                answers = select.poll()  # `select` does not take file descriptors above 1023
                 answers.register(child.stdout, select.POLLIN)
                 answer = child.stdout.readline() if answers.poll(1000 * _WAIT_SECONDS) else b""
             except BrokenPipeError:
@@ -88,7 +85,7 @@ class _Guard:
         if child is not None:
             child.kill()
             for pipe in (child.stdin, child.stdout):
-                with contextlib.suppress(BrokenPipeError):  # of what was not sent yet
+                with contextlib.suppress(BrokenPipeError):  # from data not sent yet
                     if pipe is not None:
                         pipe.close()
             child.wait()

@@ -1,7 +1,4 @@
-"""A kind of JSON Schema that llguidance compiles and cannot follow: a pattern that speaks of a declared property, too.
-
-It knows nothing else of schemas.
-"""
+"""Refuses JSON Schemas that llguidance compiles but cannot follow: with a pattern that matches a declared property."""
 
 from __future__ import annotations
 
@@ -12,10 +9,10 @@ from typing import Any
 def check_patterns(schema: Any) -> None:
     """Check that no pattern of `patternProperties` matches the name of a property that is declared beside it.
 
-    Such a property has to satisfy both, and the library is led to texts that cannot be ended (llguidance issue 265).
+    Such a property has to satisfy both, and the library then allows texts that cannot be completed (llguidance issue 265).
 
     Raises:
-        ValueError: If one does; the text names both.
+        ValueError: If one does; the message names both.
     """
     pending = [schema]
     while pending:
@@ -40,4 +37,4 @@ def _matches(pattern: str, name: str) -> bool:
     try:
         return re.search(pattern, name) is not None
     except (re.error, RecursionError, OverflowError):
-        return False  # of another dialect; the library says what it does not understand
+        return False  # another dialect; llguidance itself reports patterns that it cannot parse

@@ -1,6 +1,6 @@
 """Structured output: which tokens let a text match a regex, a choice or a JSON Schema, and when it is complete.
 
-It does not know slots, logits or torch. llguidance does the matching; it is imported when the first grammar is asked for.
+llguidance does the matching; it is imported for the first grammar.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 _REMEMBERED = 1024
 _WALKS, _WALK_BYTES = 6, 160
-"""Random texts that a grammar is followed through before it is accepted, and bytes of each at most."""
+"""Random texts that are tried on a grammar before it is accepted, and the most bytes of each."""
 _HEAD = '%llguidance {"no_forcing": true}\n'
-"""Any tokens that spell a text are permitted, not only those that the tokenizer would take."""
+"""Allows all tokens that spell a text, not only the tokenizer's own choice."""
 
 
 def check_grammar(sampling: SamplingParams) -> None:
-    """Check that the regex, the choice or the JSON Schema can be followed, as far as that shows with single bytes for tokens.
+    """Check that the regex, choice or JSON Schema can be followed, as far as a vocabulary of single bytes can show that.
 
     Raises:
-        ValueError: If not; the text names the field and the reason, in one line.
+        ValueError: If not; the message names the field and the reason, in one line.
         ConfigurationError: If the library is not installed.
     """
     if sampling.json_schema is not None:
@@ -50,7 +50,7 @@ def check_grammar(sampling: SamplingParams) -> None:
 
 
 def require_library(name: str) -> None:
-    """Raise the `ConfigurationError` that says how to get llguidance for a field, if it is not installed."""
+    """Raise a `ConfigurationError` that says how to install llguidance, if it is not installed."""
     try:
         import llguidance  # noqa: F401
     except ImportError:
@@ -60,7 +60,7 @@ def require_library(name: str) -> None:
 
 
 def _look_for_dead_ends(matcher: Matcher) -> None:
-    """Follow a grammar at random a few times, to find a place that it leads to and from which nothing leads to its end."""
+    """Follow a grammar at random a few times to find states from which its end cannot be reached."""
     draw = random.Random(0)
     for _ in range(_WALKS):
         inner, text = matcher.inner.deep_copy(), bytearray()
@@ -81,7 +81,7 @@ def _look_for_dead_ends(matcher: Matcher) -> None:
 
 
 def _grammar(sampling: SamplingParams) -> tuple[str, str] | None:
-    """The field that says what the text must be like, and its grammar in the library's terms; null without such a field."""
+    """Return (field, its grammar in llguidance's syntax) of the constraint on the text; None without one."""
     name = sampling.structured
     if name is None:
         return None
@@ -90,7 +90,7 @@ def _grammar(sampling: SamplingParams) -> tuple[str, str] | None:
 
     if name == "json_schema":
         return name, f"{_HEAD}start: %json {sampling.json_schema}"
-    # a choice as a regex: quicker than a grammar of as many rules
+    # a choice as a regex: faster than a grammar with one rule per text
     pattern = sampling.regex or "|".join(map(re.escape, sampling.choice))
     return name, f"{_HEAD}start: /{regex_to_lark(pattern, '')}/"
 
@@ -98,13 +98,13 @@ def _grammar(sampling: SamplingParams) -> tuple[str, str] | None:
 def _compile(name: str, grammar: str, vocabulary: LLTokenizer) -> Matcher:
     from llguidance import LLMatcher, LLParserLimits
 
-    limits = LLParserLimits(verbose_errors=False)  # the library's own; they hold whoever wrote the grammar
+    limits = LLParserLimits(verbose_errors=False)  # the library's defaults, which apply to grammars from anywhere
     return Matcher(name, LLMatcher(vocabulary, grammar, log_level=0, limits=limits))
 
 
 @functools.cache
 def _single_bytes() -> LLTokenizer:
-    """A vocabulary that every text can be spelled with: a token for each byte, and one for the end."""
+    """Return a vocabulary that spells every text: one token per byte, and one for the end."""
     from llguidance import LLTokenizer, TokenizerWrapper
 
     class Bytes:
@@ -118,7 +118,7 @@ def _single_bytes() -> LLTokenizer:
 
 
 def _reason(message: str) -> str:
-    """What is wrong, out of llguidance's message of several lines with a drawing of the place."""
+    """Extract the reason from llguidance's message, which has several lines and marks the place."""
     drawn = re.search(r"^error: (.+)$", message, re.MULTILINE)
     line = drawn[1] if drawn else message.partition("\n")[0].rpartition("(in regex): ")[2]
     line = re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?", "", line)
@@ -129,11 +129,11 @@ class Matcher:
     """Follows one completion through its grammar."""
 
     def __init__(self, name: str, inner: LLMatcher) -> None:
-        """Stand at the start; `name` is the field that the grammar comes from."""
+        """Start at the beginning; `name` is the field that the grammar comes from."""
         self.name, self.inner = name, inner
 
     def advance(self, token: int) -> bool:
-        """Take the token that was generated, and tell whether the text is complete: it matches, and nothing can follow."""
+        """Consume the generated token, and return whether the text is complete: it matches, and nothing can follow."""
         self.inner.consume_token(token)
         return self.accepting and self.inner.is_stopped()
 
@@ -144,35 +144,35 @@ class Matcher:
 
     @property
     def error(self) -> str | None:
-        """Why it cannot be followed any further, such as a limit of the library; null if it can."""
+        """The reason why the grammar cannot be followed further, such as a limit of the library; None if it can."""
         if not self.inner.is_error():
             return None
         why = _reason(self.inner.get_error())
-        # of all that the grammar has left, the vocabulary spells nothing
+        # the vocabulary spells none of the texts that the grammar still allows
         return f"{self.name}: {'no text that the tokens can spell matches' if why == 'NoExtensionBias' else why}"
 
 
 class Grammars:
     """Compiles grammars for a model's vocabulary, each once, and computes masks.
 
-    A matcher is a copy of one that has not moved, so what it permits is a pure function of the grammar and its own tokens.
+    A matcher is a copy of an unused one, so the tokens that it allows are a pure function of the grammar and its own tokens.
 
     Args:
-        tokenizer: The model's.
-        vocab_size: Logits a position.
-        eos_token_ids: Ids that end a text: no grammar permits them by itself.
-        threads: Processor threads for the masks of a step.
+        tokenizer: The model's tokenizer.
+        vocab_size: Number of logits per position.
+        eos_token_ids: Ids that end a text; no grammar allows them by itself.
+        threads: CPU threads for the masks of a step.
     """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: Iterable[int], threads: int) -> None:
-        """Start without the library."""
+        """Start without importing the library."""
         self._tokenizer, self._vocab_size, self._threads = tokenizer, vocab_size, threads
         self._eos = sorted(i for i in eos_token_ids if i < vocab_size)
         self._compiled: dict[tuple[object, ...], Matcher] = {}
         self._library: tuple[LLTokenizer, LLExecutor] | None = None
 
     def start(self, sampling: SamplingParams) -> Matcher | None:
-        """A matcher for a new completion, or null if its text may be anything.
+        """Return a matcher for a new completion, or None if its text is not constrained.
 
         Raises:
             ConfigurationError: If the library is not installed.
@@ -191,7 +191,7 @@ class Grammars:
         return Matcher(fresh.name, fresh.inner.deep_copy())
 
     def check(self, sampling: SamplingParams) -> None:
-        """Check that the library can use the tokenizer, if the text has to match anything.
+        """Check that the library can use the tokenizer, if the text is constrained.
 
         Raises:
             ValueError: If it cannot.
@@ -205,9 +205,9 @@ class Grammars:
                 raise ValueError(f"{sampling.structured}: {str(error).partition(': ')[2]}") from error
 
     def masks(self, matchers: Sequence[Matcher]) -> NDArray[np.bool_]:
-        """Whether each token may come next as text, [matchers, V]; the matchers are different ones.
+        """Return whether each token may come next as text, [matchers, V]; the matchers must be distinct.
 
-        A row is all false where only an end may come, or nothing.
+        A row is all False where only an end, or nothing, may come.
         """
         from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
 
@@ -215,7 +215,7 @@ class Grammars:
         bits = allocate_token_bitmask(len(matchers), vocabulary.vocab_size)
         fill_next_token_bitmask_par(executor, [(m.inner, i) for i, m in enumerate(matchers)], bits)
         masks = np.unpackbits(bits.view(np.uint8), axis=1, count=self._vocab_size, bitorder="little").view(np.bool_)
-        # the library permits ends where a text may end; which ones do end it is not for a grammar to say
+        # the library allows end tokens where a text may end; which tokens end it is decided by the other rules
         masks[:, [t for t in vocabulary.eos_tokens if t < self._vocab_size]] = False
         return masks
 

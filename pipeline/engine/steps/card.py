@@ -1,7 +1,4 @@
-"""How much of a card an engine may fill: measured by a step of the largest shape, not guessed.
-
-It does not know requests.
-"""
+"""Plans a GPU's memory: measures what a step of the largest shape takes, instead of guessing."""
 
 from __future__ import annotations
 
@@ -23,21 +20,21 @@ from pipeline.engine.steps.runner import ModelRunner
 from pipeline.engine.steps.slots import SlotState
 
 MARGIN = 0.94
-"""Share of the memory that may be planned. The rest is for the CUDA context, code, and what lies between allocations."""
+"""Fraction of the memory that may be planned. The rest is for the CUDA context, code, and gaps between allocations."""
 RULE_TENSORS = 8
-"""Float tensors of a sequence x the vocabulary that masks and penalties hold at once, two of them for good, at most."""
+"""Most float tensors of [sequences, vocabulary] that masks and penalties hold at once; two of them are permanent."""
 RECORDED = 2
-"""Times that a step's tensors are there: for recorded steps, and for those that are launched kernel by kernel."""
+"""Copies of a step's tensors: one for recorded steps, one for steps that are launched kernel by kernel."""
 
 
 def card_bytes(free: int, total: int, own: int, share: float) -> int:
-    """Bytes that this process may still take of a card.
+    """Return the bytes that this process may still allocate on a GPU.
 
     Args:
-        free: Bytes that nobody has.
-        total: Bytes of the card.
-        own: Bytes that this process has.
-        share: Part of the card that is meant for this process. What others will take of theirs may still be free.
+        free: Free bytes of the GPU.
+        total: All bytes of the GPU.
+        own: Bytes that this process holds.
+        share: Fraction of the GPU for this process. The fractions of other processes may still be free.
     """
     return max(0, min(free, int(total * share) - own))
 
@@ -49,7 +46,7 @@ class _Peak:
 
 @contextmanager
 def peak(device: torch.device) -> Iterator[_Peak]:
-    """Measure the most memory that tensors take at once within the context, beyond what they took before; 0 off a GPU."""
+    """Measure the peak memory of tensors within the context, beyond what they took before; 0 without a GPU."""
     found = _Peak()
     if device.type != "cuda":
         yield found
@@ -67,7 +64,7 @@ def peak(device: torch.device) -> Iterator[_Peak]:
 def step_bytes(
     loaded: LoadedModel, tokenizer: Tokenizer, stats: StatsConfig, sequences: int, max_len: int, most_tokens: int
 ) -> int:
-    """Bytes that the largest step takes for a while, found by running it for nobody."""
+    """Return the bytes that the largest step takes temporarily, measured by a dry run."""
     runner = ModelRunner(loaded, sequences, max_len, blocks=1)
     grammars = Grammars(tokenizer, loaded.vocab_size, loaded.eos_token_ids, 1)
     state = SlotState(sequences, max_len, loaded.vocab_size, loaded.device, tokenizer, grammars)
@@ -81,17 +78,18 @@ def plan_card(
     loaded: LoadedModel, tokenizer: Tokenizer, stats: StatsConfig, *, wanted: int | None, most: int, max_len: int,
     most_tokens: Callable[[int], int], available: Callable[[], int],
 ) -> MemoryPlan:  # fmt: skip
-    """Plan sequences and blocks so that the card is full and never too small.
+    """Plan as many sequences and blocks as the GPU's memory holds.
 
     Args:
-        loaded: The model, on the card.
+        loaded: The model, on the GPU.
         tokenizer: Its tokenizer.
         stats: Which statistics are computed.
-        wanted: Sequences to run at once; null: as many as gain anything and fit.
-        most: How many gain anything.
+        wanted: Sequences to run at once; None: as many as increase the throughput and fit.
+        most: The batch size beyond which the throughput no longer grows.
         max_len: Tokens of the longest sequence.
-        most_tokens: Tells the tokens of a step with so many sequences.
-        available: Tells the bytes that may still be taken. It is asked once libraries and kernels have what they need.
+        most_tokens: Returns the most tokens of a step with this many sequences.
+        available: Returns the bytes that may still be allocated. It is called after libraries and kernels have allocated
+            theirs.
 
     Raises:
         ModelRefused: If not even one sequence fits.

@@ -1,7 +1,4 @@
-"""A step computed at once, with tensors of whatever shape it has: the way on processors, and without kernels for a GPU.
-
-It does not know when a sequence starts and ends.
-"""
+"""Computes a step immediately, with tensors of its own shape: on CPUs, and on GPUs without our kernels."""
 
 from __future__ import annotations
 
@@ -22,11 +19,11 @@ from pipeline.engine.steps.slots import SlotState
 
 
 class EagerStepper:
-    """Computes a step while it is launched.
+    """Computes a step within `launch`.
 
     Args:
         runner: The model with its cache.
-        state: What the slots hold.
+        state: The state of the slots.
         stats: Which statistics to compute.
     """
 
@@ -35,7 +32,7 @@ class EagerStepper:
         self._runner, self._state, self._stats = runner, state, stats
 
     def admit(self, admitted: Seq[tuple[Sequence, StopWatch]]) -> None:
-        """Take up sequences; see `Stepper.admit`."""
+        """Admit sequences; see `Stepper.admit`."""
         self._state.admit(admitted)
 
     def launch(self, step: Step) -> Flight:
@@ -55,18 +52,18 @@ def choose(
     state: SlotState, stats: StatsConfig, sequences: list[Sequence], logits: torch.Tensor,
     read: Seq[tuple[Sequence, torch.Tensor]] = (),
 ) -> Flight:  # fmt: skip
-    """Choose a token for each sequence from its row of logits, and measure it.
+    """Choose a token for each sequence from its row of logits, and compute its statistics.
 
     Args:
-        state: What the slots hold; the tokens go there.
+        state: The state of the slots; the tokens go there.
         stats: Which statistics to compute.
-        sequences: Whose tokens.
-        logits: Float32 [B, V], as the model gives them.
-        read: Log-probabilities of prompt tokens that the step has given, too.
+        sequences: The B sequences that choose.
+        logits: The model's logits, float32 [B, V].
+        read: Log-probabilities of prompt tokens from the same step.
     """
     rows = len(sequences)
     if twice := rows == 1 and not native.serves(logits):
-        logits = logits.expand(2, -1)  # torch reduces a lone row with several threads, with other rounding
+        logits = logits.expand(2, -1)  # torch reduces a single row with several threads, which rounds differently
     sequences_or_twice = sequences * 2 if twice else sequences
     constrained, emptied = state.constrain(logits, sequences_or_twice)
     truncates, all_greedy = state.rules(sequences)
@@ -87,7 +84,7 @@ def choose(
 
 
 def choosing_rows(step: Step) -> list[int]:
-    """The rows that choose tokens, of a step's logits at every position of its prompts."""
+    """Return which rows choose tokens, among a step's logits at every position of its prompts."""
     chooses, row = list(range(len(step.decodes))), len(step.decodes)
     for chunk in step.chunks:
         row += chunk.length
@@ -97,9 +94,9 @@ def choosing_rows(step: Step) -> list[int]:
 
 
 def prompt_logprobs(step: Step, logits: torch.Tensor) -> list[tuple[Sequence, torch.Tensor]]:
-    """Log-probabilities of the chunks' prompt tokens.
+    """Return the log-probabilities of the chunks' prompt tokens.
 
-    Row i of a chunk predicts the prompt token after position i; the first token of a text has none.
+    Row i of a chunk predicts the prompt token after position i; the first token of a prompt has no prediction.
 
     Args:
         step: The step.
@@ -108,7 +105,7 @@ def prompt_logprobs(step: Step, logits: torch.Tensor) -> list[tuple[Sequence, to
     found, row = [], len(step.decodes)
     for chunk in step.chunks:
         predicted = chunk.sequence.request.prompt_token_ids[chunk.start + 1 : chunk.start + chunk.length + 1]
-        # a copy begins at an aligned place, whatever the chunk's place in the step: other lanes would add other elements
+        # a copy starts at an aligned address; otherwise the chunk's offset would change which SIMD lanes add which elements
         block = logits[row : row + len(predicted)].clone()
         targets = torch.tensor(predicted, dtype=torch.long, device=logits.device)
         found.append((chunk.sequence, token_logprobs(block, targets).cpu()))

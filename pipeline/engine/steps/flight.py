@@ -1,7 +1,4 @@
-"""A step between its launch and its results: what the engine hands to a device, and what comes back.
-
-It does not know how a step is computed.
-"""
+"""A step in flight, between its launch and its results, and the interface that launches it."""
 
 from __future__ import annotations
 
@@ -26,14 +23,14 @@ NONFINITE = RowError(
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a step gave, in the host's memory.
+    """A step's results, in the host's memory.
 
     Attributes:
         tokens: The token that each of B sequences chose.
-        finite: Whether its logits were finite.
-        values: Its statistics; for each column [B, …].
+        finite: Whether the logits of each were finite.
+        values: The statistics; [B, …] per column.
         prompt_logprobs: Log-probabilities of prompt tokens, in order, with the sequences that they belong to.
-        ends: How rows end that no token may go on with.
+        ends: How rows end for which no token is allowed.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -48,8 +45,8 @@ class Flight:
     """A step that was launched.
 
     Attributes:
-        sequences: Those that choose a token in it.
-        wait: Waits until the device has computed it, and gives the outcome.
+        sequences: The sequences that choose a token in it.
+        wait: Waits until the device has computed the step, and returns the outcome.
     """
 
     sequences: list[Sequence]
@@ -60,7 +57,7 @@ class Stepper(Protocol):
     """Computes steps, in the order in which they are launched."""
 
     def admit(self, admitted: Seq[tuple[Sequence, StopWatch]]) -> None:
-        """Take up sequences that were given a slot."""
+        """Prepare sequences that were given a slot."""
 
     def launch(self, step: Step) -> Flight:
         """Start a step that has work."""

@@ -1,7 +1,7 @@
-"""Steps on a GPU: of fixed shapes, recorded once and replayed, with tokens that never leave the device before the next step.
+"""Steps on a GPU: of fixed shapes, recorded once and replayed, with the tokens kept on the device from step to step.
 
-The host sends a few numbers a step, and fetches what the step before gave. Sampling, noise and statistics are part of what is
-recorded; masks and penalties, which some sequences ask for, come in between. It does not know when a sequence starts and ends.
+The host sends a few numbers per step, and fetches the results of the previous one. The recordings include sampling, noise
+and statistics. Masks and penalties, which only some sequences have, are launched between them.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from pipeline.engine.steps.shapes import (
 from pipeline.engine.steps.slots import SlotState
 
 _ALIGNED = 64
-"""Rows of logits begin at multiples of this many elements, so that they can be read and written in wide pieces."""
+"""Rows of logits start at multiples of this many elements, so that loads and stores can be wide."""
 
 
 class _Tokens:
-    """What a recorded step reads of its tokens, on the device.
+    """The inputs of a recorded step, on the device.
 
     Args:
-        shape: The step's.
+        shape: The step's shape.
         tables: [slots + 1, W] int32: the blocks of every slot.
-        rows: Sequences that can decode at once.
+        rows: Most sequences that can decode at once.
     """
 
     def __init__(self, shape: Shape, tables: torch.Tensor, rows: int) -> None:
-        """Make the memory."""
+        """Allocate the memory."""
         fields = Fields(shape)
         self.packed = torch.zeros(fields.size, dtype=torch.int32, device=tables.device)
         self.slots, self.positions, self.keep = (
@@ -69,12 +69,12 @@ class GraphStepper:
 
     Args:
         runner: The model with its cache.
-        state: What the slots hold.
+        state: The state of the slots.
         stats: Which statistics to compute.
     """
 
     def __init__(self, runner: ModelRunner, state: SlotState, stats: StatsConfig) -> None:
-        """Take the memory that every step uses."""
+        """Allocate the memory that every step uses."""
         self._runner, self._state, self._stats = runner, state, stats
         loaded, slots = runner.loaded, runner.slots
         self._device, self._unit = loaded.device, loaded.row_unit
@@ -87,7 +87,7 @@ class GraphStepper:
         self._recordings = Recordings(self._device)
 
     def admit(self, admitted: Seq[tuple[Sequence, StopWatch]]) -> None:
-        """Take up sequences; see `Stepper.admit`."""
+        """Admit sequences; see `Stepper.admit`."""
         self._state.admit(admitted)
 
     def launch(self, step: Step) -> Flight:
@@ -109,13 +109,13 @@ class GraphStepper:
         return self._choose(step.choosing, shape.choosing, read)
 
     def rehearse(self, most_tokens: int) -> None:
-        """Compute the largest step there can be, of tokens that are nobody's, kernel by kernel.
+        """Compute the largest possible step, of idle tokens, kernel by kernel.
 
         Args:
-            most_tokens: Tokens of a step, at most.
+            most_tokens: Most tokens of a step.
         """
         slots, longest = self._runner.slots, self._tables.shape[1]
-        # a step with prompts to read takes a chunk, however many decode
+        # a step with prompts to read takes at least a chunk, however many sequences decode
         count = rounded(max(most_tokens, slots + BLOCK), self._unit)
         shape = Shape(count, count // TOKENS_A_CHUNK, self._most, whole_splits(longest, SPLIT))
         tokens = _Tokens(shape, self._tables, slots)
@@ -128,12 +128,12 @@ class GraphStepper:
         self._sample(rows, False, True, False)
 
     def _rows_of_logits(self) -> torch.Tensor:
-        """Make memory for the logits of every slot, [most, V], each row at an aligned place."""
+        """Allocate the logits of every slot, [most, V], each row at an aligned address."""
         width = -(-self._vocab_size // _ALIGNED) * _ALIGNED
         return torch.zeros(self._most, width, device=self._device)[:, : self._vocab_size]
 
     def _place(self, sequences: Seq[Sequence]) -> None:
-        """Tell the device the blocks of sequences that read their prompts. Later they do not change."""
+        """Copy the block tables of sequences in prefill to the device. They do not change later."""
         held = {s.slot: s.blocks for s in sequences}
         if held:
             rows = np.zeros((len(held), self._tables.shape[1]), np.int32)
@@ -143,7 +143,7 @@ class GraphStepper:
             self._tables[slots] = upload(rows, np.int32, self._device)
 
     def _model(self, tokens: _Tokens, keep: torch.Tensor) -> torch.Tensor:
-        """The model's logits [B, V] of the tokens `keep` of a step."""
+        """Return the model's logits [B, V] at the tokens `keep` of a step."""
         positions = tokens.positions.long().clamp(min=0)
         ids = self._state.tokens[tokens.slots.long(), positions]
         logits: torch.Tensor = self._runner.loaded.model(
@@ -155,13 +155,13 @@ class GraphStepper:
     def _run(self, tokens: _Tokens) -> None:
         """Compute a step's keys, values and logits."""
         count = len(tokens.keep)
-        # where nobody chooses, the output layer has to be given something
+        # if no sequence chooses, the output layer still needs an input
         keep = tokens.keep.long() if count else tokens.slots.new_zeros(self._unit, dtype=torch.long)
         logits = self._model(tokens, keep)
         self._logits[:count].copy_(logits[:count])
 
     def _run_with_prompts(self, step: Step, tokens: _Tokens) -> list[tuple[Sequence, torch.Tensor]]:
-        """Compute a step with the logits of all its tokens, and return the log-probabilities of its prompts."""
+        """Compute a step with the logits of all its tokens, and return the log-probabilities of its prompt tokens."""
         count = len(step.decodes) + sum(c.length for c in step.chunks)
         logits = self._model(tokens, torch.arange(len(tokens.slots), device=self._device))[:count].float()
         rows = upload(choosing_rows(step), np.int64, self._device)
@@ -169,7 +169,7 @@ class GraphStepper:
         return prompt_logprobs(step, logits)
 
     def _choose(self, sequences: list[Sequence], count: int, read: list[tuple[Sequence, torch.Tensor]]) -> Flight:
-        """Choose a token for each sequence from its row of the logits, of which there are `count`, and measure it."""
+        """Choose a token for each sequence from the `count` rows of logits, and compute its statistics."""
         if count not in self._rows:
             self._rows[count] = torch.zeros(3, count, dtype=torch.int32, device=self._device)
         rows, used = self._rows[count], len(sequences)
@@ -196,7 +196,7 @@ class GraphStepper:
         return Flight(sequences, wait)
 
     def _sample(self, rows: torch.Tensor, ruled: bool, truncates: bool, all_greedy: bool) -> dict[str, torch.Tensor]:
-        """Choose, measure, and put the tokens where the next step reads them."""
+        """Choose tokens, compute statistics, and put the tokens where the next step reads them."""
         slots, generated, columns = rows.long().unbind(0)
         logits, constrained = self._logits[: len(slots)], self._logits[: len(slots)]
         if ruled and self._constrained is not None:

@@ -1,7 +1,4 @@
-"""The statistics of running sequences in the host's memory, until their completions are made.
-
-It does not know the device, or what the numbers mean.
-"""
+"""Keeps the statistics of running sequences in the host's memory until their completions are made."""
 
 from __future__ import annotations
 
@@ -19,11 +16,11 @@ Array = NDArray[Any]
 
 
 class Record:
-    """For each column of the statistics an array with a row a slot.
+    """One array per column of the statistics, with one row per slot.
 
     Args:
         slots: Number of slots.
-        max_len: Tokens that a sequence generates at most.
+        max_len: Most tokens that a sequence generates.
     """
 
     def __init__(self, slots: int, max_len: int) -> None:
@@ -36,9 +33,9 @@ class Record:
         """Keep a step's statistics at the position of each sequence's next token, which is not in `generated` yet.
 
         Args:
-            sequences: Some of the step's.
-            rows: Where they stand in it.
-            values: Of the step's B sequences, [B, …] each.
+            sequences: Some of the step's sequences.
+            rows: Their rows in the step.
+            values: The statistics of the step's B sequences, [B, …] each.
         """
         if not rows:
             return
@@ -50,19 +47,19 @@ class Record:
             self._values[name][slots, positions] = found[rows]
 
     def add_prompt(self, logprobs: Seq[tuple[Sequence, torch.Tensor]]) -> None:
-        """Keep log-probabilities of prompt tokens, in order; the first token of a text has none (NaN)."""
+        """Keep log-probabilities of prompt tokens, in order; the first token of a prompt has NaN."""
         for sequence, found in logprobs:
             self._prompt.setdefault(sequence.slot, [torch.full((1,), torch.nan)]).append(found)
 
     def of(self, sequence: Sequence) -> tuple[dict[str, Array], Array | None]:
-        """Copies of the statistics of a sequence's generated tokens, and of its prompt's log-probabilities if there are any."""
+        """Return copies of a sequence's statistics, and of its prompt's log-probabilities if there are any."""
         slot, count = sequence.slot, len(sequence.generated)
         prompt = self._prompt.get(slot)
         statistics = {name: value[slot, :count].copy() for name, value in self._values.items()}
         return statistics, None if prompt is None else torch.cat(prompt).numpy()
 
     def forget(self, sequence: Sequence) -> None:
-        """Forget what a slot's next sequence does not write over."""
+        """Forget what a slot's next sequence would not overwrite."""
         self._prompt.pop(sequence.slot, None)
 
     def clear(self) -> None:

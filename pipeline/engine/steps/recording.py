@@ -1,7 +1,4 @@
-"""Functions that the device repeats by itself: recorded as CUDA graphs, so that a step costs the host next to nothing.
-
-It does not know what the functions compute.
-"""
+"""Records functions as CUDA graphs and replays them, so that a step costs the host next to nothing."""
 
 from __future__ import annotations
 
@@ -19,10 +16,10 @@ Result = TypeVar("Result")
 
 
 class Recordings:
-    """Runs functions, each named by a key. On a GPU it is recorded when it is first run, and replayed from then on.
+    """Runs functions, each named by a key. On a GPU, the first run records the function, and later runs replay it.
 
-    A function reads and writes only tensors that stay where they are, looks at the content of none of them, and gives the
-    same when it is run again. Its result is the same tensors at every replay, with new content. On other devices it is run.
+    A function must read and write only tensors at fixed addresses, must not branch on their content, and must be repeatable.
+    Every replay returns the same tensors with new content. On other devices, the function simply runs.
 
     Args:
         device: Where the tensors are.
@@ -40,7 +37,7 @@ class Recordings:
 
         Args:
             key: Names the function with the shapes of its tensors.
-            function: What is to be recorded under the key.
+            function: The function to record under the key.
         """
         if self._device.type != "cuda":
             return function()
@@ -53,15 +50,15 @@ class Recordings:
         return result  # type: ignore[no-any-return]
 
     def _record(self, key: Hashable, function: Callable[[], Any]) -> tuple[Any, Any]:
-        """Record a function; (null, null) if it cannot be."""
-        if self._pool is None:  # one memory for all: only one of them runs at a time
+        """Record a function; (None, None) if that is not possible."""
+        if self._pool is None:  # one memory pool for all: only one recording runs at a time
             self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         try:
             with torch.cuda.stream(self._stream):
-                function()  # kernels are compiled and libraries made ready, which cannot be recorded
-        finally:  # what was launched before it failed must not run beside what is done instead
+                function()  # compiles kernels and initialises libraries, which cannot be recorded
+        finally:  # work launched before the failure must not overlap with the fallback
             current.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         try:
@@ -81,20 +78,20 @@ class Recordings:
         return graph, result
 
     def _abandon(self, current: Any) -> None:
-        """Put right what torch leaves of a recording that failed: the stream it ran on, and the memory it would go on to use.
+        """Undo what torch leaves behind after a failed recording: its current stream and its memory pool.
 
-        Without that, the next recording fails, and so does giving memory back to the device.
+        Otherwise the next recording fails, and memory cannot be given back to the device.
         """
         torch.cuda.set_stream(current)
-        with contextlib.suppress(RuntimeError, AttributeError):  # it has done so itself, or it is called something else
+        with contextlib.suppress(RuntimeError, AttributeError):  # torch has already done so, or renamed the function
             torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
-        self._pool = torch.cuda.graph_pool_handle()  # what was recorded before keeps the old one
+        self._pool = torch.cuda.graph_pool_handle()  # earlier recordings keep the old pool
 
 
 def fetch(tensors: dict[str, torch.Tensor]) -> Callable[[], dict[str, torch.Tensor]]:
-    """Begin to copy tensors to the host; the function that is returned waits for them.
+    """Start copying tensors to the host, and return a function that waits for the copies.
 
-    The device may write to the tensors again with what it is asked to do afterwards.
+    Work that is launched afterwards may overwrite the tensors.
     """
     if all(t.device.type == "cpu" for t in tensors.values()):
         copies = {name: tensor.clone() for name, tensor in tensors.items()}
@@ -102,7 +99,7 @@ def fetch(tensors: dict[str, torch.Tensor]) -> Callable[[], dict[str, torch.Tens
     there = {name: torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for name, t in tensors.items()}
     for name, tensor in tensors.items():
         there[name].copy_(tensor, non_blocking=True)
-    # another thread may have the processor while this one waits
+    # other threads may run while this one waits
     done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
     done.record()
 

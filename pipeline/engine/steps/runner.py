@@ -1,7 +1,7 @@
-"""The tensors of a step: token ids in, logits of the positions that are asked for out.
+"""Runs the model for one step: token ids in, logits at the requested positions out.
 
-All tokens of a step, of whatever sequence, form one row of the model's input: linears see exactly the live tokens, and
-attention finds each token's place in the layout. It does not know how tokens are chosen.
+The tokens of all sequences of a step form one row of the model's input. Linear layers see exactly the live tokens, and
+attention finds each token's sequence and position in the layout.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.engine.plain.attention import Spot
 from pipeline.engine.scheduler import Step
 
 _FINE, _COARSE = 4, 8
-"""Steps of the token count, for kernels that are prepared for each number of rows: so there are few."""
+"""The number of tokens is padded to a multiple of these (few, many tokens), as kernels are prepared per number of rows."""
 
 
 class ModelRunner:
@@ -26,12 +26,12 @@ class ModelRunner:
     Args:
         loaded: The model.
         slots: Sequences that can run at once.
-        max_len: Tokens of the longest.
-        blocks: Blocks of the cache; null: enough for `slots` longest sequences.
+        max_len: Tokens of the longest sequence.
+        blocks: Blocks of the cache; None: enough for `slots` sequences of `max_len` tokens.
     """
 
     def __init__(self, loaded: LoadedModel, slots: int, max_len: int, blocks: int | None = None) -> None:
-        """Make the cache."""
+        """Allocate the cache."""
         self.loaded, self.slots, self.max_len = loaded, slots, max_len
         self.blocks = slots * blocks_for(max_len) if blocks is None else blocks
         self.cache = KVCache(
@@ -50,8 +50,8 @@ class ModelRunner:
             prompt_logits: Slots whose chunks give logits at every position, not only at the prompt's end.
 
         Returns:
-            Float32 logits [R, V]: first one row a decoding sequence, then for each chunk the rows asked for, in order, then
-            one row a twin: its leader's.
+            Float32 logits [R, V]: first one row per decoding sequence, then the requested rows of each chunk, in order, then
+            one row per twin, a copy of its leader's.
         """
         device = self.loaded.device
         slots = [s.slot for s in step.decodes]
@@ -83,20 +83,20 @@ class ModelRunner:
 
     @staticmethod
     def _tables(step: Step) -> torch.Tensor:
-        """The block numbers [R, W] of the step's sequences: the decoding ones, then one row a chunk."""
+        """The block numbers [R, W] of the step's sequences: first the decoding ones, then one row per chunk."""
         rows = [s.blocks for s in step.decodes] + [c.sequence.blocks for c in step.chunks]
         width = max(map(len, rows))
         return torch.tensor([row + [0] * (width - len(row)) for row in rows], dtype=torch.int32)
 
 
 def copy_twins(cache: KVCache, step: Step) -> None:
-    """Give twins a copy of their leaders' last block, in which positions of their own will follow."""
+    """Copy the leaders' last block for their twins, which will write their own positions into it."""
     pairs = [(t.leader.blocks, t.sequence.blocks, (t.sequence.prompt_len - 1) // BLOCK) for t in step.twins]
     if pairs:
         cache.copy([blocks[last] for blocks, _, last in pairs], [blocks[last] for _, blocks, last in pairs])
 
 
 def _padded(tokens: int) -> int:
-    """Tokens of a step with the padding that keeps the number of distinct shapes small."""
+    """Round up a step's number of tokens, so that there are few distinct shapes."""
     unit = _FINE if tokens <= 32 else _COARSE
     return -(-tokens // unit) * unit

@@ -1,6 +1,6 @@
-"""Steps of a few fixed shapes, as arrays of numbers: what a CUDA graph reads anew at every replay.
+"""Packs steps into arrays of a few fixed shapes, which a CUDA graph reads at every replay.
 
-A step of any size is put into the next larger shape; what is left over belongs to nobody. It does not know the device.
+A step of any size goes into the next larger shape; the rest of the shape is idle.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from pipeline.engine.cache.block_pool import blocks_for
 from pipeline.engine.scheduler import Step
 
 TOKENS_A_CHUNK = 8
-"""A shape has room for a chunk for so many of its tokens."""
+"""A shape has space for one chunk per this many tokens."""
 IDLE = -1
-"""The position of a token that is nobody's."""
+"""The position of an idle token, which belongs to no sequence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What is fixed when a step is recorded.
+    """The sizes that are fixed when a step is recorded.
 
     Attributes:
         tokens: Tokens of all sequences, T.
-        chunks: Chunks of prompts, C; 0 where all decode.
+        chunks: Chunks of prompts, C; 0 if all sequences decode.
         choosing: Rows that choose a token, B.
         splits: Parts of a sequence's blocks that different programs of the attention kernel read.
     """
@@ -39,22 +39,22 @@ class Shape:
 
 
 def rounded(count: int, unit: int) -> int:
-    """The next size of a shape: a multiple of `unit`, and of an eighth of the power of two below, so that there are few."""
+    """Round up to a multiple of `unit` and of an eighth of the power of two below, so that there are few shapes."""
     grain = max(unit, (1 << (max(1, count).bit_length() - 1)) // 8)
     return -(-max(1, count) // grain) * grain
 
 
 def whole_splits(blocks: int, split: int) -> int:
-    """Parts of `split` blocks that so many blocks have, as a power of two: so there are few shapes."""
+    """Return the number of parts of `split` blocks, rounded up to a power of two, so that there are few shapes."""
     return 1 << (-(-blocks // split) - 1).bit_length()
 
 
 def shape_of(step: Step, unit: int, split: int) -> Shape:
-    """The shape for a step.
+    """Return the shape for a step.
 
     Args:
-        step: What is to be computed.
-        unit: Rows that the products of the model come in.
+        step: The step.
+        unit: The model's matrix products have a multiple of this many rows.
         split: Blocks of a sequence that one program reads.
     """
     chunks = len(step.chunks)
@@ -69,22 +69,22 @@ def shape_of(step: Step, unit: int, split: int) -> Shape:
 
 
 class Fields:
-    """Which part of one array of whole numbers says what of a step's tokens.
+    """The layout of the one integer array that describes a step's tokens.
 
     Args:
         shape: The shape.
 
     Attributes:
         size: Length of the array.
-        slots: Part with the slot of each token, [T].
-        positions: With its position, IDLE where it is nobody's, [T].
-        decodes: With how many of the first tokens decode, [1].
-        chunks: With first token, length (0: none), start position and slot of each chunk, [C, 4].
-        keep: With the tokens whose logits are wanted, [B].
+        slots: Slot of each token, [T].
+        positions: Position of each token, or IDLE, [T].
+        decodes: How many of the first tokens decode, [1].
+        chunks: First token, length (0: none), start position and slot of each chunk, [C, 4].
+        keep: Tokens whose logits are needed, [B].
     """
 
     def __init__(self, shape: Shape) -> None:
-        """Lay the parts out."""
+        """Compute the slices."""
         sizes = [shape.tokens, shape.tokens, 1, 4 * shape.chunks, shape.choosing]
         ends = np.cumsum(sizes).tolist()
         self.size: int = ends[-1]
@@ -97,9 +97,9 @@ def pack_tokens(step: Step, shape: Shape, nobody: int) -> NDArray[np.int32]:
     """Describe a step's tokens in the layout of `Fields`.
 
     Args:
-        step: What is to be computed.
+        step: The step.
         shape: A shape that it fits into.
-        nobody: The slot that is nobody's.
+        nobody: The idle slot.
     """
     fields = Fields(shape)
     packed = np.zeros(fields.size, np.int32)
@@ -126,9 +126,9 @@ def pack_rows(sequences: Sequence[engine.Sequence], rows: int, nobody: int) -> N
     """Describe the rows that choose tokens.
 
     Args:
-        sequences: Whose they are, in order.
-        rows: B, at least as many.
-        nobody: The slot that is nobody's.
+        sequences: Their sequences, in order.
+        rows: B, at least the number of sequences.
+        nobody: The idle slot.
 
     Returns:
         [3, B]: the slots, how many tokens each has generated, and where in its slot its token goes.
@@ -141,6 +141,6 @@ def pack_rows(sequences: Sequence[engine.Sequence], rows: int, nobody: int) -> N
 
 
 def _put(part: NDArray[np.int32], numbers: Iterable[int], rest: int) -> None:
-    """Fill a part with numbers, and with `rest` after them."""
+    """Fill a slice with numbers, and its remainder with `rest`."""
     found = np.fromiter(numbers, np.int32)
     part[: len(found)], part[len(found) :] = found, rest

@@ -1,6 +1,6 @@
 """The state of every slot as tensors: ids, noise and sampling parameters, so that a step has no loop over rows.
 
-There is one row more than slots: what stands in a step of fixed shape without being a sequence has that one. It does not
+There is one more row than slots: idle rows in a step of fixed shape use it. It does not
 know the model, or when a sequence starts and ends.
 """
 
@@ -22,11 +22,11 @@ from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.sequence import Sequence
 
 COLDEST = 1e-30
-"""Temperatures below are greedy: logits divided by them would leave float32's range."""
+"""Lower temperatures are treated as greedy: logits divided by them would exceed float32's range."""
 
 
 class SlotState:
-    """Tensors with a row a slot, and a last one that is nobody's.
+    """Tensors with one row per slot, and a last row that is idle.
 
     Args:
         slots: Number of slots.
@@ -37,13 +37,13 @@ class SlotState:
         grammars: For structured output.
 
     Attributes:
-        tokens: [slots + 1, max_len + 1] ids of every sequence, prompt and generated; of the last column nothing is read.
+        tokens: [slots + 1, max_len + 1] ids of every sequence, prompt and generated; the last column is never read.
     """
 
     def __init__(
         self, slots: int, max_len: int, vocab_size: int, device: torch.device, tokenizer: Tokenizer, grammars: Grammars
     ) -> None:
-        """Make the rows."""
+        """Allocate the rows."""
         self.slots, self._max_len, self._vocab_size, self._device = slots, max_len, vocab_size, device
         self.tokens = torch.zeros(slots + 1, max_len + 1, dtype=torch.long, device=device)
         self._noise = torch.zeros(slots + 1, max_len, dtype=torch.float64, device=device)
@@ -85,7 +85,7 @@ class SlotState:
             self._noise[slots, : noise.shape[1]] = upload(noise, np.float64, self._device)
 
     def constrain(self, logits: torch.Tensor, sequences: Seq[Sequence]) -> tuple[torch.Tensor, Emptied]:
-        """Masks, biases and penalties of the rows that have any; see `Constraints.apply`."""
+        """Apply the masks, biases and penalties of the rows that have any; see `Constraints.apply`."""
         return self._constraints.apply(logits, sequences)
 
     def rules(self, sequences: Seq[Sequence]) -> tuple[bool, bool]:
@@ -96,11 +96,11 @@ class SlotState:
     def sampling_rows(
         self, slots: torch.Tensor, positions: torch.Tensor, *, truncates: bool, all_greedy: bool
     ) -> SamplingRows:
-        """The sampling parameters of a step's rows and their noise.
+        """Return the sampling parameters and the noise of a step's rows.
 
         Args:
             slots: [B].
-            positions: [B] how many tokens each has generated.
+            positions: [B] number of tokens that each has generated.
             truncates: See `rules`.
             all_greedy: Likewise.
         """
@@ -111,9 +111,9 @@ class SlotState:
         )  # fmt: skip
 
     def record(self, slots: torch.Tensor, columns: torch.Tensor, chosen: torch.Tensor) -> None:
-        """Keep the chosen tokens [B] at the columns [B] of their slots: prompt and generated so far. All within the device."""
+        """Write the chosen tokens [B] to the columns [B] of their slots, without leaving the device."""
         self.tokens[slots, columns] = chosen
 
     def count(self, slots: torch.Tensor, chosen: torch.Tensor) -> None:
-        """Count the chosen tokens [B] of slots [B], where penalties need that."""
+        """Count the chosen tokens [B] of slots [B] for penalties."""
         self._constraints.record(slots, chosen)

@@ -1,7 +1,4 @@
-"""Finds row ids that are in an output twice, in 8 bytes of memory a row.
-
-It does not know what else is in a row.
-"""
+"""Finds duplicate row ids in an output, with 8 bytes of memory per row."""
 
 from __future__ import annotations
 
@@ -16,13 +13,13 @@ from pipeline.inspect.verify.findings import Finding, RowFindings
 from pipeline.wording import brief
 
 _FOLLOWED = 1000
-"""Ids that are looked at by themselves: who has more of them twice needs no list."""
+"""Most suspect ids that are compared individually; with more duplicates, nobody needs a complete list."""
 
 
 def find_duplicates(output: Output, hashes: Mapping[str, npt.NDArray[np.int64]]) -> Iterator[Finding]:
-    """Yield a finding for each part that has row ids of another part, or one of its own twice.
+    """Yield a finding for each part that has a row id of another part, or one id twice.
 
-    Equal hashes are looked at again by their ids, which only a damaged output (or a chance of n² / 2⁶⁵) needs.
+    Equal hashes are checked by comparing the ids. Only a damaged output, or chance (n² / 2⁶⁵), needs that.
 
     Args:
         output: The output.
@@ -46,7 +43,7 @@ def find_duplicates(output: Output, hashes: Mapping[str, npt.NDArray[np.int64]])
 
 
 def _ids(output: Output, name: str, suspects: set[int]) -> Iterator[str]:
-    """The ids of a part's input rows whose hashes are suspect."""
+    """Yield the ids of a part's input rows whose hashes are suspect."""
     for rows in output.batches(name, ["row_id", "sample_index"]):
         columns: Any = rows
         pairs = zip(columns.column("row_id").to_pylist(), columns.column("sample_index").to_pylist(), strict=True)

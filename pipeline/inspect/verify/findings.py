@@ -1,7 +1,4 @@
-"""What is wrong with an output: one line a finding, which says where, what, and what mends it.
-
-It does not know how anything is found.
-"""
+"""Findings about an output: one line per finding says where, what is wrong, and what mends it."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ LONGEST = 500
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong.
+    """One defect.
 
     Attributes:
         file: The stored name of the file.
@@ -34,26 +31,26 @@ class Finding:
     place: str = ""
 
     def __str__(self) -> str:
-        """The line for a person."""
+        """Return the line for the user."""
         where = f"{self.file}: {self.place}" if self.place else self.file
         return f"{one_line(f'{where}: {self.what}', LONGEST)}; {self.mend}"
 
 
 @dataclass(slots=True)
 class RowFindings:
-    """The findings about the rows of one part: of each kind the first row, and how many more there are."""
+    """The findings about the rows of one part: per kind, the first row and the number of further rows."""
 
     file: str
     _first: dict[str, Finding] = field(default_factory=dict)
     _rows: dict[str, int] = field(default_factory=dict)
 
     def add(self, kind: str, place: str, what: str, rows: int = 1) -> None:
-        """Add `rows` rows that are wrong in one way, the first of them at `place`."""
+        """Add `rows` rows with the same defect, the first of them at `place`."""
         self._first.setdefault(kind, Finding(self.file, what, place=place))
         self._rows[kind] = self._rows.get(kind, 0) + rows
 
     def all(self) -> list[Finding]:
-        """One finding a kind."""
+        """Return one finding per kind."""
         return [_counted(finding, self._rows[kind] - 1) for kind, finding in self._first.items()]
 
 

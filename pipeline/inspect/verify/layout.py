@@ -1,7 +1,4 @@
-"""What the files of the job say should be there, whether they agree with each other, and which parts are there.
-
-It does not read any part.
-"""
+"""Checks plan, manifest and listing of an output against each other, without reading any part."""
 
 from __future__ import annotations
 
@@ -25,10 +22,10 @@ class Layout:
     """What an output consists of.
 
     Attributes:
-        findings: What is wrong with it, before any part is read.
-        wanted: What the plan says; none where it cannot be used, and then no part can be checked.
-        manifest: The manifest; none where there is none that can be used.
-        present: The shards whose parts are there.
+        findings: The defects found before any part is read.
+        wanted: What the plan says; None if it cannot be used, and then no part can be checked.
+        manifest: The manifest; None if there is none that can be used.
+        present: The shards whose parts exist.
     """
 
     findings: tuple[Finding, ...]
@@ -63,7 +60,7 @@ def read_layout(output: Output) -> Layout:
 
 
 def _listing_findings(output: Output, names: list[str], plan8: str) -> Iterator[Finding]:
-    """What is missing among the parts, and what is too many."""
+    """Yield missing parts and unexpected files."""
     missing = [name for name in names if name not in output.files]
     if output.finished:
         yield from (Finding(name, "is missing", f"{AGAIN}, which makes just this part") for name in missing)
@@ -77,7 +74,7 @@ def _listing_findings(output: Output, names: list[str], plan8: str) -> Iterator[
 
 
 def _plan(output: Output, findings: list[Finding]) -> Wanted | None:
-    """Return what the plan says, or add what is wrong with it; the parts cannot be checked then."""
+    """Return what the plan says, or add a finding about it; then the parts cannot be checked."""
     try:
         return Wanted.of(output.plan())
     except KeyError as error:

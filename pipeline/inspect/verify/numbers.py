@@ -1,7 +1,4 @@
-"""Checks that the numbers of a row agree with each other: lengths, sums, bounds, and the fields of an error.
-
-It does not know which rows there should be, or in which file they are.
-"""
+"""Checks that the numbers of a row agree with each other: lengths, sums, bounds, and the fields of an error."""
 
 from __future__ import annotations
 
@@ -28,14 +25,14 @@ class NumberCheck:
 
     Attributes:
         wanted: What the plan says.
-        vocab_size: Tokens that the model has; none where that was not recorded.
+        vocab_size: The model's number of tokens; None if it was not recorded.
     """
 
     wanted: Wanted
     vocab_size: int | None
 
     def check(self, batch: Batch, found: Found) -> None:
-        """Report every row in which something is wrong, once for each kind of mistake."""
+        """Report every defective row, once per kind of mistake."""
         error = _errors(batch, found)
         prompt = batch.values("prompt_tokens", -1)
         found("prompt_tokens", (prompt < 0) | (~error & (prompt < 1)), lambda i: f"prompt_tokens is {prompt[i]}")
@@ -43,7 +40,7 @@ class NumberCheck:
             self._generated(batch, error, found)
 
     def _generated(self, batch: Batch, error: Mask, found: Found) -> None:
-        """Report what is wrong with a completion and the statistics of its tokens."""
+        """Check completions and the statistics of their tokens."""
         _endings(batch, error, found)
         columns = {name: batch.lists(name) for name in _PER_TOKEN if batch.has(name)}
         self._lengths(batch, error, columns, found)
@@ -62,7 +59,7 @@ class NumberCheck:
         return math.inf if self.vocab_size is None else float(self.vocab_size)
 
     def _lengths(self, batch: Batch, error: Mask, columns: dict[str, Lists], found: Found) -> None:
-        """Lists are there, and as long as the tokens that were generated; these are no more than may be."""
+        """Check that lists exist and have one element per generated token, and that there are not too many tokens."""
         generated, prompt = batch.values("completion_tokens", -1), batch.values("prompt_tokens", -1)
         for name, lists in columns.items():
             _aligned(name, lists, error, "completion_tokens", generated, found)
@@ -80,18 +77,18 @@ class NumberCheck:
         )  # fmt: skip
 
     def _bounds(self, error: Mask, columns: dict[str, Lists], found: Found) -> None:
-        """Values are in the range that their meaning has."""
+        """Check that values are within the bounds of their statistic."""
         ranges = {"token_ids": (0.0, self._tokens - 1)}
         ranges |= {s.column: s.bounds(self._tokens) for s in STATISTICS.values()}
         for name, lists in columns.items():
             _within(name, lists, *ranges[name], found)
 
     def _top(self, batch: Batch, error: Mask, columns: dict[str, Lists], found: Found) -> None:
-        """The k most likely tokens: k at each position, in falling order, and in accord with the token's rank."""
+        """Check the k most likely tokens: k per position, in descending order, and consistent with the token's rank."""
         k, generated = self.wanted.top_logprobs, batch.values("completion_tokens", -1)
         ids, logprobs = (_flat(name, *batch.nested(name), k, error, generated, found) for name in _TOP)
         if ids is None or logprobs is None:
-            return  # without its shape nothing more can be said
+            return  # without a regular shape nothing more can be checked
         _full("top_token_ids", ids, found)
         _within("top_token_ids", ids, 0.0, self._tokens - 1, found)
         _full("top_token_logprobs", logprobs, found)
@@ -104,7 +101,7 @@ class NumberCheck:
             _ranked(columns["token_ranks"], columns["token_logprobs"], table, found)
 
     def _prompt(self, batch: Batch, error: Mask, found: Found) -> None:
-        """The prompt's tokens and their log-probabilities, of which the first is null."""
+        """Check the prompt's tokens and their log-probabilities, of which the first is null."""
         ids, logprobs = (batch.lists(name) for name in _PROMPT)
         prompt = batch.values("prompt_tokens", -1)
         _aligned("prompt_token_ids", ids, error, "prompt_tokens", prompt, found)
@@ -119,7 +116,7 @@ class NumberCheck:
 
 
 def _errors(batch: Batch, found: Found) -> Mask:
-    """Which rows are errors; the fields that say so agree."""
+    """Return which rows are errors, and check that the error fields agree."""
     codes, silent = batch.values("error_code", ""), batch.null("error_message")
     coded = np.isin(codes, [code.value for code in ErrorCode])
     if not batch.has("finish_reason"):
@@ -137,7 +134,7 @@ def _errors(batch: Batch, found: Found) -> Mask:
 
 
 def _endings(batch: Batch, error: Mask, found: Found) -> None:
-    """The fields that say how a completion ended agree."""
+    """Check that the fields about the end of a completion agree."""
     reasons, text = batch.values("finish_reason", ""), batch.null("text")
     known = np.isin(reasons, [reason.value for reason in FinishReason])
     found("finish_reason", ~known, lambda i: f"finish_reason is {reasons[i]!r}")
@@ -147,7 +144,7 @@ def _endings(batch: Batch, error: Mask, found: Found) -> None:
 
 
 def _answers(batch: Batch, error: Mask, found: Found) -> None:
-    """A conversation ends with the text that was generated."""
+    """Check that a conversation ends with the generated text."""
     rows: Any = batch.rows
     _there("messages", batch.null("messages"), error, found)
     ends = [
@@ -161,7 +158,7 @@ def _answers(batch: Batch, error: Mask, found: Found) -> None:
 
 
 def _aligned(name: str, lists: Lists, error: Mask, of: str, lengths: npt.NDArray[Any], found: Found) -> None:
-    """The list is there, and as long as `of` says."""
+    """Check that the list exists and is as long as `of` says."""
     _there(name, lists.null, error, found)
     wrong = ~error & ~lists.null & (lists.lengths != lengths)
     found(f"length of {name}", wrong, lambda i: f"{of} is {lengths[i]}, {name} has {lists.lengths[i]} values")
@@ -174,7 +171,7 @@ def _full(name: str, lists: Lists, found: Found) -> None:
 def _flat(
     name: str, outer: Lists, inner: Lists, k: int, error: Mask, generated: npt.NDArray[Any], found: Found
 ) -> Lists | None:
-    """The values of k alternatives at each position in one list a row; none if some position has not k."""
+    """Return the values of k alternatives per position as one flat list per row; None if a position does not have k."""
     _there(name, outer.null, error, found)
     ragged = outer.rows(outer.values != k) | (~error & (outer.lengths != generated))
     found(f"shape of {name}", ragged, lambda i: f"{name} has not {k} values for each token")
@@ -185,7 +182,7 @@ def _flat(
 
 
 def _there(name: str, null: Mask, error: Mask, found: Found) -> None:
-    """An error has no list, every other row has one."""
+    """Check that an error has no list, and every other row has one."""
     found(f"null {name}", null != error, lambda i: f"{name} is {'null' if null[i] else 'set in a row with an error'}")
 
 
@@ -196,12 +193,12 @@ def _within(name: str, lists: Lists, low: float, high: float, found: Found) -> N
 
 
 def _cumulative(batch: Batch, logprobs: Lists, error: Mask, found: Found) -> None:
-    """The sum is that of the terms, to within what the order of the additions makes of float64."""
+    """Check that the sum is that of its terms, up to float64 rounding in another order of addition."""
     given, null = batch.values("cumulative_logprob", 0.0), batch.null("cumulative_logprob")
     _there("cumulative_logprob", null, error, found)
     sums = logprobs.sums(logprobs.values)
     allowed = logprobs.lengths * np.finfo(np.float64).eps * logprobs.sums(np.abs(logprobs.values))
-    with np.errstate(invalid="ignore"):  # infinities, which are told elsewhere
+    with np.errstate(invalid="ignore"):  # infinities, which are reported elsewhere
         wrong = ~error & ~null & ~(np.abs(given - sums) <= allowed)
     found(
         "cumulative_logprob",
@@ -211,9 +208,9 @@ def _cumulative(batch: Batch, logprobs: Lists, error: Mask, found: Found) -> Non
 
 
 def _ranked(ranks: Lists, logprobs: Lists, table: npt.NDArray[Any], found: Found) -> None:
-    """A token of rank r has the r-th largest log-probability."""
+    """Check that a token of rank r has the r-th largest log-probability."""
     if not len(ranks.values) == len(logprobs.values) == len(table):
-        return  # told already: a length is wrong
+        return  # already reported: a length is wrong
     ranked = (ranks.values >= 1) & (ranks.values <= table.shape[1])
     due = table[np.arange(len(table)), np.where(ranked, ranks.values - 1, 0)]
     with np.errstate(invalid="ignore"):

@@ -1,7 +1,4 @@
-"""Checks that the rows of a part are the planned ones: each input row's samples from 0 on, one row after the other.
-
-It does not know what else is in a row.
-"""
+"""Checks that the rows of a part are the planned ones: each input row's samples from 0 on, one row after the other."""
 
 from __future__ import annotations
 
@@ -18,12 +15,12 @@ class RowOrder:
     """Follows the rows of one part.
 
     Args:
-        samples: Output rows an input row; none: they may differ.
-        row_ids: The ids that are due, in their order; none: any, and `hashes` tells whether one comes twice.
+        samples: Output rows per input row; None: they may differ.
+        row_ids: The expected ids, in order; None: any, and `hashes` serves to find duplicates.
     """
 
     def __init__(self, samples: int | None, row_ids: Iterator[str] | None) -> None:
-        """Begin before the first row."""
+        """Start before the first row."""
         self._samples, self._due = samples, row_ids
         self._row: str | None = None
         self._sample = -1
@@ -31,7 +28,7 @@ class RowOrder:
         self.input_rows = 0
 
     def take(self, row_ids: Sequence[str | None], samples: Sequence[int | None]) -> Iterator[tuple[int, str]]:
-        """Go on with some rows, and yield (place among them, what is wrong) for each row that should not come there."""
+        """Check the next rows, and yield (index among them, what is wrong) for each row that is out of place."""
         for place, (row_id, sample) in enumerate(zip(row_ids, samples, strict=True)):
             if row_id is None or sample is None:
                 yield place, "row_id or sample_index is null"
@@ -41,7 +38,7 @@ class RowOrder:
             self._row, self._sample = row_id, sample
 
     def end(self) -> str | None:
-        """Say what is missing after the last row, if anything is."""
+        """Return what is missing after the last row, or None."""
         if not self._may_begin:
             return f"ends after sample {self._sample} of {brief(self._row)}, which has {self._samples}"
         missing = next(self._due, None) if self._due is not None else None
@@ -49,12 +46,12 @@ class RowOrder:
 
     @property
     def hashes(self) -> npt.NDArray[np.int64]:
-        """A 64-bit hash of each id, the same for the same id within this process; none where the ids were checked."""
+        """Return a 64-bit hash per id, stable within this process; empty if the ids were checked against the plan."""
         return np.array(self._hashes, np.int64)
 
     @property
     def _may_begin(self) -> bool:
-        """Whether another input row may come now."""
+        """Whether another input row may begin here."""
         return self._row is None or self._samples is None or self._sample + 1 == self._samples
 
     def _next(self, row_id: str, sample: int) -> str | None:

@@ -1,7 +1,4 @@
-"""One part read to its end: its bytes, its footer, its pages, its rows.
-
-It does not know the other parts, nor whether the output is finished.
-"""
+"""Checks one part completely: its bytes, its footer, its pages, its rows."""
 
 from __future__ import annotations
 
@@ -27,19 +24,19 @@ from pipeline.types import FinishReason
 from pipeline.wording import brief, listed, one_line
 
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)
-"""What damaged bytes may raise: wrong sums, sizes that are nonsense, text that is none."""
+"""Exceptions that damaged bytes may raise: wrong checksums, absurd sizes, invalid text."""
 
 
 @dataclass(slots=True)
 class PartSeen:
-    """What was found in a part.
+    """The result of checking a part.
 
     Attributes:
-        findings: What is wrong with it.
-        counts: What is in it; none where it could not be read to its end.
-        environment: What its bits rest on, as its footer says.
-        kept: The columns copied from the input; none where they are not known.
-        hashes: Of the ids, where the plan does not tell them.
+        findings: Its defects.
+        counts: Its counts; None if it could not be read to its end.
+        environment: The environment that its bits depend on, from its footer.
+        kept: The columns copied from the input; None if unknown.
+        hashes: Hashes of the ids, if the plan does not determine these.
     """
 
     findings: list[Finding]
@@ -58,9 +55,9 @@ def check_part(
         output: The output.
         wanted: What the plan says.
         index: The shard.
-        sha256: What the manifest says; none: nothing.
-        kept: The columns copied from the input as an earlier part has them; none: there was none.
-        tick: Called now and then.
+        sha256: The manifest's digest; None: it has none.
+        kept: The columns copied from the input, as in an earlier part; None: there was no earlier part.
+        tick: Called from time to time.
     """
     name = part_name(wanted.plan.plan8, index, wanted.plan.shard_count)
     seen = PartSeen([])
@@ -90,7 +87,7 @@ def _check_rows(
     output: Output, name: str, wanted: Wanted, index: int, info: PartInfo, kept: pa.Schema | None,
     tick: Callable[[], None], seen: PartSeen,
 ) -> None:  # fmt: skip
-    """Read all pages, and check what is in them."""
+    """Read and check all pages."""
     with output.store.open(name) as file:
         try:
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
@@ -129,7 +126,7 @@ class _RowReading:
     def counts(self) -> Counts:
         errors = dict(sorted(self._errors.items()))
         reasons = dict(sorted(self._reasons.items()))
-        told = self._told  # what the rows do not tell is taken from the footer
+        told = self._told  # what the rows do not show is taken from the footer
         return Counts(
             self.order.input_rows, self._rows, self._prompt_tokens, self._completion_tokens, errors,
             reasons if told.finish_reasons else {}, self._lengths if told.finish_reasons else {}, told.clamped_rows,
@@ -146,7 +143,7 @@ class _RowReading:
                 return
 
     def _decoded(self, parquet: pq.ParquetFile, group: int) -> Iterator[pa.RecordBatch]:
-        """The rows of a row group; what goes wrong in here is the file's fault, and not that of who takes them."""
+        """Yield the rows of a row group; exceptions in here are the file's fault, not the caller's."""
         try:
             for rows in parquet.iter_batches(ROWS_AT_ONCE, row_groups=[group]):
                 rows.validate(full=True)
@@ -158,7 +155,7 @@ class _RowReading:
             self.findings.add("unreadable", where, f"cannot be read: {_reason(error, self._name)}")
 
     def end(self, told: Counts) -> Iterator[Finding]:
-        """What can be said after the last row; `told` is what the footer counts."""
+        """Yield the findings after the last row; `told` has the footer's counts."""
         if missing := self.order.end():
             yield Finding(self._name, missing)
         if self.order.input_rows != self._planned:
@@ -201,7 +198,7 @@ class _RowReading:
 
 
 def _unreadable_columns(parquet: pq.ParquetFile, group: int) -> list[str]:
-    """The columns of a row group that cannot be decoded by themselves."""
+    """Return the columns of a row group that cannot be decoded even alone."""
     found = []
     for column in parquet.schema_arrow.names:
         try:

@@ -1,7 +1,4 @@
-"""Generates some rows of an output again on this machine, and compares every column bit for bit.
-
-It does not know how the job is found that made the output, nor whether other rows are right.
-"""
+"""Generates some rows of an output again on this machine, and compares every column bit for bit."""
 
 from __future__ import annotations
 
@@ -34,14 +31,14 @@ _Key = tuple[str, int]
 
 @dataclass(slots=True)
 class Replayed:
-    """What came of it.
+    """The result of a replay.
 
     Attributes:
-        equal: Output rows that are equal.
-        different: Output rows that differ, though this machine promises the same bits.
-        untold: Output rows that differ where nothing follows from it.
-        doubts: Why not.
-        findings: Those that differ.
+        equal: Number of output rows that are equal.
+        different: Number of rows that differ although this machine promises the same bits.
+        untold: Number of rows that differ where this machine does not promise the same bits.
+        doubts: The reasons why it does not.
+        findings: One finding per row that differs.
     """
 
     equal: int = 0
@@ -51,7 +48,7 @@ class Replayed:
     findings: list[Finding] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """The line for a person."""
+        """Return the line for the user."""
         total = self.equal + self.different + self.untold
         text = f"replay: {self.equal:,} of {total:,} output rows are the same, bit for bit"
         if self.untold:
@@ -62,7 +59,7 @@ class Replayed:
 
 
 def choose(plan: Plan, shards: Sequence[int], count: int) -> list[tuple[int, Segment]]:
-    """Choose `count` input rows at random among those of `shards`, the same for the same plan, in their order.
+    """Choose `count` input rows of `shards` at random, always the same for the same plan, in order.
 
     Args:
         plan: The plan.
@@ -72,14 +69,14 @@ def choose(plan: Plan, shards: Sequence[int], count: int) -> list[tuple[int, Seg
     Returns:
         (shard, the row as a segment of one) each.
     """
-    size = plan.rows_per_shard  # all have it but the last, which comes last
+    size = plan.rows_per_shard  # all shards have that many except the last
     total = sum(plan.shard(index).rows for index in shards)
     places = sorted(random.Random(plan.plan_id).sample(range(total), min(count, total)))
     return [(shards[place // size], plan.shard(shards[place // size]).row(place % size)) for place in places]
 
 
 def without_blamed(output: Output, plan: Plan, chosen: Sequence[tuple[int, Segment]]) -> list[tuple[int, Segment]]:
-    """Leave out rows that ended or hung a replica: they would do so here."""
+    """Leave out rows that killed or hung a replica: they would do so here too."""
     places: dict[int, set[Segment]] = {}
     for index in {shard for shard, _ in chosen}:
         name = part_name(plan.plan8, index, plan.shard_count)
@@ -97,7 +94,7 @@ def replay(
 
     Args:
         output: The output.
-        job: What made it, with the plan that the folder holds.
+        job: The job that made it, with the plan that the folder holds.
         chosen: What `choose` returned.
         environments: Shard → the facts about where its part was made.
 
@@ -128,7 +125,7 @@ def replay(
 
 
 def _generate(job: Job, segments: Sequence[Segment], there: Mapping[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
-    """Make one part of the rows, in a folder of its own; return its rows and the facts about this machine and engine."""
+    """Make one part of the rows, in a temporary folder; return its rows and the facts about this machine and engine."""
     threads = identity(there).get("threads")  # there where it counts
     with TemporaryDirectory(prefix="promptmill-replay-") as folder:
         elsewhere = replace(job, output=replace(job.output, path=folder, allow_unsafe_store=False))
@@ -150,14 +147,14 @@ def _generate(job: Job, segments: Sequence[Segment], there: Mapping[str, Any]) -
 
 
 def _by_input_row(table: pa.Table) -> list[pa.Table]:
-    """The output rows of each input row."""
+    """Return one table of output rows per input row."""
     samples: Any = table.column("sample_index").to_pylist()
     starts = [i for i, sample in enumerate(samples) if sample == 0]
     return [table.slice(start, stop - start) for start, stop in zip(starts, [*starts[1:], len(samples)], strict=True)]
 
 
 def _compared(output: Output, name: str, made: pa.Table) -> Iterator[Finding | None]:
-    """Compare each of the rows with the one in the part: none where they are equal."""
+    """Compare each row with the one in the part; yield a finding, or None if they are equal."""
     there = {key: (table, i) for table, i, key in _find(output, name, made.column("row_id").unique())}
     for i, (row_id, sample) in enumerate(_keys(made)):
         place = f"row_id {brief(row_id)}, sample {sample}"
@@ -175,7 +172,7 @@ def _compared(output: Output, name: str, made: pa.Table) -> Iterator[Finding | N
 
 
 def _find(output: Output, name: str, row_ids: Any) -> Iterator[tuple[Any, int, _Key]]:
-    """The output rows of a part that have one of the ids."""
+    """Yield the output rows of a part that have one of the ids."""
     for batch in output.batches(name):
         rows: Any = batch
         chosen = rows.filter(pc.is_in(rows.column("row_id"), value_set=row_ids))
@@ -188,7 +185,7 @@ def _keys(rows: Any) -> list[_Key]:
 
 
 def _bits(column: Any, row: int) -> bytes:
-    """One value of a column as the bytes of an Arrow message: equal for equal bits, whatever the number means."""
+    """Return one value of a column as the bytes of an Arrow message, which are equal exactly for equal bits (NaN included)."""
     value = column.take(pa.array([row]))
     value = value.combine_chunks() if isinstance(value, pa.ChunkedArray) else value
     if pa.types.is_dictionary(value.type):
@@ -197,7 +194,7 @@ def _bits(column: Any, row: int) -> bytes:
 
 
 def _difference(old: Any, new: Any) -> str:
-    """The first difference of two values."""
+    """Describe the first difference of two values."""
     if isinstance(old, list) and isinstance(new, list):
         for i, (before, after) in enumerate(zip(old, new, strict=False)):
             if before != after:

@@ -1,7 +1,6 @@
 """Proves an output complete and intact: its plan, its manifest, every part to its last row, and some rows generated again.
 
-It changes nothing; what it finds damaged it writes down for the next `generate`. It does not know how a job that made an
-output is found again, nor how its lines are shown.
+It changes no part. It records damaged files for the next `generate`.
 """
 
 from __future__ import annotations
@@ -38,23 +37,23 @@ from pipeline.wording import counted
 from pipeline.work.job import Job
 
 INTERVAL = 5.0
-"""Seconds between two lines that tell how far it is."""
+"""Seconds between two lines of progress."""
 
 _log = logging.getLogger(__name__)
 
 Restore = Callable[[str, str, Mapping[str, Any]], Job]
-"""Takes the text of `_job/config.yaml`, the path of the output and its plan's fingerprint; returns the job, planned again.
+"""Takes the text of `_job/config.yaml`, the output's path and its plan's fingerprint; returns the job, planned again.
 
 Raises a `PromptmillError` if that cannot be done here."""
 
 
 def verify(config: VerifyConfig, *, tell: Callable[[str], None], restore: Restore) -> int:
-    """Check an output, and tell each finding as soon as it is found.
+    """Check an output, and report each finding as soon as it is found.
 
     Args:
         config: Which output, and how many rows to generate again.
-        tell: Takes a line for the person who asked.
-        restore: Finds the job that made the output; called for a replay only.
+        tell: Called with each line for the user.
+        restore: Returns the job that made the output; called only for a replay.
 
     Returns:
         0, or 4 when something is wrong.
@@ -99,7 +98,7 @@ class _Verification:
         return ExitCode.DAMAGED if self._findings else ExitCode.COMPLETE
 
     def _found(self, findings: Iterable[Finding]) -> bool:
-        """Tell findings; true if there is any."""
+        """Report findings; return whether there are any."""
         before = self._findings
         for finding in findings:
             self._tell(str(finding))
@@ -108,7 +107,7 @@ class _Verification:
         return self._findings > before
 
     def _check_parts(self, wanted: Wanted) -> None:
-        """Check the parts that are there, each by itself and then the ids of all."""
+        """Check the existing parts, first each alone and then the ids of all."""
         manifest, plan = self._layout.manifest, wanted.plan
         digests = {part.file: part.sha256 for part in manifest.parts} if manifest is not None else {}
         instead = manifest.environment if manifest is not None else {}
@@ -129,11 +128,11 @@ class _Verification:
         self._found(find_duplicates(self._output, hashes))
 
     def _check_together(self, wanted: Wanted) -> None:
-        """Compare the totals, and say where parts were made on different machines, which is no damage."""
+        """Compare the totals, and note parts made on different machines, which is no damage."""
         manifest, plan = self._layout.manifest, wanted.plan
         if manifest is not None and len(self._intact) == plan.shard_count:
             made, told = asdict(total(self._counts)), asdict(manifest.totals)
-            since = ("finish_reasons", "lengths", "clamped_rows", "cut_off")  # earlier versions did not tell these
+            since = ("finish_reasons", "lengths", "clamped_rows", "cut_off")  # earlier versions did not record these
             silent = set(since) if not manifest.totals.finish_reasons else set()
             different = [name for name in made if made[name] != told[name] and name not in silent]
             self._found(Finding(MANIFEST, f"says {n} {told[n]}, the parts have {made[n]}", REWRITE) for n in different)
@@ -152,7 +151,7 @@ class _Verification:
         self._tell(str(result))
 
     def _write_down(self) -> None:
-        """Leave the list of what is damaged for `generate`."""
+        """Record the damaged files for `generate`."""
         if not self._damaged:
             return
         try:
@@ -162,7 +161,7 @@ class _Verification:
                        f"elsewhere: {error}")  # fmt: skip
 
     def _tick(self) -> None:
-        """Tell how far it is, now and then."""
+        """Log the progress from time to time."""
         now = time.monotonic()
         if now - self._told >= INTERVAL:
             self._told = now
@@ -182,10 +181,10 @@ class _Verification:
 
 
 def _job(output: Output, plan: Plan, restore: Restore) -> Job:
-    """The job that made the output, under the plan that is there.
+    """Return the job that made the output, with the stored plan.
 
     Raises:
-        PromptmillError: If its configuration is lost, or its model or input is not what it was.
+        PromptmillError: If its configuration is lost, or its model or input has changed.
     """
     try:
         text = output.store.get(CONFIG).decode()
@@ -193,6 +192,6 @@ def _job(output: Output, plan: Plan, restore: Restore) -> Job:
         raise ConfigurationError(f"{CONFIG} is missing or no text") from error
     job = restore(text, output.path, plan.fingerprint)
     if job.plan.plan_id != plan.plan_id:
-        there = json.loads(json.dumps(job.plan.fingerprint))  # as it would read back: lists, not tuples
+        there = json.loads(json.dumps(job.plan.fingerprint))  # as JSON reads it back: lists, not tuples
         raise PlanRefused(f"what it was made of is not what it was: {'; '.join(differences(plan.fingerprint, there))}")
     return replace(job, plan=plan.located(job.plan.files))

@@ -1,7 +1,4 @@
-"""What a plan says about the rows of its output: their columns, ids, samples and bounds.
-
-It does not know what is in any file but the plan.
-"""
+"""What a plan says about the rows of its output: their columns, ids, samples and bounds."""
 
 from __future__ import annotations
 
@@ -17,16 +14,16 @@ from pipeline.work.recipe import Recipe, open_recipe
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What holds for every row.
+    """The expectations for every row.
 
     Attributes:
         plan: The plan.
-        recipe: What was made of a row: it knows the columns, and how many output rows there are per input row.
-        top_logprobs: The most likely tokens written at each position; 0: none.
+        recipe: The recipe, which knows the columns and the number of output rows per input row.
+        top_logprobs: Number of most likely tokens written per position; 0: none.
         keep_columns: Names of the columns copied from the input.
-        max_tokens: Generated tokens at most; None where a column of the input decides.
-        max_model_len: Tokens of prompt and generation at most.
-        numbered: Whether row ids are made of file and row, so that the plan tells them.
+        max_tokens: Most generated tokens; None if a column of the input decides.
+        max_model_len: Most tokens of prompt plus generation.
+        numbered: Whether row ids are made of file and row number, so that the plan determines them.
     """
 
     plan: Plan
@@ -53,11 +50,11 @@ class Wanted:
         )  # fmt: skip
 
     def fault_of(self, schema: pa.Schema, kept: pa.Schema | None) -> str | None:
-        """Say how a part's schema differs from the planned one, if it does.
+        """Return how a part's schema differs from the planned one, or None.
 
         Args:
-            schema: The part's.
-            kept: The columns copied from the input as another part has them; none: their types are free.
+            schema: The part's schema.
+            kept: The columns copied from the input, as in another part; None: their types are free.
         """
         names = self.recipe.schema(pa.schema([(name, pa.null()) for name in self.keep_columns])).names
         if schema.names != names:
@@ -70,11 +67,11 @@ class Wanted:
         return None
 
     def kept(self, schema: pa.Schema) -> pa.Schema:
-        """The columns of a part that are copied from the input."""
+        """Return the columns of a part that are copied from the input."""
         return pa.schema([schema.field(name) for name in self.keep_columns])
 
     def row_ids(self, index: int) -> Iterator[str] | None:
-        """The row ids of a shard in their order; none where the input has them."""
+        """Return the row ids of a shard in order; None if the input determines them."""
         if not self.numbered:
             return None
         segments = self.plan.shard(index).segments
@@ -82,5 +79,5 @@ class Wanted:
 
 
 def _numbered(source: Mapping[str, Any]) -> bool:
-    """Whether ids are those of file and row; plans of earlier versions know no template of ids."""
+    """Whether ids are made of file and row number; plans of earlier versions have no id template."""
     return source["id_column"] is None and source.get("id_template") is None

@@ -1,7 +1,4 @@
-"""The dataset card of an output: the README.md that tells people what is there and `load_dataset` where it is.
-
-It does not know how the output was made beyond what it is given, nor where it is stored.
-"""
+"""Writes the dataset card, a README.md that tells people what the output is and `load_dataset` where its files are."""
 
 from __future__ import annotations
 
@@ -39,8 +36,8 @@ def dataset_card(
 ) -> str:
     """Return the text of README.md, Markdown with YAML front matter.
 
-    What comes from outside (names, paths, values, texts) is shown as it is and can neither make markup nor change the
-    front matter: no such text goes into the front matter at all.
+    Text from outside (names, paths, values, texts) is shown literally: it can neither make markup nor change the front
+    matter, which contains no such text.
 
     Args:
         manifest: The finished output.
@@ -85,7 +82,7 @@ def dataset_card(
 
 
 def _endings(totals: Counts) -> dict[str, int]:
-    """How completions ended; nothing where parts of an earlier version do not tell."""
+    """Return how completions ended; empty if parts of an earlier version do not record it."""
     lengths = totals.lengths
     return {
         **{f"ended by {reason}": n for reason, n in totals.finish_reasons.items()},
@@ -129,7 +126,7 @@ def _inputs(plan: Plan) -> list[str]:
 
 
 def _content(file: InputFile) -> str:
-    """What the plan knows the file's content by; a digest by its start."""
+    """Return what identifies the file's content in the plan, digests abbreviated."""
     known = file.identity()
     return _text(known["stamp"]) if "stamp" in known else f"SHA-256 {_hex(known['content'])[:16]}…"
 
@@ -178,15 +175,15 @@ def _strings(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _text(value: str) -> str:
-    """Text that Markdown shows as it is, on one line: in a paragraph or in a table's cell."""
+    """Escape text for one line of Markdown, in a paragraph or a table's cell."""
     line = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", value)
     marked = re.sub(r"([\\`*_\[\]|~#!$@])", r"\\\1", html.escape(line, quote=False))
-    # Bare addresses become links by themselves; a full stop or a colon written as its number does not.
+    # Markdown turns bare addresses into links, but not if full stops and colons are character references.
     return re.sub(r"(?i)\bwww\.", "www&#46;", marked.replace("://", "&#58;//"))
 
 
 def _block(value: str) -> list[str]:
-    """Text in a fenced block whose fence is longer than any in the text, so that nothing can end it early."""
+    """Return text in a fenced block whose fence is longer than any in the text, so that the text cannot end it."""
     shown = shortened(value, SAMPLE_CHARACTERS)
     shown = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", "\ufffd", shown.replace("\r\n", "\n"))
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", shown)), default=0))

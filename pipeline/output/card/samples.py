@@ -1,7 +1,4 @@
-"""A few rows of a finished part, to show people what was generated.
-
-It does not know how they are shown.
-"""
+"""Reads a few rows of a finished part for the dataset card."""
 
 from __future__ import annotations
 

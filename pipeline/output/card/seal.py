@@ -1,7 +1,4 @@
-"""The last line of the dataset card, a digest of the rest: a card without it, or changed since, is somebody else's file.
-
-It does not know what a card says.
-"""
+"""Seals the dataset card with a digest in its last line: a card without it, or changed since, is the user's own file."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from pipeline.store.base import Store
 from pipeline.store.door import fetch
 
 BESIDE = f"_job/{CARD}"
-"""Where the card goes when README.md is somebody else's."""
+"""The card's name if README.md is the user's own."""
 MOST_BYTES = 1 << 24
 _HEAD, _TAIL = b"<!-- promptmill wrote this file; sha256 of what is above: ", b" -->\n"
 
@@ -31,7 +28,7 @@ def is_sealed(data: bytes) -> bool:
 
 
 def put_card(store: Store, card: str) -> str:
-    """Put the card where it disturbs nobody's file, and return its stored name: README.md if that is free or ours."""
+    """Write the card without replacing a file of the user's, and return its stored name: README.md if that is free or ours."""
     data = sealed(card)
     if store.put_if_absent(CARD, data):
         return CARD
@@ -44,5 +41,5 @@ def holds_card(store: Store) -> bool:
     """Whether README.md is a card that nobody has changed."""
     try:
         return is_sealed(fetch(store, CARD, MOST_BYTES))
-    except (FileNotFoundError, ValueError, PlanRefused):  # a link to nowhere, a folder, or far too large
+    except (FileNotFoundError, ValueError, PlanRefused):  # a dangling link, a folder, or far too large
         return False

@@ -1,7 +1,4 @@
-"""A replica as a Ray actor: the worker in the actor's process, and what dispatch sees of it.
-
-It does not know how many there are, or where they are started.
-"""
+"""A replica as a Ray actor: the worker in the actor's process, and its interface for dispatch."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ from pipeline.work.job import Job
 from pipeline.work.worker import Worker
 
 CALLS = 4
-"""Calls that a replica takes at a time: two shards, one look at its progress, one to spare."""
+"""Concurrent calls per replica: two shards, one progress query, and one spare."""
 _NODE_GONE = re.compile(
     r"node (has )?(died|was terminated|is dead|was preempted|failed)|node.{0,80}(unreachable|drain)"
 )
@@ -41,13 +38,13 @@ _NODE_GONE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a replica is told of where it is.
+    """What a replica is told about its surroundings.
 
     Attributes:
-        sizing: How many replicas there are, and what each takes of its node.
-        most: Replicas that there may be at all; null: as many as there is room for, also on nodes that come later.
+        sizing: The number of replicas, and what each uses of its node.
+        most: Most replicas in all; None: as many as fit, also on nodes that join later.
         home: The id of the driver's node.
-        many: Whether there are other nodes, so that errors name theirs.
+        many: Whether there are other nodes; errors then name their node.
     """
 
     sizing: Sizing
@@ -57,10 +54,10 @@ class Place:
 
 
 class ReplicaActor:
-    """The worker in an actor's process. The model is loaded by `ready`, so that its errors come back as they are."""
+    """The worker in an actor's process. `ready` loads the model, so that errors reach the driver unchanged."""
 
     def __init__(self, job: Job, place: Place) -> None:
-        """Remember what to do."""
+        """Keep the arguments."""
         self._job, self._place = job, place
         self._worker: Worker | None = None
 
@@ -69,7 +66,7 @@ class ReplicaActor:
         here = next(node for node in nodes(with_draining=True) if node.id == this_node())
         sizing = self._place.sizing
         room, most = sizing.fit(here.size), self._place.most
-        together = max(1, room if most is None else min(room, most))  # that share this node
+        together = max(1, room if most is None else min(room, most))  # replicas that share this node
         share = min(sizing.gpus, 1.0) if sizing.gpus > 0 else 1 / together
         try:
             if here.id != self._place.home:
@@ -87,17 +84,17 @@ class ReplicaActor:
             raise RuntimeError("process before ready")
         try:
             return self._worker.submit(task).result()
-        except DeviceFault as error:  # another process may find the device, or another one, in order
+        except DeviceFault as error:  # another process may find this device, or another one, working
             print(error, file=sys.stderr, flush=True)
             os._exit(error.exit_code)
 
     def progress(self) -> Progress:
-        """The counters of the worker."""
+        """Return the worker's counters."""
         return self._worker.progress() if self._worker is not None else Progress()
 
 
 class RayReplica:
-    """An actor, as dispatch sees it."""
+    """The driver's handle of an actor; see `Replica`."""
 
     def __init__(self, name: str, actor: Any, facts: dict[str, Any]) -> None:
         """Wrap an actor that is ready."""
@@ -113,7 +110,7 @@ class RayReplica:
         return result
 
     def progress(self) -> Progress:
-        """See `Replica.progress`: the last answer, and another question on its way."""
+        """Return the last answer, and send another query; see `Replica.progress`."""
         if self._asked is not None:
             done, _ = ray.wait([self._asked], timeout=0)
             if not done:
@@ -121,13 +118,13 @@ class RayReplica:
             try:
                 self._progress = ray.get(self._asked)
             except RayError:
-                return self._progress  # dead or dying: dispatch hears of it through its shards
+                return self._progress  # dead or dying: dispatch learns of it through its shards
         self._asked = self._actor.progress.remote()
         return self._progress
 
 
 def unwrap(error: BaseException) -> BaseException:
-    """Turn what Ray raises for an actor into what it means."""
+    """Turn Ray's exception about an actor into one of ours."""
     if isinstance(error, RayTaskError):
         cause = error.cause
         if isinstance(cause, PromptmillError):
@@ -136,13 +133,13 @@ def unwrap(error: BaseException) -> BaseException:
     if isinstance(error, RayActorError):
         return (ReplicaLost if _is_of_the_cluster(error) else ReplicaDied)(reason(error))
     if isinstance(error, NodeDiedError | LocalRayletDiedError | OutOfMemoryError):
-        # Ray's memory monitor ends the largest process of a node that runs full, whoever filled it.
+        # Ray's memory monitor ends the largest process of a node that runs out of memory, whatever the cause.
         return ReplicaLost(reason(error))
     return ReplicaDied(reason(error)) if isinstance(error, RayError) else error
 
 
 def _pass_on(source: Any, result: Future[ShardReport | None]) -> None:
-    """Settle `result` as `source` is settled, with Ray's exceptions turned into ours."""
+    """Copy the outcome of `source` to `result`, with Ray's exceptions turned into ours."""
     error = source.exception()
     if error is None:
         result.set_result(source.result())
@@ -151,7 +148,7 @@ def _pass_on(source: Any, result: Future[ShardReport | None]) -> None:
 
 
 def _is_of_the_cluster(error: RayActorError) -> bool:
-    """Whether an actor is gone for a reason that has nothing to do with what it did: its node, or a network."""
+    """Whether an actor is gone for a reason unrelated to its task: its node, or the network."""
     text = str(error).lower()
     return (
         error.preempted

@@ -1,7 +1,4 @@
-"""Whether this machine has what a Ray of our own, or this process, is asked to use; told before anything is started.
-
-It does not know clusters: their nodes may come later.
-"""
+"""Checks that this machine has the cores and GPUs that a job without a cluster asks for, before anything starts."""
 
 from __future__ import annotations
 
@@ -11,10 +8,10 @@ from pipeline.work.config import ClusterConfig
 
 
 def check_machine(config: ClusterConfig) -> None:
-    """Refuse cores and GPUs that are not there.
+    """Refuse more cores or GPUs than this machine has.
 
     Raises:
-        ConfigurationError: With what was asked for and what there is.
+        ConfigurationError: The message says what was asked for and what exists.
     """
     if config.name == "existing":
         return
@@ -24,7 +21,7 @@ def check_machine(config: ClusterConfig) -> None:
             f"cluster.cpus_per_replica={asked}: this process may use {there} cores; must be auto or at most {there}"
         )
     if config.name == "inline" or config.gpus_per_replica == 0:
-        return  # inline, torch says it when it loads the model
+        return  # inline: torch reports it when it loads the model
     gpus = _gpus()
     if gpus is not None and config.gpus_per_replica > gpus:
         raise ConfigurationError(
@@ -34,7 +31,7 @@ def check_machine(config: ClusterConfig) -> None:
 
 
 def _gpus() -> int | None:
-    """GPUs as Ray counts them when it starts; null where it cannot be asked: it offers nothing public for that."""
+    """Return the GPUs that Ray would count at its start; None if unknown, as Ray has no public function for that."""
     try:
         from ray._private.accelerators import get_accelerator_manager_for_resource
     except ImportError:

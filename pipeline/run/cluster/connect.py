@@ -1,7 +1,4 @@
-"""Starts a Ray for a job, or joins a cluster that is there; it hands Ray on to the others that speak to it.
-
-It does not know replicas.
-"""
+"""Starts a Ray for a job, or joins an existing cluster; other modules import Ray from here."""
 
 from __future__ import annotations
 
@@ -47,32 +44,32 @@ logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 OBJECT_STORE_BYTES = 80 * 2**20
-"""Only shards and reports pass through Ray, so its object store is as small as it may be."""
+"""Bytes of Ray's object store, the least it accepts, because only shards and reports pass through Ray."""
 
 
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Set by Ray for a job that was submitted to a cluster."""
+"""Environment variable that Ray sets for a job that was submitted to a cluster."""
 
 
 class Head:
-    """The cluster's head, as far as a TCP connection tells whether it is there.
+    """The cluster's head, checked by TCP connections.
 
     Args:
         address: host:port of its service.
     """
 
     def __init__(self, address: str) -> None:
-        """Take it to be there."""
+        """Start with the assumption that it is there."""
         self.address = address
         self._heard = time.monotonic()
 
     @property
     def silent_seconds(self) -> float:
-        """Since when it has not answered."""
+        """Seconds since its last answer."""
         return time.monotonic() - self._heard
 
     def answers(self) -> bool:
-        """Ask, and wait a second at most."""
+        """Try to connect, for at most one second."""
         host, _, port = self.address.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
@@ -83,7 +80,7 @@ class Head:
 
 
 def _logical_cpus(config: ClusterConfig) -> int:
-    """What a Ray of our own is told to have: the cores, or more when more replicas were asked for by number."""
+    """Return the CPUs of the job's own Ray: the cores, or more if the configured replicas need more."""
     asked = [value for value in (config.replicas, config.cpus_per_replica) if value != "auto"]
     return max(cores(), math.prod(map(int, asked)))
 
@@ -96,21 +93,21 @@ def connect(config: ClusterConfig, folder: str | None, note: Callable[[str], Non
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    logging.getLogger("ray").setLevel(logging.ERROR)  # its level is ours to set when it does not configure logging
+    logging.getLogger("ray").setLevel(logging.ERROR)  # Ray does not configure logging here, so its level is ours to set
     try:
-        # Ray has workers look for modules in the driver's current folder first, where another `pipeline` may lie.
+        # Ray's workers search the driver's current folder for modules first, and another `pipeline` may be there.
         with contextlib.chdir("/"):
             if config.name == "existing":
                 ray.init(address=config.address, namespace="promptmill", runtime_env=_runtime_env(config), **quiet)
                 warn_if_open(ray.get_runtime_context().gcs_address, note)
             else:
-                # Ray guards a cluster with a token, which it would leave in the home directory; ours lasts as long as the job.
+                # Ray protects a cluster with a token, which it leaves in the home directory; ours lives as long as the job.
                 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
                 ray.init(
                     address="local", _node_ip_address=LOOPBACK, include_dashboard=False, num_cpus=_logical_cpus(config),
                     object_store_memory=OBJECT_STORE_BYTES, _temp_dir=folder, **quiet,
                 )  # fmt: skip
-    except Exception as error:  # Ray's start may raise whatever what it rests on does
+    except Exception as error:  # Ray's start may raise any exception of its libraries
         if isinstance(error, ConnectionError) and config.address == "auto":
             raise ClusterLost("cluster.address=auto: no Ray is running here; name the cluster's address") from error
         where = config.address or "this machine"
@@ -121,21 +118,21 @@ def connect(config: ClusterConfig, folder: str | None, note: Callable[[str], Non
             f"cluster.address={where}: Ray cannot be reached or started: {reason(error)}{hint}"
         ) from error
     if threading.current_thread() is threading.main_thread():
-        for number, handler in handlers.items():  # Ray puts its own in their place, and ends with code 15
+        for number, handler in handlers.items():  # restore: Ray replaces them with its own, which exit with code 15
             signal.signal(number, handler)
     _silence()
     sys.stdout.flush()
 
 
 def _runtime_env(config: ClusterConfig) -> dict[str, Any]:
-    """Have the nodes run the code of this process; a job that was submitted has brought its own already."""
+    """Return a runtime environment that ships this process's code; a submitted job has shipped its code already."""
     if not config.ship_code or JOB_CONFIG in os.environ:
         return {}
     return {"py_modules": [str(Path(pipeline.__file__).parent)], "excludes": ["**/__pycache__"]}
 
 
 def warn_if_open(address: str, note: Callable[[str], None]) -> None:
-    """Say it where a cluster runs what anyone sends who reaches it: it has no token, and is not on loopback."""
+    """Warn about a cluster that runs code from anyone who reaches it: without a token, and not on loopback."""
     if _has_token() or _is_loopback(address.rpartition(":")[0].strip("[]")):
         return
     note(
@@ -145,7 +142,7 @@ def warn_if_open(address: str, note: Callable[[str], None]) -> None:
 
 
 def _has_token() -> bool:
-    """Whether this process speaks to Ray with a token."""
+    """Whether this process uses a token with Ray."""
     return os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
 
 
@@ -157,9 +154,9 @@ def _is_loopback(host: str) -> bool:
 
 
 def _silence() -> None:
-    """Keep pages of state of Ray's own from the terminal when a process or a node ends: `replica_down` says it in a line.
+    """Keep Ray's long messages about ended processes and nodes off the terminal; the event `replica_down` says it in one line.
 
-    `log_to_driver=False` does not cover them, and nothing public does. Where Ray is built otherwise, they are shown.
+    Neither `log_to_driver=False` nor any public option covers them. With other Ray versions they may be shown.
     """
     worker: Any = getattr(getattr(ray, "_private", None), "worker", None)
     if hasattr(worker, "print_to_stdstream"):
@@ -167,7 +164,7 @@ def _silence() -> None:
 
 
 def reason(error: BaseException) -> str:
-    """The telling words of Ray's many: not the first line, as of other exceptions, but the last that names a cause."""
+    """Extract the cause from Ray's long messages: not the first line, as of other exceptions, but the last with a cause."""
     detail = re.search(r"Worker exit detail: (.*?)(?:\s*Some common causes|$)", str(error), re.DOTALL)
     if detail:
         return f"its process ended: {one_line(detail[1])}"

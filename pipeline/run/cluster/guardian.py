@@ -1,7 +1,7 @@
-"""Ends what a Ray of a job's own leaves behind, whatever became of the job: its processes, and its folder of sockets and logs.
+"""Cleans up after the job's own Ray, however the job ended: its processes, and its folder of sockets and logs.
 
-A process of its own waits for the job's end, which it sees by the closing of a pipe: that comes after SIGKILL, too. The
-file is run as a script that knows nothing but the standard library, so that it costs little.
+A separate process waits for the job's end, which closes a pipe, even after SIGKILL. This file runs as a script that imports
+only the standard library, so that the process is small.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from pathlib import Path
 
 PREFIX = "promptmill-ray-"
 MARK = "PROMPTMILL_RAY"
-"""The environment variable that the processes of one Ray inherit; those that give themselves a title may overwrite it."""
+"""The environment variable that marks the processes of one Ray; processes that set their title may overwrite it."""
 GRACE = 3.0
-"""Seconds that they have to end by themselves, as they do when Ray sees that its driver is gone."""
+"""Seconds for the processes to end by themselves, as they do when Ray sees that its driver is gone."""
 LAST = 10.0
-"""Seconds for which they are ended again and again."""
+"""Seconds for which remaining processes are killed repeatedly."""
 LONGEST = 40
-"""Characters that the folder of temporary files may have: Ray's sockets are below it, and their paths are limited to 107."""
+"""Most characters of the temporary folder's path: Ray's sockets are in it, and their paths are limited to 107."""
 
 
 class Guardian:
     """Waits beside a job, with a folder for its Ray."""
 
     def __init__(self) -> None:
-        """Make the folder and start the process. What is started after this is marked as belonging to the job."""
+        """Make the folder and start the process. Processes started after this carry the job's mark."""
         short = None if len(tempfile.gettempdir()) <= LONGEST - len(PREFIX) else "/tmp"
         self.folder = tempfile.mkdtemp(prefix=PREFIX, dir=short)
         mark = secrets.token_hex(16)
@@ -45,20 +45,20 @@ class Guardian:
         )  # fmt: skip
 
     def close(self) -> None:
-        """Have what is left ended and removed at once, and wait for that."""
+        """Clean up now, and wait for it."""
         os.environ.pop(MARK, None)
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(b"done")
             self._process.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # then it goes on alone
+        with contextlib.suppress(subprocess.TimeoutExpired):  # then it continues alone
             self._process.wait(timeout=2 * GRACE)
 
 
 def left(mark: str, folder: str, job: int) -> list[int]:
-    """The processes of a Ray: those that inherited its mark, or write to a file in its folder, such as their log.
+    """Return the processes of a Ray: those that inherited its mark, or write to a file in its folder, such as their log.
 
-    So does the job itself, which is left alone.
+    The job itself does too, but is left out.
     """
     others = {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()} - {os.getpid(), job}
     return [pid for pid in others if _is_marked(pid, mark) or _is_at_work_in(pid, folder)]
@@ -68,14 +68,14 @@ def _is_marked(pid: int, mark: str) -> bool:
     try:
         return f"{MARK}={mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
-        return False  # ended since, or another user's
+        return False  # ended meanwhile, or another user's
 
 
 def _is_at_work_in(pid: int, folder: str) -> bool:
     try:
         for opened in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
-                # The link's own permissions say how it is open: who only reads a log, as `tail` does, is left alone.
+                # The link's own permissions show how the file is open: readers of a log, such as `tail`, are left alone.
                 if opened.lstat().st_mode & stat.S_IWUSR and str(opened.readlink()).startswith(f"{folder}/"):
                     return True
     except OSError:
@@ -88,7 +88,7 @@ def clean_up(mark: str, folder: str, job: int, grace: float = GRACE) -> None:
     end = time.monotonic() + grace
     while left(mark, folder, job) and time.monotonic() < end:
         time.sleep(0.05)
-    # Again and again: while the processes are looked through, one of them may start another.
+    # Repeatedly, because a process may start another one during the search.
     end = time.monotonic() + LAST
     while (found := left(mark, folder, job)) and time.monotonic() < end:
         for process in found:
@@ -99,7 +99,7 @@ def clean_up(mark: str, folder: str, job: int, grace: float = GRACE) -> None:
 
 
 def main() -> None:
-    """Wait until the pipe closes, then clean up. Signals of a terminal do not come here: it is a session of its own."""
+    """Wait until the pipe closes, then clean up. The process has its own session, so it gets no signals from a terminal."""
     mark, folder, job = sys.argv[1:]
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     orderly = sys.stdin.buffer.read()

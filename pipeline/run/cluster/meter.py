@@ -1,7 +1,4 @@
-"""Publishes metrics at the endpoint that Ray keeps for Prometheus on every node, where `ray[default]` is installed.
-
-It does not know what they mean.
-"""
+"""Publishes metrics at the endpoint that Ray keeps for Prometheus on every node, where `ray[default]` is installed."""
 
 from __future__ import annotations
 
@@ -13,19 +10,19 @@ from pipeline.run.show.metrics import RUN_TAGS, Metric
 
 
 class RayMeter:
-    """Counters and gauges of Ray's.
+    """Counters and gauges of Ray.
 
-    Recording a number is a note within this process. Ray carries the notes to the node's endpoint every ten seconds, and
-    when the driver leaves the cluster; a gauge that was not set meanwhile is gone from there within 20 seconds, a counter
-    stays as long as the node's agent lives. Without `ray[default]` nobody asks for the notes.
+    Recording a number stores it in this process. Ray sends the numbers to the node's endpoint every ten seconds, and when the
+    driver leaves the cluster. A gauge that is no longer set disappears there within 20 seconds; a counter stays as long as the
+    node's agent lives. Without `ray[default]`, the numbers go nowhere.
     """
 
     def __init__(self) -> None:
-        """Make nothing yet: a metric is Ray's from its first number on."""
+        """Start without metrics: each is made at Ray with its first number."""
         self._known: dict[str, Any] = {}
 
     def ready(self) -> bool:
-        """Whether this process belongs to a Ray."""
+        """Whether this process is connected to Ray."""
         return ray.is_initialized()
 
     def add(self, metric: Metric, value: float, tags: Mapping[str, str]) -> None:

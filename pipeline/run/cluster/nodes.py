@@ -1,7 +1,4 @@
-"""The nodes of a Ray cluster: what each has for replicas, and which are about to leave.
-
-It does not know replicas.
-"""
+"""Lists the nodes of a Ray cluster: their resources, and which of them are about to leave."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from pipeline.run.dispatch.sizing import Node
 
 @dataclass(frozen=True, slots=True)
 class RayNode:
-    """A node that is alive: its id, its name for people, and what it has."""
+    """A live node: its id, its name for people, and its resources."""
 
     id: str
     name: str
@@ -22,7 +19,7 @@ class RayNode:
 
 
 def nodes(*, with_draining: bool = False) -> list[RayNode]:
-    """The nodes that are alive, without those that are about to leave unless they are asked for."""
+    """Return the live nodes; those that are about to leave only with `with_draining`."""
     leaving = set() if with_draining else draining()
     return [
         RayNode(node["NodeID"], _name(node), _size(node["Resources"]))
@@ -32,16 +29,16 @@ def nodes(*, with_draining: bool = False) -> list[RayNode]:
 
 
 def draining() -> set[str]:
-    """The ids of nodes of which it is known that they will be taken away: preempted, or scaled down.
+    """Return the ids of nodes that are known to leave soon: preempted, or scaled down.
 
-    Ray tells it nowhere in public. Where its inner parts are built otherwise, nodes are taken to leave without notice.
+    Ray has no public function for this. With a Ray version of other internals, nodes leave without notice.
     """
     state: Any = getattr(getattr(getattr(ray, "_private", None), "state", None), "state", None)
     return set(state.get_draining_nodes()) if hasattr(state, "get_draining_nodes") else set()
 
 
 def this_node() -> str:
-    """The id of the node that this process is on."""
+    """Return the id of this process's node."""
     return str(ray.get_runtime_context().get_node_id())
 
 

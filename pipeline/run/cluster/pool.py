@@ -1,7 +1,4 @@
-"""Replicas on Ray: as many as were asked for or as there is room for, on every node that fits, more when nodes join.
-
-It does not know what a worker does with a shard, nor who gets which.
-"""
+"""The pool of replicas on Ray: as many as configured, or as fit, on all suitable nodes, and more when nodes join."""
 
 from __future__ import annotations
 
@@ -23,27 +20,27 @@ from pipeline.work.config import ClusterConfig
 from pipeline.work.job import Job
 
 LOOK_SECONDS = 3.0
-"""Seconds between two looks whether the cluster's head answers, and which nodes have joined or are leaving."""
+"""Seconds between checks that the cluster's head answers, and which nodes have joined or are leaving."""
 HEAD_SECONDS = 15.0
-"""Seconds of silence after which the head counts as lost: Ray itself would wait for minutes, in every call."""
+"""Seconds without an answer after which the head counts as lost; Ray itself would wait for minutes in every call."""
 CLOSE_SECONDS = 8.0
-"""Seconds that Ray has to shut down; what it leaves after that is ended by the guardian, or with this process."""
+"""Seconds for Ray to shut down; the guardian, or the end of this process, ends what is left."""
 FAILED_STARTS = 3
-"""Replicas in a row that may die while their model is loading."""
+"""Most consecutive replicas that may die while their model is loading."""
 
 
 class RayPool:
-    """Replicas on a Ray that is started for this job, or on a cluster that is there.
+    """Replicas on a Ray that is started for this job, or on an existing cluster.
 
     Args:
-        job: What the workers make.
-        config: Where, and how many.
-        demand: What there is to do.
-        note: Tells the person who waits what is going on.
+        job: The job for the workers.
+        config: The options of the cluster.
+        demand: The work.
+        note: Shows a line of progress to the user.
     """
 
     def __init__(self, job: Job, config: ClusterConfig, demand: Demand, note: Callable[[str], None]) -> None:
-        """Remember what to start; `start` starts it."""
+        """Keep the arguments; `start` starts the replicas."""
         self._job, self._config, self._demand, self._note = job, config, demand, note
         self._numbers = itertools.count()
         self._starting: dict[Any, tuple[str, Any]] = {}
@@ -139,7 +136,7 @@ class RayPool:
 
     def close(self) -> None:
         """See `ReplicaPool.close`: a Ray of our own ends with everything in it."""
-        # Where the head is lost, each of Ray's calls may wait for minutes: they must not hold up the end of the job.
+        # If the head is lost, each call to Ray may wait for minutes; that must not delay the end of the job.
         closing = threading.Thread(target=self._shut_down, name="close", daemon=True)
         closing.start()
         closing.join(CLOSE_SECONDS)
@@ -163,7 +160,7 @@ class RayPool:
         ray.kill(self._actors.pop(name), no_restart=True)
 
     def _take(self, timeout: float) -> list[Replica]:
-        """Replicas whose model is loaded by now."""
+        """Return the replicas whose model has been loaded meanwhile."""
         if not self._starting:
             return []
         done, _ = ray.wait(list(self._starting), num_returns=len(self._starting), timeout=timeout)
@@ -184,15 +181,15 @@ class RayPool:
             self._facts = facts
             self._on_node[name] = facts["node_id"]
             ready.append(RayReplica(name, actor, facts))
-        for name, actor, refusal in refused:  # judged when all who answered are known: others may be ready
+        for name, actor, refusal in refused:  # handled after all answers are in: others may be ready
             self._go_without(name, actor, refusal)
         self._most = max(self._most, self._ready)
         return ready
 
     def _go_without(self, name: str, actor: Any, error: BaseException) -> None:
-        """A replica cannot be where it was put. While others work, that is told, and the job goes on without it.
+        """Handle a replica that cannot run on its node: if others work, report it and go on without it.
 
-        Its actor is kept: so it holds its place, and no other is put there.
+        Its actor is kept to hold its place, so that no other replica is put there.
         """
         if not self._ready or not isinstance(error, PromptmillError):
             raise error from None
@@ -202,10 +199,10 @@ class RayPool:
         self._note(f"{name} cannot start, and others go on without it: {error}")
 
     def _start_again(self, name: str, error: RayError) -> None:
-        """Start another in place of one that died while its model was loading: once may be chance, or its node's end.
+        """Replace a replica that died while its model was loading: once may be chance, or the end of its node.
 
         Raises:
-            ClusterLost: If that happens again and again, and no other replica works.
+            ClusterLost: If that happens repeatedly, and no other replica works.
         """
         del self._actors[name]
         if isinstance(error, RuntimeEnvSetupError):
@@ -222,9 +219,9 @@ class RayPool:
         self._note(f"{text} The others go on")
 
     def _look_at_nodes(self, unfinished: int) -> None:
-        """See which nodes are leaving; with `auto`, have as many replicas as there is room and work for, and some waiting.
+        """Find leaving nodes; with `auto`, request as many replicas as fit and have work, and some more.
 
-        Those that wait for room are what an autoscaler sees of the demand: half as many again as there is room for.
+        The additional ones, half as many again as fit, wait for resources and show the demand to an autoscaler.
         """
         if self._config.name != "existing":
             return
@@ -235,7 +232,7 @@ class RayPool:
         there = nodes()
         if self._failed_starts >= FAILED_STARTS:
             if self._ready and self._hopeless.issuperset(node.id for node in there):
-                return  # more would die of what the last ones died of
+                return  # more would die of the same cause
             self._failed_starts = 0
         room = max(1, sum(self._sizing.fit(node.size) for node in there) - self._refused)
         wanted = min(room + max(1, room // 2), unfinished)

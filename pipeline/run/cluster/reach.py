@@ -1,7 +1,7 @@
-"""What a replica's node must see as the driver sees it: the output's folder, the input, and the model's bytes.
+"""Checks that a replica's node sees the same output folder, input and model as the driver.
 
-A path means something else on every node that does not share it. Without this look, a node's parts would lie on its own
-disk, and another model of the same name would be taken for the planned one. It does not know Ray.
+A path means something else on every node that does not share it. Without this check, a node would write its parts to its own
+disk, or use another model of the same name.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pipeline.work.job import Job
 
 
 def check_reach(job: Job) -> None:
-    """Look at output, input and model from here.
+    """Check output, input and model on this node.
 
     Raises:
-        PlanRefused: If the output's folder does not hold the plan.
-        InputRefused: If the first input file is not there, or is not the one that was planned.
-        ModelRefused: If the model is not there, or is not the one that was planned with.
+        PlanRefused: If the output folder does not hold the plan.
+        InputRefused: If the first input file is missing, or is not the planned one.
+        ModelRefused: If the model is missing, or is not the planned one.
     """
     path = job.output.path
     if not OutputFolder(open_store(path, allow_unsafe=job.output.allow_unsafe_store)).holds(job.plan):

@@ -1,7 +1,4 @@
-"""A job on a Ray cluster, by Ray's Jobs API: handed over once, whoever does it how often, followed to its end, stopped.
-
-It does not know what the job does: a command line, and a folder with the code.
-"""
+"""Submits a job to a Ray cluster through Ray's Jobs API, once however often it is called, follows it and stops it."""
 
 from __future__ import annotations
 
@@ -21,9 +18,9 @@ from pipeline.run.cluster.connect import RayError, reason
 LOST_SECONDS = 60.0
 """Seconds without an answer after which the cluster's job server counts as lost."""
 START_SECONDS = 300.0
-"""How long a cluster that has just been started, on a busy machine maybe, may have nobody yet who takes a job."""
+"""Seconds for which a cluster that has just started may not accept jobs yet."""
 LOOK_SECONDS = 1.0
-"""Seconds between two looks at whether a job has ended."""
+"""Seconds between checks whether a job has ended."""
 CHATTY = ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
 """Loggers of Ray's client, which set their level themselves."""
 STOPPED = 143
@@ -31,7 +28,7 @@ STOPPED = 143
 
 
 class Handed(Enum):
-    """What became of a submission."""
+    """The result of a submission."""
 
     NEW = "submitted"
     AGAIN = "submitted again: it had ended without success"
@@ -41,13 +38,13 @@ class Handed(Enum):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How a submitted job stands.
+    """The state of a submitted job.
 
     Attributes:
-        status: Ray's word: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
+        status: Ray's status: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
         command: Its command line.
-        message: What Ray says of it.
-        exit_code: Of the job; null while it has not ended.
+        message: Ray's message about it.
+        exit_code: The job's exit code; None while it has not ended.
     """
 
     status: str
@@ -60,18 +57,18 @@ class JobServer:
     """The job server of a cluster.
 
     Args:
-        address: Where it is, such as http://head:8265; null: what Ray's environment variables say, or this machine.
+        address: Its address, such as http://head:8265; None: from Ray's environment variables, or this machine.
 
     Raises:
         ClusterLost: If it does not answer.
-        ConfigurationError: If the address cannot be one, Ray's job client is not installed, or the cluster wants a token.
+        ConfigurationError: If the address is invalid, Ray's job client is not installed, or the cluster requires a token.
     """
 
     def __init__(self, address: str | None) -> None:
         """Connect."""
         self._shown = address or "this machine"
-        self._seen = 0  # characters of a log that are an earlier try's
-        from ray.job_submission import JobSubmissionClient  # late: it brings in a web client
+        self._seen = 0  # characters of the log that belong to an earlier try
+        from ray.job_submission import JobSubmissionClient  # imported late: it loads a web client
 
         for name in CHATTY:
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -79,9 +76,9 @@ class JobServer:
             self._client: Any = JobSubmissionClient(address)
 
     def submit(self, submission_id: str, command: str, folder: Path) -> Handed:
-        """Have the cluster run a command in a folder, unless it has, or does so already under this id.
+        """Have the cluster run a command in a folder, unless a job of this id is running or has succeeded.
 
-        A job of this id that ended without success is submitted again, as it goes on where it was.
+        A job of this id that failed is submitted again and resumes.
 
         Raises:
             ConfigurationError: If the id belongs to another command.
@@ -100,7 +97,7 @@ class JobServer:
         except ConfigurationError as error:
             if "already exists" not in str(error.__cause__):
                 raise
-            now = self.known(submission_id)  # another was quicker
+            now = self.known(submission_id)  # another client was faster
             if now.exit_code is None:
                 return Handed.RUNNING
             raise ConfigurationError(
@@ -110,7 +107,7 @@ class JobServer:
         return Handed.NEW if before is None else Handed.AGAIN
 
     def state(self, submission_id: str) -> State | None:
-        """How a job stands; null if there is none of this id."""
+        """Return the state of a job; None if there is none of this id."""
         try:
             with _asking(f"submission_id={submission_id}"):
                 info = self._client.get_job_info(submission_id)
@@ -122,13 +119,13 @@ class JobServer:
         return State(status, info.entrypoint, info.message or "", _exit_code(status, info.driver_exit_code))
 
     def follow(self, submission_id: str, show: Callable[[str], None]) -> State:
-        """Show what a job prints until it ends; an interruption of the network shorter than a minute is passed over.
+        """Show a job's output until it ends; network interruptions of less than a minute are tolerated.
 
         Raises:
-            ClusterLost: If the job server is gone, or the job is.
+            ClusterLost: If the job server, or the job, is gone.
         """
         shown = _Shown(show, self._seen)
-        failing: tuple[float, int] | None = None  # since when, and how much was shown then
+        failing: tuple[float, int] | None = None  # since when, and how much had been shown then
         while True:
             try:
                 asyncio.run(self._show(submission_id, shown))
@@ -177,7 +174,7 @@ class JobServer:
         return state
 
     def _submit(self, submission_id: str, command: str, folder: Path) -> None:
-        """Submit, as soon as the cluster has somebody who takes a job."""
+        """Submit, as soon as the cluster accepts jobs."""
         end = time.monotonic() + START_SECONDS
         while True:
             try:
@@ -196,11 +193,11 @@ class JobServer:
         try:
             async for text in self._client.tail_job_logs(submission_id):
                 shown.take(text)
-        except Exception as error:  # the web client's have no base in common but this
+        except Exception as error:  # the web client's exceptions have no other common base
             raise ClusterLost(f"its log is interrupted: {reason(error)}") from error
 
     def _forget(self, submission_id: str) -> None:
-        """Make place for another try. Where another did so first, and has submitted it by now, Ray refuses that."""
+        """Delete the last try. Ray refuses that if another client has already resubmitted the job."""
         try:
             with _asking("log"):
                 self._seen = len(self._client.get_job_logs(submission_id))
@@ -214,7 +211,7 @@ class JobServer:
 
 
 class _Shown:
-    """Prints a log that is sent from its beginning again after each interruption."""
+    """Prints a log once, although it is sent from its beginning after each interruption."""
 
     def __init__(self, show: Callable[[str], None], seen: int) -> None:
         self._show, self._before, self._now = show, seen, 0
@@ -234,7 +231,7 @@ class _Shown:
 
 
 def _exit_code(status: str, of_the_driver: int | None) -> int | None:
-    """The exit code of an ended job; one that a signal ended has the shell's for that."""
+    """Return the exit code of an ended job; after a signal, 128 plus its number, as in a shell."""
     if status in ("PENDING", "RUNNING"):
         return None
     if status == "STOPPED":
@@ -246,7 +243,7 @@ def _exit_code(status: str, of_the_driver: int | None) -> int | None:
 
 @contextlib.contextmanager
 def _asking(what: str) -> Iterator[None]:
-    """Turn what Ray's client raises when it is refused into one line."""
+    """Turn exceptions of Ray's client into errors of one line."""
     try:
         yield
     except OSError as error:

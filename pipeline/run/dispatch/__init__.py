@@ -1,1 +1,1 @@
-"""Which replica does which task, and what follows from its report or its death."""
+"""Decides which replica does which task, and handles reports and deaths."""

@@ -1,8 +1,7 @@
 """Hands tasks to replicas, two in flight each, and takes their reports until none is left.
 
-A replica that dies or hangs is replaced, and its tasks are done again; what a slow or leaving one has is done by another,
-too. It does not know Ray, files, what a task is, or how
-a run is shown.
+A replica that dies or hangs is replaced, and its tasks are retried. The tasks of a slow or leaving replica are also given to
+another one. It uses no Ray: replicas come from a `ReplicaPool`.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from pipeline.run.shared.queue import Work
 from pipeline.types import ErrorCode, ShardReport, Task
 
 IN_FLIGHT = 2
-"""Shards a replica has in hand, so that its batch stays full when one of them runs out of rows."""
+"""Shards in flight per replica, so that its batch stays full when one of them runs out of rows."""
 WATCH = 1.0
-"""Seconds between two looks at whether replicas get on; more where a look takes more than a tenth of that."""
+"""Seconds between checks of the replicas' heartbeats; more if a check takes more than a tenth of that."""
 TICK = 0.2
-"""Seconds between two looks at signals, the deadline and the display."""
+"""Seconds between checks of signals, the deadline and the display."""
 
 
 @dataclass
@@ -35,12 +34,12 @@ class Dispatcher:
 
     Attributes:
         pool: Where replicas come from.
-        work: What there is to do.
+        work: The shards to do.
         on_report: Called with every report of a part.
         on_tick: Called about five times a second; may raise to stop the run.
-        on_event: Called with a fact's name and details.
-        hang_timeout: Seconds without any progress after which a replica that has work counts as hung.
-        clock: Seconds that only grow.
+        on_event: Called with an event's name and details.
+        hang_timeout: Seconds without progress after which a replica that has work counts as hung.
+        clock: A monotonic clock, seconds.
     """
 
     pool: ReplicaPool
@@ -69,7 +68,7 @@ class Dispatcher:
         Raises:
             PromptmillError: What a worker reported, or what `on_tick` raised.
         """
-        while self.work.waits:  # no model is loaded to look on while others work
+        while self.work.waits:  # load no model while only other drivers have work
             time.sleep(TICK)
             self.work.look()
             self.on_tick()
@@ -81,7 +80,7 @@ class Dispatcher:
             pass
 
     def step(self) -> bool:
-        """Hand out what can be, take what is finished, and return whether anything is left."""
+        """Hand out tasks, process what has finished, and return whether anything is left."""
         self._fill()
         if len(self._in_flight) == len(self._late) and self.work.exhausted:
             return False
@@ -105,16 +104,16 @@ class Dispatcher:
         return sum(wanted.values())
 
     def welcome(self, replica: Replica) -> None:
-        """Take on a replica that is ready."""
+        """Add a replica that is ready."""
         self.replicas.append(replica)
         self._hands.add(replica)
         self.on_event("replica_up", replica=replica.name, node=replica.node)
 
     def _fill(self) -> None:
-        """Give each replica its tasks: everyone's first before anyone's second, so that the last ones spread out."""
+        """Give each replica its tasks: a first task to all before a second to any, so that the last tasks spread out."""
         hands, work = self._hands, self.work
         self._copy_from_leaving()
-        # A task that must be alone waits for a replica to run empty; one at a time is kept from new work for that.
+        # A task that must be alone waits until a replica is empty; for that, one replica at a time gets no new work.
         emptying = hands.emptiest() if work.wants_alone and not hands.alone else None
         for depth in range(IN_FLIGHT):
             while (replica := hands.first(depth, but=emptying)) is not None and (task := work.next()) is not None:
@@ -124,7 +123,7 @@ class Dispatcher:
         self._copy_from_slow()
 
     def _copy_from_leaving(self) -> None:
-        """What a replica has that will be taken away, another begins before anything new."""
+        """Give the tasks of a leaving replica to another one, before any new task."""
         for held in self._copyable() if self._leaving else ():
             if held.replica.name in self._leaving:
                 replica = next((r for depth in range(IN_FLIGHT) if (r := self._hands.first(depth)) is not None), None)
@@ -133,7 +132,7 @@ class Dispatcher:
                 self._copy(held, replica)
 
     def _copy_from_slow(self) -> None:
-        """Have an idle replica do what another would take longer for. All in hand is compared for that, so once a second."""
+        """Let an idle replica repeat a task that it would finish first. This compares all tasks in flight, so once a second."""
         now = self.clock()
         if now < self._next_copy or self.work.waiting or self._hands.first(0) is None:
             return
@@ -147,7 +146,7 @@ class Dispatcher:
             self._copy(slowest, replica)
 
     def _copyable(self) -> list[InHand]:
-        """What is in hand once, is wanted, and is no trial."""
+        """Return the tasks that are in flight once, still needed, and no trials."""
         return [
             held
             for future, held in self._in_flight.items()
@@ -169,7 +168,7 @@ class Dispatcher:
         future.add_done_callback(self._settled.put)
 
     def _finished(self) -> list[Future[ShardReport | None]]:
-        """Wait a tick, or less when a future is settled. Reports come before deaths, which would take them along."""
+        """Wait a tick, or less if a future is done. Reports come before deaths, which would discard them."""
         done: list[Future[ShardReport | None]] = []
         try:
             done.append(self._settled.get(timeout=TICK))
@@ -179,10 +178,10 @@ class Dispatcher:
             return sorted(done, key=lambda future: future.exception() is not None)
 
     def _settle(self, future: Future[ShardReport | None]) -> None:
-        """Take one finished future: a report, a death, or an error of the job."""
+        """Process one finished future: a report, a death, or an error of the job."""
         held = self._in_flight.get(future)
         if held is None:
-            return  # its replica was buried meanwhile
+            return  # its replica was replaced meanwhile
         late = future in self._late  # another replica has committed the shard
         try:
             report = future.result()
@@ -209,7 +208,7 @@ class Dispatcher:
             self.on_report(report)
 
     def _see_off(self, names: set[str]) -> None:
-        """Give nothing more to replicas whose node is going to leave, and end them when nothing of theirs is wanted."""
+        """Give no more tasks to replicas whose node is about to leave, and end them when none of their tasks is needed."""
         for replica in [r for r in self.replicas if r.name in names and r.name not in self._leaving]:
             self.on_event("replica_leaving", replica=replica.name)
             self._leaving[replica.name] = replica
@@ -219,7 +218,7 @@ class Dispatcher:
                 self._bury(replica, ReplicaLost("its node is leaving"))
 
     def _watch(self) -> None:
-        """Take a replica for hung that has work and has got nothing done for too long."""
+        """Replace replicas that have work and have made no progress for too long."""
         now = self.clock()
         if now < self._next_watch:
             return
@@ -238,17 +237,17 @@ class Dispatcher:
             if not self._slow and future not in self._late and now - held.since > AT_RISK:
                 self._slow = True
                 self.on_event("shard_slow", shard=held.shard, rows=held.task.shard.rows, minutes=round(AT_RISK / 60))
-        # Every replica that is busy is asked: where that takes long, it is done more rarely.
+        # Every busy replica is asked; if that takes long, it is done less often.
         self._next_watch = now + max(WATCH, 10 * (self.clock() - now))
 
     def _bury(self, dead: Replica, death: ReplicaDied) -> None:
-        """Replace a replica, and have what it had in hand done again."""
+        """Replace a replica, and retry its tasks in flight."""
         if dead.name in self._leaving and not isinstance(death, ReplicaHung | ReplicaLost):
-            death = ReplicaLost(str(death))  # a node that goes ends its processes before it is known to be gone
+            death = ReplicaLost(str(death))  # a leaving node ends its processes before it is known to be gone
         lost = {future: held for future, held in self._in_flight.items() if held.replica is dead}
         for future in lost:
             del self._in_flight[future]
-        # What another has in hand, too, needs no second thought: if it is deadly, that one will tell.
+        # A task that another replica also has needs no retry or suspicion: if it is deadly, that replica will die too.
         elsewhere = {held.shard for future, held in self._in_flight.items() if future not in self._late}
         tasks = [h.task for f, h in lost.items() if f not in self._late and h.shard not in elsewhere]
         self._copied.difference_update(held.shard for held in lost.values())

@@ -1,6 +1,6 @@
-"""What dispatch needs of a replica and of the pool that makes them, and the replica that is this process.
+"""Defines the interfaces of a replica and a pool of them, and implements the replica that is this process.
 
-It does not know Ray; `ray_pool` has the replicas that live elsewhere.
+The replicas on Ray are in `pipeline/run/cluster`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pipeline.work.worker import Worker
 
 
 class ReplicaDied(Exception):
-    """The process of a replica is gone: its shards must be done by another.
+    """The process of a replica is gone: another one must do its shards.
 
-    `counts` tells whether that may be the fault of what it had in hand.
+    `counts`: whether its tasks may be the cause.
     """
 
     counts = True
@@ -33,25 +33,25 @@ class ReplicaHung(ReplicaDied):
 
 
 class ReplicaLost(ReplicaDied):
-    """A replica is gone with its node, or was taken away by the cluster."""
+    """A replica is gone with its node, or the cluster took it away."""
 
     counts = False
 
 
 class Replica(Protocol):
-    """A worker, wherever it is: its own name, and that of its node."""
+    """A worker, wherever it runs, with its name and its node's."""
 
     name: str
     node: str
 
     def submit(self, task: Task) -> Future[ShardReport | None]:
-        """Start on a task; the future gives a part's report, or null for a trial that was lived through.
+        """Start on a task; the future gives a part's report, or None for a trial that the replica survived.
 
         It raises `ReplicaDied` when the replica's process ends before that.
         """
 
     def progress(self) -> Progress:
-        """The counters last heard of, without waiting."""
+        """Return the latest known counters, without waiting."""
 
 
 class ReplicaPool(Protocol):
@@ -65,26 +65,26 @@ class ReplicaPool(Protocol):
         """
 
     def arrivals(self, unfinished: int) -> list[Replica]:
-        """Replicas that became ready since the last call, without waiting.
+        """Return the replicas that became ready since the last call, without waiting.
 
         Args:
-            unfinished: Shards that are in hand or wait to be handed out: more replicas than that would have nothing to do.
+            unfinished: Shards in flight or waiting: more replicas than that would have no work.
         """
 
     def leaving(self) -> set[str]:
-        """The names of replicas that will be taken away soon, with their node."""
+        """Return the names of replicas whose node will leave soon."""
 
     def bury(self, replica: Replica) -> None:
-        """Take note of a dead replica and start another in its place."""
+        """Drop a dead replica and start another in its place."""
 
     def pending(self) -> int:
-        """How many are starting."""
+        """Return how many replicas are starting."""
 
     def facts(self) -> dict[str, Any]:
-        """What the replicas run on, for the manifest."""
+        """Return facts about the replicas' machines, for the manifest."""
 
     def close(self) -> None:
-        """Stop all replicas and what was started for them."""
+        """Stop all replicas, and whatever was started for them."""
 
 
 class InlineReplica:
@@ -109,7 +109,7 @@ class InlinePool:
     """One replica, in this process, without Ray."""
 
     def __init__(self, job: Job, config: ClusterConfig, note: Callable[[str], None]) -> None:
-        """Take what the worker needs, and how to tell what is going on."""
+        """Keep the arguments; `note` shows a line of progress."""
         self._job, self._note = job, note
         self._sizing = choose_sizing(config, Demand(1, 0), [Node(cores())])
         self._worker: Worker | None = None
@@ -129,7 +129,7 @@ class InlinePool:
         return set()
 
     def bury(self, replica: Replica) -> None:
-        """Give up: a replica that hangs in this process cannot be ended without it.
+        """Give up: a hung replica in this process cannot be ended alone.
 
         Raises:
             ClusterLost: Always.

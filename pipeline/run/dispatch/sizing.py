@@ -1,7 +1,4 @@
-"""How many replicas, and how many threads and how much memory each, when the configuration says `auto`.
-
-It does not know Ray; it is told what nodes there are.
-"""
+"""Resolves `auto`: how many replicas, and how many threads and how much memory each of them has."""
 
 from __future__ import annotations
 
@@ -13,16 +10,16 @@ from pipeline.wording import counted
 from pipeline.work.config import CORES_A_REPLICA, ClusterConfig, bytes_of
 
 MEMORY_FACTOR = 2.0
-"""Memory that a replica is expected to take, over its weights: as much again for the cache and a step's tensors."""
+"""Expected memory of a replica, relative to its weights: as much again for the cache and a step's tensors."""
 PROCESS_BYTES = 2**30
-"""Memory that a replica takes beside that: Python, torch and what it reads and writes."""
+"""Further memory of a replica: Python, torch, and its input and output buffers."""
 USED = 0.9
-"""Share of the cores that could be used that must be, before more threads for a replica are worth it."""
+"""Least share of the usable cores that must stay in use for more threads per replica to be worth it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What there is to do: shards left, and the size of the model's weights in bytes."""
+    """The work: number of shards left, and the size of the model's weights in bytes."""
 
     shards: int
     weight_bytes: int
@@ -30,7 +27,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A machine for replicas: its processors and GPUs, and its memory in bytes if that is known."""
+    """A machine for replicas: its cores and GPUs, and its memory in bytes, if known."""
 
     cpus: int
     gpus: float = 0.0
@@ -39,7 +36,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Sizing:
-    """How many replicas, and what each takes of its node: processor threads, GPUs, and memory in bytes."""
+    """The number of replicas, and what each uses of its node: CPU threads, GPUs, and memory in bytes."""
 
     replicas: int
     threads: int
@@ -47,25 +44,25 @@ class Sizing:
     memory: int = 0
 
     def __str__(self) -> str:
-        """As a person would say it."""
+        """Return the text for messages."""
         return f"{counted(self.replicas, 'replica')}, {counted(self.threads, 'thread')} each"
 
     def fit(self, node: Node) -> int:
-        """How many replicas a node holds."""
+        """Return how many replicas fit on a node."""
         return _fit(node, self.threads, self.gpus, self.memory)
 
 
 def choose_sizing(config: ClusterConfig, demand: Demand, nodes: Sequence[Node]) -> Sizing:
     """Resolve `auto`.
 
-    One replica a GPU where GPUs are asked for; else one for every CORES_A_REPLICA cores, no more than memory holds; never
-    more than there are shards. On this machine, the cores are shared evenly among them; on a cluster, a replica has as many
-    as leave few cores of any node idle.
+    With GPUs, one replica per GPU; otherwise one per CORES_A_REPLICA cores, as far as memory allows; never more than there
+    are shards. On this machine, the replicas share the cores evenly; on a cluster, the threads per replica are chosen so that
+    few cores of any node stay idle.
 
     Args:
-        config: What was asked.
-        demand: What there is to do.
-        nodes: What there is: one node, or those of a cluster.
+        config: The options of the cluster.
+        demand: The work.
+        nodes: This machine, or the nodes of a cluster.
     """
     if config.name == "existing":
         return _on_a_cluster(config, demand, nodes)
@@ -93,7 +90,7 @@ def _on_a_cluster(config: ClusterConfig, demand: Demand, nodes: Sequence[Node]) 
         threads = int(config.cpus_per_replica)
     else:
         most = min(CORES_A_REPLICA, max((node.cpus for node in nodes), default=1))
-        # How many replicas there is room for, by the threads that each has.
+        # How many replicas fit, by the threads that each has.
         room = {t: sum(_fit(node, t, gpus, memory) for node in nodes) for t in range(1, max(1, most) + 1)}
         threads = _threads(config, room)
     room_for = sum(_fit(node, threads, gpus, memory) for node in nodes)
@@ -102,7 +99,7 @@ def _on_a_cluster(config: ClusterConfig, demand: Demand, nodes: Sequence[Node]) 
 
 
 def _threads(config: ClusterConfig, room: dict[int, int]) -> int:
-    """The most threads with which there is room for what was asked, or, for `auto`, with which few cores are idle."""
+    """Return the most threads with which the configured replicas fit, or, for `auto`, with which few cores stay idle."""
     if config.replicas != "auto":
         return max((t for t, replicas in room.items() if replicas >= int(config.replicas)), default=1)
     if config.gpus_per_replica > 0:  # the GPUs do the work
@@ -114,7 +111,7 @@ def _threads(config: ClusterConfig, room: dict[int, int]) -> int:
 def _memory_of(config: ClusterConfig, demand: Demand) -> int:
     if config.memory_per_replica != "auto":
         return bytes_of(config.memory_per_replica)
-    factor = 1.0 if config.gpus_per_replica > 0 else MEMORY_FACTOR  # on a GPU, weights only pass through
+    factor = 1.0 if config.gpus_per_replica > 0 else MEMORY_FACTOR  # with a GPU, the weights only pass through the host
     return int(factor * demand.weight_bytes) + PROCESS_BYTES
 
 
@@ -128,5 +125,5 @@ def _fit(node: Node, threads: int, gpus: float, memory: int) -> int:
 
 
 def _gpu_places(gpus: float, each: float) -> int:
-    """How many replicas a node's GPUs take: a share of a GPU lies on one GPU, as Ray has it."""
+    """Return how many replicas a node's GPUs hold: as in Ray, a fraction of a GPU is on one GPU."""
     return int(gpus) * int(1 / each + 1e-9) if each < 1 else int(gpus / each)

@@ -1,6 +1,6 @@
-"""Which tasks in hand are worth doing twice: those that an idle replica would end before the one that has them.
+"""Finds the tasks in flight that are worth doing twice, because an idle replica would finish them earlier.
 
-Doing a shard twice is harmless, as its bytes are the same and the first commit stays. It does not hand anything out.
+Doing a shard twice is harmless: its bytes are the same, and the first commit stays.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class InHand:
 
     Attributes:
         task: The task.
-        replica: Who has it.
-        alone: Whether the replica may have nothing else.
+        replica: The replica that has it.
+        alone: Whether the replica must have no other task.
         since: When it was handed out, in seconds.
     """
 
@@ -42,24 +42,24 @@ class InHand:
 
 @dataclass
 class Pace:
-    """How long each replica takes for a row, from the last shard that it finished: seconds from hand to hand."""
+    """Seconds per row of each replica, measured on the last shard that it finished, from handing it out to its report."""
 
     _seconds_a_row: dict[str, float] = field(default_factory=dict)
 
     def finished(self, task: InHand, now: float) -> None:
-        """A replica is through with a shard."""
+        """Record that a replica has finished a shard."""
         if task.rows:
             self._seconds_a_row[task.replica.name] = (now - task.since) / task.rows
 
     def gone(self, replica: str) -> None:
-        """A replica is no more."""
+        """Forget a replica."""
         self._seconds_a_row.pop(replica, None)
 
     def slowest(self, tasks: Iterable[InHand], idle: str, now: float) -> InHand | None:
-        """Return the task with which an idle replica saves the most time; null if it would save none.
+        """Return the task with which an idle replica saves the most time; None if it would save none.
 
-        A replica that has finished nothing yet counts as the median one. A task that is overdue is expected to take as
-        much longer as it is over already: after twice the time that was expected, another replica is taken to be quicker.
+        A replica that has finished nothing yet counts as the median one. An overdue task is expected to take as much longer
+        as it is overdue already: after twice the expected time, another replica is expected to be faster.
         """
         if not self._seconds_a_row:
             return None

@@ -1,8 +1,8 @@
-"""Claims: which driver works on which shard, so that several on one output share its work instead of doing it twice.
+"""Claims: which driver works on which shard, so that several drivers on one output share the work.
 
-A claim is a file that is put if absent; a driver that lives keeps a file of its own fresh. Ages are differences of the
-store's own clock, never of this machine's. Nothing here decides what is right: put-if-absent of the parts does, and a
-claim that is wrong costs time only. It does not know what a shard is, but its number.
+A claim is a file that is put if absent. A live driver writes a heartbeat to another file. Ages are measured on the store's
+clock, never on this machine's. Correctness does not rest on claims but on put-if-absent of the parts: a wrong claim costs
+only time.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from pipeline.store.process import is_gone, me
 CLAIMS = "_job/claims/"
 DRIVERS = "_job/drivers/"
 BEAT = 10.0
-"""Seconds between two signs of life of a driver."""
+"""Seconds between two heartbeats of a driver."""
 STALE = 60.0
-"""Seconds without one after which a driver counts as dead, and its claims as free."""
+"""Seconds without a heartbeat after which a driver counts as dead, and its claims as free."""
 
 MOST_BYTES = 1 << 16
-"""Bytes of a claim, and of what tells a driver's process from others."""
+"""Most bytes of a claim, and of a driver's process name."""
 
 _log = logging.getLogger(__name__)
 
 
 class Taken(Enum):
-    """What came of a claim."""
+    """The result of a claim."""
 
     YES = "yes"
     FROM_THE_DEAD = "the driver that held it ended without letting go of it"
@@ -43,7 +43,7 @@ class Taken(Enum):
 
 @dataclass
 class _Seen:
-    """A sign of life of another driver, and since when, on this machine's clock, it is the last one."""
+    """The last heartbeat of another driver, and when this machine first saw it."""
 
     modified: float
     since: float
@@ -57,8 +57,8 @@ class Claims:
         store: The output folder.
         driver: This driver's name; no other ever has it.
         process: What tells its process from others; see `pipeline.store.process`.
-        clock: Seconds that only grow.
-        threads: How many let go of shards while this driver goes on; 0: it waits for the store itself.
+        clock: A monotonic clock, seconds.
+        threads: How many threads release claims in the background; 0: the driver waits for the store itself.
     """
 
     store: Store
@@ -101,14 +101,14 @@ class Claims:
             return Taken.NO
         if owner is not None:
             self.store.delete(_name(index))
-        # Two drivers that find the same dead one may both come here: one of them then works for nothing.
+        # Two drivers that find the same dead one may both get here: one of them then works for nothing.
         if not self.store.put_if_absent(_name(index), self.driver.encode()):
             return Taken.NO
         self.held.add(index)
         return Taken.FROM_THE_DEAD if owner is not None else Taken.YES
 
     def release(self, index: int) -> None:
-        """Let go of a shard: it is committed, or another may do it."""
+        """Release a shard: it is committed, or another driver may do it."""
         self.held.discard(index)
         if self._pool is None:
             self._let_go(index)
@@ -116,21 +116,21 @@ class Claims:
             self._pool.submit(self._try_to_let_go, index)
 
     def look(self) -> dict[int, str]:
-        """Return the shards that drivers other than this one hold who live, and who they are."""
+        """Return shard → driver for the claims of all other live drivers."""
         self._look_at_drivers()
         before, self._owners = self._owners, {}
         for file in list(self.store.list(CLAIMS)):
             number = file.name.removeprefix(CLAIMS)
             if number.isdigit() and int(number) not in self.held:
                 index = int(number)
-                known = before.get(index)  # each claim is read once, not at every look
+                known = before.get(index)  # each claim is read only once
                 fresh = known is not None and known[0] == file.last_modified
                 self._owners[index] = known if known is not None and fresh else (file.last_modified, self._owner(index))
         owners = {index: owner for index, (_, owner) in self._owners.items() if owner is not None}
         return {index: owner for index, owner in owners.items() if owner != self.driver and self._lives(owner)}
 
     def close(self) -> None:
-        """Let go of everything, as a driver does that stops in good order. Where that fails, it will be taken for dead."""
+        """Release all claims, as a driver does that stops normally. If that fails, others will take this driver for dead."""
         self._closing, self._failed = True, False
         try:
             for index in list(self.held):
@@ -142,7 +142,7 @@ class Claims:
             _log.warning("claims are left in %s, for a minute: %s", CLAIMS, error)
 
     def sweep(self) -> None:
-        """Remove the claims of an output that is complete, and the signs of life of drivers that are dead."""
+        """Remove the claims of a complete output, and the heartbeats of dead drivers."""
         for file in list(self.store.list(CLAIMS)):
             self.store.delete(file.name)
         self._look_at_drivers()
@@ -154,14 +154,14 @@ class Claims:
             self.store.delete(_name(index))
 
     def _try_to_let_go(self, index: int) -> None:
-        """Let go of a shard in a thread. At the end, a store that cannot be reached is not asked for every shard."""
+        """Release a shard in a thread. When the driver stops, an unreachable store is not asked once per shard."""
         if self._closing and self._failed:
             return
         try:
             self._let_go(index)
         except (PromptmillError, OSError) as error:
             self._failed = True
-            self.held.add(index)  # to be let go of at the end
+            self.held.add(index)  # released at the end
             _log.warning("the claim %s could not be removed: %s", _name(index), error)
 
     def _owner(self, index: int) -> str | None:
@@ -173,13 +173,13 @@ class Claims:
             return "nobody: no driver writes as much"
 
     def _lives(self, driver: str, *, look: bool = False) -> bool:
-        """Whether a driver gives signs of life, as far as is known, or after another look."""
+        """Whether a driver is alive, by what is known, or by another look at the heartbeats."""
         if look and driver not in self._dead:
             self._look_at_drivers()
         return driver in self._seen and driver not in self._dead
 
     def _look_at_drivers(self) -> None:
-        """See who lives, by the store's clock, and by what changes while this driver looks: a clock may be set back."""
+        """Find live drivers by the store's clock, and by heartbeats that change meanwhile: a clock may be set back."""
         now = self.clock()
         there = {file.name.removeprefix(DRIVERS): file.last_modified for file in self.store.list(DRIVERS)}
         mine = there.pop(self.driver, None)
@@ -196,7 +196,7 @@ class Claims:
             del self._seen[driver]
 
     def _is_gone(self, driver: str) -> bool:
-        """Whether a driver's process was on this machine and is no more; read once a driver."""
+        """Whether a driver's process was on this machine and has ended; the name is read once per driver."""
         if driver not in self._processes:
             try:
                 self._processes[driver] = fetch(self.store, DRIVERS + driver, MOST_BYTES).decode(errors="replace")
@@ -206,10 +206,10 @@ class Claims:
 
 
 class Pulse:
-    """A thread that gives a driver's sign of life, whatever its main thread is busy with."""
+    """A thread that writes a driver's heartbeat, whatever the main thread is doing."""
 
     def __init__(self, claims: Claims, every: float = BEAT) -> None:
-        """Give the first one, and start."""
+        """Write the first heartbeat, and start the thread."""
         self._claims, self._every, self._stopped = claims, every, threading.Event()
         claims.beat()
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
@@ -220,7 +220,7 @@ class Pulse:
             self._claims.beat()
 
     def stop(self) -> None:
-        """Stop, before the driver lets go of what it holds: no sign of life comes after that."""
+        """Stop, before the driver releases its claims; no heartbeat is written after that."""
         self._stopped.set()
         self._thread.join(timeout=5)
 

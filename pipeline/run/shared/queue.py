@@ -1,7 +1,4 @@
-"""What is left to do of an output, shared with other drivers: which task is next, and what follows from what became of it.
-
-It does not know replicas, nor how a task is done.
-"""
+"""The queue of an output's missing shards, shared with other drivers: gives the next task, and handles results and deaths."""
 
 from __future__ import annotations
 
@@ -16,11 +13,11 @@ from pipeline.run.shared.suspects import Suspect, Suspects, witness
 from pipeline.types import ErrorCode, Shard, Task
 
 LOSSES = 5
-"""Times that a shard may be lost with a node before one counts as a death of its replica."""
+"""How often a shard may be lost with a node before the next loss counts as a death of its replica."""
 LOOK = 2.0
-"""Seconds between two looks at what other drivers have done; more where a look takes more than a tenth of that."""
+"""Seconds between checks of what other drivers have done; more if a check takes more than a tenth of that."""
 LISTED = 200
-"""Parts that a store lists in the time in which it tells of one whether it is there."""
+"""Parts that a store lists in the time of one existence check."""
 
 
 @dataclass
@@ -28,15 +25,15 @@ class Work:
     """The shards of one output that are not committed yet, as one driver sees them.
 
     Attributes:
-        plan: What is made.
+        plan: The plan.
         missing: The shards to do, in the order in which to begin them.
-        claims: This driver's.
+        claims: This driver's claims.
         suspects: The shards that replicas died with.
-        is_committed: Whether a shard's part is there.
-        committed: All shards whose parts are there.
-        on_event: Called with a fact's name and details.
+        is_committed: Returns whether a shard's part exists.
+        committed: Returns all shards whose parts exist.
+        on_event: Called with an event's name and details.
         on_elsewhere: Called with each shard that another driver has committed.
-        clock: Seconds that only grow.
+        clock: A monotonic clock, seconds.
     """
 
     plan: Plan
@@ -58,7 +55,7 @@ class Work:
     _next_list: float = float("-inf")
 
     def __post_init__(self) -> None:
-        """See what is known from earlier starts, and what others have in hand."""
+        """Read what earlier starts found out, and what other drivers hold."""
         self._queue.extend(self.missing)
         self.suspects.load()
         held = self.claims.look()
@@ -69,22 +66,22 @@ class Work:
 
     @property
     def exhausted(self) -> bool:
-        """Whether nothing is left, in hand or elsewhere."""
+        """Whether no shard is left, here or with other drivers."""
         return not (self._queue or self._alone or self._in_hand or self._elsewhere)
 
     @property
     def waits(self) -> bool:
-        """Whether there is nothing to hand out now, but there may be."""
+        """Whether there is no task now, but may be one later."""
         return bool(self._elsewhere) and not (self._queue or self._alone or self._in_hand)
 
     @property
     def elsewhere(self) -> int:
-        """Shards that other drivers work on."""
+        """Number of shards that other drivers work on."""
         return len(self._elsewhere)
 
     @property
     def waiting(self) -> int:
-        """Shards that can be handed out."""
+        """Number of shards that can be handed out."""
         return len(self._queue) + len(self._alone)
 
     @property
@@ -93,7 +90,7 @@ class Work:
         return bool(self._alone)
 
     def next(self) -> Task | None:
-        """Return a task that may share its replica with others; null if there is none now."""
+        """Return a task that may share its replica with others; None if there is none now."""
         while self._queue:
             shard = self.plan.shard(self._queue.popleft())
             suspect = self._taken(shard)
@@ -106,13 +103,13 @@ class Work:
         return None
 
     def next_alone(self) -> Task | None:
-        """Return a task that must have a replica for itself; null if there is none now."""
+        """Return a task that must have a replica for itself; None if there is none now."""
         if not self._alone:
             return None
         shard = self.plan.shard(self._alone.popleft())
         suspect = self.suspects.get(shard)
         self.suspects.keep(suspect)
-        # Attempts are counted by each driver, so what an earlier one left there is no witness for this one.
+        # Each driver counts its own attempts, so a marker of an earlier driver proves nothing for this one.
         self.claims.store.delete(witness(shard.index))
         return replace(self._task(shard, suspect), witness=witness(shard.index))
 
@@ -122,7 +119,7 @@ class Work:
         return replace(task, attempt=attempt)
 
     def done(self, task: Task) -> None:
-        """A task came to its end: a part is committed, or a trial passed."""
+        """Record that a task ended: its part is committed, or its trial passed."""
         index = task.shard.index
         self._in_hand.discard(index)
         if task.trial is None:
@@ -138,7 +135,7 @@ class Work:
         self._again(suspect)
 
     def died(self, task: Task, code: ErrorCode) -> None:
-        """A replica died, or hung, with a task in hand.
+        """Record that a replica died or hung with a task in flight.
 
         Raises:
             WorkerFailed: If there is nothing left to try.
@@ -164,9 +161,9 @@ class Work:
         self._again(suspect)
 
     def give_back(self, task: Task) -> None:
-        """A task was lost for a reason that has nothing to do with its rows, such as the end of a node.
+        """Record that a task was lost for a reason unrelated to its rows, such as the end of a node.
 
-        Lost so often that this is hard to believe, it is taken for a death: a row must not have nodes replaced for ever.
+        If that happens too often, it counts as a death, so that a row cannot make nodes be replaced forever.
         """
         index = task.shard.index
         lost = self._lost[index] = self._lost.get(index, 0) + 1
@@ -177,11 +174,11 @@ class Work:
         self._again(self.suspects.get(task.shard))
 
     def look(self) -> None:
-        """Now and then, see what other drivers have committed, and take over what the dead among them held."""
+        """From time to time, see what other drivers have committed, and take over the shards of dead ones."""
         begin = self.clock()
         if not self._elsewhere or begin < self._next_look:
             return
-        # Who holds what comes first: a shard whose claim is gone is then seen as committed, if that is why.
+        # Read the claims first: if a claim is gone because its shard was committed, the listing after it shows the part.
         let_go = sorted(self._elsewhere.difference(self.claims.look()))
         few = len(let_go) * LISTED < self.plan.shard_count
         there = {index for index in let_go if self.is_committed(index)} if few else self.committed()
@@ -194,12 +191,12 @@ class Work:
         self._next_look = self._paced(begin)
 
     def _paced(self, begin: float) -> float:
-        """When to do again what was begun at `begin` and is done now, so that it stays below a tenth of the time."""
+        """Return when to repeat what began at `begin` and ended now, so that it takes less than a tenth of the time."""
         now = self.clock()
         return now + max(LOOK, 10 * (now - begin))
 
     def _taken(self, shard: Shard) -> Suspect | None:
-        """Claim a shard, and return what is held against it; null if it is not for this driver to do."""
+        """Claim a shard, and return its suspicion; None if this driver is not to do it."""
         taken = self.claims.take(shard.index)
         if taken is Taken.NO:
             self._elsewhere.add(shard.index)
@@ -218,7 +215,7 @@ class Work:
         return suspect
 
     def _pass_over(self, index: int) -> None:
-        """Another driver has been at work since this one listed what is there: list it again, and go on after that."""
+        """Skip a shard: another driver has committed parts since the last listing, so list them again before going on."""
         begin = self.clock()
         if begin < self._next_list:
             self.on_elsewhere(index)
@@ -235,7 +232,7 @@ class Work:
         return Task(shard, attempt, suspect.trial, dict(suspect.guilty))
 
     def _again(self, suspect: Suspect) -> None:
-        """Put a shard that this driver holds back in front."""
+        """Put a shard that this driver holds back at the front."""
         if suspect.alone:
             self._alone.appendleft(suspect.shard)
         else:

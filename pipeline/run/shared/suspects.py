@@ -1,7 +1,7 @@
-"""Finds the rows that end or hang replicas: a shard that two replicas died with is tried in halves until single rows are left.
+"""Finds the rows that kill or hang replicas: a shard that two replicas died with is tried in halves, down to single rows.
 
-It is told what happened to each trial, and says what to try next. What it knows is kept with the output before a trial
-begins, so that a search goes on where the last driver left it. It does not know replicas.
+It records the result of each trial and decides what to try next. It stores its state with the output before each trial, so
+that the next driver continues the search.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from pipeline.types import ErrorCode, Shard, Task
 
 SUSPECTS = "_job/suspects/"
 DEATHS = 2
-"""Replicas that may die with the same rows in hand before these rows are searched, or a single row is blamed."""
+"""How many replicas may die with the same rows before these are searched, or a single row is blamed."""
 UNEXPLAINED = 4
-"""Drivers that may end with the same rows in hand before that counts as a death: most are killed by something else."""
+"""How many drivers may end with the same rows before that counts as a death: most are killed by something else."""
 SEARCHES = 2
-"""Searches of one shard; a third would not find more."""
+"""Most searches of one shard; another would not find more."""
 MOST_BYTES = 1 << 20
-"""Bytes of what is known of a shard."""
+"""Most bytes of a suspect's file."""
 GUILTY = 8
-"""Rows of one shard that may be blamed; with more, something else is wrong."""
+"""Most rows of one shard that may be blamed; with more, something else is wrong."""
 
 _log = logging.getLogger(__name__)
 
@@ -38,10 +38,10 @@ class Suspect:
     Attributes:
         shard: Its number.
         rows: Its input rows.
-        deaths: Replicas that died with what is tried now.
-        unexplained: Drivers that ended while it was tried.
-        open: Row ranges still to be tried, the next one first; none: the whole shard is tried.
-        guilty: Row → why: what its replica did.
+        deaths: Number of replicas that died with the rows of the current trial.
+        unexplained: Number of drivers that ended during it.
+        open: Row ranges still to try, the next one first; empty: the whole shard is tried.
+        guilty: Row → what happened to its replica.
         searches: How often the shard was searched.
     """
 
@@ -55,31 +55,31 @@ class Suspect:
 
     @property
     def alone(self) -> bool:
-        """Whether it must have a replica for itself, so that a death tells something."""
+        """Whether it must have a replica for itself, so that a death is conclusive."""
         return bool(self.open) or self.deaths > 0 or self.unexplained >= DEATHS
 
     @property
     def trial(self) -> tuple[int, int] | None:
-        """The rows to be tried; null: all of them, to be written."""
+        """The rows to try; None: all rows, and write the part."""
         return self.open[0] if self.open else None
 
     def passed(self) -> None:
-        """A replica lived through what was tried."""
+        """Record that a replica survived the trial."""
         self.deaths = self.unexplained = 0
         if self.open:
             self.open.pop(0)
 
     def driver_ended(self) -> None:
-        """The driver ended while it was tried, and so perhaps, but not likely, for that reason."""
+        """Record that the driver ended during the trial, which is perhaps, but not likely, the reason."""
         self.unexplained += 1
         if self.unexplained >= UNEXPLAINED:
             self.died(ErrorCode.WORKER_CRASH)
 
     def died(self, code: ErrorCode) -> None:
-        """A replica died of what was tried.
+        """Record that a replica died in the trial.
 
         Raises:
-            WorkerFailed: If no row can be blamed for it, or too many would have to be.
+            WorkerFailed: If no row can be blamed for it, or too many would be.
         """
         self.unexplained = 0
         self.deaths += 1
@@ -119,7 +119,7 @@ class Suspect:
             )
 
     def to_json(self) -> bytes:
-        """The content of its file."""
+        """Return the content of its file."""
         body = {
             "rows": self.rows, "deaths": self.deaths, "unexplained": self.unexplained, "open": self.open,
             "guilty": self.guilty, "searches": self.searches,
@@ -131,7 +131,7 @@ class Suspect:
         """Read its file.
 
         Raises:
-            ValueError: If it is not one.
+            ValueError: If it is not such a file.
         """
         body = parse(data, _Body)
         ranges = [(r[0], r[1]) for r in body.open if len(r) == 2 and 0 <= r[0] <= r[1] <= body.rows]
@@ -162,28 +162,28 @@ class Suspects:
     _kept: set[int] = field(default_factory=set)
 
     def load(self) -> None:
-        """See which there are; each is read when it is asked for."""
+        """List the suspects; each file is read when it is needed."""
         numbers = (file.name.removeprefix(SUSPECTS) for file in self.store.list(SUSPECTS))
         self._kept = {int(number) for number in numbers if number.isdigit()}
 
     def get(self, shard: Shard) -> Suspect:
-        """What is known of a shard; a fresh one if nothing is."""
+        """Return a shard's suspect, read from its file; a new one if there is none."""
         if shard.index not in self._known:
             self._known[shard.index] = self._read(shard)
         return self._known[shard.index]
 
     def is_known(self, index: int) -> bool:
-        """Whether anything was ever held against a shard."""
+        """Whether a shard was ever under suspicion."""
         return index in self._known or index in self._kept
 
     def keep(self, suspect: Suspect) -> None:
-        """Write down what is known; before the next trial."""
+        """Store the state; call it before the next trial."""
         self._known[suspect.shard] = suspect
         self._kept.add(suspect.shard)
         self.store.put(_name(suspect.shard), suspect.to_json())
 
     def has_begun(self, task: Task) -> bool:
-        """Whether a replica put its witness: one that was dead before is no evidence."""
+        """Whether a replica wrote the task's marker; if it died before that, its death is no evidence."""
         if task.witness is None:
             return True
         try:
@@ -192,7 +192,7 @@ class Suspects:
             return False
 
     def clear(self, index: int) -> None:
-        """The shard is committed. What rows are guilty stays known, in case its part is lost and made again."""
+        """Clear a committed shard. Its guilty rows stay known, in case the part is lost and made again."""
         suspect = self._known.pop(index, None)
         if index in self._kept:
             self.store.delete(witness(index))
@@ -215,13 +215,13 @@ class Suspects:
 
 
 def _halves(start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """The ranges to try in place of one that kills; a single row has no halves."""
+    """Yield the ranges to try in place of one that kills; none for a single row."""
     middle = (start + stop + 1) // 2
     yield from ((a, b) for a, b in ((start, middle), (middle, stop)) if a < b)
 
 
 def witness(index: int) -> str:
-    """The stored name of the file that a replica puts when it begins with a shard under suspicion."""
+    """Return the stored name of the marker that a replica writes when it begins a shard under suspicion."""
     return f"{_name(index)}.begun"
 
 

@@ -1,7 +1,4 @@
-"""Turns how a run gets on into counters and gauges for Prometheus.
-
-It does not know Ray, nor who reads them: a `Meter` takes the numbers.
-"""
+"""Publishes the progress of a run as counters and gauges for Prometheus."""
 
 from __future__ import annotations
 
@@ -16,9 +13,9 @@ from pipeline.run.show.progress import RunSnapshot, TimeLeft
 from pipeline.types import Progress, ShardReport
 
 PREFIX = "ray_"
-"""What Ray puts before every name."""
+"""Ray's prefix of every name."""
 FINISHED = "finished"
-"""Why a driver stopped that has no shard left to do. Else it is the name of the exception that ended it."""
+"""The reason of a driver that stopped because no shard was left. Otherwise it is the name of the exception that ended it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +76,10 @@ METRICS = {
 
 
 class Meter(Protocol):
-    """Takes numbers, and has them published."""
+    """Records numbers and publishes them."""
 
     def ready(self) -> bool:
-        """Whether it takes any now."""
+        """Whether it accepts numbers now."""
 
     def add(self, metric: Metric, value: float, tags: Mapping[str, str]) -> None:
         """Raise a counter by `value`, which is above 0."""
@@ -94,14 +91,14 @@ class Meter(Protocol):
 class Metrics:
     """A run's metrics.
 
-    What a replica counts goes into counters without its name, which only grow when it dies. What it holds is gauges with
-    its name, which are not set any more when it is gone.
+    A replica's counts go into counters without its name, which do not shrink when it dies. Its load goes into gauges with
+    its name, which are no longer set when it is gone.
 
     Args:
         meter: Where the numbers go.
         plan: The plan id's first eight digits.
         driver: The driver's id.
-        deadline: Local time at which the run stops; null: none.
+        deadline: Local time at which the run stops; None: no deadline.
         starting: How many replicas are starting.
         clock: Unix time in seconds.
     """
@@ -123,7 +120,7 @@ class Metrics:
         self._last_progress = 0.0
 
     def report(self, report: ShardReport) -> None:
-        """Take a committed part, unless another driver or an earlier attempt had committed it: it counts once."""
+        """Count a committed part, unless another driver or an earlier attempt had committed it."""
         if not report.already_there:
             self._output_rows += report.completions
             self._prompt_tokens += report.prompt_tokens
@@ -131,17 +128,17 @@ class Metrics:
             self._errors.update(report.errors)
 
     def event(self, name: str, facts: Mapping[str, Any]) -> None:
-        """Take an event; those that are no replica's death change nothing."""
+        """Count an event; only deaths of replicas have a metric."""
         if name == "replica_down":
             self._deaths[_kind(facts)] += 1
 
     def publish(self, snapshot: RunSnapshot, replicas: Mapping[str, Progress], alive: Sequence[str]) -> None:
-        """Publish how it gets on.
+        """Publish the progress.
 
         Args:
-            snapshot: Where the run stands.
-            replicas: The last counters of every replica that there was.
-            alive: Names of those that are there.
+            snapshot: The state of the run.
+            replicas: The last counters of every replica, dead ones included.
+            alive: Names of the live replicas.
         """
         if not self._meter.ready():
             return
@@ -163,14 +160,14 @@ class Metrics:
         self._set_times(snapshot, {name: progress.beats for name, progress in replicas.items()})
 
     def stop(self, reason: str) -> None:
-        """Publish that the driver stops; `publish` comes before."""
+        """Publish that the driver stops; call `publish` before."""
         if self._meter.ready():
             self._count("promptmill_driver_stops_total", 1, reason)
 
     def _count_work(self, everyone: Collection[Progress]) -> None:
-        """Count what the engines did, those of dead replicas too.
+        """Count the work of all engines, those of dead replicas included.
 
-        What was heard of a replica is half a second old, so its last tokens are known only by the parts they are in.
+        A replica's counters may be half a second old, so the last tokens of a dead one are known only from its parts.
         """
         prompt, completion = sum(p.prompt_tokens for p in everyone), sum(p.completion_tokens for p in everyone)
         self._count("promptmill_prompt_tokens_total", max(prompt, self._prompt_tokens))
@@ -180,7 +177,7 @@ class Metrics:
         self._count("promptmill_engine_steps_total", sum(p.steps for p in everyone))
 
     def _set_load(self, name: str, progress: Progress) -> None:
-        """Tell what a replica holds; a cache without blocks has no metrics."""
+        """Publish a replica's load; a cache without blocks has no metrics."""
         self._set("promptmill_running_sequences", progress.running, name)
         self._set("promptmill_waiting_sequences", progress.waiting, name)
         if progress.room.max_num_seqs:  # none before the first step
@@ -202,7 +199,7 @@ class Metrics:
         self._set("promptmill_last_seen_timestamp_seconds", now)
 
     def _count(self, name: str, total: float, *values: str) -> None:
-        """Raise a counter to a total; a total that does not grow is left alone."""
+        """Raise a counter to a total, if the total has grown."""
         before = self._published.get((name, values), 0)
         if total > before:
             self._meter.add(METRICS[name], total - before, self._tags(name, values))
@@ -216,7 +213,7 @@ class Metrics:
 
 
 def _kind(facts: Mapping[str, Any]) -> str:
-    """How a replica ended, from the facts of `replica_down`."""
+    """Return how a replica ended, from the facts of `replica_down`."""
     if not facts["counts"]:
         return "lost"
     return "hung" if facts["reason"].startswith("no progress for") else "crashed"

@@ -1,7 +1,4 @@
-"""Adds up what replicas and reports say into what the display shows and the manifest keeps.
-
-It does not know how replicas run or how anything is shown.
-"""
+"""Adds up the counters and reports of replicas for the display and the manifest."""
 
 from __future__ import annotations
 
@@ -17,22 +14,22 @@ from pipeline.types import Progress, ShardReport
 from pipeline.wording import counted
 
 WINDOW = 10.0
-"""Seconds over which the shown rate is taken."""
+"""Seconds over which the displayed rate is averaged."""
 
 
 class Monitor:
     """The state of a run.
 
     Args:
-        plan: What is made.
-        committed: Shards that were there at the start.
-        samples_per_row: To turn completions into rows for the display.
+        plan: The plan.
+        committed: Shards that were committed at the start.
+        samples_per_row: Completions per input row, to show completions as rows.
         clock: The time in seconds.
-        max_tokens: Tokens that a completion has at most; null: not known.
+        max_tokens: Most tokens of a completion; None: unknown.
 
     Attributes:
-        latest: The last counters of every replica that there was, dead ones too.
-        reports: What was reported of each shard.
+        latest: The last counters of every replica, dead ones included.
+        reports: The report of each finished shard.
     """
 
     def __init__(
@@ -60,7 +57,7 @@ class Monitor:
         return self._shards_done
 
     def report(self, report: ShardReport) -> None:
-        """Take a finished shard."""
+        """Record a finished shard."""
         self.reports.add(report)
         self.elsewhere(report.shard)
         self._reported += report.completions
@@ -70,18 +67,18 @@ class Monitor:
         self._errors.update(report.errors)
 
     def elsewhere(self, index: int) -> None:
-        """Take a shard that another driver has committed."""
+        """Record a shard that another driver has committed."""
         if not self._done[index]:
             self._done[index] = True
             self._shards_done += 1
             self._rows += self._plan.shard_rows(index)
 
     def lost(self, in_hand: int, replicas: Iterable[Replica]) -> str:
-        """Say what a stop loses: rows that are finished or begun, and not committed.
+        """Return what a stop loses: rows that are finished or begun, and not committed.
 
         Args:
-            in_hand: Rows of the shards that replicas have in hand.
-            replicas: These replicas; their last counters are taken.
+            in_hand: Rows of the shards in flight.
+            replicas: Their replicas, whose last counters are used.
         """
         finished = min(in_hand, self._uncommitted())
         running = sum(self.latest[r.name].running for r in replicas if r.name in self.latest)
@@ -92,11 +89,11 @@ class Monitor:
         return f"{counted(finished + begun, 'row')} in hand {verb} lost ({finished:,} finished, {begun:,} begun)"
 
     def _uncommitted(self) -> int:
-        """Rows that replicas have finished, and that are in no committed part."""
+        """Return the number of rows that are finished, but in no committed part."""
         return max(0, sum(p.completions for p in self.latest.values()) - self._reported) // self._samples
 
     def snapshot(self, replicas: Iterable[Replica]) -> RunSnapshot:
-        """Ask the replicas' counters and add everything up."""
+        """Read the replicas' counters and add everything up."""
         alive = list(replicas)
         for replica in alive:
             self.latest[replica.name] = replica.progress()
@@ -118,35 +115,35 @@ class Monitor:
         )  # fmt: skip
 
     def _length(self, tokens: int, ended: int) -> float | None:
-        """Tokens that a completion is likely to have, by what was made so far; null while nothing is known.
+        """Return the expected number of tokens of a completion; None while unknown.
 
-        Tokens made, those of sequences that still run included, for each completion that ended: the maximum-likelihood estimate
-        of a mean lifetime of which some are not over.
+        It is the number of tokens so far, running sequences included, per completion that ended: the maximum-likelihood
+        estimate of a mean lifetime with censored data.
         """
         likely = tokens / ended if ended else None
         return likely if self._most is None else min(likely or self._most, self._most)
 
     def _tokens_left(self, length: float, in_hand: int, alive: Iterable[Replica]) -> float:
-        """Tokens that are still to be made, by whatever driver."""
+        """Return the number of tokens still to be made, by all drivers."""
         open_tokens = sum(self.latest[replica.name].room.open_tokens for replica in alive)
         completions = max(0, self._plan.rows - self._rows - in_hand) * self._samples
         return max(completions * length - open_tokens, float(completions))
 
     @property
     def completion_tokens(self) -> int:
-        """Tokens of completions that ended since the start, by dead replicas too."""
+        """Return the tokens of completions that ended since the start, those of dead replicas included."""
         return sum(p.completion_tokens for p in self.latest.values())
 
     @property
     def tokens_made(self) -> int:
-        """Tokens generated since the start, whether or not their completion has ended, by dead replicas too.
+        """Return the tokens generated since the start, unfinished completions and dead replicas included.
 
-        Reports may come before the counters that know of them.
+        Reports may arrive before the counters that include them.
         """
         return max(self._tokens_reported, sum(p.tokens_made for p in self.latest.values()))
 
     def timings(self) -> dict[str, float]:
-        """The manifest's timings, of this start: seconds, and generated tokens per second of the engines."""
+        """Return the manifest's timings since this start: seconds, and generated tokens per second of the engines."""
         engine = sum(p.engine_seconds for p in self.latest.values())
         wall = self._clock() - self._started
         return {

@@ -1,7 +1,4 @@
-"""Shows how a run is getting on, live on a terminal or a log line now and then elsewhere, and what came of it.
-
-It does not know where the numbers come from.
-"""
+"""Shows the progress of a run: live on a terminal, elsewhere as occasional log lines."""
 
 from __future__ import annotations
 
@@ -25,16 +22,16 @@ from pipeline.wording import UNKNOWN, counted, duration, plain
 
 @dataclass(frozen=True, slots=True)
 class RunSnapshot:
-    """Where a run stands.
+    """The state of a run.
 
     Attributes:
         rows_done: Input rows in committed parts, those of an earlier start included.
         rows_total: Input rows planned.
         rows_before: Input rows that were in committed parts at this start.
         tokens: Tokens generated since this start, those of unfinished completions included.
-        tokens_per_second: The recent rate; null until there is one.
-        tokens_left: Tokens that are likely still to be made; null while that is not known.
-        tokens_elsewhere: Tokens that other drivers are likely to have made since this start.
+        tokens_per_second: The recent rate; None until it is known.
+        tokens_left: Estimated number of tokens still to be made; None while unknown.
+        tokens_elsewhere: Estimated number of tokens that other drivers have made since this start.
         errors: Rows that became errors since this start.
         replicas: Replicas at work.
         shards_done: Committed parts, those of an earlier start included.
@@ -59,19 +56,19 @@ class RunSnapshot:
 
 
 class ProgressView(Protocol):
-    """What the driver tells about a run while it lasts; a context manager."""
+    """Shows a run to the user while it lasts; a context manager."""
 
     def update(self, snapshot: RunSnapshot) -> None:
-        """Show a new state. May be called as often as is convenient."""
+        """Show a new state. May be called at any rate."""
 
     def note(self, text: str) -> None:
-        """Say something once, such as that a replica was replaced. The text is shown as it is, never as markup."""
+        """Show a line once, such as that a replica was replaced. The text is shown literally, never as markup."""
 
     def stage(self, text: str) -> None:
-        """Say what is being done from now on, if it takes long: until the next stage, state or the end."""
+        """Show what the driver is doing, if it takes long, until the next stage, the next state or the end."""
 
     def __enter__(self) -> ProgressView:
-        """Begin to show."""
+        """Start the display."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -91,8 +88,8 @@ def progress_view(
     Args:
         stream: Where to show; standard error unless given.
         clock: The time in seconds.
-        console: In place of a console on `stream`.
-        live: Whether lines may be replaced in place where it is a terminal; not while a library may draw there itself.
+        console: Used instead of a console on `stream`.
+        live: Whether a terminal's lines may be replaced in place; False while a library may draw there itself.
     """
     target = stream if stream is not None else sys.stderr
     shown_on = console if console is not None else Console(file=target)
@@ -102,17 +99,17 @@ def progress_view(
 
 
 class TimeLeft:
-    """Estimates the time left: the tokens to come at the pace of those that came since work began, by whatever driver.
+    """Estimates the time left: the remaining tokens at the rate of all drivers since work began.
 
-    What was there from an earlier start, and the time before the first token, count for nothing.
+    Tokens of an earlier start, and the time before the first token, do not count.
     """
 
     def __init__(self) -> None:
-        """Know nothing yet."""
+        """Start without an estimate."""
         self._start: tuple[float, float] | None = None
 
     def update(self, snapshot: RunSnapshot) -> float | None:
-        """Take a state and return the seconds left, or null while they cannot be known."""
+        """Take a new state, and return the seconds left, or None while unknown."""
         if snapshot.rows_done >= snapshot.rows_total:
             return 0.0
         now, made = snapshot.elapsed_seconds, snapshot.tokens + snapshot.tokens_elsewhere
@@ -127,7 +124,7 @@ class TimeLeft:
 
 
 class _LineView:
-    """Lines that come less and less often, the first and the last state in any case."""
+    """Log lines at growing intervals; the first and the last state are always shown."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
         self._stream, self._clock = stream, clock
@@ -186,7 +183,7 @@ class _LiveView:
         self._console, self._clock = console, clock
         self._left = TimeLeft()
         self._shown: RenderableType = ""
-        # What others print to a redirected stdout must not end up on the terminal.
+        # Text that others print to a redirected stdout must not appear on the terminal.
         self._live = Live(
             console=console,
             transient=True,
@@ -233,7 +230,7 @@ class _LiveView:
 
 
 class _Stage:
-    """What is being done, with the time that it takes, which goes on by itself."""
+    """The current activity with its running time, which updates itself."""
 
     def __init__(self, text: str, clock: Callable[[], float]) -> None:
         self._text, self._clock, self._since = text, clock, clock()
@@ -244,7 +241,7 @@ class _Stage:
 
 
 def leveled(line: str) -> str:
-    """Put the level before a line: INFO, unless it begins with one of its own, as in `WARNING: …`."""
+    """Put the log level before a line: INFO, unless the line begins with a level, as in `WARNING: …`."""
     own = re.match(r"(WARNING|ERROR): ", line)
     return f"{own[1]} {line[own.end() :]}" if own else f"INFO {line}"
 
@@ -258,7 +255,7 @@ def _parts(snapshot: RunSnapshot) -> str:
 
 
 def _figures(snapshot: RunSnapshot) -> list[str]:
-    """What is of this start only; it says so where rows and parts are of an earlier one, too."""
+    """Return the figures of this start; they say so if rows and parts include an earlier start."""
     rate = UNKNOWN if snapshot.tokens_per_second is None else f"{snapshot.tokens_per_second:,.0f}"
     return [
         f"{'this start: ' if snapshot.rows_before else ''}{rate} tokens/s",

@@ -1,7 +1,4 @@
-"""The reports of a run's parts, in 93 bytes each: a driver keeps them until the manifest is made.
-
-It does not know what is done with them.
-"""
+"""Stores the reports of a run's parts in 93 bytes each, until the driver makes the manifest."""
 
 from __future__ import annotations
 
@@ -13,14 +10,14 @@ from pipeline.planning.plan import Plan
 from pipeline.types import FinishReason, ShardReport
 
 _RECORD = struct.Struct("<?4q32s7I")
-"""Whether there is one; rows, completions, prompt tokens, completion tokens; SHA-256; reasons, lengths, clamped rows."""
+"""Whether there is a report; rows, completions, prompt tokens, completion tokens; SHA-256; reasons, lengths, clamped rows."""
 _REASONS = tuple(FinishReason)
 
 
 class Reports(Mapping[int, ShardReport]):
     """Shard → report, for the shards of one plan.
 
-    What is rare is kept apart: errors, and that a part was there already.
+    Rare facts are stored separately: errors, and that a part was already there.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -32,7 +29,7 @@ class Reports(Mapping[int, ShardReport]):
         self._number = 0
 
     def add(self, report: ShardReport) -> None:
-        """Keep a report, in place of an earlier one of the same shard."""
+        """Store a report; it replaces an earlier one of the same shard."""
         index = report.shard
         self._number += index not in self
         _RECORD.pack_into(
@@ -69,7 +66,7 @@ class Reports(Mapping[int, ShardReport]):
         return isinstance(index, int) and 0 <= index < self._shards and bool(self._records[index * _RECORD.size])
 
     def __iter__(self) -> Iterator[int]:
-        """The shards of which there are reports, in order."""
+        """Yield the shards with reports, in order."""
         return (index for index in range(self._shards) if index in self)
 
     def __len__(self) -> int:

@@ -1,6 +1,6 @@
-"""Says what is being done while it takes long, so that nothing is silent: after a second and a half, then less and less often.
+"""Shows what a slow stage is doing, so that no wait is silent: after one and a half seconds, then at growing intervals.
 
-It does not know what is done, nor how a line is shown. It imports the standard library only.
+It imports the standard library only.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import time
 from collections.abc import Callable, Iterator
 
 FIRST_SECONDS = 1.5
-"""Seconds after which a stage is told of; a shorter one is not worth a line."""
+"""Seconds after which a stage is shown; a shorter one is not worth a line."""
 PACE = ((120.0, 5.0), (3600.0, 60.0), (float("inf"), 300.0))
-"""Until how many seconds after the start there is a line every so many seconds."""
+"""Pairs (seconds after the start, interval between lines until then)."""
 
 
 def interval(elapsed: float) -> float:
-    """Seconds between two lines, `elapsed` seconds after the start."""
+    """Return the seconds between two lines, `elapsed` seconds after the start."""
     return next(every for until, every in PACE if elapsed < until)
 
 
 def moments() -> Iterator[float]:
-    """Seconds since the start at which a stage that lasts is told of."""
+    """Yield the seconds since the start at which a lasting stage is shown."""
     now = FIRST_SECONDS
     yield now
     while True:
@@ -36,12 +36,12 @@ def on_stderr(text: str) -> None:
 
 
 class Stage:
-    """Something that may take long, from here to `end`; also a context manager.
+    """An activity that may take long, from the constructor to `end`; also a context manager.
 
     Args:
-        text: What is being done.
+        text: The activity.
         say: Shows a line.
-        wait: Waits so many seconds at most for the end, and returns whether it has come; its own unless given.
+        wait: Waits for the end, at most this many seconds, and returns whether it has come; for tests.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Stage:
         self._thread.start()
 
     def end(self) -> None:
-        """Say no more."""
+        """End the stage; nothing more is shown."""
         self._over.set()
         self._thread.join()
 

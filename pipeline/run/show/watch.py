@@ -1,7 +1,4 @@
-"""What a run does while its replicas work: looks at signals and the deadline, shows how it gets on, keeps and tells events.
-
-It does not know what happens between two looks.
-"""
+"""Watches a run while its replicas work: checks signals and the deadline, shows the progress, logs and shows events."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from pipeline.types import ShardReport
 from pipeline.wording import counted
 
 SHOW_SECONDS = 0.5
-"""Seconds between two looks at the replicas' counters; more where a look takes more than a tenth of that."""
+"""Seconds between reads of the replicas' counters; more if a read takes more than a tenth of that."""
 TOLD = {
     "replica_down": "{replica} is gone: {reason}; parts {shards} are done again",
     "shard_taken_over": "part {shard} is taken over from a driver that is gone",
@@ -31,20 +28,20 @@ TOLD = {
     "bisected": "part {shard}: replicas died with it; looking for the row, still to try: {open}",
     "row_blamed": "part {shard}: row {row} is the one; it becomes an error, {code}",
 }
-"""Events that are shown, too, and in what words."""
+"""Event → its text, for the events that are also shown."""
 
 
 @dataclass
 class Watch:
-    """The eyes and the mouth of a run.
+    """The display, the event log and the stop conditions of a run.
 
     Attributes:
-        view: Where it is shown.
-        monitor: Adds up what is shown.
-        events: Keeps what happened.
+        view: The display.
+        monitor: Adds up the figures for the display.
+        events: The event log.
         check_signals: Raises if there was a signal.
-        deadline: Local time at which the run stops; null: none.
-        metrics: Publishes how it gets on; null: nobody.
+        deadline: Local time at which the run stops; None: no deadline.
+        metrics: Publishes the progress; None: no metrics.
     """
 
     view: ProgressView
@@ -57,7 +54,7 @@ class Watch:
     _elsewhere: int = 0
 
     def event(self, name: str, **facts: Any) -> None:
-        """Keep an event, and tell it if something went wrong."""
+        """Log an event, and show it if something went wrong."""
         ordinary = name == "shard_claimed" or (name == "shard_started" and facts["attempt"] == 1)
         (self.events.add_frequent if ordinary else self.events.add)(name, **facts)
         if self.metrics is not None:
@@ -66,7 +63,7 @@ class Watch:
             self.view.note(TOLD[name].format(**facts))
 
     def report(self, report: ShardReport) -> None:
-        """Take a committed part."""
+        """Record a committed part."""
         self.monitor.report(report)
         if self.metrics is not None:
             self.metrics.report(report)
@@ -76,11 +73,11 @@ class Watch:
         )  # fmt: skip
 
     def look(self, work: Work, replicas: Sequence[Replica]) -> None:
-        """Look at everything.
+        """Check signals and the deadline, and show the progress.
 
         Raises:
             Stopped: If there was a signal.
-            DeadlineReached: If it is time.
+            DeadlineReached: If the deadline has passed.
         """
         self.check_signals()
         if time.monotonic() >= self._next_show:
@@ -92,7 +89,7 @@ class Watch:
             raise DeadlineReached(f"the deadline {self.deadline:%H:%M} has come")
 
     def show(self, replicas: Sequence[Replica]) -> None:
-        """Show how it gets on."""
+        """Show the progress."""
         begin = time.monotonic()
         snapshot = self.monitor.snapshot(replicas)
         self.view.update(snapshot)
@@ -102,7 +99,7 @@ class Watch:
         self._next_show = end + max(SHOW_SECONDS, 10 * (end - begin))
 
     def end(self, replicas: Sequence[Replica], reason: str) -> None:
-        """Show where it ended, and publish why."""
+        """Show the final state, and publish the reason."""
         self.show(replicas)
         if self.metrics is not None:
             self.metrics.stop(reason)
