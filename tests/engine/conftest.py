@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from tests.engine.tiny_models import DEMO, FAMILIES, Tiny, write_model
+from tests.engine.small.tiny_models import DEMO, FAMILIES, Tiny, write_model
 
 MakeTiny = Callable[..., Tiny]
 

@@ -24,7 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as quiet
 
 from pipeline.engine.model.architecture import INSTEAD
-from tests.engine.tiny_models import CONTEXT, END, byte_tokenizer
+from tests.engine.small.tiny_models import CONTEXT, END, byte_tokenizer
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "families.md"
 TOLERANCE = 1e-5
@@ -143,7 +143,7 @@ def _served(kind: str, folder: Path) -> tuple[str, str]:
     from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
     from pipeline.engine.model.checkpoint import resolve
     from pipeline.errors import ModelRefused
-    from tests.engine.tiny_models import drain, request
+    from tests.engine.small.tiny_models import drain, request
 
     try:
         config = configuration(kind)

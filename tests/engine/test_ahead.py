@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.engine.scheduler import Step
 from pipeline.engine.steps.flight import Flight
-from tests.engine.tiny_models import Tiny, bits, drain, random_prompts, request
+from tests.engine.small.tiny_models import Tiny, bits, drain, random_prompts, request
 
 MakeTiny = Callable[..., Tiny]
 HEADER = random_prompts(17, [40])[0]

@@ -15,7 +15,7 @@ from pipeline.engine.cache.memory import MemoryPlan
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.registry import BACKENDS
 from pipeline.errors import ModelRefused
-from tests.engine.tiny_models import CONTEXT, Tiny, drain, request
+from tests.engine.small.tiny_models import CONTEXT, Tiny, drain, request
 
 MakeTiny = Callable[..., Tiny]
 

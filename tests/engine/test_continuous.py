@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.engine.base import Engine
 from pipeline.types import Completion, ErrorCode, FinishReason, PromptRow, Request, SamplingParams
-from tests.engine.tiny_models import CONTEXT, END, FAMILIES, Tiny, bits, drain, random_prompts, request
+from tests.engine.small.tiny_models import CONTEXT, END, FAMILIES, Tiny, bits, drain, random_prompts, request
 
 MakeTiny = Callable[..., Tiny]
 MAX_LEN = 100

@@ -28,7 +28,7 @@ from pipeline.engine.layers.linear import KERNELS
 from pipeline.engine.layers.linear_check import _cancelling, keeps_rows_apart
 from pipeline.engine.model.exchange import exchange
 from pipeline.engine.native.product import Bfloat16Layer
-from tests.engine.attention_cases import AMX, X86
+from tests.engine.small.attention_cases import AMX, X86
 
 COMPILER = shutil.which(os.environ.get("CC") or "cc")
 FLAGS = ["-O2", "-DUNROLL=2", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]

@@ -21,7 +21,7 @@ from pipeline.engine.native.attention import ROWS, NativeStep
 from pipeline.engine.native.product import PANEL, ROW_BYTES, STRETCH, TALLEST
 from pipeline.engine.plain.attention import Spot
 from pipeline.errors import ModelRefused
-from tests.engine.attention_cases import (
+from tests.engine.small.attention_cases import (
     BUILT,
     DIMS,
     DTYPES,
@@ -34,7 +34,7 @@ from tests.engine.attention_cases import (
     needs_kernels,
     put,
 )
-from tests.engine.tiny_models import OLDER, kernels_of, without_kernels
+from tests.engine.small.tiny_models import OLDER, kernels_of, without_kernels
 
 pytestmark = needs_kernels
 Run = tuple[torch.Tensor, torch.Tensor, torch.Tensor]

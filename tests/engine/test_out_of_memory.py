@@ -15,7 +15,7 @@ from pipeline.engine.continuous import ContinuousEngine
 from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.steps.record import Record
 from pipeline.types import Completion
-from tests.engine.tiny_models import Tiny, bits, drain, random_prompts, request
+from tests.engine.small.tiny_models import Tiny, bits, drain, random_prompts, request
 
 MakeTiny = Callable[..., Tiny]
 HEADER = random_prompts(7, [64])[0]

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from pipeline.engine.scheduler import Step
 from pipeline.engine.steps.runner import ModelRunner
 from pipeline.types import Completion, Request
-from tests.engine.attention_cases import needs_kernels
-from tests.engine.tiny_models import CONTEXT, Tiny, bits, drain, random_prompts, request, without_kernels
+from tests.engine.small.attention_cases import needs_kernels
+from tests.engine.small.tiny_models import CONTEXT, Tiny, bits, drain, random_prompts, request, without_kernels
 
 MakeTiny = Callable[..., Tiny]
 VOCAB = 1056

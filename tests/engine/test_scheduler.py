@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.engine.cache.block_pool import BLOCK, BlockPool
 from pipeline.engine.scheduler import FEW, Scheduler
 from pipeline.engine.sequence import Sequence
-from tests.engine.scheduled import Run, sequence
+from tests.engine.small.scheduled import Run, sequence
 
 JOBS = st.lists(st.tuples(st.integers(1, 200), st.integers(1, 12)), max_size=12)
 CALLS = st.lists(st.tuples(JOBS, st.integers(0, 6)), min_size=1, max_size=4)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.engine.cache.block_pool import BLOCK
 from pipeline.engine.sequence import Sequence
-from tests.engine.tiny_models import request
+from tests.engine.small.tiny_models import request
 
 
 @given(st.integers(1, 500))

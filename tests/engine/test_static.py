@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from pipeline.types import Room
-from tests.engine.tiny_models import CONTEXT, FAMILIES, Tiny, drain, random_prompts, request
+from tests.engine.small.tiny_models import CONTEXT, FAMILIES, Tiny, drain, random_prompts, request
 
 MakeTiny = Callable[..., Tiny]
 

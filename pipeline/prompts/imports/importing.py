@@ -13,20 +13,20 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import ConfigurationError, InputRefused, PlanRefused
-from pipeline.prompts.imports import csv_rows, hub, text
-from pipeline.prompts.imports.blocks import blocks
 from pipeline.prompts.imports.chunk import Bad, Chunk
 from pipeline.prompts.imports.config import ImportConfig
 from pipeline.prompts.imports.formats import format_of
 from pipeline.prompts.imports.inputs import Input, find_inputs
-from pipeline.prompts.imports.json_lines import Change, LineParser
-from pipeline.prompts.imports.json_values import values
 from pipeline.prompts.imports.kinds import Misfit, Type, check_exact, leaves, merged, of_value, written
-from pipeline.prompts.imports.one_record import dumped
-from pipeline.prompts.imports.openai_batch import Batch
 from pipeline.prompts.imports.opened import Opened
 from pipeline.prompts.imports.parts import Parts
 from pipeline.prompts.imports.progress import Progress
+from pipeline.prompts.imports.readers import csv_rows, hub, text
+from pipeline.prompts.imports.readers.blocks import blocks
+from pipeline.prompts.imports.readers.json_lines import Change, LineParser
+from pipeline.prompts.imports.readers.json_values import values
+from pipeline.prompts.imports.readers.one_record import dumped
+from pipeline.prompts.imports.readers.openai_batch import Batch
 from pipeline.prompts.imports.refusals import json_columns, misfit_refused
 from pipeline.store.appearing import Appearing
 from pipeline.wording import brief, did_you_mean, listed, one_line, without_secrets

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from pipeline.engine.cache.block_pool import BLOCK, blocks_for
 from pipeline.engine.gpu.attention import SPLIT, DeviceStep
-from tests.engine.attention_cases import Case, make_case
 from tests.engine.gpu.device import DEVICE
+from tests.engine.small.attention_cases import Case, make_case
 
 PART = SPLIT * BLOCK
 LENGTHS = [1, 2, 31, 32, 33, 64, 65, 100]

@@ -19,7 +19,7 @@ from pipeline.engine.steps import graphs as stepper
 from pipeline.engine.steps.recording import Recordings
 from pipeline.engine.steps.runner import ModelRunner
 from tests.engine.gpu.device import DEVICE
-from tests.engine.tiny_models import CONTEXT, Tiny
+from tests.engine.small.tiny_models import CONTEXT, Tiny
 
 
 class Blind(TorchDispatchMode):

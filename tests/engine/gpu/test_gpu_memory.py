@@ -16,7 +16,7 @@ from pipeline.engine.steps.card import card_bytes, peak, plan_card, step_bytes
 from pipeline.errors import ModelRefused
 from tests.engine.gpu.device import DEVICE
 from tests.engine.gpu.stepping import kernels, loaded
-from tests.engine.tiny_models import CONTEXT, Tiny
+from tests.engine.small.tiny_models import CONTEXT, Tiny
 
 MakeTiny = Callable[..., Tiny]
 GIB = 2**30

@@ -18,7 +18,7 @@ from pipeline.engine.gpu.sampler import DRAWN, choose_tokens, kept_from, measure
 from pipeline.engine.layers import sampler, stats
 from pipeline.engine.plain.sampler import SamplingRows, sample_by_torch
 from tests.engine.gpu.device import DEVICE
-from tests.engine.sampling_cases import LAST, RULES, Array, rows_of
+from tests.engine.small.sampling_cases import LAST, RULES, Array, rows_of
 
 TILE = 64
 """So that small vocabularies have several tiles, too."""

@@ -9,7 +9,7 @@ from pipeline.engine.cache.block_pool import blocks_for
 from pipeline.engine.scheduler import Chunk, Step, Twin
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.steps.shapes import IDLE, Fields, Shape, pack_rows, pack_tokens, rounded, shape_of, whole_splits
-from tests.engine.tiny_models import request
+from tests.engine.small.tiny_models import request
 
 NOBODY = 99
 

@@ -17,7 +17,7 @@ from pipeline.engine.steps.shapes import Shape
 from pipeline.types import Completion, Request
 from tests.engine.gpu.device import DEVICE
 from tests.engine.gpu.stepping import engine, loaded
-from tests.engine.tiny_models import Tiny, bits, drain, random_prompts, request
+from tests.engine.small.tiny_models import Tiny, bits, drain, random_prompts, request
 
 MakeTiny = Callable[..., Tiny]
 HEADER = random_prompts(27, [34])[0]

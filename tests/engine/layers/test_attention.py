@@ -25,8 +25,8 @@ from pipeline.engine.scheduler import Chunk, Scheduler, Step
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.steps.runner import ModelRunner
 from pipeline.errors import ModelRefused
-from tests.engine.attention_cases import needs_kernels
-from tests.engine.tiny_models import Tiny, random_prompts, request, without_kernels
+from tests.engine.small.attention_cases import needs_kernels
+from tests.engine.small.tiny_models import Tiny, random_prompts, request, without_kernels
 
 MakeTiny = Callable[..., Tiny]
 CPU = torch.device("cpu")

@@ -11,8 +11,8 @@ import pytest
 from scipy.stats import chisquare
 
 from pipeline.types import Completion, Request, SamplingParams
-from tests.engine.oracle_rules import Array, distribution
-from tests.engine.tiny_models import END, Tiny, drain, piece, random_prompts, request
+from tests.engine.small.oracle_rules import Array, distribution
+from tests.engine.small.tiny_models import END, Tiny, drain, piece, random_prompts, request
 
 MakeTiny = Callable[..., Tiny]
 COUNT, MIXED = 2000, 100

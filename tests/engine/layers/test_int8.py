@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pipeline.engine.layers.int8 import STEPS, Int8Product, quantised
 from pipeline.engine.layers.linear import KERNELS
 from pipeline.engine.native.product import OUTLIERS, STRETCH
-from tests.engine.sample_layers import SHAPES, made, rows_for, weight_of
-from tests.engine.tiny_models import OLDER, kernels_of
+from tests.engine.small.sample_layers import SHAPES, made, rows_for, weight_of
+from tests.engine.small.tiny_models import OLDER, kernels_of
 
 INT8 = [name for name in KERNELS if name.startswith("int8")]
 Ints = np.ndarray[Any, np.dtype[np.int64]]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pipeline.engine import native
 from pipeline.engine.layers import linear
 from pipeline.engine.layers.linear import KERNELS, PackedLinear, Product, candidates, choose_kernel
-from tests.engine.sample_layers import SHAPES, weight_of
+from tests.engine.small.sample_layers import SHAPES, weight_of
 
 CPU = torch.device("cpu")
 FIXED = KERNELS["fixed-rows"]

@@ -12,7 +12,7 @@ from pipeline.engine.layers.drawn_layer import DrawnLayer
 from pipeline.engine.layers.linear import KERNELS, Kernel, Product, candidates, choose_kernel
 from pipeline.engine.layers.linear_check import _cancelling
 from pipeline.engine.layers.verdicts import Verdicts
-from tests.engine.sample_layers import rows_for, weight_of
+from tests.engine.small.sample_layers import rows_for, weight_of
 
 HALF = [torch.bfloat16, torch.float16]
 SHAPE = (128, 512)

@@ -20,9 +20,9 @@ from pipeline.engine.layers.sampler import sample
 from pipeline.engine.native.sampler import choose_tokens
 from pipeline.engine.plain.sampler import SamplingRows, invert_cdf, penalise
 from pipeline.types import PromptRow, SamplingParams
-from tests.engine.attention_cases import needs_kernels
-from tests.engine.sampling_cases import LAST, RULES, WAYS, Array, chosen_by, rows_of
-from tests.engine.tiny_models import OLDER, Tiny, drain, kernels_of, random_prompts
+from tests.engine.small.attention_cases import needs_kernels
+from tests.engine.small.sampling_cases import LAST, RULES, WAYS, Array, chosen_by, rows_of
+from tests.engine.small.tiny_models import OLDER, Tiny, drain, kernels_of, random_prompts
 
 MakeTiny = Callable[..., Tiny]
 

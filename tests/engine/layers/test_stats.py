@@ -17,9 +17,9 @@ from pipeline.engine.layers.stats import STATISTICS, Distribution, Values, compu
 from pipeline.statistics import STATISTICS as DECLARED
 from pipeline.statistics import TokenStatistic
 from pipeline.types import Completion
-from tests.engine.attention_cases import needs_kernels
-from tests.engine.sampling_cases import WAYS, chosen_by
-from tests.engine.tiny_models import FAMILIES, Tiny, drain, random_prompts, request, without_kernels
+from tests.engine.small.attention_cases import needs_kernels
+from tests.engine.small.sampling_cases import WAYS, chosen_by
+from tests.engine.small.tiny_models import FAMILIES, Tiny, drain, random_prompts, request, without_kernels
 
 MakeTiny = Callable[..., Tiny]
 TOP = 4

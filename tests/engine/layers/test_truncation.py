@@ -16,7 +16,7 @@ from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWa
 from pipeline.engine import native
 from pipeline.engine.native.sampler import choose_tokens
 from pipeline.engine.plain.sampler import TOP, SamplingRows, truncation_threshold
-from tests.engine.sampling_cases import WAYS, chosen_by, rows_of
+from tests.engine.small.sampling_cases import WAYS, chosen_by, rows_of
 
 
 @pytest.fixture(params=WAYS)

@@ -16,9 +16,9 @@ from pipeline.engine.native.attention import NativeStep
 from pipeline.engine.native.elementwise import activate
 from pipeline.engine.native.product import Float32Layer
 from pipeline.engine.native.sampler import choose_tokens, measure_tokens
-from tests.engine.attention_cases import DIMS, DTYPES, X86, make_case, needs_kernels
-from tests.engine.sample_layers import SHAPES, rows_for, weight_of
-from tests.engine.sampling_cases import RULES, rows_of
+from tests.engine.small.attention_cases import DIMS, DTYPES, X86, make_case, needs_kernels
+from tests.engine.small.sample_layers import SHAPES, rows_for, weight_of
+from tests.engine.small.sampling_cases import RULES, rows_of
 
 COMPILER = shutil.which(os.environ.get("CC") or "cc")
 FLAGS = ["-O2", "-DUNROLL=2", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]

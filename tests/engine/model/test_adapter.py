@@ -18,7 +18,7 @@ from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.model.checkpoint import resolve
 from pipeline.engine.model.load import load_model
 from pipeline.errors import ModelRefused
-from tests.engine.tiny_models import FAMILIES, Tiny, drain, request, write_model
+from tests.engine.small.tiny_models import FAMILIES, Tiny, drain, request, write_model
 
 MakeTiny = Callable[..., Tiny]
 PROMPT = [20, 33, 47, 61, 75]

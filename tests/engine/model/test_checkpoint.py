@@ -22,7 +22,7 @@ from pipeline.engine.config import EngineConfig, ModelConfig
 from pipeline.engine.model.checkpoint import Checkpoint, model_len, resolve
 from pipeline.engine.model.load import load_model
 from pipeline.errors import ModelRefused
-from tests.engine.tiny_models import DEMO, Tiny
+from tests.engine.small.tiny_models import DEMO, Tiny
 
 MakeTiny = Callable[..., Tiny]
 

@@ -19,7 +19,7 @@ from pipeline.engine.layers.linear import KERNELS, PackedLinear
 from pipeline.engine.layers.verdicts import VARIABLE
 from pipeline.engine.model.exchange import exchange
 from pipeline.engine.model.loading_log import LoadingLog
-from tests.engine.tiny_models import FAMILIES, Tiny
+from tests.engine.small.tiny_models import FAMILIES, Tiny
 
 MakeTiny = Callable[..., Tiny]
 

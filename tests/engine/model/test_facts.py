@@ -16,7 +16,7 @@ from pipeline.engine.config import ModelConfig
 from pipeline.engine.model.checkpoint import resolve
 from pipeline.engine.model.facts import CONFIG, read_facts
 from pipeline.errors import ModelRefused
-from tests.engine.tiny_models import DEMO
+from tests.engine.small.tiny_models import DEMO
 
 BAD: list[tuple[str, str, Any]] = [
     ("config.json", "n_head", "four"), ("config.json", "n_head", 0), ("config.json", "n_layer", 1_000_000),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.tiny_models import DEMO
+from tests.engine.small.tiny_models import DEMO
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "someone/small"

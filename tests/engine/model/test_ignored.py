@@ -18,7 +18,7 @@ from pipeline.engine.model.ignored import ignored
 from pipeline.engine.model.load import load_model
 from pipeline.errors import ModelRefused
 from pipeline.sampling import SamplingParams
-from tests.engine.tiny_models import Tiny, drain, request
+from tests.engine.small.tiny_models import Tiny, drain, request
 
 MakeTiny = Callable[..., Tiny]
 

@@ -18,8 +18,8 @@ from pipeline.engine.config import ModelConfig
 from pipeline.engine.model.checkpoint import resolve
 from pipeline.engine.model.load import LoadedModel, load_model, set_precision
 from pipeline.errors import ModelRefused
-from tests.engine.attention_cases import BUILT
-from tests.engine.tiny_models import CONTEXT, DEMO, END, FAMILIES, Tiny, write_model
+from tests.engine.small.attention_cases import BUILT
+from tests.engine.small.tiny_models import CONTEXT, DEMO, END, FAMILIES, Tiny, write_model
 
 MakeTiny = Callable[..., Tiny]
 

@@ -26,7 +26,7 @@ from pipeline.engine.model.checkpoint import Checkpoint, resolve
 from pipeline.engine.model.load import load_model
 from pipeline.engine.model.probe import check_attention
 from pipeline.errors import ModelRefused
-from tests.engine.tiny_models import CONTEXT, FAMILIES, Tiny, write_model
+from tests.engine.small.tiny_models import CONTEXT, FAMILIES, Tiny, write_model
 
 MakeTiny = Callable[..., Tiny]
 SMALL: dict[str, Any] = {

@@ -19,7 +19,7 @@ from pipeline.engine.config import ModelConfig
 from pipeline.engine.model.checkpoint import resolve
 from pipeline.engine.model.shape import check_sizes, shapes
 from pipeline.errors import ModelRefused
-from tests.engine.tiny_models import DEMO, FAMILIES, Tiny
+from tests.engine.small.tiny_models import DEMO, FAMILIES, Tiny
 
 MakeTiny = Callable[..., Tiny]
 TWO = "2 layers at most (one that is used more than once is not served)"

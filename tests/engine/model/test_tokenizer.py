@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from pipeline.engine.model.tokenizer import Tokenizer, end_tokens, load_tokenizer
 from pipeline.errors import ModelRefused
-from tests.engine.llama_like import llama_tokenizer
-from tests.engine.tiny_models import DEMO, END, byte_tokenizer
+from tests.engine.small.llama_like import llama_tokenizer
+from tests.engine.small.tiny_models import DEMO, END, byte_tokenizer
 
 BYTES = Tokenizer(byte_tokenizer(), 320)
 

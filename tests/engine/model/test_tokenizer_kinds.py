@@ -21,8 +21,8 @@ from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.rules.structured import Grammars
 from pipeline.errors import ModelRefused
 from pipeline.types import FinishReason, SamplingParams
-from tests.engine.tiny_models import request
-from tests.engine.tokenizer_kinds import FOLLOWED, OTHERS, made
+from tests.engine.small.tiny_models import request
+from tests.engine.small.tokenizer_kinds import FOLLOWED, OTHERS, made
 
 End = tuple[int, FinishReason, str | None, str]
 KINDS = [*FOLLOWED, *OTHERS]

@@ -18,7 +18,7 @@ from pipeline.engine.model.checkpoint import resolve
 from pipeline.engine.model.load import load_model
 from pipeline.engine.model.whole import check_whole
 from pipeline.errors import ModelRefused
-from tests.engine.tiny_models import DEMO, FAMILIES, drain, request, write_model
+from tests.engine.small.tiny_models import DEMO, FAMILIES, drain, request, write_model
 
 
 def load(folder: Path) -> None:

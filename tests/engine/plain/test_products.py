@@ -15,9 +15,9 @@ from pipeline.engine.layers import linear_check
 from pipeline.engine.layers.linear import KERNELS, choose_kernel
 from pipeline.engine.plain import products
 from pipeline.engine.plain.products import FIXED_ROWS, LogitsProduct
-from tests.engine.attention_cases import needs_kernels
-from tests.engine.sample_layers import SHAPES, made, rows_for, weight_of
-from tests.engine.tiny_models import OLDER, kernels_of
+from tests.engine.small.attention_cases import needs_kernels
+from tests.engine.small.sample_layers import SHAPES, made, rows_for, weight_of
+from tests.engine.small.tiny_models import OLDER, kernels_of
 
 FLOAT = [name for name in KERNELS if not name.startswith(("int8", "logits"))]
 TYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.rules.bad_words import BadWords, spellings
-from tests.engine.oracle_rules import bad_word_ids, forbidden
-from tests.engine.tiny_models import byte_tokenizer, piece
+from tests.engine.small.oracle_rules import bad_word_ids, forbidden
+from tests.engine.small.tiny_models import byte_tokenizer, piece
 
 VOCAB = 6
 TOKENIZER = Tokenizer(byte_tokenizer(), 320)

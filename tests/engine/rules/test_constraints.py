@@ -17,8 +17,8 @@ from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.sequence import Sequence
 from pipeline.types import Completion, ErrorCode, FinishReason
-from tests.engine.oracle_rules import bad_word_ids, constrained
-from tests.engine.tiny_models import END, Tiny, bits, byte_tokenizer, drain, piece, random_prompts, request
+from tests.engine.small.oracle_rules import bad_word_ids, constrained
+from tests.engine.small.tiny_models import END, Tiny, bits, byte_tokenizer, drain, piece, random_prompts, request
 
 MakeTiny = Callable[..., Tiny]
 VOCAB = 320

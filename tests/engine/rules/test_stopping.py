@@ -15,8 +15,8 @@ from transformers import AutoTokenizer, StopStringCriteria
 from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.rules.stopping import StopWatch
 from pipeline.types import FinishReason
-from tests.engine.llama_like import llama_tokenizer
-from tests.engine.tiny_models import DEMO, END, PARTIAL, WORDS, Tiny, byte_tokenizer, drain, piece, request
+from tests.engine.small.llama_like import llama_tokenizer
+from tests.engine.small.tiny_models import DEMO, END, PARTIAL, WORDS, Tiny, byte_tokenizer, drain, piece, request
 
 MakeTiny = Callable[..., Tiny]
 TOKENIZER = Tokenizer(byte_tokenizer(), 320)

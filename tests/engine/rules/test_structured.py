@@ -23,8 +23,8 @@ from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.rules.structured import Grammars, check_grammar
 from pipeline.errors import ConfigurationError, ModelRefused
 from pipeline.types import Completion, FinishReason, SamplingParams
-from tests.engine.oracle_rules import Array, distribution, may_match, permitted, token_bytes
-from tests.engine.tiny_models import DEMO, END, Tiny, byte_tokenizer, drain, piece, request
+from tests.engine.small.oracle_rules import Array, distribution, may_match, permitted, token_bytes
+from tests.engine.small.tiny_models import DEMO, END, Tiny, byte_tokenizer, drain, piece, request
 
 MakeTiny = Callable[..., Tiny]
 VOCAB = 320

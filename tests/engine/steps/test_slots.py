@@ -15,7 +15,7 @@ from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.steps.record import Record
 from pipeline.engine.steps.slots import SlotState
-from tests.engine.tiny_models import END, byte_tokenizer, request
+from tests.engine.small.tiny_models import END, byte_tokenizer, request
 
 VOCAB, MAX_LEN = 320, 20
 TOKENIZER = Tokenizer(byte_tokenizer(), VOCAB)

@@ -183,15 +183,15 @@ def test_lines_and_values_without_end(
     name: str, data: str, told: str, read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("blocks", "json_values"):
-        monkeypatch.setattr(f"pipeline.prompts.imports.{module}.MOST_BYTES", 1000)
-        monkeypatch.setattr(f"pipeline.prompts.imports.{module}.CHUNK_BYTES", 100)
-        monkeypatch.setattr(f"pipeline.prompts.imports.{module}._READ_BYTES", 100)
+        monkeypatch.setattr(f"pipeline.prompts.imports.readers.{module}.MOST_BYTES", 1000)
+        monkeypatch.setattr(f"pipeline.prompts.imports.readers.{module}.CHUNK_BYTES", 100)
+        monkeypatch.setattr(f"pipeline.prompts.imports.readers.{module}._READ_BYTES", 100)
     with pytest.raises(InputRefused) as refused:
         read(name, data)
     assert told in str(refused.value)
 
 
 def test_a_file_that_is_no_prompt(tmp_path: Path, read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.prompts.imports.text.MOST_BYTES", 100)
+    monkeypatch.setattr("pipeline.prompts.imports.readers.text.MOST_BYTES", 100)
     with pytest.raises(InputRefused, match=r"x\.txt: has more than 0 MiB, which is no prompt"):
         read("x.txt", "y" * 200, format="files")

@@ -39,7 +39,7 @@ END = 0
 WORDS = [" the", " cat", " stop", "STOP", "ab", "\n\n", " 🚂", "é", "京"]
 PARTIAL = [b" \xf0\x9f", b"b\xf0", b"\x9a\x82", b"\n\xe4", b"\xba\xac"]
 """Pieces that end or begin within a character, as the vocabularies of real byte-level tokenizers have them."""
-DEMO = Path(__file__).parents[2] / "examples" / "demo-model"
+DEMO = Path(__file__).parents[3] / "examples" / "demo-model"
 
 
 def _spelled(piece: bytes) -> str:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from pipeline.engine.plain.sampler import SamplingRows
-from tests.engine.attention_cases import needs_kernels
-from tests.engine.tiny_models import without_kernels
+from tests.engine.small.attention_cases import needs_kernels
+from tests.engine.small.tiny_models import without_kernels
 
 WAYS = [pytest.param("compiled", marks=needs_kernels), "torch"]
 Array = np.ndarray[Any, np.dtype[Any]]

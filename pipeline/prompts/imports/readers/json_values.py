@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator
 
 from pipeline.errors import InputRefused
-from pipeline.prompts.imports.blocks import Block
 from pipeline.prompts.imports.chunk import CHUNK_BYTES, MOST_BYTES, OTHER_ENCODING
 from pipeline.prompts.imports.opened import Opened
+from pipeline.prompts.imports.readers.blocks import Block
 
 _READ_BYTES = 1 << 20
 _BLANK = re.compile(r"[ \t\r\n]*")

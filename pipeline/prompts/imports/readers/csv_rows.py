@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from pipeline.errors import InputRefused
-from pipeline.prompts.imports.blocks import blocks
 from pipeline.prompts.imports.chunk import CHUNK_BYTES, MOST_BYTES, OTHER_ENCODING, Bad, Chunk
 from pipeline.prompts.imports.opened import Opened
+from pipeline.prompts.imports.readers.blocks import blocks
 from pipeline.wording import brief, counted, one_line
 
 DELIMITERS = ",;\t|"

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from pipeline.types import SamplingParams
-from tests.engine.tiny_models import END, _spelled, byte_tokenizer
+from tests.engine.small.tiny_models import END, _spelled, byte_tokenizer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Processors = list[LogitsProcessor]

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer as Rust
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tests.engine.llama_like import llama_tokenizer
-from tests.engine.tiny_models import byte_tokenizer
+from tests.engine.small.llama_like import llama_tokenizer
+from tests.engine.small.tiny_models import byte_tokenizer
 
 SPACE = "\u2581"
 LETTERS = [*"Helowrdysnabcfg{}\":.,'019"]

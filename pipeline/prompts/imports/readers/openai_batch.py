@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.prompts.imports.one_record import Unusable, dumped
+from pipeline.prompts.imports.readers.one_record import Unusable, dumped
 from pipeline.wording import brief, listed
 
 SAME = (

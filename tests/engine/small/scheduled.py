@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pipeline.engine.cache.block_pool import BLOCK, BlockPool
 from pipeline.engine.scheduler import FEW, Scheduler, Step
 from pipeline.engine.sequence import Sequence
-from tests.engine.tiny_models import request
+from tests.engine.small.tiny_models import request
 
 Place = tuple[int, int]
 """Block and offset."""

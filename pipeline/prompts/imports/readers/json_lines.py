@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.json as pj
 import pyarrow.types as kinds
 
-from pipeline.prompts.imports.blocks import Block
 from pipeline.prompts.imports.chunk import Bad, Chunk, Placed
 from pipeline.prompts.imports.kinds import MOST_EXACT, NOTHING, Misfit, Type, check_exact, merged, of_value
-from pipeline.prompts.imports.one_record import OPENINGS, Unusable, dumped, record_of, too_deep
+from pipeline.prompts.imports.readers.blocks import Block
+from pipeline.prompts.imports.readers.one_record import OPENINGS, Unusable, dumped, record_of, too_deep
 from pipeline.prompts.imports.refusals import misfit_refused
 
 THREADS = 2

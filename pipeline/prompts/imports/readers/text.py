@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from pipeline.prompts.imports.blocks import Block, blocks
 from pipeline.prompts.imports.chunk import CHUNK_BYTES, MOST_BYTES, OTHER_ENCODING, Bad, Chunk
 from pipeline.prompts.imports.inputs import Input
 from pipeline.prompts.imports.opened import Opened
+from pipeline.prompts.imports.readers.blocks import Block, blocks
 
 
 def lines(opened: Opened) -> Iterator[Chunk]:
