@@ -74,6 +74,13 @@ class Mark:
         return cls(time.perf_counter(), meter.driver_cpu(), pages * resource.getpagesize(), peak)
 
 
+ASKED = {
+    "recipe": "generate", "sampling": {"n": 1}, "source": {"sampling_column": None}, "output": {"include_prompt": True},
+    "stats": {"columns": [], "top_logprobs": 0, "prompt_logprobs": False},
+}  # fmt: skip
+"""What a plan says of its recipe."""
+
+
 def plan_of(shards: int, files: int) -> Plan:
     """A plan of a thousand rows a shard, from files of about the same size."""
     rows = shards * ROWS_PER_SHARD
@@ -82,7 +89,7 @@ def plan_of(shards: int, files: int) -> Plan:
         InputFile(f"part-{number:05d}.parquet", f"/input/part-{number:05d}.parquet", 1, size, f"{number:064x}")
         for number, size in enumerate(sizes)
     ]
-    return make_plan(inputs, {"seed": 1}, rows_per_shard=ROWS_PER_SHARD)
+    return make_plan(inputs, ASKED, rows_per_shard=ROWS_PER_SHARD)
 
 
 def measure(options: argparse.Namespace, folder: str | None = None) -> dict[str, Any]:
@@ -109,7 +116,7 @@ def measure(options: argparse.Namespace, folder: str | None = None) -> dict[str,
 
     with contextlib.ExitStack() as stack:
         for owner, name, other in (
-            (driver, "prepare", lambda config: made_up(plan, parts.schema)), (driver, "_pool", lambda *_: pool),
+            (driver, "prepare", lambda *_: made_up(plan, parts.schema)), (driver, "_pool", lambda *_: pool),
             (driver, "open_store", lambda *_, **__: Metered(store, meter)), (driver._Run, "_finish", finishing),
         ):  # fmt: skip
             stack.enter_context(mock.patch.object(owner, name, other))
