@@ -22,6 +22,5 @@ def preview(config: GenerateConfig) -> None:
     inline = dataclasses.replace(config.cluster, name="inline", address=None)
     sizing = choose_sizing(inline, Demand(1, 0), [Node(cores())])
     with signals_raise(), progress_view(live=False) as view:
-        view.stage("checking the input and the model's files")
-        found = previewed(config, sizing.threads, view.note)
+        found = previewed(config, sizing.threads, view.note, view.stage)
     show_preview(found)

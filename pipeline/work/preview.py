@@ -71,23 +71,26 @@ class Preview:
         return self.tokens * share, self.seconds * share
 
 
-def preview(config: GenerateConfig, threads: int, note: Callable[[str], None]) -> Preview:
+def preview(config: GenerateConfig, threads: int, note: Callable[[str], None], stage: Callable[[str], None]) -> Preview:
     """Generate the first rows, or rows spread evenly.
 
     Args:
         config: The job; `preview` says how many rows.
         threads: Processor threads of the engine.
-        note: Takes a line about what is going on.
+        note: Takes a line for the person who waits.
+        stage: Takes what is going on now.
 
     Raises:
         PromptmillError: If the job is refused, or its model or input cannot be used here.
     """
     assert config.preview is not None
+    stage("checking the input and the model's files")
     prepared = prepare(config)
     for doubt in prepared.doubts:
         note(f"WARNING: {doubt}")
     places = _places(prepared.job.plan.rows, config.preview, spread=config.preview_random)
     note(f"loading the model for {len(places)} of {prepared.job.plan.rows:,} rows")
+    stage("loading and generating")
     return _generated(prepared, [_segment(prepared.job.plan, place) for place in places], threads)
 
 

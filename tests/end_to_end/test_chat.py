@@ -14,6 +14,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from jobs.generate import main
+from jobs.import_prompts import main as imports
 from jobs.verify import main as verify
 from tests.prompts.chat_templates import FAMILIES
 from tests.small_runs import INLINE, MODEL, as_bytes, read, write
@@ -79,6 +80,27 @@ def test_the_rows(reference: Path, model: Path) -> None:
 def test_other_formats_give_the_same(form: str, reference: Path, model: Path, source: Path, tmp_path: Path) -> None:
     assert generate(model, source, tmp_path / "out", f"source.messages_column={form}", "output.rows_per_shard=5") == 0
     assert as_bytes(read(tmp_path / "out")) == as_bytes(read(reference))
+
+
+def test_an_imported_batch_gives_the_same(reference: Path, model: Path, tmp_path: Path) -> None:
+    """OpenAI's batch format through `import`: its ids are the rows' ids."""
+    requests = [
+        {
+            "custom_id": f"talk-{i}",
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {"model": "m", "messages": talk},
+        }
+        for i, talk in enumerate(TALKS)
+        if talk is not None
+    ]
+    (tmp_path / "batch.jsonl").write_text("".join(json.dumps(request) + "\n" for request in requests))
+    assert imports([str(tmp_path / "batch.jsonl"), str(tmp_path / "batch.parquet")]) == 0
+    words = ["source.id_column=custom_id", "source.messages_column=messages"]
+    assert generate(model, tmp_path / "batch.parquet", tmp_path / "out", *words) == 0
+    rows = read(reference)
+    there = [i for i, talk in enumerate(TALKS) if talk is not None]
+    assert as_bytes(read(tmp_path / "out")) == as_bytes(rows.take(there))
 
 
 def test_it_is_verified_and_goes_on_where_it_was(

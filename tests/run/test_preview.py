@@ -34,7 +34,7 @@ def test_the_rows_are_those_of_the_job(spread: bool, source: Path, reference: Pa
         source, "preview://", source={"id_column": "id", "sampling_column": "how"}, output={"rows_per_shard": 7},
         sampling=SamplingConfig(n=2, max_tokens=8), preview=5, preview_random=spread,
     )  # fmt: skip
-    found = preview(config, 1, lambda line: None)
+    found = preview(config, 1, lambda line: None, lambda text: None)
     assert [row.row.row_id for row in found.rows] == [f"row-{i * 4 if spread else i:04d}" for i in range(5)]
     made = {(row["row_id"], row["sample_index"]): row for row in read(reference).to_pylist()}
     for shown in found.rows:
@@ -158,6 +158,4 @@ def test_a_long_prompt_is_cut_in_the_middle() -> None:
 
 def test_the_whole_is_what_these_rows_say() -> None:
     text = shown("abcd", [1] * 4, colours=False)
-    assert (
-        "whole    1,000 rows, about 4,000 tokens, 33:20 at this rate on one replica, with 1 sequences at once" in text
-    )
+    assert "whole    1,000 rows, about 4,000 tokens, 33:20 at this rate on one replica, with 1 sequence at once" in text

@@ -142,6 +142,8 @@ def _whole(found: Preview, plan: Plan) -> str:
     tokens, seconds = whole
     together = min(found.completions, found.most) if found.most else found.completions
     fuller = (
-        f", with {together} sequences at once, where the job runs up to {found.most}" if together < found.most else ""
+        f", with {counted(together, 'sequence')} at once, where the job runs up to {found.most}"
+        if together < found.most
+        else ""
     )
     return f"{rows}, about {tokens:,.0f} tokens, {duration(seconds)} at this rate on one replica{fuller}"
