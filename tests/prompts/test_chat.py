@@ -240,3 +240,19 @@ def test_options_that_do_not_go_together(options: Any, words: str) -> None:
     with pytest.raises(ValueError) as refused:
         SourceConfig(path="p", **options)
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ ''.__class__.__mro__ }}", "{{ messages.__init__.__globals__ }}", "{{ ().__class__.__base__.__subclasses__() }}",
+     "{{ messages.append(1) }}", "{% include '/etc/passwd' %}", "{% for i in range(10000000000) %}{% endfor %}",
+     "{{ raise_exception.__globals__['os'] }}"],
+)  # fmt: skip
+def test_fault_38_a_chat_template_cannot_break_out(template: str, tokenizers: Any) -> None:
+    (row,) = rows(tokenizers["smollm2"], {"prompt": ["x"]}, chat=True, chat_template=template)
+    assert row.error is not None and row.error.code is ErrorCode.BAD_TEMPLATE_ROW
+
+
+def test_what_a_message_holds_is_never_a_template(tokenizers: Any) -> None:
+    (row,) = rows(tokenizers["smollm2"], {"prompt": ["{{ 7 * 7 }} {% raw %}"]}, chat=True)
+    assert row.prompt is not None and "{{ 7 * 7 }} {% raw %}" in row.prompt
