@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,6 +101,20 @@ def configured(source: Path | str, output: Path | str, /, **sections: Any) -> Ge
 def overrides(source: Path | str, output: Path | str, *more: str) -> list[str]:
     """The command line of a small run, after the job's name."""
     return [f"model.path={MODEL}", f"source.path={source}", f"output.path={output}", "sampling.max_tokens=8", *more]
+
+
+def copy_of_the_code(folder: Path, *more: str) -> Path:
+    """Copy what a command needs, without compiled kernels, so that a test may add to it; return the folder."""
+    for room in ("jobs", "conf", "pipeline", *more):
+        shutil.copytree(REPOSITORY / room, folder / room, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    return folder
+
+
+def promptmill(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the command of a copy of the code, in its folder."""
+    environment = {**os.environ, "PYTHONPATH": str(project), "COLUMNS": "100"}
+    command = [sys.executable, "-m", "jobs", *words]
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
 
 
 def generate(source: Path | str, output: Path | str, *more: str) -> int:

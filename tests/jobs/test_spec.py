@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.small_runs import copy_of_the_code, promptmill
+
 MODULE = '''"""`promptmill count`: counts the files of an output."""
 
 from dataclasses import dataclass, field
@@ -44,24 +41,10 @@ PRESET = "defaults:\n  - count_schema\n  - _self_\n"
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the code with one more module in `jobs` and one more yaml in `conf`."""
-    folder = tmp_path_factory.mktemp("project")
-    for room in ("jobs", "conf", "pipeline"):
-        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    folder = copy_of_the_code(tmp_path_factory.mktemp("project"))
     (folder / "jobs" / "count.py").write_text(MODULE)
     (folder / "conf" / "count.yaml").write_text(PRESET)
     return folder
-
-
-def promptmill(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(project), "COLUMNS": "100"}
-    return subprocess.run(
-        [sys.executable, "-m", "jobs", *words],
-        cwd=project,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def test_it_is_listed_with_its_line(project: Path) -> None:

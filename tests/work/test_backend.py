@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from tests.small_runs import REPOSITORY, write
+from tests.small_runs import copy_of_the_code, promptmill, write
 
 ECHO = '''"""An engine that gives back its prompt; its tokens are bytes."""
 
@@ -70,9 +67,7 @@ class EchoBackend:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the code with the engine, its line and its yaml, and a torch that cannot be imported."""
-    folder = tmp_path_factory.mktemp("project")
-    for room in ("jobs", "conf", "pipeline"):
-        shutil.copytree(REPOSITORY / room, folder / room, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    folder = copy_of_the_code(tmp_path_factory.mktemp("project"))
     (folder / "pipeline" / "engine" / "echo.py").write_text(ECHO)
     registry = folder / "pipeline" / "engine" / "registry.py"
     line = '    "static": "pipeline.engine.own:StaticBackend",\n'
@@ -87,10 +82,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def generate(project: Path, out: str, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "jobs", "generate", "engine=echo", "cluster=inline", "source.path=in.parquet",
-               f"output.path={out}", *words]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(project)}
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    given = ["engine=echo", "cluster=inline", "source.path=in.parquet", f"output.path={out}"]
+    return promptmill(project, "generate", *given, *words)
 
 
 def test_a_whole_job_runs_with_it(project: Path) -> None:
@@ -102,10 +95,7 @@ def test_a_whole_job_runs_with_it(project: Path) -> None:
     assert rows[1]["token_ids"] == list("zwölf".encode())
     manifest = json.loads((project / "out" / "_job" / "manifest.json").read_text())
     assert manifest["environment"]["engine"] == "echo"
-    verified = subprocess.run(
-        [sys.executable, "-m", "jobs", "verify", "output.path=out"], cwd=project, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": str(project)},
-    )  # fmt: skip
+    verified = promptmill(project, "verify", "output.path=out")
     assert (verified.returncode, verified.stdout) == (0, "complete and intact: 1 part, 4 rows, 4 completions\n")
     assert "nothing to do" in generate(project, "out", "stats.columns=[]").stderr
 

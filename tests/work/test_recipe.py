@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.small_runs import REPOSITORY, copy_of_the_code, promptmill
+
 RECIPE = '''"""The recipe of `count`: how many tokens a prompt has, and how many of them are different."""
 
 import pyarrow as pa
@@ -75,32 +72,18 @@ JOB = JobSpec(name="count", summary="prompts in Parquet → their numbers of tok
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the code with the recipe, its line, its job and its yaml, and an input of five rows."""
-    folder = tmp_path_factory.mktemp("project")
-    for room in ("jobs", "conf", "pipeline", "examples"):
-        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    folder = copy_of_the_code(tmp_path_factory.mktemp("project"), "examples")
     (folder / "pipeline" / "work" / "count.py").write_text(RECIPE)
     registry = folder / "pipeline" / "work" / "recipe.py"
     line = '"generate": "pipeline.work.generate:Generate"'
     assert line in registry.read_text()
     registry.write_text(registry.read_text().replace(line, f'{line}, "count": "pipeline.work.count:Count"'))
     (folder / "jobs" / "count.py").write_text(JOB)
-    (folder / "conf" / "count.yaml").write_text((ROOT / "conf" / "generate.yaml").read_text())
+    (folder / "conf" / "count.yaml").write_text((REPOSITORY / "conf" / "generate.yaml").read_text())
     pq.write_table(
         pa.table({"prompt": ["one", "a a a a", None, "", "two"], "n": [1, 2, 3, 4, 5]}), folder / "in.parquet"
     )
     return folder
-
-
-def promptmill(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(project)}
-    return subprocess.run(
-        [sys.executable, "-m", "jobs", *words],
-        cwd=project,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def test_a_whole_job_runs_with_it(project: Path) -> None:
