@@ -1,6 +1,6 @@
 """`promptmill import`: JSON Lines, JSON, CSV, text, OpenAI's batch files or a dataset of the hub → one Parquet file.
 
-`import` is no name for a module. It does not know how any format is read.
+The module cannot have the job's name: `import` is a keyword.
 """
 
 from __future__ import annotations

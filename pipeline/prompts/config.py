@@ -202,14 +202,14 @@ class SourceConfig:
             json.dumps(self.chat_template_kwargs)
         except (TypeError, ValueError):
             require(False, "chat_template_kwargs", self.chat_template_kwargs, "a mapping of names to JSON values")
-        if self.chat_date is not None:
-            good = _DAY.fullmatch(self.chat_date) is not None
-            require(
-                good and _is_a_day(self.chat_date), "chat_date", self.chat_date, "null or a date such as 2026-11-28"
-            )
+        day = self.chat_date
+        require(day is None or is_a_day(day), "chat_date", day, "null or a date such as 2026-11-28")
 
 
-def _is_a_day(text: str) -> bool:
+def is_a_day(text: str) -> bool:
+    """Whether a text is a date in the form 2026-11-28."""
+    if _DAY.fullmatch(text) is None:
+        return False
     try:
         datetime.date.fromisoformat(text)
     except ValueError:

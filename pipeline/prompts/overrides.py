@@ -1,7 +1,4 @@
-"""Applies the sampling column of a row to the job's sampling parameters.
-
-It does not know prompts, or where the values come from.
-"""
+"""Applies the sampling column of a row to the job's sampling parameters."""
 
 from __future__ import annotations
 

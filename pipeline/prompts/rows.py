@@ -1,7 +1,4 @@
-"""Turns rows of the input into prompts made ready, or into the errors that say why not.
-
-It does not know how rows are read, or what generates from them.
-"""
+"""Turns rows of the input into prompts made ready, or into the errors that say why not."""
 
 from __future__ import annotations
 

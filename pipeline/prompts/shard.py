@@ -1,7 +1,4 @@
-"""The rows that a task is about, read and made ready: prompts, errors, and the columns that the output keeps.
-
-It does not know what is generated from them.
-"""
+"""The rows that a task is about, read and made ready: prompts, errors, and the columns that the output keeps."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A local file that is written little by little, and gets its name when it is whole.
 
 Until then it has none (`O_TMPFILE`), so that nothing is left of a process that was killed; where the file system has no such
-files, its name begins with a dot and says who writes it. It does not know what is in it.
+files, its name begins with a dot and says who writes it.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from pipeline.engine.rules.grammar_guard import check_in_time
 from pipeline.errors import ConfigurationError, InputRefused, ModelRefused, PlanRefused, PromptmillError, Refused
 from pipeline.planning.pace import BYTES_A_TOKEN, CORE_SPEED, GPU_SPEED, Effort
 from pipeline.planning.plan import Plan, make_plan
+from pipeline.prompts.config import is_a_day
 from pipeline.prompts.files.columns import used_columns
 from pipeline.prompts.files.ids import check_ids
 from pipeline.prompts.files.listing import Source, open_source
@@ -160,14 +161,20 @@ def _with_chat(
             "source.chat_template=FILE, name the model's tuned version, or prompt it with source.template"
         )
     if source.chat_date is None and asks_for_the_day(template):
-        before = (begun or {}).get("source", {}).get("chat_date")
-        source = replace(source, chat_date=before or datetime.date.today().isoformat())
+        source = replace(source, chat_date=_day_of(begun) or datetime.date.today().isoformat())
     try:
         backend.check_chat(source.chat_format())
     except ValueError as error:
         whose = "the model's chat template" if source.chat_template is None else "source.chat_template"
         raise ConfigurationError(f"{whose}: {error}") from error
     return replace(config, source=source)
+
+
+def _day_of(begun: Mapping[str, Any] | None) -> str | None:
+    """Return the day that an output's plan tells chat templates; None if it tells none."""
+    source = (begun or {}).get("source")
+    day = source.get("chat_date") if isinstance(source, Mapping) else None
+    return day if isinstance(day, str) and is_a_day(day) else None
 
 
 def _check_vocabulary(config: GenerateConfig, size: int | None) -> None:

@@ -1,7 +1,4 @@
-"""Turns a column into Python values, one at a time where some cannot be turned.
-
-It does not know what the column is for.
-"""
+"""Turns a column into Python values, one at a time where some cannot be turned."""
 
 from __future__ import annotations
 

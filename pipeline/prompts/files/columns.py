@@ -1,7 +1,4 @@
-"""Checks that the columns which a source names are there and have types that can be used.
-
-It does not know the files: it sees one schema at a time.
-"""
+"""Checks that the columns which a source names are there and have types that can be used."""
 
 from __future__ import annotations
 

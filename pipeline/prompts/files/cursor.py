@@ -1,7 +1,4 @@
-"""Goes forward through the rows of one Parquet file, decoding no row twice and holding a few thousand at most.
-
-It does not know about other files, partition columns, or what the rows mean.
-"""
+"""Goes forward through the rows of one Parquet file, decoding no row twice and holding a few thousand at most."""
 
 from __future__ import annotations
 

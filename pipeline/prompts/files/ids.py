@@ -1,7 +1,4 @@
-"""Checks that the ids of the rows are there, are text and differ, in 8 bytes of memory a row.
-
-It does not know what ids are used for.
-"""
+"""Checks that the ids of the rows are there, are text and differ, in 8 bytes of memory a row."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """What a column holds, whoever wrote the file: one logical type for all the files of a source, and values brought to it.
 
 A Parquet file may also say which Arrow type a column had in the memory of the program that wrote it (`ARROW:schema`). That is a
-way to hold values, not what they are: text is text as a string, a large string, a view or a dictionary. It does not know what a
-column is used for.
+way to hold values, not what they are: text is text as a string, a large string, a view or a dictionary.
 """
 
 from __future__ import annotations

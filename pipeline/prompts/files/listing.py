@@ -1,7 +1,4 @@
-"""Opens a source: lists its Parquet files, reads their footers, identifies their content, and checks the columns wanted.
-
-It does not decode data pages, and does not know what rows become.
-"""
+"""Opens a source: lists its Parquet files, reads their footers, identifies their content, and checks the columns wanted."""
 
 from __future__ import annotations
 

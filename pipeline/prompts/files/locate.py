@@ -1,7 +1,4 @@
-"""Finds the files that a path, directory, glob or URI stands for, and the Hive partitions in their names.
-
-It does not open them, and does not know what is in them.
-"""
+"""Finds the files that a path, directory, glob or URI stands for, and the Hive partitions in their names."""
 
 from __future__ import annotations
 

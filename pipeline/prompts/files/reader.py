@@ -1,7 +1,4 @@
-"""Reads row ranges of the input files: only the columns that are needed, and each row once.
-
-It does not know what the columns are for.
-"""
+"""Reads row ranges of the input files: only the columns that are needed, and each row once."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Finds for each used column the one type that holds its values in all the files of a source.
-
-It does not know how a type is told or brought about; it sees one schema a file.
-"""
+"""Finds for each used column the one type that holds its values in all the files of a source."""
 
 from __future__ import annotations
 

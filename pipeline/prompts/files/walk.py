@@ -1,7 +1,4 @@
-"""Goes through folders: what is in them, each folder once however many links lead to it.
-
-It does not know which files are wanted.
-"""
+"""Goes through folders: what is in them, each folder once however many links lead to it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Finds out which format a file has: by its name, and by its first bytes where the name leaves it open.
-
-It does not read further.
-"""
+"""Finds out which format a file has: by its name, and by its first bytes where the name leaves it open."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Finds the files that are to be imported.
-
-It does not open them.
-"""
+"""Finds the files that are to be imported."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""One file as a stream of UTF-8: unpacked as its first bytes say, and brought to UTF-8 from another encoding.
-
-It does not know what is in it.
-"""
+"""One file as a stream of UTF-8: unpacked as its first bytes say, and brought to UTF-8 from another encoding."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Row groups go to the file at once, in the schema that is known by then. When a table brings another, the file becomes a part,
 and a new one is begun; in the end all parts are brought to the last schema. Most inputs show their schema in the first
-megabytes, so that there is one part, which is the file. It does not know what the rows are.
+megabytes, so that there is one part, which is the file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.prompts.imports.kinds import NOTHING, Misfit, Type, fitted_table, merged, written
+from pipeline.prompts.imports.kinds import NOTHING, Type, fitted_table, merged, written
 from pipeline.store.appearing import Appearing, full_is_told
 
 GROUP_BYTES = 32 << 20
@@ -59,7 +59,7 @@ class Parts:
 
         Args:
             folder: Where the file will be.
-            group_rows: Rows in a row group; null: as many as are `GROUP_BYTES`, `GROUP_ROWS` at most.
+            group_rows: Rows in a row group; None: as many as are `GROUP_BYTES`, `GROUP_ROWS` at most.
             kind: The type of a row as far as it is known.
         """
         self.kind, self.rows, self.groups = kind, 0, 0
@@ -158,6 +158,3 @@ class Parts:
         for part in self._parts:
             part.drop()
         self._parts, self._held = [], []
-
-
-__all__ = ["Misfit", "Parts"]

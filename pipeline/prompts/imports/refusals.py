@@ -1,7 +1,4 @@
-"""Says what to do about values of a column that have no type in common.
-
-It does not know how they were found.
-"""
+"""Says what to do about values of a column that have no type in common."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Tells whether an input file is still the one that it was: by its content or, where that is far away, by its store's word.
 
-A footer does not: a corrected row can leave it, and the file's size, as they were. It does not know rows, or the plan.
+A footer does not: a corrected row can leave it, and the file's size, as they were.
 """
 
 from __future__ import annotations

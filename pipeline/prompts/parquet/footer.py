@@ -1,7 +1,4 @@
-"""Reads the footer of one Parquet file: its digest, its row groups and its columns.
-
-It does not know which of the columns are wanted, and reads no data page.
-"""
+"""Reads the footer of one Parquet file: its digest, its row groups and its columns. Data pages stay unread."""
 
 from __future__ import annotations
 

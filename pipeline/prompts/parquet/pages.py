@@ -1,7 +1,4 @@
-"""Reads the raw pages of column chunks: their digest, and what their headers say before Arrow unpacks them.
-
-It does not know which columns are used, or what the values mean.
-"""
+"""Reads the raw pages of column chunks: their digest, and what their headers say before Arrow unpacks them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Rewrites a footer, so that Arrow reads of a file what is used and holds it in types that it can work with.
-
-It does not know where the footer comes from, or which type a column is to have in the end.
-"""
+"""Rewrites a footer, so that Arrow reads of a file what is used and holds it in types that it can work with."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Reads and writes Thrift's compact protocol, in which Parquet's footers and page headers are written.
 
-It does not know Parquet: a struct is a dict, field number → (type, value), and a list is (type of its elements, values).
+A struct is a dict, field number → (type, value); a list is (type of its elements, values).
 """
 
 from __future__ import annotations

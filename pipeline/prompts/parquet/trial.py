@@ -1,7 +1,4 @@
-"""Decodes a file in a process of its own, to see whether that ends the process, as a fault in C++ does.
-
-It does not know which files should be tried.
-"""
+"""Decodes a file in a process of its own, to see whether that ends the process, as a fault in C++ does."""
 
 from __future__ import annotations
 

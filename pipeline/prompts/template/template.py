@@ -1,7 +1,4 @@
-"""Compiles a Jinja template and renders rows with it, within bounds of time and memory.
-
-It does not know where the rows come from or what becomes of the text.
-"""
+"""Compiles a Jinja template and renders rows with it, within bounds of time and memory."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Cuts a stream into blocks of whole lines.
-
-It does not know what is in a line.
-"""
+"""Cuts a stream into blocks of whole lines."""
 
 from __future__ import annotations
 

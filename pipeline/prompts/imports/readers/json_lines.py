@@ -125,7 +125,7 @@ def table_of(records: list[dict[str, Any]], kind: Type) -> pa.Table:
 
 
 def fast(data: bytes, texts: list[pa.Field[Any]]) -> pa.Table | None:
-    """Return lines as Arrow's parser has them; null where that may not be what they say.
+    """Return lines as Arrow's parser has them; None where that may not be what they say.
 
     Args:
         data: Lines.
@@ -145,7 +145,7 @@ def fast(data: bytes, texts: list[pa.Field[Any]]) -> pa.Table | None:
 
 
 def _objects(data: bytes) -> int | None:
-    """How many lines there are that are not blank; null if they are nothing for Arrow's parser.
+    """How many lines there are that are not blank; None if they are nothing for Arrow's parser.
 
     It does not come back from a line that is nested in thousands of levels, takes a null for a row without values, and does not
     look whether a text is UTF-8.

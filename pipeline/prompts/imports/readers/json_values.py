@@ -1,7 +1,6 @@
 """JSON that is not one object a line: a list of objects, or objects one after the other, however they are laid out.
 
-A window moves over the text; Python's decoder says where an object ends, and then it is handled as a line. It does not know
-what is in an object.
+A window moves over the text; Python's decoder says where an object ends, and then it is handled as a line.
 """
 
 from __future__ import annotations

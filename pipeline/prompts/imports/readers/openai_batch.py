@@ -69,7 +69,7 @@ class Batch:
         return row
 
     def told(self) -> str | None:
-        """What is to be said of fields that were not mapped; null if nothing."""
+        """What is to be said of fields that were not mapped; None if nothing."""
         found = sorted(self.unmapped.difference(_SILENT))
         if not found:
             return None
@@ -93,7 +93,7 @@ def _asked(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _schema(value: Any) -> dict[str, Any] | None:
-    """The sampling parameters that a response format stands for; null if there are none."""
+    """The sampling parameters that a response format stands for; None if there are none."""
     if not isinstance(value, dict):
         return None
     if value.get("type") == "text":
