@@ -20,7 +20,9 @@ import torch
 from pipeline.errors import ModelRefused
 from pipeline.machine import processor
 
-SOURCES = FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent
+SOURCES = FOLDER / "src"
+INCLUDE = FOLDER / "include"
 _V3 = frozenset({"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"})
 _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 LEVELS: dict[str, dict[str, frozenset[str]]] = {
@@ -142,7 +144,7 @@ def _file(name: str) -> Path:
 def digest_of_sources() -> str:
     """Return the digest of the C sources that `hatch_build.py` compiles into a library."""
     digest = hashlib.sha256()
-    for file in sorted([*SOURCES.glob("*.c"), *SOURCES.glob("*.h")]):
+    for file in sorted([*SOURCES.glob("*.c"), *INCLUDE.glob("*.h")], key=lambda file: file.name):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
