@@ -91,7 +91,7 @@ class Checkpoint:
         if self.adapter is not None:
             files |= {f"adapter/{p.name}": p for p in _model_files(self.adapter, "adapter_config.json")}
         with ThreadPoolExecutor() as pool:
-            return dict(zip(files, pool.map(_sha256, files.values()), strict=True))
+            return dict(zip(files, pool.map(sha256, files.values()), strict=True))
 
 
 def model_len(checkpoint: Checkpoint, config: EngineConfig) -> int:
@@ -231,7 +231,7 @@ def _model_files(folder: Path, config: str = "config.json") -> Iterable[Path]:
     return [folder / n for n in names if (folder / n).is_file()]
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
     """SHA-256 of a file. The hub's cache names large files by it, so those need not be read."""
     target = path.resolve()
     if path.is_symlink() and target.parent.name == "blobs" and _BLOB.fullmatch(target.name):
