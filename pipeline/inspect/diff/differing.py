@@ -83,9 +83,11 @@ def _elements(column: Any) -> Any:
 
 
 def _lengths(column: Any) -> npt.NDArray[np.int64]:
+    lengths: Any
     if pa.types.is_map(column.type):
-        return np.diff(column.offsets.to_numpy()).astype(np.int64)
-    lengths: Any = pc.list_value_length(column)
+        lengths = np.diff(column.offsets.to_numpy())
+        return np.asarray(lengths, np.int64)
+    lengths = pc.list_value_length(column)
     found: npt.NDArray[np.int64] = lengths.to_numpy(zero_copy_only=False).astype(np.int64)
     return found
 

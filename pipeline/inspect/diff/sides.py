@@ -106,7 +106,8 @@ def pairs(a: Side, b: Side) -> Iterator[tuple[Mapping[str, Any], Mapping[str, An
 
 
 def _both(schema: pa.Schema | None, footer: Footer) -> pa.Schema:
-    own = pa.schema([pa.field(field.name, plain_type(field.type)) for field in footer.schema])
+    fields: list[pa.Field[Any]] = [pa.field(field.name, plain_type(field.type)) for field in footer.schema]
+    own = pa.schema(fields)
     return own if schema is None else pa.schema([field for field in schema if field.name in own.names])
 
 
