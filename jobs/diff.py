@@ -26,7 +26,7 @@ def _compose(arguments: Arguments) -> list[Composed[DiffConfig]]:
 
 def run(config: DiffConfig, config_yaml: str) -> int:
     """Compare, print what was found, write the files that are asked for, and return the exit code."""
-    from pipeline.run.show.stages import Stage, on_stderr
+    from pipeline.stages import Stage, on_stderr
 
     reached = ""
 

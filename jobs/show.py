@@ -29,7 +29,7 @@ def _compose(arguments: Arguments) -> list[Composed[ShowConfig]]:
 
 def run(config: ShowConfig, config_yaml: str) -> int:
     """Show the rows, and return the exit code."""
-    from pipeline.run.show.stages import Stage
+    from pipeline.stages import Stage
 
     with Stage("starting"):
         from jobs.options.spelling import tokenizer_of  # late: these bring in pyarrow

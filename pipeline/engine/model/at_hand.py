@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.engine.config import ModelConfig
-from pipeline.engine.model.checkpoint import TOKENIZER_FILES, sha256
+from pipeline.engine.model.checkpoint import TOKENIZER_FILES
+from pipeline.engine.model.digests import digests
 from pipeline.engine.model.tokenizer import Tokenizer, load_tokenizer
 from pipeline.errors import ModelRefused
 from pipeline.wording import one_line
@@ -27,7 +28,7 @@ def tokenizer_at_hand(model: ModelConfig, content: Mapping[str, str]) -> Tokeniz
     if not folder.is_dir():
         folder = _cached(name, revision)
     for file in TOKENIZER_FILES:
-        here = sha256(folder / file) if (folder / file).is_file() else None
+        here = digests([folder / file])[0] if (folder / file).is_file() else None
         if here != content.get(f"tokenizer/{file}"):
             raise ModelRefused(f"the tokenizer in {folder} is not the one of the plan: {file} differs")
     return load_tokenizer(folder, 0)
