@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -81,14 +82,12 @@ class Children:
 
 def _kill(process: subprocess.Popen[str]) -> None:
     """Kill a process with its session; one that has ended may have left others there."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def _why(code: int, complaint: str) -> str:
     if code < 0:
-        name = signal.Signals(-code).name if -code in signal.valid_signals() else str(-code)
-        return f"its process was ended by {name}"
+        known = {number.value: number.name for number in signal.Signals}
+        return f"its process was ended by {known.get(-code, f'signal {-code}')}"
     return one_line((lines_of(complaint) or [f"its process ended with {code}"])[-1], 300)

@@ -1,4 +1,4 @@
-"""Python, the packages that promptmill needs, and those that its extras add: what is installed, and what its metadata asks for."""
+"""Python, the packages that promptmill needs, and those of its extras: what is installed, and what its metadata asks for."""
 
 from __future__ import annotations
 
