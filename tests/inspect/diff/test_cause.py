@@ -106,6 +106,12 @@ def test_an_input_whose_prompts_are_the_same_changes_no_completion() -> None:
     assert named(side(), side(other, content="y")) == ["input", "seed"]
 
 
+def test_the_content_of_a_file_is_compared_where_the_same_columns_are_used() -> None:
+    assert named(side(), side(content="y")) == ["input"]
+    assert named(side(), side(changed("source.template", "{{ x }}"), content="y")) == ["prompts"]
+    assert named(side(), side(changed("source.template", "{{ x }}"), rows=5)) == ["input", "prompts"]
+
+
 def test_columns_and_limits_change_no_completion() -> None:
     found = explain(side(), side(changed("stats.columns", [])), SEEN)
     assert found.causes == () and found.unexplained == {GENERATED}

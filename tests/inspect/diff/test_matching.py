@@ -63,7 +63,7 @@ def matched(a: list[Row], b: list[Row], sizes: list[int]) -> tuple[Matched, list
 
 
 @given(a=ROWS, changes=st.data(), sizes=st.lists(st.integers(0, 4), max_size=5))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 def test_as_duckdb_joins(a: list[Row], changes: st.DataObject, sizes: list[int]) -> None:
     b = changes.draw(st.permutations(a) | ROWS | st.just(a) | st.just(a[:-2]) | st.just(a[2:]))
     before, buckets.BUCKET_ROWS = buckets.BUCKET_ROWS, 3

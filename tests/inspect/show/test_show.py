@@ -77,7 +77,11 @@ def test_tokens_are_coloured_on_a_terminal_and_their_shares_are_told(
     assert "rank of a token: " in coloured and "\x1b[32m" in coloured
     plain = shown(capsys, run, "row_id=row-0004", "tokens=true")
     assert "\x1b" not in plain and "(ranks: " in plain
-    (text,) = (row for row in pq.read_table(run).to_pylist() if (row["row_id"], row["sample_index"]) == ("row-0004", 0))
+    (text,) = (
+        row
+        for row in pq.read_table(run / "data").to_pylist()
+        if (row["row_id"], row["sample_index"]) == ("row-0004", 0)
+    )
     stripped = re.sub(r"\x1b\[[\d;]*m", "", coloured)
     assert f"→ {text['text']}" in stripped
 
@@ -85,7 +89,9 @@ def test_tokens_are_coloured_on_a_terminal_and_their_shares_are_told(
 def test_without_a_tokenizer_the_ids_are_shown(run: Path) -> None:
     config = ShowConfig(output=InspectedOutput(path=str(run)), row_id="row-0004", tokens=True)
     (ids,) = (
-        r["token_ids"] for r in pq.read_table(run).to_pylist() if (r["row_id"], r["sample_index"]) == ("row-0004", 0)
+        r["token_ids"]
+        for r in pq.read_table(run / "data").to_pylist()
+        if (r["row_id"], r["sample_index"]) == ("row-0004", 0)
     )
     text = "".join(show(config, lambda output: None, coloured=False, width=80))
     assert "→ " + "".join(f"[{i}]" for i in ids) in text

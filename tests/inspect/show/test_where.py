@@ -51,7 +51,7 @@ def sql(column: str, operator: str, value: str) -> str:
 
 
 @given(terms=st.lists(TERMS, min_size=1, max_size=3), space=st.sampled_from(["", " "]))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_as_sql_chooses(terms: list[tuple[str, str, tuple[str, str]]], space: str) -> None:
     text = " and ".join(f"{column}{space}{operator}{space}{mine}" for column, operator, (mine, _) in terms)
     where = " and ".join(sql(column, operator, its) for column, operator, (_, its) in terms)
