@@ -41,7 +41,7 @@ def diff_page(found: Difference) -> bytes:
         + f'<div class="notes">{"".join(notes)}</div>'
     )  # fmt: skip
     sides = facts([(side.name, side_line(side)) for side in (found.a, found.b)])
-    numbers = facts([(name, text) for name, text in facts_of(found) if text])
+    numbers = facts([(name, text) for name, text in facts_of(found) if text and name != "by column"])
     sections = [Section("numbers", "What was compared", sides + numbers + _columns(found))]
     if tally.examples:
         sections.append(Section("rows", "Rows that differ", "".join(_examples(found))))

@@ -17,7 +17,7 @@ from pipeline.errors import PlanRefused
 from pipeline.inspect.diff import buckets
 from pipeline.inspect.diff.matching import Matched, match
 
-SCHEMA = pa.schema([("row_id", pa.string()), ("sample_index", pa.int32()), ("value", pa.int64())])
+SCHEMA = pa.table({"row_id": ["a"], "sample_index": pa.array([0], pa.int32()), "value": [0]}).schema
 Row = tuple[str, int, int]
 ROWS = st.lists(
     st.tuples(st.sampled_from("abcdefghij"), st.integers(0, 1), st.integers(0, 1)),
@@ -55,7 +55,7 @@ def matched(a: list[Row], b: list[Row], sizes: list[int]) -> tuple[Matched, list
 
     def on_pairs(one: pa.RecordBatch, other: pa.RecordBatch) -> None:
         rows = [[tuple(row[name] for name in SCHEMA.names) for row in side.to_pylist()] for side in (one, other)]
-        found.extend(zip(*rows, strict=True))  # type: ignore[arg-type]
+        found.extend(zip(*rows, strict=True))
 
     one: Any = Given(a, sizes)
     other: Any = Given(b, sizes[::-1])

@@ -119,7 +119,7 @@ def test_this_installation() -> None:
 
 def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = ["numpy>=1", "numpy>=999", "no-such-package>=2", "also-missing; extra == 'hub'", "not a requirement !"]
-    monkeypatch.setattr(installation.importlib.metadata, "requires", lambda name: wanted)
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: wanted)
     found = [finding for finding in installation.check_installation() if finding.about == "packages"]
     told = [finding.text for finding in found if finding.state is State.MEND]
     assert len(told) == 2 and "promptmill needs >=999" in told[0] and told[1] == "no-such-package is not installed"
@@ -206,7 +206,7 @@ def test_a_bucket_is_probed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("free", "state"), [(10 * 2**30, State.OK), (2**29, State.WARNING), (2**20, State.MEND)])
 def test_disks(free: int, state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": free})())
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": free})())
     found = states(machine.check_disks(str(tmp_path / "to" / "come")))
     assert found["disk"] is found["temporary"] is state
     assert "disk" not in states(machine.check_disks("s3://bucket/x"))
@@ -222,10 +222,10 @@ def test_memory_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert states(hub.check_hub()) == {"hub cache": State.OK, "hub": State.OK}
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     for answer, state in ((200, State.OK), (503, State.WARNING), (OSError("no route"), State.WARNING)):
         monkeypatch.setattr(hub, "get_session", lambda answer=answer: Session(answer))
         assert states(hub.check_hub())["hub"] is state
