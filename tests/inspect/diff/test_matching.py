@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pipeline.errors import PlanRefused
 from pipeline.inspect.diff import buckets
 from pipeline.inspect.diff.matching import Matched, match
+from tests.examples import examples
 
 SCHEMA = pa.table({"row_id": ["a"], "sample_index": pa.array([0], pa.int32()), "value": [0]}).schema
 Row = tuple[str, int, int]
@@ -63,7 +64,7 @@ def matched(a: list[Row], b: list[Row], sizes: list[int]) -> tuple[Matched, list
 
 
 @given(a=ROWS, changes=st.data(), sizes=st.lists(st.integers(0, 4), max_size=5))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(60))
 def test_as_duckdb_joins(a: list[Row], changes: st.DataObject, sizes: list[int]) -> None:
     b = changes.draw(st.permutations(a) | ROWS | st.just(a) | st.just(a[:-2]) | st.just(a[2:]))
     before, buckets.BUCKET_ROWS = buckets.BUCKET_ROWS, 3

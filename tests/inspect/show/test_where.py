@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ConfigurationError
 from pipeline.inspect.show.where import holds, parse
+from tests.examples import examples
 
 DAY = datetime.date(2026, 1, 2)
 TABLE = pa.table({
@@ -51,7 +52,7 @@ def sql(column: str, operator: str, value: str) -> str:
 
 
 @given(terms=st.lists(TERMS, min_size=1, max_size=3), space=st.sampled_from(["", " "]))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(60))
 def test_as_sql_chooses(terms: list[tuple[str, str, tuple[str, str]]], space: str) -> None:
     text = " and ".join(f"{column}{space}{operator}{space}{mine}" for column, operator, (mine, _) in terms)
     where = " and ".join(sql(column, operator, its) for column, operator, (_, its) in terms)
