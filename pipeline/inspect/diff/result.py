@@ -74,7 +74,8 @@ class Difference:
             columns = self.columns()
             where = " in all columns that both have" if any(columns.values()) else ""
             order = ", in another order" if self.matched.same_order is False else ""
-            return f"equal: {counted(both, 'row')}{order}{where}"
+            so_far = " so far" if self.a.missing_parts or self.b.missing_parts else ""
+            return f"equal{so_far}: {counted(both, 'row')}{order}{where}"
         only = [
             f"{lonely.rows:,} only in {name}"
             for name, lonely in (("a", self.matched.only_a), ("b", self.matched.only_b)) if lonely.rows

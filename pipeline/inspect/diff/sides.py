@@ -77,6 +77,8 @@ def open_side(name: str, path: str) -> Side:
         except (ValueError, TypeError, KeyError) as error:
             why = one_line(error)
     parts = output.committed(plan)
+    if not parts:
+        raise PlanRefused(f"{name}={path}: no part is committed yet; a run commits its first one soon")
     rows = size = 0
     schema: pa.Schema | None = None
     environments: dict[str, Mapping[str, Any]] = {}

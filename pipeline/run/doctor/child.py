@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
+import pipeline
 from pipeline.wording import lines_of, one_line
 
 
@@ -37,7 +39,7 @@ class Children:
         Raises:
             Failed: If it gives no answer.
         """
-        process = self._start([sys.executable, "-m", module])
+        process = self._start([sys.executable, "-P", "-m", module])  # -P: not what the current folder has of that name
         try:
             told, complaint = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -65,7 +67,7 @@ class Children:
                 raise Failed("was not started")
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                encoding="utf-8", errors="replace", start_new_session=True,
+                encoding="utf-8", errors="replace", start_new_session=True, env={**os.environ, "PYTHONPATH": _search_path()},
             )  # fmt: skip
             self._running.add(process)
         return process
@@ -78,6 +80,12 @@ class Children:
             if pipe is not None:
                 pipe.close()
         process.wait()
+
+
+def _search_path() -> str:
+    """Return where modules are looked for: this code first, installed or not."""
+    own = str(Path(pipeline.__file__).parents[1])
+    return os.pathsep.join([own, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _kill(process: subprocess.Popen[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -124,6 +125,14 @@ def test_options_that_an_earlier_version_did_not_have() -> None:
     older = {name: value for name, value in OPTIONS.items() if name != "recipe"}
     assert explain(side(older), side(newer), SEEN).causes == ()
     assert named(side(older), side({**newer, "source": {**newer["source"], "chat": True}})) == ["prompts"]
+
+
+def test_a_plan_of_the_first_format_knows_its_files_by_size_and_footer() -> None:
+    old = side(content="")
+    assert old.plan is not None
+    older = replace(old, plan=replace(old.plan, format=1))
+    assert explain(older, side(content="y"), SEEN).causes == ()
+    assert named(older, side(rows=5)) == ["input"]
 
 
 def test_an_environment_that_was_not_recorded() -> None:

@@ -21,6 +21,7 @@ from pipeline.inspect.diff.diff import diff
 from pipeline.inspect.diff.page import diff_page
 from pipeline.inspect.diff.result import BROKEN, Difference
 from pipeline.inspect.diff.table import lines
+from pipeline.output.part import part_name
 from tests.small_runs import generate, prompts, write
 
 OPTIONS = ("source.id_column=id", "source.keep_columns=[topic]", "sampling.n=2", "output.rows_per_shard=5")
@@ -163,6 +164,36 @@ def test_an_output_that_is_not_finished(runs: Path, tmp_path: Path) -> None:
     assert topics(found) == ["not finished"] and "b lacks 1 of 3 parts" in next(found.because())
     assert found.matched.same_order is True
     assert "not finished: 2 of 3 parts" in list(lines(found))[1]
+
+
+def test_an_output_without_a_part_is_refused_and_one_that_is_equal_so_far_is_said_to_be(
+    runs: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(runs / "one", tmp_path / "half")
+    parts = sorted((tmp_path / "half" / "data").iterdir())
+    parts[-1].unlink()
+    assert compared(tmp_path / "half", tmp_path / "half").verdict() == "equal so far: 20 rows"
+    for part in parts[:-1]:
+        part.unlink()
+    with pytest.raises(PlanRefused, match=r"b=.*half: no part is committed yet"):
+        compared(runs / "one", tmp_path / "half")
+
+
+def test_kept_columns_of_every_type(tmp_path: Path) -> None:
+    values: dict[str, Any] = {
+        "words": pa.array([["x"], ["y", None]], pa.list_(pa.dictionary(pa.int8(), pa.string()))),
+        "when": pa.array([{"at": 1}, None], pa.struct([("at", pa.timestamp("us"))])),
+        "who": pa.array([b"0" * 16, b"1" * 16], pa.uuid()),
+        "what": pa.array(['{"a": 1}', None], pa.json_()),
+        "pairs": pa.array([[("a", 1)], []], pa.map_(pa.string(), pa.int64())),
+        "how": pa.array(["p", "q"], pa.dictionary(pa.int32(), pa.string())),
+    }
+    keys: dict[str, Any] = {"row_id": ["a", "b"], "sample_index": pa.array([0, 0], pa.int32())}
+    for name, order in (("a", [0, 1]), ("b", [1, 0])):
+        (tmp_path / name / "data").mkdir(parents=True)
+        pq.write_table(pa.table({**keys, **values}).take(order), tmp_path / name / part_name("0123abcd", 0, 1))
+    found = compared(tmp_path / "a", tmp_path / "b")
+    assert found.equal and found.matched.same_order is False and set(values) <= set(found.compared)
 
 
 def test_a_row_that_differs_without_a_cause_breaks_the_promise(runs: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from jobs.doctor import main
+from pipeline import __version__
 from pipeline.errors import StoreUnavailable
 from pipeline.run.doctor import child, engine, hub, installation, machine, store
 from pipeline.run.doctor import ray as ray_check
@@ -86,6 +87,15 @@ def test_a_check_whose_process_crashes_or_hangs(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(Failed, match=told):
         Children().ask("checked", 1.0 if "sleep" in code else 900.0)
+
+
+def test_a_folder_with_a_package_of_our_name_is_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline" / "__init__.py").write_text("raise ImportError('another pipeline')")
+    (tmp_path / "asks.py").write_text("import pipeline; print('\"' + pipeline.__version__ + '\"')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert Children().ask("asks", 900.0) == __version__
 
 
 def test_a_process_is_ended_with_all_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
