@@ -20,7 +20,7 @@ from pipeline.engine.layers.attention import TRITON
 from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.rules.structured import Grammars
-from pipeline.engine.scheduler import FEW, Scheduler
+from pipeline.engine.scheduler import Scheduler, few_for
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.steps.eager import EagerStepper
 from pipeline.engine.steps.flight import NONFINITE, Flight, Stepper
@@ -32,10 +32,6 @@ from pipeline.engine.steps.slots import SlotState
 from pipeline.types import Completion, FinishReason, Request, Room, RowError
 
 logger = logging.getLogger(__name__)
-
-
-CORES_OF_FEW = 4
-"""Number of cores that FEW sequences keep busy; more cores need more sequences."""
 
 
 class ContinuousEngine:
@@ -64,7 +60,7 @@ class ContinuousEngine:
         # a prompt whose own log-probabilities are requested must be computed to its last position
         share = prefix_caching and not stats.prompt_logprobs
         loaded = runner.loaded
-        few = runner.slots if loaded.device.type != "cpu" else FEW * max(1, torch.get_num_threads() // CORES_OF_FEW)
+        few = runner.slots if loaded.device.type != "cpu" else few_for(torch.get_num_threads())
         self._pool = BlockPool(runner.blocks)
         graphs = loaded.attention == TRITON
         self._scheduler = Scheduler(

@@ -9,18 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import stat
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from pipeline.engine import native
+from pipeline.engine.kept import about_processor, cache_folder, caps, digest_of_code, put_kept, read_kept
 
-VARIABLE = "PROMPTMILL_CACHE"
-"""Names another folder for the file; empty: nothing is remembered."""
 _FILE = "verdicts.json"
 _MOST = 2000
 """Verdicts that are kept; the oldest go."""
@@ -28,11 +24,6 @@ _MOST_BYTES = 1 << 20
 """A file that is larger is not ours: so many verdicts take a quarter of it."""
 _LONGEST = 200
 """Characters of a question that is kept."""
-_CAPS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
-"""Variables by which torch and its libraries are told to use less than the processor has."""
-_ONE_CORE = ("vendor_id", "cpu family", "model", "model name", "stepping", "microcode", "flags")
-_OTHER_CORE = ("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features")
-"""What /proc/cpuinfo tells of a core of x86, and of ARM."""
 logger = logging.getLogger(__name__)
 
 
@@ -67,7 +58,7 @@ class Verdicts:
         # Two replicas may do this at once: what the slower one writes lacks the other's new answers. They are the same anyway.
         merged = {key: answer for key, answer in _read(self._file).items() if key not in self._new} | self._new
         try:
-            _replace(self._file, json.dumps(dict(list(merged.items())[-_MOST:]), indent=0))
+            put_kept(self._file, json.dumps(dict(list(merged.items())[-_MOST:]), indent=0))
         except OSError as error:
             logger.debug("%s is not written, and the checks will be run again: %s", self._file, error)
 
@@ -83,16 +74,9 @@ def here() -> Verdicts:
 
 
 def cache_file() -> Path | None:
-    """Where verdicts are kept: in VARIABLE's folder, or the user's cache. None: nowhere."""
-    folder = os.environ.get(VARIABLE)
-    if folder is not None:
-        return Path(folder) / _FILE if folder else None
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        # as its specification wants it, a relative one is as none
-        return (base if base.is_absolute() else Path.home() / ".cache") / "promptmill" / _FILE
-    except RuntimeError:  # no home
-        return None
+    """Where verdicts are kept; None: nowhere."""
+    folder = cache_folder()
+    return None if folder is None else folder / _FILE
 
 
 def machine() -> str:
@@ -102,21 +86,12 @@ def machine() -> str:
 
 def _facts() -> dict[str, object]:
     return {
-        "processor": _processor(), "torch": [torch.__version__, torch.version.git_version],
-        "capability": torch.backends.cpu.get_cpu_capability(), "caps": {name: os.environ.get(name) for name in _CAPS},
+        "processor": about_processor(), "torch": [torch.__version__, torch.version.git_version],
+        "capability": torch.backends.cpu.get_cpu_capability(), "caps": caps(),
         "threads": torch.get_num_threads(),
         "kernels": [native.level(), native.digest_of_sources(), _built()],
-        "code": _code(),
+        "code": digest_of_code(),
     }  # fmt: skip
-
-
-def _processor() -> list[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return []
-    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
-    return [facts.get(name, "") for name in (*_ONE_CORE, *_OTHER_CORE)]
 
 
 def _built() -> str:
@@ -126,38 +101,7 @@ def _built() -> str:
     return hashlib.sha256(Path(name).read_bytes()).hexdigest() if isinstance(name, str) else ""
 
 
-def _code() -> str:
-    """A digest of the engine's own code, which says what is checked, and how."""
-    digest, folder = hashlib.sha256(), Path(__file__).parents[1]
-    for file in sorted(folder.rglob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
 def _read(file: Path) -> dict[str, bool]:
     """Return what a file has; nothing where it cannot be had, is none of ours, or others may write it."""
-    try:
-        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
-            facts = os.fstat(opened.fileno())
-            if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o022:
-                return {}
-            data = opened.read(_MOST_BYTES + 1)
-        found = json.loads(data) if len(data) <= _MOST_BYTES else None
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(found, dict):
-        return {}
+    found = read_kept(file, _MOST_BYTES)
     return {key: answer for key, answer in found.items() if isinstance(answer, bool) and len(key) <= _LONGEST}
-
-
-def _replace(file: Path, text: str) -> None:
-    """Put a file in place whole."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    try:
-        with os.fdopen(handle, "w") as opened:
-            opened.write(text)
-        Path(name).replace(file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

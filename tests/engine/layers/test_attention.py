@@ -18,7 +18,7 @@ from pipeline.engine import native
 from pipeline.engine.cache.block_pool import BlockPool
 from pipeline.engine.cache.kv_cache import KVCache
 from pipeline.engine.layers.attention import StepLayout, choose, slot_attention, step_layout
-from pipeline.engine.layers.verdicts import VARIABLE
+from pipeline.engine.kept import VARIABLE
 from pipeline.engine.native.attention import NativeStep
 from pipeline.engine.plain import attention as plain_attention
 from pipeline.engine.scheduler import Chunk, Scheduler, Step

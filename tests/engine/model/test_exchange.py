@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from pipeline.engine.layers import linear
 from pipeline.engine.layers.activation import RotaryTable, RowwiseActivation
 from pipeline.engine.layers.linear import KERNELS, PackedLinear
-from pipeline.engine.layers.verdicts import VARIABLE
+from pipeline.engine.kept import VARIABLE
 from pipeline.engine.model.exchange import exchange
 from pipeline.engine.model.loading_log import LoadingLog
 from tests.engine.small.tiny_models import FAMILIES, Tiny
