@@ -48,6 +48,7 @@ class ContinuousEngine:
             whose chosen token ends it is then computed one step too far; the result is dropped.
 
     Attributes:
+        stepper: Computes the steps.
         waited: Seconds that the host has waited for the device.
     """
 
@@ -71,7 +72,7 @@ class ContinuousEngine:
         self._state = SlotState(
             runner.slots, runner.max_len, loaded.vocab_size, loaded.device, tokenizer, self._grammars
         )
-        self._stepper: Stepper = (GraphStepper if graphs else EagerStepper)(runner, self._state, stats)
+        self.stepper: Stepper = (GraphStepper if graphs else EagerStepper)(runner, self._state, stats)
         self._record = Record(runner.slots, runner.max_len)
         self._behind = 1 if graphs or ahead else 0
         self._flights: deque[Flight] = deque()
@@ -113,10 +114,10 @@ class ContinuousEngine:
     @torch.inference_mode()
     def _step(self, done: list[Completion]) -> None:
         admitted, step = self._scheduler.schedule()
-        self._stepper.admit([(sequence, self._watch(sequence)) for sequence in admitted])
+        self.stepper.admit([(sequence, self._watch(sequence)) for sequence in admitted])
         behind = 0  # no next step to compute meanwhile: wait for the results now
         if step.decodes or step.chunks:
-            flight = self._stepper.launch(step)
+            flight = self.stepper.launch(step)
             for sequence in flight.sequences:
                 sequence.in_flight += 1
             self._flights.append(flight)

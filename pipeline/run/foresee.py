@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import datetime
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.engine.base import Foreseeable
 from pipeline.engine.calibration.figures import Calibration
+from pipeline.engine.calibration.known import Endings, keep_endings, key_of_endings
 from pipeline.engine.registry import open_backend
 from pipeline.errors import ModelRefused, PromptmillError
 from pipeline.machine import available_bytes, cores
+from pipeline.output.counts import Counts
 from pipeline.output.folder import OutputFolder
 from pipeline.output.foreign import check_vacant
 from pipeline.output.prediction import Prediction, put_prediction
 from pipeline.planning.fingerprint import differences
+from pipeline.planning.plan import Plan
 from pipeline.run.cluster.capacity import check_machine
 from pipeline.run.dispatch.sizing import Demand, Node, Sizing, choose_sizing
 from pipeline.run.show.progress import progress_view
 from pipeline.run.signals import signals_raise
 from pipeline.store.base import Store, open_store
+from pipeline.types import FinishReason, SamplingParams
 from pipeline.wording import counted, named
 from pipeline.work.config import GenerateConfig
 from pipeline.work.estimate.estimate import QUICK, THOROUGH, Estimate, Place, estimate
+from pipeline.work.estimate.expect import ends_early
 from pipeline.work.estimate.hurts import hurts
 from pipeline.work.prepare import Prepared, prepare
 
@@ -31,6 +37,8 @@ RAY_SECONDS = 4.0
 """Seconds until a Ray of the job's own has started, and a replica's process in it."""
 RAY_BYTES = 60 << 20
 """Memory of a replica's process on Ray beyond that of the driver's own."""
+PATIENCE = 5.0
+"""Most seconds that the end of a job waits for its prediction."""
 
 _log = logging.getLogger(__name__)
 
@@ -103,14 +111,41 @@ def predict(config: GenerateConfig, prepared: Prepared) -> Prediction | None:
     return None if found.time is None else found.prediction()
 
 
-def keep_prediction(store: Store, config: GenerateConfig, prepared: Prepared) -> None:
-    """Store a prediction with an output, if one can be had; no job fails for that."""
-    try:
-        prediction = predict(config, prepared)
-        if prediction is not None:
-            put_prediction(store, prediction)
-    except Exception as error:  # whatever it is, the job itself meets it and says it better
-        _log.debug("no prediction: %s", named(error))
+class Foreseeing:
+    """Stores a prediction with an output, if one can be had quickly, beside the start of the job.
+
+    Args:
+        store: The output folder.
+        config: The job's configuration.
+        prepared: The job.
+    """
+
+    def __init__(self, store: Store, config: GenerateConfig, prepared: Prepared) -> None:
+        """Begin."""
+        self._store, self._config, self._prepared = store, config, prepared
+        self._thread = threading.Thread(target=self._run, name="foresee", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Wait for it, not for long."""
+        self._thread.join(timeout=PATIENCE)
+
+    def _run(self) -> None:
+        try:
+            prediction = predict(self._config, self._prepared)
+            if prediction is not None:
+                put_prediction(self._store, prediction)
+        except Exception as error:  # whatever it is, the job itself meets it and says it better
+            _log.debug("no prediction: %s", named(error))
+
+
+def remember_endings(plan: Plan, sampling: SamplingParams, totals: Counts) -> None:
+    """Remember how long completions became, for the next plan with this model and these stop rules."""
+    made = totals.finish_reasons.get(FinishReason.STOP, 0) + totals.finish_reasons.get(FinishReason.LENGTH, 0)
+    if made and plan.fingerprint["source"]["sampling_column"] is None and ends_early(sampling):
+        key = key_of_endings(plan.fingerprint["model"]["content"], sampling)
+        stopped = totals.finish_reasons.get(FinishReason.STOP, 0)
+        keep_endings(key, Endings(totals.completion_tokens, stopped, made))
 
 
 def _of_folder(folder: OutputFolder, prepared: Prepared) -> list[str]:

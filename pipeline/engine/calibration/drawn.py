@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from pipeline.engine.config import ModelConfig
 from pipeline.engine.layers.attention import IMPLEMENTATION
 from pipeline.engine.layers.linear import PackedLinear
 from pipeline.engine.model.checkpoint import Checkpoint
-from pipeline.engine.model.load import LoadedModel, make_ready
+from pipeline.engine.model.load import LoadedModel
 from pipeline.engine.model.shape import shapes
 from pipeline.errors import ModelRefused
 
@@ -37,13 +36,11 @@ def layers_to_measure(checkpoint: Checkpoint) -> tuple[int, int]:
     return layers, min(layers, max(2, -(-_SOME_BYTES // one) // 2 * 2))
 
 
-def drawn_model(
-    checkpoint: Checkpoint, config: ModelConfig, layers: int, *, dtype: str, max_len: int, deterministic: bool
-) -> LoadedModel:
-    """Make a model of the checkpoint's shape, with random weights and so many layers, ready to run on the CPU.
+def drawn_model(checkpoint: Checkpoint, layers: int, dtype: str) -> PreTrainedModel:
+    """Make a model of the checkpoint's shape, with random weights and so many layers.
 
     Raises:
-        ModelRefused: If transformers cannot make it, or it is not served.
+        ModelRefused: If transformers cannot make it.
     """
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     shape = AutoConfig.from_pretrained(checkpoint.directory, local_files_only=True, trust_remote_code=False)
@@ -60,10 +57,11 @@ def drawn_model(
         raise
     except Exception as error:  # of whatever kind the model's code raises
         raise ModelRefused(f"{checkpoint.directory}: {' '.join(str(error).split())[:200]}") from error
-    output = model.get_output_embeddings()
+    made: PreTrainedModel = model
+    output: Any = made.get_output_embeddings()  # type: ignore[no-untyped-call]
     with torch.no_grad():
         output.weight.normal_(std=_SPREAD / math.sqrt(output.weight.shape[1]))
-    return make_ready(model, checkpoint, config, max_len=max_len, deterministic=deterministic)
+    return made
 
 
 def shorten(loaded: LoadedModel, layers: int) -> None:

@@ -56,6 +56,7 @@ class Calibration:
         host: Seconds beside that for each token that is chosen.
         importing: Seconds until the libraries are imported.
         packing: Seconds to make the whole model ready once its weights are read.
+        taking: Seconds to take a byte of memory for the cache.
         process: Bytes of the process before the model.
         weights: Bytes of the whole model when it is ready.
         transient: Most bytes beside them while it is made ready.
@@ -79,6 +80,7 @@ class Calibration:
     host: float
     importing: float
     packing: float
+    taking: float
     process: int
     weights: int
     transient: int

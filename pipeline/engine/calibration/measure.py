@@ -6,7 +6,6 @@ their end; what that takes beyond its steps is the host's share.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from pipeline.engine import native
 from pipeline.engine.assembly import needs_of
 from pipeline.engine.cache.block_pool import BLOCK, blocks_for
-from pipeline.engine.cache.memory import MemoryPlan, Needs
+from pipeline.engine.cache.memory import Needs
 from pipeline.engine.calibration.drawn import (
     drawn_model,
     held_bytes,
@@ -29,17 +28,17 @@ from pipeline.engine.calibration.drawn import (
     shorten,
 )
 from pipeline.engine.calibration.figures import Calibration, Curve
-from pipeline.engine.calibration.simulate import Expected, Setup, simulate
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.continuous import ContinuousEngine
 from pipeline.engine.model.checkpoint import Checkpoint
-from pipeline.engine.model.load import LoadedModel
+from pipeline.engine.model.load import LoadedModel, make_ready
 from pipeline.engine.model.tokenizer import Tokenizer, load_tokenizer
 from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.scheduler import Chunk, Step
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.steps.eager import EagerStepper
+from pipeline.engine.steps.flight import Flight, Stepper
 from pipeline.engine.steps.runner import ModelRunner
 from pipeline.engine.steps.slots import SlotState
 from pipeline.machine import peak_bytes, reset_peak, resident_bytes
@@ -116,18 +115,18 @@ def calibrate(task: Task) -> Calibration:
     process = resident_bytes()
     tokenizer = load_tokenizer(task.checkpoint.tokenizer, task.checkpoint.vocab_size or 0)
     layers, measured = layers_to_measure(task.checkpoint)
+    drawn = drawn_model(task.checkpoint, measured, task.model.dtype)
     before = time.perf_counter()
-    loaded = drawn_model(
-        task.checkpoint, task.model, measured, dtype=task.model.dtype, max_len=task.max_len,
-        deterministic=task.engine.deterministic,
-    )  # fmt: skip
+    loaded = make_ready(
+        drawn, task.checkpoint, task.model, max_len=task.max_len, deterministic=task.engine.deterministic
+    )
     packing = time.perf_counter() - before
     sizes, flops = held_bytes(loaded.model), _flops(loaded)
     needs = needs_of(loaded, most_tokens=task.engine.max_num_batched_tokens or needs_of(loaded).most_tokens)
     bench = _Bench(task, loaded, tokenizer, needs)
     decodes, reads, step = bench.sequences, bench.reads, bench.memory()
     times = bench.times()
-    host = bench.host(times)
+    host = bench.host()
     if measured < layers:
         half = measured // 2
         shorten(loaded, half)
@@ -138,14 +137,15 @@ def calibrate(task: Task) -> Calibration:
         flops = tuple(a + (a - b) * more for a, b in zip(flops, _flops(loaded), strict=True))
         packing *= 1 + more * (measured - half) / measured
         needs = replace(needs, block_bytes=needs.block_bytes * layers // measured)
+    taking = bench.taking
     del bench
     rate = _rate(loaded, int8=task.model.quantization == "int8")
     return Calibration(
         layers=layers, measured=measured, took=time.perf_counter() - began,
         decode=_curve(decodes, times.decode), read=_curve(reads, times.read),
         decode_position=times.decode_position, read_position=times.read_position, near=NEAR, host=host, importing=0.0,
-        packing=packing, process=process, weights=sizes, transient=largest_bytes(loaded.model), step=step, needs=needs,
-        flops=rate, bandwidth=_bandwidth(), token_flops=flops[0], output_flops=flops[1], streamed=round(flops[2]),
+        packing=packing, taking=taking, process=process, weights=sizes, transient=largest_bytes(loaded.model), step=step,
+        needs=needs, flops=rate, bandwidth=_bandwidth(), token_flops=flops[0], output_flops=flops[1], streamed=round(flops[2]),
     )  # fmt: skip
 
 
@@ -166,7 +166,9 @@ class _Bench:
         prompts = -(-needs.most_tokens // BLOCK) * blocks_for(self._max_len)  # if each has one chunk
         blocks = max(most * blocks_for(self._near + 1), _FAR_SEQUENCES * blocks_for(self._far + 1), prompts)
         runner = ModelRunner(loaded, self._slots, self._max_len, blocks)
+        before = time.perf_counter()
         runner.cache.take(blocks)
+        self.taking = (time.perf_counter() - before) / blocks / max(1, needs.block_bytes)
         grammars = Grammars(tokenizer, loaded.vocab_size, loaded.eos_token_ids, task.threads)
         self._state = SlotState(self._slots, self._max_len, loaded.vocab_size, loaded.device, tokenizer, grammars)
         self._stepper = EagerStepper(runner, self._state, task.stats)
@@ -197,35 +199,31 @@ class _Bench:
             partial(self._decoding, few, self._near), partial(self._decoding, few, self._far),
             partial(self._reading, tokens, start),
         ]  # fmt: skip
-        *found, near, distant, behind = _quickest(ways)
+        *found, near, distant, behind = _shortest(ways)
         decode, read = found[: len(self.sequences)], found[len(self.sequences) :]
         return _Times(
             _rising(decode), _rising(read), max(0.0, distant - near) / few / far if far >= BLOCK else 0.0,
             max(0.0, behind - read[-1]) / tokens / start if start >= BLOCK else 0.0,
         )  # fmt: skip
 
-    def host(self, times: _Times) -> float:
+    def host(self) -> float:
         """Return the seconds beside steps for each token, by an engine that runs requests to their end."""
-        asked, length = min(_HOST_REQUESTS, 2 * self.sequences[-1]), min(_HOST_TOKENS, self._max_len - NEAR // 2)
-        sampling = replace(self._sampling, max_tokens=max(1, length))
-        prompts = [tuple(self._ids(NEAR // 2 - 1, i)) for i in range(asked)]
+        length = max(1, min(_HOST_TOKENS, self._max_len - NEAR // 2))
+        sampling = replace(self._sampling, max_tokens=length)
+        prompts = [tuple(self._ids(min(NEAR // 2, self._max_len - length), i)) for i in range(_HOST_REQUESTS)]
         requests = [Request(str(i), 0, prompt, sampling) for i, prompt in enumerate(prompts)]
-        memory = MemoryPlan(min(self.sequences[-1], 32), 32 * blocks_for(self._max_len))
-        engine = ContinuousEngine(
-            ModelRunner(self._loaded, memory.sequences, self._max_len, memory.blocks), self._tokenizer, self._task.stats,
-            self._needs.most_tokens,
-        )  # fmt: skip
-        engine.add(requests)
-        began = time.perf_counter()
-        while any(engine.load()):
-            engine.step()
-        seconds = time.perf_counter() - began
-        bare = _bare(times, self.sequences, self.reads, self._needs)
-        setup = Setup(memory, self._needs.most_tokens, share=True, threads=self._task.threads, expected=0)
-        found = simulate(
-            [[Expected(r, sampling.max_tokens, sampling.max_tokens) for r in requests]], bare, setup, 10**6
-        )
-        return max(0.0, seconds - found.seconds) / found.tokens
+        slots = min(self.sequences[-1], _HOST_REQUESTS // 2)
+        runner = ModelRunner(self._loaded, slots, self._max_len, slots * blocks_for(self._max_len))
+        engine = ContinuousEngine(runner, self._tokenizer, self._task.stats, self._needs.most_tokens)
+        stepper, within = _Timed(engine.stepper), list[float]()
+        engine.stepper = stepper
+        for _ in range(2):
+            stepper.seconds, began = 0.0, time.perf_counter()
+            engine.add(requests)
+            while any(engine.load()):
+                engine.step()
+            within.append(time.perf_counter() - began - stepper.seconds)
+        return max(0.0, min(within)) / (length * len(requests))
 
     def _ids(self, length: int, seed: int) -> list[int]:
         return [(7 * seed + 13 * i) % self._loaded.vocab_size for i in range(length)]
@@ -257,12 +255,27 @@ class _Bench:
         return lambda: self._stepper.launch(step).wait()
 
 
-def _bare(times: _Times, decodes: tuple[int, ...], reads: tuple[int, ...], needs: Needs) -> Calibration:
-    """Return a calibration that knows only these times."""
-    return Calibration(
-        1, 1, 0.0, _curve(decodes, times.decode), _curve(reads, times.read), times.decode_position, times.read_position,
-        NEAR, 0.0, 0.0, 0.0, 0, 0, 0, ((1.0, 0.0),), needs, 1.0, 1.0, 0.0, 0.0, 0,
-    )  # fmt: skip
+class _Timed:
+    """A stepper whose steps are timed.
+
+    Attributes:
+        seconds: What they took.
+    """
+
+    def __init__(self, inner: Stepper) -> None:
+        """Begin at zero."""
+        self._inner, self.seconds = inner, 0.0
+
+    def admit(self, admitted: Seq[tuple[Sequence, StopWatch]]) -> None:
+        """See `Stepper.admit`; that is the host's work."""
+        self._inner.admit(admitted)
+
+    def launch(self, step: Step) -> Flight:
+        """See `Stepper.launch`."""
+        before = time.perf_counter()
+        found = self._inner.launch(step)
+        self.seconds += time.perf_counter() - before
+        return found
 
 
 def _curve(numbers: tuple[int, ...], values: tuple[float, ...]) -> Curve:
@@ -270,23 +283,24 @@ def _curve(numbers: tuple[int, ...], values: tuple[float, ...]) -> Curve:
 
 
 @torch.inference_mode()
-def _quickest(ways: Seq[Callable[[], Callable[[], object]]]) -> list[float]:
+def _shortest(ways: Seq[Callable[[], Callable[[], object]]]) -> list[float]:
     """Return the shortest time of each step; they take turns, so that what else runs slows none of them alone.
 
     Args:
         ways: Each prepares a step, whose time does not count, and returns it.
     """
-    best, began = [math.inf] * len(ways), time.perf_counter()
+    times: list[list[float]] = [[] for _ in ways]
+    began = time.perf_counter()
     for number in range(_MOST + 1):
         if number > _LEAST and time.perf_counter() - began > _LONG:
             break
-        for i, way in enumerate(ways):
+        for way, found in zip(ways, times, strict=True):
             run = way()
             before = time.perf_counter()
             run()
             if number:  # the first round prepares memory
-                best[i] = min(best[i], time.perf_counter() - before)
-    return best
+                found.append(time.perf_counter() - before)
+    return [min(found) for found in times]
 
 
 def _rising(values: Seq[float]) -> tuple[float, ...]:
@@ -311,10 +325,10 @@ def _rate(loaded: LoadedModel, *, int8: bool) -> float:
     if not int8:
         weight = torch.randn(layer.out_features, layer.in_features)
         ways.append(lambda: partial(F.linear, x, weight))
-    return 2.0 * _RATE_ROWS * layer.in_features * layer.out_features / min(_quickest(ways))
+    return 2.0 * _RATE_ROWS * layer.in_features * layer.out_features / min(_shortest(ways))
 
 
 def _bandwidth() -> float:
     """Return the bytes per second at which memory is read."""
     area = torch.ones(_BAND_BYTES // 4)
-    return _BAND_BYTES / _quickest([lambda: area.sum])[0]
+    return _BAND_BYTES / _shortest([lambda: area.sum])[0]

@@ -238,7 +238,7 @@ def estimate(
         planned, expected, block_bytes=calibration.needs.block_bytes, available=_free(calibration, place)
     )
     memory = _memory(calibration, place, planned, simulated, likely, "")
-    return replace(found, memory=memory, simulated=simulated, time=_time(found, simulated, weight_bytes, mine))
+    return replace(found, memory=memory, simulated=simulated, time=_time(found, simulated, weight_bytes, mine, likely))
 
 
 def _tokens(sample: Sample, recipe: Recipe, lengths: Lengths) -> tuple[int, int]:
@@ -279,7 +279,7 @@ def _memory(
     return Memory(calibration.process + place.more_bytes, calibration.weights, cache, step, planned, why)
 
 
-def _time(found: Estimate, simulated: Simulated, weight_bytes: int, shards: int) -> Time:
+def _time(found: Estimate, simulated: Simulated, weight_bytes: int, shards: int, likely: int) -> Time:
     """Add up the time of the replica that has most to do."""
     calibration, place, plan = found.calibration, found.place, found.plan
     assert calibration is not None and found.sample is not None and found.disk is not None
@@ -287,5 +287,5 @@ def _time(found: Estimate, simulated: Simulated, weight_bytes: int, shards: int)
     tokens = found.completion_tokens * rows / max(1, plan.rows)
     beside = (found.sample.row_seconds + found.disk.row_seconds) * rows / place.threads
     last = found.disk.row_seconds * min(rows, plan.rows_per_shard)
-    load = weight_bytes / READING + calibration.packing
+    load = weight_bytes / READING + calibration.packing + calibration.taking * likely * calibration.needs.block_bytes
     return Time(place.start + calibration.importing, load, simulated.whole(tokens) + beside, last + 0.2)
