@@ -151,7 +151,7 @@ class Estimate:
     def limit(self) -> float | None:
         """Generated tokens per second that the machines allow."""
         found = self.simulated
-        return found.tokens / found.limit * self.place.machines if found is not None and found.limit > 0 else None
+        return found.tokens / found.limit * self.place.replicas if found is not None and found.limit > 0 else None
 
     def prediction(self) -> Prediction:
         """Return what is stored with the output."""
