@@ -132,10 +132,10 @@ class Estimate:
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of all prompts, once per sample."""
+        """Tokens of all prompts, as the manifest counts them."""
         if self.sample is None:
             return 0
-        return round(sum(len(r.prompt_token_ids) * r.sampling.n for r in self.sample.good) * self.sample.share)
+        return round(sum(row.prompt_tokens for row in self.sample.rows) * self.sample.share)
 
     @property
     def errors(self) -> Mapping[str, int]:
