@@ -14,7 +14,7 @@ from pipeline.run.config import PlanConfig
 
 def run(config: PlanConfig, config_yaml: str) -> int:
     """Print what the job takes, and return the exit code."""
-    from pipeline.run.show.stages import Stage
+    from pipeline.stages import Stage
 
     with Stage("starting"):
         from pipeline.run.foresee import foresee  # late: it brings in pyarrow

@@ -16,10 +16,10 @@ import pytest
 from jobs.cli import main
 from jobs.options.keys import keys
 from pipeline.engine.calibration import measure
-from pipeline.engine.kept import VARIABLE
 from pipeline.output.prediction import Prediction, read_prediction
 from pipeline.run.config import PlanConfig
 from pipeline.store.local import LocalStore
+from pipeline.user_cache import VARIABLE
 from pipeline.work.config import GenerateConfig
 from tests.small_runs import INLINE, MODEL, REPOSITORY, manifest, overrides, prompts, write
 

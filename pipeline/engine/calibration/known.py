@@ -12,15 +12,16 @@ from typing import Any
 
 from pipeline.engine.calibration.figures import Calibration
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
-from pipeline.engine.kept import about_processor, cache_folder, caps, digest_of_code, put_kept, read_kept
 from pipeline.engine.model.checkpoint import Checkpoint
 from pipeline.engine.model.shape import shapes
+from pipeline.engine.setting import about_processor, caps, digest_of_code
 from pipeline.machine import cores
 from pipeline.sampling import SamplingParams
+from pipeline.user_cache import cache_file, read_cache, replace_cache
 
 CALIBRATIONS, ENDINGS = "calibrations.json", "endings.json"
-_MOST, _MOST_BYTES = 200, 4 << 20
-"""Entries of a file, the oldest go; and bytes of one that is taken for ours."""
+_MOST = 100
+"""Entries of a file; the oldest go."""
 _PACKAGES = ("torch", "transformers", "numpy")
 _NAMES = frozenset({"_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype"})
 """What a model's configuration says that has nothing to do with its shape."""
@@ -108,19 +109,19 @@ def _manner(sampling: SamplingParams) -> list[bool]:
 
 
 def _read(name: str) -> dict[str, Any]:
-    folder = cache_folder()
-    return {} if folder is None else read_kept(folder / name, _MOST_BYTES)
+    file = cache_file(name)
+    return {} if file is None else read_cache(file)
 
 
 def _keep(name: str, key: str, value: Any) -> None:
-    folder = cache_folder()
-    if folder is None:
+    file = cache_file(name)
+    if file is None:
         return
     entries = {k: v for k, v in _read(name).items() if k != key} | {key: value}
     try:
-        put_kept(folder / name, json.dumps(dict(list(entries.items())[-_MOST:]), indent=0))
+        replace_cache(file, dict(list(entries.items())[-_MOST:]))
     except OSError as error:
-        _log.debug("%s is not written: %s", folder / name, error)
+        _log.debug("%s is not written: %s", file, error)
 
 
 def _digest(facts: object) -> str:

@@ -15,13 +15,12 @@ from pathlib import Path
 import torch
 
 from pipeline.engine import native
-from pipeline.engine.kept import about_processor, cache_folder, caps, digest_of_code, put_kept, read_kept
+from pipeline.engine.setting import about_processor, caps, digest_of_code
+from pipeline.user_cache import cache_file, read_cache, replace_cache
 
 _FILE = "verdicts.json"
 _MOST = 2000
 """Verdicts that are kept; the oldest go."""
-_MOST_BYTES = 1 << 20
-"""A file that is larger is not ours: so many verdicts take a quarter of it."""
 _LONGEST = 200
 """Characters of a question that is kept."""
 logger = logging.getLogger(__name__)
@@ -31,8 +30,8 @@ class Verdicts:
     """Answers to yes-or-no questions about this machine; new ones reach the file with `keep`.
 
     Args:
-        file: Where they are kept; None: nowhere.
-        machine: What the answers follow from, beside the question.
+        file: The cache file; None: no cache.
+        machine: A digest of the machine; see `machine`.
     """
 
     def __init__(self, file: Path | None, machine: str) -> None:
@@ -42,7 +41,7 @@ class Verdicts:
         self._new: dict[str, bool] = {}
 
     def answer(self, question: str, check: Callable[[], bool | None]) -> bool:
-        """The answer to a question: the known one, or what `check` finds; None counts as no, and is not remembered."""
+        """Return the answer to a question: the cached one, or that of `check`. None counts as no, and is not cached."""
         key = f"{self._machine} {question}"
         found = self._new.get(key, self._known.get(key))
         if found is None:
@@ -52,20 +51,20 @@ class Verdicts:
         return bool(found)
 
     def keep(self) -> None:
-        """Write new answers to the file, beside what others have written since. Where that fails, they are asked again."""
+        """Add new answers to the file. If that fails, the checks run again next time."""
         if self._file is None or not self._new:
             return
         # Two replicas may do this at once: what the slower one writes lacks the other's new answers. They are the same anyway.
         merged = {key: answer for key, answer in _read(self._file).items() if key not in self._new} | self._new
         try:
-            put_kept(self._file, json.dumps(dict(list(merged.items())[-_MOST:]), indent=0))
+            replace_cache(self._file, dict(list(merged.items())[-_MOST:]))
         except OSError as error:
             logger.debug("%s is not written, and the checks will be run again: %s", self._file, error)
 
 
 def here() -> Verdicts:
-    """The verdicts of this machine, as torch and the kernels are set up now."""
-    file = cache_file()
+    """Return the verdicts of this machine, with the current settings of torch and the kernels."""
+    file = cache_file(_FILE)
     try:
         return Verdicts(file, "" if file is None else machine())
     except OSError as error:
@@ -73,14 +72,8 @@ def here() -> Verdicts:
         return Verdicts(None, "")
 
 
-def cache_file() -> Path | None:
-    """Where verdicts are kept; None: nowhere."""
-    folder = cache_folder()
-    return None if folder is None else folder / _FILE
-
-
 def machine() -> str:
-    """A digest of all that a check's answer follows from, beside its question."""
+    """Return a digest of everything besides the question that decides a check's answer."""
     return hashlib.sha256(json.dumps(_facts(), sort_keys=True).encode()).hexdigest()[:20]
 
 
@@ -95,13 +88,12 @@ def _facts() -> dict[str, object]:
 
 
 def _built() -> str:
-    """A digest of the compiled kernels in use: another compiler makes others of the same sources."""
+    """Return a digest of the compiled kernels in use: another compiler builds others from the same sources."""
     library = native.library()
     name = getattr(library, "_name", None)
     return hashlib.sha256(Path(name).read_bytes()).hexdigest() if isinstance(name, str) else ""
 
 
 def _read(file: Path) -> dict[str, bool]:
-    """Return what a file has; nothing where it cannot be had, is none of ours, or others may write it."""
-    found = read_kept(file, _MOST_BYTES)
-    return {key: answer for key, answer in found.items() if isinstance(answer, bool) and len(key) <= _LONGEST}
+    """Return the verdicts in a file."""
+    return {key: told for key, told in read_cache(file).items() if isinstance(told, bool) and len(key) <= _LONGEST}
