@@ -32,6 +32,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def quota() -> float | None:
+    """Return the cores' worth of time that the cgroup lets this process use; None: no limit, or unknown."""
+    try:
+        most, _, period = (_CGROUP_V2 / "cpu.max").read_text().strip().partition(" ")
+        return None if most == "max" else int(most) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
 def available_bytes() -> int | None:
     """Return the bytes that this process may still allocate: the system's or the cgroup's, whichever is less. None: unknown."""
     known = []
@@ -47,3 +56,30 @@ def available_bytes() -> int | None:
     except (OSError, ValueError):
         pass
     return min(known, default=None)
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process holds, with the files that it has mapped; 0: unknown."""
+    return _status("VmRSS")
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has held since it began, or since `reset_peak`; 0: unknown."""
+    return _status("VmHWM")
+
+
+def reset_peak() -> bool:
+    """Let `peak_bytes` begin anew; return whether the system can do that."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return peak_bytes() > 0
+
+
+def _status(name: str) -> int:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)

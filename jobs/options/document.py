@@ -24,6 +24,11 @@ def options() -> str:
         schema, summary = spec.schema, spec.summary
         lines += ["", f"## {job}", "", f"`promptmill {job}`: {summary}."]
         known = list(keys(schema).values())
+        if (first := _told_before(schema)) is not None:
+            told = keys(first[1])
+            lines += ["", f"It takes all options of [{first[0]}](#{first[0]}), and:", ""]
+            lines += _table(key for key in known if key.name not in told)
+            continue
         for section, meaning in sections(schema).items():
             lines += ["", f"### {job}: {section}", "", f"{meaning[0].upper()}{meaning[1:]}.", ""]
             lines += _table(key for key in known if key.name.startswith(f"{section}."))
@@ -31,6 +36,12 @@ def options() -> str:
     lines += ["", "## Exit codes", "", "| exit code | meaning |", "|---|---|"]
     lines += [f"| {int(code)} | {code.meaning} |" for code in ExitCode]
     return "\n".join(lines) + "\n"
+
+
+def _told_before(schema: type) -> tuple[str, type] | None:
+    """Return the job whose options a job has, too, and its schema; None if there is none."""
+    found = ((job, spec.schema) for job, spec in specs().items() if spec.schema in schema.__mro__[1:])
+    return next(found, None)
 
 
 def columns() -> str:

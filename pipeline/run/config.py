@@ -1,13 +1,15 @@
-"""The options of `submit`. Imports no Ray, so that `--help` is quick."""
+"""The options of `submit`, `plan` and `doctor`. Imports no Ray, so that `--help` is quick."""
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pipeline.types import require
+from pipeline.work.config import GenerateConfig
 
 
 @dataclass(kw_only=True)
@@ -50,3 +52,45 @@ class SubmitConfig:
             re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.id) is not None, "submission_id", given,
             "up to 100 letters, digits, dots, dashes and underscores, such as nightly-2026-11-22",
         )  # fmt: skip
+
+
+@dataclass(kw_only=True)
+class OutputToCome:
+    """The output folder that a job shall write to."""
+
+    path: str | None = field(
+        default=None,
+        metadata={"help": "the folder of an output to come, whose store and disk are tried; null: none is known"},
+    )
+
+    def __post_init__(self) -> None:
+        """Check the field."""
+        require(self.path is None or bool(self.path.strip()), "path", self.path, "null, a directory or a URI")
+
+
+@dataclass(kw_only=True)
+class DoctorConfig:
+    """All options of `doctor`."""
+
+    output: OutputToCome = field(default_factory=OutputToCome, metadata={"help": "where generations are to go"})
+    json: bool = field(default=False, metadata={"help": "print JSON instead of lines"})
+
+
+@dataclass(kw_only=True)
+class PlanConfig(GenerateConfig):
+    """The options of `plan`: those of `generate`, and what is shown.
+
+    `price_per_hour` is that of one machine, in any currency. With `json`, one JSON object is printed.
+    """
+
+    price_per_hour: float | None = field(
+        default=None, metadata={"help": "what an hour of one machine costs; null leaves the cost out"}
+    )
+    json: bool = field(default=False, metadata={"help": "print one JSON object"})
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        super().__post_init__()
+        price = self.price_per_hour
+        good = price is None or (math.isfinite(price) and price >= 0)
+        require(good, "price_per_hour", price, "null or a price from 0")

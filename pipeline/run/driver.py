@@ -33,6 +33,7 @@ from pipeline.run.cluster.capacity import check_machine
 from pipeline.run.dispatch.dispatch import Dispatcher
 from pipeline.run.dispatch.replica import InlinePool, ReplicaPool
 from pipeline.run.dispatch.sizing import Demand
+from pipeline.run.foresee import Foreseeing, remember_endings
 from pipeline.run.shared.claims import Claims, Pulse
 from pipeline.run.shared.queue import Work
 from pipeline.run.shared.suspects import Suspects
@@ -57,10 +58,11 @@ RELEASES = 16
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended: its exit code, and the manifest of the complete output."""
+    """How a run ended: its exit code, the manifest of the complete output, and whether there was anything to do."""
 
     exit_code: int
     manifest: Manifest
+    worked: bool = True
 
 
 def run_job(config: GenerateConfig, *, config_yaml: str, recipe: str = "generate") -> Outcome:
@@ -90,7 +92,7 @@ def run_job(config: GenerateConfig, *, config_yaml: str, recipe: str = "generate
             print(f"{config.output.path} is complete: {done.totals.rows:,} rows, {done.totals.completions:,} completions "
                   f"in {counted(len(done.parts), 'part')}; nothing to do{_too_many(config, done)}",
                   file=sys.stderr)  # fmt: skip
-            return Outcome(_exit_code(config, done), done)
+            return Outcome(_exit_code(config, done), done, worked=False)
         folder.save_config(config_yaml)
         folder.store.sweep(STALE_SECONDS)
         driver = _driver_id()
@@ -157,8 +159,10 @@ class _Run:
     def _work(self, view: ProgressView) -> None:
         """Do the missing shards, together with other drivers if there are any."""
         pulse = Pulse(self._claims)
+        foreseeing = Foreseeing(self._folder.store, self._config, self._prepared)
         try:
             self._dispatch(Watch(view, self._monitor, self._events, self._check_signals, self._deadline))
+            foreseeing.end()
         finally:
             pulse.stop()
             self._claims.close()
@@ -217,6 +221,7 @@ class _Run:
                 file=sys.stderr,
             )
         manifest = put_manifest(store, manifest)
+        remember_endings(self._plan, self._config.sampling.params(), manifest.totals)
         self._claims.sweep()
         return manifest
 

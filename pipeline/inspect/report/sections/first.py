@@ -1,0 +1,56 @@
+"""The first screen: the verdict, the figures, what to look at, where it comes from, and the command that makes it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.inspect.page.elements import Markup, code, facts, note, tiles
+from pipeline.inspect.page.text import shown
+from pipeline.inspect.report.sections.origin import brief
+from pipeline.inspect.report.subject import Subject
+from pipeline.inspect.report.verdict import findings, verdict
+from pipeline.inspect.report.wording import length, percent
+
+
+def head(subject: Subject) -> str:
+    """Return what stands first."""
+    notes = "".join(note(f.kind, f.text) for f in findings(subject))
+    again = subject.origin.command
+    return (
+        f'<p class="verdict">{shown(verdict(subject))}</p>{_tiles(subject)}<div class="notes">{notes}</div>'
+        f"{facts(brief(subject))}" + (code(again) if again is not None else "")
+    )
+
+
+def title(subject: Subject) -> str:
+    """Return the page's title."""
+    model = subject.origin.model
+    what = "generations" if subject.generated else "scores"
+    return f"{subject.rows:,} {what}" + (f" by {model}" if model else "")
+
+
+def _tiles(subject: Subject) -> Markup:
+    tally, rate, seconds, predicted = subject.measured.tally, subject.rate, subject.seconds, subject.prediction
+    samples = f"{tally.completions:,} completions" if tally.completions != tally.rows else ""
+    there = f"{tally.rows:,} of them are there" if tally.rows != subject.rows else samples
+    rows: list[tuple[str, object, object]] = [
+        ("Rows", f"{subject.rows:,}", there),
+        ("Errors", f"{subject.errors:,}", percent(subject.errors / tally.completions) if tally.completions else ""),
+        ("Tokens generated" if subject.generated else "Tokens scored",
+         f"{tally.completion_tokens:,}", f"{tally.prompt_tokens:,} of prompts"),
+        ("Time", length(seconds), _beside(seconds, None if predicted is None else predicted.seconds, length)),
+        ("Tokens per second", "not known" if rate is None else f"{rate:,.0f}",
+         _beside(rate, None if predicted is None else predicted.tokens_per_second, lambda v: f"{v:,.0f}")),
+    ]  # fmt: skip
+    limit = predicted.limit_tokens_per_second if predicted is not None else None
+    if limit and rate is not None:
+        rows.append(("Of the machine's limit", percent(rate / limit), f"which is {limit:,.0f} tokens/s for this job"))
+    return tiles(rows)
+
+
+def _beside(actual: float | None, predicted: float | None, write: Any) -> str:
+    """Return what was predicted and how far off it was."""
+    if predicted is None or actual is None:
+        return ""
+    off = f", {abs(actual / predicted - 1):.0%} {'more' if actual > predicted else 'less'}" if predicted > 0 else ""
+    return f"{write(predicted)} predicted{off}"
