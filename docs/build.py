@@ -113,7 +113,7 @@ def summary(text: str) -> str:
     paragraphs = [part for part in FENCE.sub("", text).split("\n\n") if part.strip()]
     first = next((part for part in paragraphs if re.match(r"\s*[\w\"*`\[]", part)), "")
     plain = re.sub(r"[*`]", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", " ".join(first.split())))
-    return re.split(r"(?<=[.:])\s+(?=[A-Z0-9])", plain, maxsplit=1)[0].removesuffix(":")
+    return re.split(r"(?<=[.:])\s+(?=[A-Z0-9]|promptmill )", plain, maxsplit=1)[0].removesuffix(":")
 
 
 def llms() -> str:
