@@ -1,5 +1,4 @@
-"""Splits the overrides of a command line into the runs of a multirun, and keeps values that Hydra would change.
-"""
+"""Splits the overrides of a command line into the runs of a multirun, and keeps values that Hydra would change."""
 
 from __future__ import annotations
 

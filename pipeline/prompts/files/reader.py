@@ -116,7 +116,9 @@ class RowReader:
             fitted: pa.Array[Any] = brought_to(values, self._schema.field(name).type)
         except pa.ArrowException as error:
             where = f"{one_line(self._files[file].name)}: column {brief(name)}"
-            raise InputRefused(f"{where} does not fit the type that the column has in all files: {one_line(error)}") from error
+            raise InputRefused(
+                f"{where} does not fit the type that the column has in all files: {one_line(error)}"
+            ) from error
         return fitted
 
     def look(self) -> None:

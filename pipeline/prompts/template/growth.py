@@ -57,7 +57,9 @@ def _characters(value: Any) -> int:
     if isinstance(value, str | Undefined):
         return len(str(value))  # raises if undefined, unless it is the missing `else` of an inline `if`
     if isinstance(value, bytes):
-        raise TypeError("bytes are not text; `decode` turns them into text: {{ x.decode() }}, {{ x.decode('latin-1') }}")
+        raise TypeError(
+            "bytes are not text; `decode` turns them into text: {{ x.decode() }}, {{ x.decode('latin-1') }}"
+        )
     if isinstance(value, int):
         return value.bit_length() // 3 + 1
     if isinstance(value, Decimal):
