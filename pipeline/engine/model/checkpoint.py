@@ -5,10 +5,7 @@ It reads no weights into memory and does not import torch, because the driver us
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from typing import Any
 from pipeline.engine.config import EngineConfig, ModelConfig
 from pipeline.engine.model.architecture import check_architecture, window
 from pipeline.engine.model.chat import MORE
+from pipeline.engine.model.digests import digests
 from pipeline.engine.model.facts import ADAPTER, CONFIG, GENERATION, INDEX, TOKENIZER, read_facts
 from pipeline.engine.model.shape import check_sizes
 from pipeline.errors import ModelRefused
@@ -33,7 +31,6 @@ _UNMERGED = frozenset({
     "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE", "ADAPTION_PROMPT", "XLORA",
 })  # fmt: skip
 """Kinds of adapters that put tokens or layers of their own beside the model's weights."""
-_BLOB = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +80,18 @@ class Checkpoint:
         """The type that the weights were saved in, as the configuration tells."""
         return str(self.config.get("dtype") or self.config.get("torch_dtype") or "float32")
 
-    def content(self) -> dict[str, str]:
-        """File name → SHA-256 of everything that decides what the model computes and how text becomes tokens."""
+    def content(self, *, fresh: bool = False) -> dict[str, str]:
+        """Return file name → SHA-256 of everything that decides what the model computes and how text becomes tokens.
+
+        Args:
+            fresh: Read every file, also one whose digest is remembered.
+        """
         files = {f"model/{p.name}": p for p in _model_files(self.directory)}
         files |= {f"tokenizer/{n}": self.tokenizer / n for n in TOKENIZER_FILES if (self.tokenizer / n).is_file()}
         files |= {f"tokenizer/{MORE}/{p.name}": p for p in sorted((self.tokenizer / MORE).glob("*.jinja"))}
         if self.adapter is not None:
             files |= {f"adapter/{p.name}": p for p in _model_files(self.adapter, "adapter_config.json")}
-        with ThreadPoolExecutor() as pool:
-            return dict(zip(files, pool.map(_sha256, files.values()), strict=True))
+        return dict(zip(files, digests(list(files.values()), fresh=fresh), strict=True))
 
 
 def model_len(checkpoint: Checkpoint, config: EngineConfig) -> int:
@@ -229,12 +229,3 @@ def _check_adapter(folder: Path) -> None:
 def _model_files(folder: Path, config: str = "config.json") -> Iterable[Path]:
     names = [config, "generation_config.json", *sorted(p.name for p in folder.glob("*.safetensors"))]
     return [folder / n for n in names if (folder / n).is_file()]
-
-
-def _sha256(path: Path) -> str:
-    """SHA-256 of a file. The hub's cache names large files by it, so those need not be read."""
-    target = path.resolve()
-    if path.is_symlink() and target.parent.name == "blobs" and _BLOB.fullmatch(target.name):
-        return target.name
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

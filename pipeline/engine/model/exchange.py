@@ -19,8 +19,8 @@ from pipeline.engine.layers.activation import RotaryTable, RowwiseActivation
 from pipeline.engine.layers.linear import AS_IT_IS, COPY_FIRST, KERNELS, PackedLinear, candidates, choose_kernel
 from pipeline.engine.layers.linear_speed import warn_if_slow
 from pipeline.engine.layers.verdicts import here
-from pipeline.engine.model.loading_log import LoadingLog
 from pipeline.engine.model.mapped import forget, mapped_ranges
+from pipeline.stages import doing
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +49,15 @@ def exchange(
     linears = _Linears(model, reference, int8=int8, deterministic=deterministic)
     # Places, not modules: a list of modules would keep every original weight until the end.
     places = [(m, a) for m in model.modules() if not isinstance(m, _LEAVES) for a, _ in m.named_children()]
-    with LoadingLog("packing", sum(isinstance(module, _LEAVES) for module in model.modules())) as log:
+    total, packed = sum(isinstance(module, _LEAVES) for module in model.modules()), 0
+    with doing("packing the weights", lambda: f"{packed} of {total} layers"):
         for parent, attribute in places:
             child = getattr(parent, attribute)
             if isinstance(child, nn.Linear | Conv1D):
                 setattr(parent, attribute, linears.packed(child))
                 del child  # and with it the original weight, where nothing else uses it
                 _trim()
-                log.packed()
+                packed += 1
             elif isinstance(child, NewGELUActivation):
                 # the same function in one operation instead of five
                 setattr(parent, attribute, RowwiseActivation(nn.GELU(approximate="tanh")))

@@ -17,10 +17,10 @@ from pipeline.engine.model.adapter import merge_adapter
 from pipeline.engine.model.architecture import INSTEAD
 from pipeline.engine.model.checkpoint import UNKNOWN_CONTEXT, Checkpoint
 from pipeline.engine.model.exchange import exchange
-from pipeline.engine.model.loading_log import LoadingLog
 from pipeline.engine.model.probe import check_attention
 from pipeline.engine.model.whole import check_whole
 from pipeline.errors import ModelRefused
+from pipeline.stages import doing
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def load_model(
     set_precision(tf32=config.tf32)
     dtype = config.dtype if config.dtype != "auto" else ("float32" if where.type == "cpu" else "auto")
     try:
-        with LoadingLog(f"reading {checkpoint.directory.name}"):
+        with doing(f"reading {checkpoint.directory.name}"):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 checkpoint.directory, dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 attn_implementation="sdpa" if plain else IMPLEMENTATION,
@@ -122,7 +122,8 @@ def load_model(
     if not getattr(model, "_supports_attention_backend", False):
         raise _fixed_attention(checkpoint)
     if checkpoint.adapter is not None:
-        model = merge_adapter(model, checkpoint.adapter)
+        with doing(f"merging the adapter {checkpoint.adapter.name}"):
+            model = merge_adapter(model, checkpoint.adapter)
     _check_output(model, checkpoint)
     model.eval().requires_grad_(False).to(where)  # type: ignore[no-untyped-call]
     text = model.config.get_text_config()
@@ -147,22 +148,19 @@ def load_model(
                 f"{checkpoint.directory}: {model.config.model_type} is not served: its rotary embedding or another part cannot "
                 f"be exchanged: {' '.join(str(error).split())[:200]}; {INSTEAD}"
             ) from error
-        check_attention(
-            model,
-            layers=text.num_hidden_layers,
-            heads=heads,
-            kv_heads=kv_heads,
-            head_dim=head_dim,
-            max_len=max_len or context,
-        )
-        attention, rows_apart = choose(heads, kv_heads, head_dim, dtype_of, kv_dtype, where)
+        with doing("checking the attention"):
+            check_attention(
+                model, layers=text.num_hidden_layers, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
+                max_len=max_len or context,
+            )  # fmt: skip
+            attention, rows_apart = choose(heads, kv_heads, head_dim, dtype_of, kv_dtype, where)
         exact = linears and rows_apart
         if not exact and (deterministic or where.type == "cpu"):
             logger.warning(
                 "not every product of this model keeps rows apart here: output bytes may depend on the batch"
             )
         if where.type == "cpu":
-            with LoadingLog("copying what is not packed"):
+            with doing("copying what is not packed"):
                 _let_go_of_file(model)
     return LoadedModel(
         model=model, device=where, dtype=dtype_of, kv_dtype=kv_dtype, layers=text.num_hidden_layers, kv_heads=kv_heads,

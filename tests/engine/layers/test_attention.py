@@ -18,13 +18,13 @@ from pipeline.engine import native
 from pipeline.engine.cache.block_pool import BlockPool
 from pipeline.engine.cache.kv_cache import KVCache
 from pipeline.engine.layers.attention import StepLayout, choose, slot_attention, step_layout
-from pipeline.engine.layers.verdicts import VARIABLE
 from pipeline.engine.native.attention import NativeStep
 from pipeline.engine.plain import attention as plain_attention
 from pipeline.engine.scheduler import Chunk, Scheduler, Step
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.steps.runner import ModelRunner
 from pipeline.errors import ModelRefused
+from pipeline.user_cache import VARIABLE
 from tests.engine.small.attention_cases import needs_kernels
 from tests.engine.small.tiny_models import Tiny, random_prompts, request, without_kernels
 
