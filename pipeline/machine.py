@@ -32,6 +32,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def quota() -> float | None:
+    """Return the cores' worth of time that the cgroup lets this process use; None: no limit, or unknown."""
+    try:
+        most, _, period = (_CGROUP_V2 / "cpu.max").read_text().strip().partition(" ")
+        return None if most == "max" else int(most) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
 def available_bytes() -> int | None:
     """Return the bytes that this process may still allocate: the system's or the cgroup's, whichever is less. None: unknown."""
     known = []

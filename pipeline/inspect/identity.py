@@ -24,18 +24,23 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
         `name: value there → value here` for each differing fact that bits depend on, and a line if an environment promises
         nothing, not even to itself. Empty: the same bits are promised.
     """
+    return [line for _, line in changes(there, here)]
+
+
+def changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what `differences` does, each line with the name of its fact before it."""
     before, after = dict(flatten(identity(there))), dict(flatten(identity(here)))
     if not before or not after:
-        return [f"environment: {UNKNOWN}"]
+        return [("environment", f"environment: {UNKNOWN}")]
     if before.get("processor_class") and after.get("processor_class"):
         (
             before.pop("processor", None),
             after.pop("processor", None),
         )  # a name that may contain a clock rate, or nothing useful
     names = [n for n in dict.fromkeys([*before, *after]) if before.get(n, UNKNOWN) != after.get(n, UNKNOWN)]
-    lines = [_line(name, before.get(name, UNKNOWN), after.get(name, UNKNOWN)) for name in names]
+    lines = [(name, _line(name, before.get(name, UNKNOWN), after.get(name, UNKNOWN))) for name in names]
     if True not in (there.get("batch_invariant"), here.get("batch_invariant")):
-        lines.append("batch_invariant: promised neither there nor here")
+        lines.append(("batch_invariant", "batch_invariant: promised neither there nor here"))
     return lines
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,10 +16,29 @@ from pipeline.output.manifest import MANIFEST, Manifest
 from pipeline.output.part import FOLDER, parse_part_name
 from pipeline.planning.plan import Plan
 from pipeline.store.base import Store, open_store
-from pipeline.store.door import fetch
+from pipeline.store.door import fetch, parse
 from pipeline.wording import one_line
 
 ROWS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """What a part's footer says.
+
+    Attributes:
+        rows: Its output rows.
+        size: Bytes of its pages before compression.
+        groups: Number of row groups.
+        schema: Its columns.
+        environment: Where it was made; empty if that was not recorded.
+    """
+
+    rows: int
+    size: int
+    groups: int
+    schema: pa.Schema
+    environment: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +80,35 @@ class Output:
         named = [(found.plan8, found.index, name) for name in self.files if (found := parse_part_name(name))]
         return [name for *_, name in sorted(named)]
 
+    def committed(self, plan: Plan | None) -> list[str]:
+        """Return the names of the existing parts of a plan, in the order of their rows; None: of any plan."""
+        names = self.parts()
+        if plan is None:
+            return names
+        size = (plan.plan8, plan.shard_count)
+        return [name for name in names if (found := parse_part_name(name)) and (found.plan8, found.count) == size]
+
+    def footer(self, part: str) -> Footer:
+        """Read a part's footer; no page is read.
+
+        Raises:
+            PlanRefused: If the part is damaged, or gone.
+        """
+        with self._reading(part) as parquet:
+            facts = (parquet.metadata.metadata or {}).get(b"promptmill.environment", b"{}")
+            try:
+                environment: Mapping[str, Any] = parse(facts, Mapping)  # type: ignore[type-abstract]
+            except ValueError:
+                environment = {}
+            groups = parquet.metadata.num_row_groups
+            size = sum(parquet.metadata.row_group(i).total_byte_size for i in range(groups))
+            return Footer(parquet.metadata.num_rows, size, groups, parquet.schema_arrow, environment)
+
+    def group(self, part: str, number: int, columns: Sequence[str]) -> pa.Table:
+        """Read a row group of a part, as far as it has the columns; see `batches`."""
+        with self._reading(part) as parquet:
+            return parquet.read_row_group(number, columns=[c for c in columns if c in parquet.schema_arrow.names])
+
     def batches(self, part: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Read a part, `ROWS_AT_ONCE` rows at a time.
 
@@ -69,33 +119,46 @@ class Output:
         Raises:
             PlanRefused: If the part is damaged.
         """
-        with self.store.open(part) as file:
-            try:
-                parquet = pq.ParquetFile(file)
-                there = None if columns is None else [c for c in columns if c in parquet.schema_arrow.names]
-                yield from parquet.iter_batches(ROWS_AT_ONCE, columns=there)
-            except (pa.ArrowException, OSError) as error:
-                raise PlanRefused(
-                    f"{part} cannot be read: {one_line(error)}; `promptmill verify` says what mends it"
-                ) from error
+        with self._reading(part) as parquet:
+            there = None if columns is None else [c for c in columns if c in parquet.schema_arrow.names]
+            yield from parquet.iter_batches(ROWS_AT_ONCE, columns=there)
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Read all existing parts, one after the other; see `batches`."""
         for part in self.parts():
             yield from self.batches(part, columns)
 
+    @contextlib.contextmanager
+    def _reading(self, part: str) -> Iterator[pq.ParquetFile]:
+        """Open a part, and turn what goes wrong while it is read into a refusal."""
+        try:
+            with self.store.open(part) as file:
+                yield pq.ParquetFile(file)
+        except FileNotFoundError as error:
+            raise PlanRefused(
+                f"{self.path.rstrip('/')}/{part} is gone: a run has set it aside meanwhile; try again"
+            ) from error
+        except (pa.ArrowException, OSError) as error:
+            raise PlanRefused(
+                f"{self.path.rstrip('/')}/{part} cannot be read: {one_line(error)}; `promptmill verify` says what mends it"
+            ) from error
 
-def open_output(path: str) -> Output:
+
+def open_output(path: str, key: str = "output.path") -> Output:
     """Open an output.
+
+    Args:
+        path: Where it is.
+        key: The option that names it, for messages.
 
     Raises:
         PlanRefused: If there is none.
     """
-    store = open_store(path)
+    store = open_store(path, key=key)
     files = frozenset(file.name for file in store.list(FOLDER))
     output = Output(path, store, files, _is_there(store, PLAN), _is_there(store, MANIFEST))
     if not (output.planned or output.finished or files):
-        raise PlanRefused(f"output.path={path}: holds no output: neither {PLAN} nor {MANIFEST} nor a part")
+        raise PlanRefused(f"{key}={path}: holds no output: neither {PLAN} nor {MANIFEST} nor a part")
     return output
 
 

@@ -14,7 +14,9 @@ from pipeline.store.base import Entry, Kind, Store
 
 JOB = "_job/"
 _OURS = {
-    **dict.fromkeys(("plan.json", "manifest.json", "config.yaml", "findings.json", "README.md"), Kind.FILE),
+    **dict.fromkeys(
+        ("plan.json", "prediction.json", "manifest.json", "config.yaml", "findings.json", "README.md"), Kind.FILE
+    ),
     **dict.fromkeys(("claims", "drivers", "events", "inputs", "probe", "set_aside", "suspects", "tmp"), Kind.FOLDER),
 }
 """The names that may be in `_job/`."""

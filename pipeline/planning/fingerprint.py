@@ -30,15 +30,23 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield name, inner
 
 
-def differences(planned: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """Return one line per key that differs, as `key: planned → asked`, in the order of the keys."""
+def changes(planned: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (key, planned, asked) per key that differs, in the order of the keys; a key that is not there is `ABSENT`."""
     before, after = dict(flatten(planned)), dict(flatten(asked))
-    lines = []
     for key in dict.fromkeys([*before, *after]):
         old, new = before.get(key, ABSENT), after.get(key, ABSENT)
         if old != new:
-            lines.append(f"{key}: {_shown(old)} → {_shown(new)}")
-    return lines
+            yield key, old, new
+
+
+def differences(planned: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Return one line per key that differs, as `key: planned → asked`, in the order of the keys."""
+    return [told(*change) for change in changes(planned, asked)]
+
+
+def told(key: str, old: Any, new: Any) -> str:
+    """Return the line for one change."""
+    return f"{key}: {_shown(old)} → {_shown(new)}"
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The options of `submit`. Imports no Ray, so that `--help` is quick."""
+"""The options of `submit` and `doctor`. Imports no Ray, so that `--help` is quick."""
 
 from __future__ import annotations
 
@@ -50,3 +50,25 @@ class SubmitConfig:
             re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.id) is not None, "submission_id", given,
             "up to 100 letters, digits, dots, dashes and underscores, such as nightly-2026-11-22",
         )  # fmt: skip
+
+
+@dataclass(kw_only=True)
+class OutputToCome:
+    """The output folder that a job shall write to."""
+
+    path: str | None = field(
+        default=None,
+        metadata={"help": "the folder of an output to come, whose store and disk are tried; null: none is known"},
+    )
+
+    def __post_init__(self) -> None:
+        """Check the field."""
+        require(self.path is None or bool(self.path.strip()), "path", self.path, "null, a directory or a URI")
+
+
+@dataclass(kw_only=True)
+class DoctorConfig:
+    """All options of `doctor`."""
+
+    output: OutputToCome = field(default_factory=OutputToCome, metadata={"help": "where generations are to go"})
+    json: bool = field(default=False, metadata={"help": "print JSON instead of lines"})

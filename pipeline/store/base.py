@@ -115,12 +115,13 @@ def checked_name(name: str) -> str:
     return name
 
 
-def open_store(path: str, *, allow_unsafe: bool = False) -> Store:
+def open_store(path: str, *, allow_unsafe: bool = False, key: str = "output.path") -> Store:
     """Return the store at a directory or URI. Nothing is created before the first write.
 
     Args:
         path: A directory, or `file://`, `s3://`, `gs://` or `az://` and where in it.
         allow_unsafe: Take an object store without put-if-absent, too.
+        key: The option that names it, for messages.
 
     Raises:
         PlanRefused: If no store serves this kind of path.
@@ -133,7 +134,7 @@ def open_store(path: str, *, allow_unsafe: bool = False) -> Store:
     # `file://host/…` would be another machine's disk, and a relative path has no meaning in a URI.
     usable = rest.strip() and "\0" not in rest and (not match or not local or rest.startswith("/"))
     if scheme not in STORES or not usable:
-        raise PlanRefused(f"output.path={path!r}: must be a directory, or a URI that begins with {_schemes()}")
+        raise PlanRefused(f"{key}={path!r}: must be a directory, or a URI that begins with {_schemes()}")
     module, _, name = STORES[scheme].partition(":")
     make = cast(Callable[..., Store], getattr(importlib.import_module(module), name))
     return make(rest) if local else make(f"{scheme}://{rest}", allow_unsafe=allow_unsafe)

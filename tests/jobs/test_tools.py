@@ -119,7 +119,7 @@ def test_look_at_a_damaged_part(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "data" / PART).write_bytes(b"PAR1 and no more")
     assert main(["look", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"promptmill: data/{PART} cannot be read: ") and "promptmill verify" in line
+    assert line.startswith(f"promptmill: {tmp_path}/data/{PART} cannot be read: ") and "promptmill verify" in line
 
 
 @pytest.mark.parametrize("words", [("look",), ("help",), ("help", "generate"), ("completion", "bash")])

@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 
 from jobs.generate import main
-from pipeline.run.show import preview as shown_by
 from pipeline.run.show.preview import show_preview
 from pipeline.types import Completion, FinishReason, PromptRow, SamplingParams
 from pipeline.work.preview import Preview, PreviewRow, preview
 from pipeline.work.sampling import SamplingConfig
+from pipeline.work.tokens import BANDS
 from tests.small_runs import MODEL, configured, generate, read, write
 
 ROWS = 20
@@ -133,7 +133,7 @@ def shown(text: str, ranks: list[int], *, prompt: str = "p", colours: bool = Tru
 def test_tokens_are_coloured_by_their_rank() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, color_system="256")
     text = shown("abcd", [1, 10, 100, 101])
-    for letter, (_, _, colour) in zip("abcd", shown_by.BANDS, strict=True):
+    for letter, (_, _, colour) in zip("abcd", BANDS, strict=True):
         with console.capture() as captured:
             console.print(f"[{colour}]{letter}[/]", end="")
         assert captured.get() in text

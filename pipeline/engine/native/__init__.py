@@ -87,6 +87,11 @@ def levels() -> list[str]:
     return [name for name, flags in _levels().items() if flags <= processor()[1]]
 
 
+def built() -> list[str]:
+    """The levels that this processor can run and that were built when promptmill was installed, the best first."""
+    return [name for name in levels() if _file(name).exists()]
+
+
 def level() -> str:
     """Which build of the kernels is in use, for the manifest: `none` where none is."""
     return _found()[0]

@@ -69,6 +69,11 @@ def override(key: str, value: str) -> str:
     """Return KEY=VALUE for the command line, quoted if the value has characters that Hydra's grammar interprets."""
     if re.fullmatch(r"[\w./-]*[A-Za-z_/][\w./-]*", value, re.ASCII) and value.lower() not in ("null", "true", "false"):
         return f"{key}={value}"
+    return quoted(key, value)
+
+
+def quoted(key: str, value: str) -> str:
+    """Return KEY="VALUE" as the command line takes any text, so that it is read as a text."""
     text = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", value)  # begins no interpolation
     text = re.sub(r'(\\*)"', r'\1\1\\"', text)
     trailing = len(text) - len(text.rstrip("\\"))

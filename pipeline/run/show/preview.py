@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.text import Text
 
@@ -15,16 +14,10 @@ from pipeline.statistics import STATISTICS
 from pipeline.types import Completion, PromptRow, Tokenizer
 from pipeline.wording import counted, duration, plain
 from pipeline.work.preview import RANK, Preview, PreviewRow
+from pipeline.work.tokens import BANDS, colour, on_screen, pieces, shares
 
-BANDS: tuple[tuple[str, float, str], ...] = (
-    ("first", 1, "green"), ("2 to 10", 10, "yellow"), ("11 to 100", 100, "dark_orange3"),
-    ("beyond", float("inf"), "bold magenta"),
-)  # fmt: skip
-"""Name, greatest rank and colour: steps of brightness as well as of hue, and never red beside green."""
 HEAD, TAIL = 400, 800
 """Characters of a prompt that are shown: at its beginning and at its end."""
-_UNFINISHED = "\ufffd"
-"""What the beginning of a character decodes to."""
 
 
 def show_preview(found: Preview, console: Console | None = None) -> None:
@@ -43,7 +36,7 @@ def show_preview(found: Preview, console: Console | None = None) -> None:
             console.print(_completion(completion, found.tokenizer, coloured=coloured))
         console.print()
     if coloured and any(_ranks(c) is not None for row in found.rows for c in row.completions):
-        console.print(Text.assemble("rank of a token: ", *_joined([(name, colour) for name, _, colour in BANDS])))
+        console.print(Text.assemble("rank of a token: ", *_joined([(name, style) for name, _, style in BANDS])))
     for line in _end(found):
         console.print(Text(line))
 
@@ -70,8 +63,8 @@ def _prompt(row: PromptRow, tokenizer: Tokenizer) -> Text:
     text = tokenizer.decode(row.prompt_token_ids, special=True)
     if row.prompt is not None and len(text) > HEAD + TAIL:
         left_out = f" […{len(text) - HEAD - TAIL:,} characters…] "
-        return Text.assemble((_lines(text[:HEAD]), "dim"), (left_out, "reverse"), (_lines(text[-TAIL:]), "dim"))
-    return Text(_lines(text), "dim")
+        return Text.assemble((on_screen(text[:HEAD]), "dim"), (left_out, "reverse"), (on_screen(text[-TAIL:]), "dim"))
+    return Text(on_screen(text), "dim")
 
 
 def _completion(completion: Completion, tokenizer: Tokenizer, *, coloured: bool) -> Text:
@@ -81,13 +74,13 @@ def _completion(completion: Completion, tokenizer: Tokenizer, *, coloured: bool)
     ranks = _ranks(completion)
     text = Text.assemble(("→ ", "bold"))
     if ranks is None or not coloured:
-        text.append(_lines(tokenizer.decode(completion.token_ids, special=True)))
+        text.append(on_screen(tokenizer.decode(completion.token_ids, special=True)))
     else:
-        for piece, place in _pieces(completion.token_ids, tokenizer):
-            text.append(_lines(piece), next(colour for _, most, colour in BANDS if ranks[place] <= most))
+        for piece, place in pieces(completion.token_ids, tokenizer):
+            text.append(on_screen(piece), colour(ranks[place]))
     how = str(completion.finish_reason)
     if ranks is not None and len(ranks):
-        how += f"; ranks: {_shares(ranks)}"
+        how += f"; ranks: {shares(ranks)}"
     text.append(f"  ({how})", "dim")
     return text
 
@@ -95,33 +88,6 @@ def _completion(completion: Completion, tokenizer: Tokenizer, *, coloured: bool)
 def _ranks(completion: Completion) -> Any:
     """The rank of each token; None where the engine measures none."""
     return completion.statistics.get(STATISTICS[RANK].column)
-
-
-def _shares(ranks: Any) -> str:
-    """How many of the tokens are in each band."""
-    least, told = 0.0, []
-    for name, most, _ in BANDS:
-        share = float(np.mean((np.asarray(ranks) > least) & (np.asarray(ranks) <= most)))
-        least = most
-        if share:
-            told.append(f"{share:.0%} {name}")
-    return ", ".join(told)
-
-
-def _pieces(ids: Sequence[int], tokenizer: Tokenizer) -> Iterator[tuple[str, int]]:
-    """The text that each token adds, and its place; a character of several tokens belongs to the last of them."""
-    before = ""
-    for place in range(len(ids)):
-        text = tokenizer.decode(ids[: place + 1], special=True)
-        if text.endswith(_UNFINISHED) and place + 1 < len(ids):
-            continue
-        yield text[len(before) :], place
-        before = text
-
-
-def _lines(text: str) -> str:
-    """A text whose line ends are seen, and in which nothing moves the cursor."""
-    return "⏎\n".join(plain(line) for line in text.split("\n"))
 
 
 def _end(found: Preview) -> Iterator[str]:

@@ -14,6 +14,7 @@ from pipeline.run.dispatch.replica import Replica
 from pipeline.run.shared.queue import Work
 from pipeline.run.show.metrics import Metrics
 from pipeline.run.show.monitor import Monitor
+from pipeline.run.show.progress import ProgressView, RunSnapshot
 from pipeline.run.show.progress import ProgressView
 from pipeline.run.show.stall import Stall
 from pipeline.types import ShardReport
@@ -21,6 +22,8 @@ from pipeline.wording import counted
 
 SHOW_SECONDS = 0.5
 """Seconds between reads of the replicas' counters; more if a read takes more than a tenth of that."""
+PACE_SECONDS, PACE_SHARE = 1.0, 0.01
+"""Time between `progress` events: seconds at first, then this share of the time so far: a long run has some hundreds."""
 TOLD = {
     "replica_down": "{replica} is gone: {reason}; parts {shards} are done again",
     "shard_taken_over": "part {shard} is taken over from a driver that is gone",
@@ -55,6 +58,7 @@ class Watch:
     waiting_for: Callable[[], str] = str
     _stall: Stall = field(default_factory=Stall)
     _next_show: float = 0.0
+    _next_pace: float = 0.0
     _elsewhere: int = 0
 
     def event(self, name: str, **facts: Any) -> None:
@@ -97,6 +101,7 @@ class Watch:
         begin = time.monotonic()
         snapshot = self.monitor.snapshot(replicas)
         self.view.update(snapshot)
+        self._log_pace(snapshot, replicas)
         if (line := self._stall.look(self.monitor.heartbeat, self.waiting_for)) is not None:
             self.view.note(line)
         if self.metrics is not None:
@@ -105,7 +110,20 @@ class Watch:
         self._next_show = end + max(SHOW_SECONDS, 10 * (end - begin))
 
     def end(self, replicas: Sequence[Replica], reason: str) -> None:
-        """Show the final state, and publish the reason."""
+        """Show and log the final state, and publish the reason."""
+        self._next_pace = 0.0
         self.show(replicas)
         if self.metrics is not None:
             self.metrics.stop(reason)
+
+    def _log_pace(self, snapshot: RunSnapshot, replicas: Sequence[Replica]) -> None:
+        """Log how far the run is and how full its engines are, from time to time."""
+        elapsed = snapshot.elapsed_seconds
+        if elapsed < self._next_pace:
+            return
+        self._next_pace = elapsed + max(PACE_SECONDS, PACE_SHARE * elapsed)
+        latest = [self.monitor.latest[replica.name] for replica in replicas if replica.name in self.monitor.latest]
+        self.events.add(
+            "progress", rows=snapshot.rows_done, tokens=snapshot.tokens, running=snapshot.running,
+            waiting=sum(p.waiting for p in latest), capacity=sum(p.room.max_num_seqs for p in latest), replicas=len(latest),
+        )  # fmt: skip

@@ -1,0 +1,80 @@
+"""`promptmill diff`: two outputs side by side, row by row, and the cause of what differs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from jobs.launch import launch, show
+from jobs.leave import leave
+from jobs.options.arguments import Arguments
+from jobs.options.words import placed
+from jobs.spec import JobSpec
+from pipeline.errors import ExitCode
+from pipeline.inspect.config import DiffConfig
+
+if TYPE_CHECKING:
+    from jobs.options.compose import Composed
+
+
+def _compose(arguments: Arguments) -> list[Composed[DiffConfig]]:
+    from jobs.options.compose import compose_runs  # late: Hydra is not needed for the help page
+
+    return compose_runs("diff", DiffConfig, placed(arguments, ("a", "b")))
+
+
+def run(config: DiffConfig, config_yaml: str) -> int:
+    """Compare, print what was found, write the files that are asked for, and return the exit code."""
+    from pipeline.stages import Stage, on_stderr
+
+    reached = ""
+
+    def progress(done: int, rows: int) -> None:
+        nonlocal reached
+        reached = f": {done:,} of {rows:,} rows"
+
+    with Stage("starting"):
+        from jobs.options.spelling import tokenizer_of  # late: these bring in pyarrow
+        from pipeline.inspect.diff.diff import diff
+        from pipeline.inspect.diff.table import lines
+        from pipeline.inspect.files import check_file, put_file
+        from pipeline.run.signals import signals_raise
+
+    files = {key: file for key, file in (("json", config.json), ("html", config.html)) if file is not None}
+    with signals_raise(), Stage(f"comparing {config.a} with {config.b}", say=lambda line: on_stderr(line + reached)):
+        for key, file in files.items():
+            check_file(key, file)
+        found = diff(config, tokenizer_of, progress)
+        if config.json is not None:
+            put_file("json", config.json, found.to_json())
+    show("".join(f"{line}\n" for line in lines(found)))
+    return ExitCode.COMPLETE if found.equal else ExitCode.DIFFERENT
+
+
+JOB = JobSpec(
+    name="diff",
+    summary="compares two outputs row by row, and names the cause of what differs",
+    schema=DiffConfig,
+    run=run,
+    compose=_compose,
+    usage=("A B [KEY=VALUE ...]", "a=... b=... [KEY=VALUE ...]"),
+    examples=(
+        ("two outputs", "promptmill diff outputs/first outputs/second"),
+        ("for programs, too", "promptmill diff a=outputs/first b=outputs/second json=diff.json"),
+        ("rows beside each other, for people", "promptmill diff outputs/first outputs/second html=diff.html"),
+    ),
+    exit_codes=(
+        ExitCode.COMPLETE, ExitCode.UNEXPECTED, ExitCode.REFUSED, ExitCode.DIFFERENT, ExitCode.STOPPED, ExitCode.INTERRUPTED,
+        ExitCode.TERMINATED,
+    ),
+)  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job with a command line, or the process's own, and return the exit code."""
+    return launch(JOB, sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,77 @@
+"""`promptmill doctor`: looks at the installation and the machine, and says what to do about what is not as it should be."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from jobs.launch import launch, show
+from jobs.leave import leave
+from jobs.options.arguments import Arguments
+from jobs.options.words import placed
+from jobs.spec import JobSpec
+from pipeline.errors import ExitCode
+from pipeline.run.config import DoctorConfig
+
+if TYPE_CHECKING:
+    from jobs.options.compose import Composed
+
+
+def _compose(arguments: Arguments) -> list[Composed[DoctorConfig]]:
+    from jobs.options.compose import compose_runs  # late: Hydra is not needed for the help page
+
+    return compose_runs("doctor", DoctorConfig, placed(arguments, ("output.path",)))
+
+
+def run(config: DoctorConfig, config_yaml: str) -> int:
+    """Do all checks, print what they find, and return the exit code."""
+    from pipeline.run.doctor.doctor import doctor  # late: it brings in the hub's client
+    from pipeline.run.doctor.finding import State
+    from pipeline.run.show.stages import Stage
+    from pipeline.run.signals import signals_raise
+    from pipeline.wording import plain
+
+    found = []
+    with signals_raise(), Stage("trying what a job needs"):
+        for finding in doctor(config.output.path):
+            found.append(finding)
+            if not config.json:
+                do = f"; {finding.do}" if finding.do else ""
+                show(f"{finding.state:<15} {finding.about:<10} {plain(finding.text + do)}\n")
+    good = all(finding.state is not State.MEND for finding in found)
+    if config.json:
+        show(
+            json.dumps({"ok": good, "findings": [asdict(finding) for finding in found]}, indent=2, ensure_ascii=False)
+            + "\n"
+        )
+    return ExitCode.COMPLETE if good else ExitCode.TO_MEND
+
+
+JOB = JobSpec(
+    name="doctor",
+    summary="looks at installation, machine, Ray, store and hub, and says what to do",
+    schema=DoctorConfig,
+    run=run,
+    compose=_compose,
+    usage=("[OUT] [KEY=VALUE ...]",),
+    examples=(
+        ("this machine", "promptmill doctor"),
+        ("with the place of an output to come", "promptmill doctor output.path=s3://bucket/first"),
+        ("for programs", "promptmill doctor json=true"),
+    ),
+    exit_codes=(
+        ExitCode.COMPLETE, ExitCode.UNEXPECTED, ExitCode.REFUSED, ExitCode.TO_MEND, ExitCode.INTERRUPTED, ExitCode.TERMINATED,
+    ),
+)  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job with a command line, or the process's own, and return the exit code."""
+    return launch(JOB, sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,79 @@
+"""`promptmill show`: rows of an output in the terminal, also of one that is still being made."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from jobs.launch import launch
+from jobs.launch import show as print_page
+from jobs.leave import leave
+from jobs.options.arguments import Arguments
+from jobs.options.words import placed
+from jobs.spec import JobSpec
+from pipeline.errors import ExitCode
+from pipeline.inspect.config import ShowConfig
+
+if TYPE_CHECKING:
+    from jobs.options.compose import Composed
+
+
+def _compose(arguments: Arguments) -> list[Composed[ShowConfig]]:
+    from jobs.options.compose import compose_runs  # late: Hydra is not needed for the help page
+
+    return compose_runs("show", ShowConfig, placed(arguments, ("output.path",), texts=("row_id", "where")))
+
+
+def run(config: ShowConfig, config_yaml: str) -> int:
+    """Show the rows, and return the exit code."""
+    from pipeline.stages import Stage
+
+    with Stage("starting"):
+        from jobs.options.spelling import tokenizer_of  # late: these bring in pyarrow
+        from pipeline.inspect.show.show import show
+        from pipeline.run.signals import signals_raise
+
+    coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    width = shutil.get_terminal_size((100, 24)).columns
+    with signals_raise():
+        pages = show(config, tokenizer_of, coloured=coloured, width=width)
+        while True:
+            with Stage(f"reading {config.output.path}"):
+                page = next(pages, None)
+            if page is None:
+                return ExitCode.COMPLETE
+            print_page(page)
+
+
+JOB = JobSpec(
+    name="show",
+    summary="shows rows of an output in the terminal, also while it is being made",
+    schema=ShowConfig,
+    run=run,
+    compose=_compose,
+    usage=("OUT [KEY=VALUE ...]", "output.path=... [KEY=VALUE ...]"),
+    examples=(
+        ("the first rows", "promptmill show outputs/first"),
+        ("one row, its tokens coloured by rank", "promptmill show outputs/first row_id=prompts.parquet:3 tokens=true"),
+        ("errors", "promptmill show outputs/first where='finish_reason=error'"),
+        (
+            "long texts that ended by themselves",
+            "promptmill show outputs/first where='completion_tokens>=50 and finish_reason=stop' limit=3",
+        ),
+    ),
+    exit_codes=(
+        ExitCode.COMPLETE, ExitCode.UNEXPECTED, ExitCode.REFUSED, ExitCode.STOPPED, ExitCode.INTERRUPTED, ExitCode.TERMINATED,
+    ),
+)  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job with a command line, or the process's own, and return the exit code."""
+    return launch(JOB, sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    leave(main())

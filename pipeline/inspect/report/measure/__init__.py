@@ -1,0 +1,1 @@
+"""What a report counts in one pass over the rows, in bounded memory."""

@@ -1,0 +1,1 @@
+"""Shows rows of an output in a terminal, finished or not."""
