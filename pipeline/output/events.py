@@ -72,6 +72,10 @@ EVENTS = {
             ("shard", "file", "rows", "completion_tokens", "already_there"),
         ),
         Event(
+            "progress", "from time to time: rows done, tokens generated, sequences that run, wait and may run, replicas",
+            ("rows", "tokens", "running", "waiting", "capacity", "replicas"),
+        ),
+        Event(
             "summary", "in a large log: how often each frequent event came in the last `seconds`, and the sums of its facts",
             ("seconds", "shard_committed", "rows", "completion_tokens"),
         ),
