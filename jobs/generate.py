@@ -26,7 +26,12 @@ def run(config: GenerateConfig, config_yaml: str) -> int:
     with Stage("starting"):
         from pipeline.run.driver import run_job  # imported late: it loads Ray and pyarrow
 
-    return run_job(config, config_yaml=config_yaml).exit_code
+    outcome = run_job(config, config_yaml=config_yaml)
+    if config.output.report:
+        from jobs.report import report_of_a_run  # late: it brings in what reads outputs
+
+        report_of_a_run(config.output.path, worked=outcome.worked)
+    return outcome.exit_code
 
 
 def _preview(config: GenerateConfig) -> int:

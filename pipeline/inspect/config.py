@@ -34,6 +34,13 @@ class VerifyConfig:
 
 
 @dataclass(kw_only=True)
+class ReportConfig:
+    """All options of `report`."""
+
+    output: InspectedOutput = field(default_factory=InspectedOutput, metadata={"help": "where generations went"})
+
+
+@dataclass(kw_only=True)
 class DiffConfig:
     """All options of `diff`. `a` and `b` are two outputs; `json` and `html` are files that are written or replaced."""
 

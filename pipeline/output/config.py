@@ -39,6 +39,9 @@ class OutputConfig:
         default=False,
         metadata={"help": "in a chat, write the conversation with its answer, as trl and datasets read it"},
     )
+    report: bool = field(
+        default=True, metadata={"help": "write report.html, a page about the run, when it is complete; changes no row"}
+    )
     allow_unsafe_store: bool = field(
         default=False,
         metadata={"help": "accept an object store without put-if-absent, where only one driver may ever write"},

@@ -19,6 +19,8 @@ from pipeline.store.door import fetch
 PLAN = "_job/plan.json"
 CONFIG = "_job/config.yaml"
 EVENTS = "_job/events/"
+REPORT = "report.html"
+"""The report, sealed as the card is; `_job/report.html` if somebody else's file has its name."""
 AGAIN = "choose another output.path, or run `verify` on this one, after which the same command writes the plan anew"
 
 

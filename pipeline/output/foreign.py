@@ -8,14 +8,16 @@ from collections.abc import Iterator
 
 from pipeline.errors import PlanRefused
 from pipeline.output.card.card import CARD
-from pipeline.output.card.seal import holds_card
+from pipeline.output.card.seal import holds_sealed
+from pipeline.output.folder import REPORT
 from pipeline.output.part import FOLDER, parse_part_name
 from pipeline.store.base import Entry, Kind, Store
 
 JOB = "_job/"
 _OURS = {
     **dict.fromkeys(
-        ("plan.json", "prediction.json", "manifest.json", "config.yaml", "findings.json", "README.md"), Kind.FILE
+        ("plan.json", "prediction.json", "manifest.json", "config.yaml", "findings.json", "README.md", REPORT),
+        Kind.FILE,
     ),
     **dict.fromkeys(("claims", "drivers", "events", "inputs", "probe", "set_aside", "suspects", "tmp"), Kind.FOLDER),
 }
@@ -53,7 +55,9 @@ def foreign(store: Store) -> Iterator[str]:
             yield from (e.name for e in store.entries(JOB) if _OURS.get(e.name.removeprefix(JOB)) != e.kind)
         elif entry == Entry(FOLDER.rstrip("/"), Kind.FOLDER):
             yield from (e.name for e in store.entries(FOLDER) if parse_part_name(e.name) is None)
-        elif entry.name != _OF_THE_DISK and not (entry == Entry(CARD, Kind.FILE) and holds_card(store)):
+        elif entry.name != _OF_THE_DISK and not (
+            entry.kind is Kind.FILE and entry.name in (CARD, REPORT) and holds_sealed(store, entry.name)
+        ):
             yield entry.name + "/" * (entry.kind is Kind.FOLDER)
 
 

@@ -57,10 +57,11 @@ RELEASES = 16
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended: its exit code, and the manifest of the complete output."""
+    """How a run ended: its exit code, the manifest of the complete output, and whether there was anything to do."""
 
     exit_code: int
     manifest: Manifest
+    worked: bool = True
 
 
 def run_job(config: GenerateConfig, *, config_yaml: str, recipe: str = "generate") -> Outcome:
@@ -90,7 +91,7 @@ def run_job(config: GenerateConfig, *, config_yaml: str, recipe: str = "generate
             print(f"{config.output.path} is complete: {done.totals.rows:,} rows, {done.totals.completions:,} completions "
                   f"in {counted(len(done.parts), 'part')}; nothing to do{_too_many(config, done)}",
                   file=sys.stderr)  # fmt: skip
-            return Outcome(_exit_code(config, done), done)
+            return Outcome(_exit_code(config, done), done, worked=False)
         folder.save_config(config_yaml)
         folder.store.sweep(STALE_SECONDS)
         driver = _driver_id()

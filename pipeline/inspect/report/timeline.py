@@ -95,6 +95,16 @@ class Timeline:
         return sum(max(0.0, min(time, end) - start) for start, end in self.working)
 
     @property
+    def rate(self) -> float | None:
+        """Return the tokens per second from when a replica was ready until the last part, summed over sessions."""
+        tokens = seconds = 0.0
+        for session in self.sessions:
+            if session.lanes and (ends := [time for time, _ in session.commits] or [time for time, *_ in session.pace]):
+                seconds += max(0.0, max(ends) - min(lane.up for lane in session.lanes))
+                tokens += sum(made for *_, made in session.tokens)
+        return tokens / seconds if tokens and seconds > 0 else None
+
+    @property
     def pauses(self) -> list[tuple[float, float]]:
         """Return where on the axis nothing was at work, and for how many seconds."""
         spans = self.working
@@ -160,7 +170,12 @@ class _Reader:
         return self._session
 
     def _take(
-        self, session: Session, time: float, event: str, facts: Mapping[str, Any], spread: list[tuple[float, float, int]]
+        self,
+        session: Session,
+        time: float,
+        event: str,
+        facts: Mapping[str, Any],
+        spread: list[tuple[float, float, int]],
     ) -> None:
         if event == "replica_up":
             lane = Lane(self._number, str(facts["replica"]), str(facts.get("node", "")), self._since, time)
@@ -246,7 +261,12 @@ def tail(timeline: Timeline, share: float = 0.05) -> Tail | None:
     last = [(a, lane) for lane in alive for a, b, s in lane.busy if s == shard and b >= end]
     since, holder = min(last, key=lambda found: found[0]) if last else (None, None)
     return Tail(
-        end - begin, len(alive), covered / seconds, shard, holder.name if holder else "", None if since is None else end - since
+        end - begin,
+        len(alive),
+        covered / seconds,
+        shard,
+        holder.name if holder else "",
+        None if since is None else end - since,
     )
 
 

@@ -127,9 +127,7 @@ class Phrases:
     def _add_frequent(self, ids: Lists, hashes: Hashes, starts: npt.NDArray[np.int64]) -> None:
         keys, first, counts = np.unique(hashes, return_index=True, return_counts=True)
         examples = np.stack([ids.values[starts[first] + k] for k in range(REPEATED)], axis=1).astype(np.int64)
-        merged, place, inverse = np.unique(
-            np.concatenate([self._keys, keys]), return_index=True, return_inverse=True
-        )
+        merged, place, inverse = np.unique(np.concatenate([self._keys, keys]), return_index=True, return_inverse=True)
         total = np.bincount(inverse, weights=np.concatenate([self._counts, counts])).astype(np.int64)
         self._keys, self._counts = merged, total
         self._examples = np.concatenate([self._examples, examples])[place]

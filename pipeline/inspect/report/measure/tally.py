@@ -60,7 +60,9 @@ class Tally:
         """Count a batch, whose token ids are `ids`."""
         size = batch.rows.num_rows
         first = batch.values("sample_index") == 0 if batch.has("sample_index") else np.ones(size, np.bool_)
-        prompts = batch.values("prompt_tokens").astype(np.int64) if batch.has("prompt_tokens") else np.zeros(size, np.int64)
+        prompts = (
+            batch.values("prompt_tokens").astype(np.int64) if batch.has("prompt_tokens") else np.zeros(size, np.int64)
+        )
         made = batch.values("completion_tokens").astype(np.int64) if batch.has("completion_tokens") else ids.lengths
         self.rows += int(first.sum())
         self.completions += size

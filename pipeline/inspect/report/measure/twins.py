@@ -104,7 +104,11 @@ class Twins:
         share = (signatures[one] == signatures[other]).mean(axis=1)
         equal = whole[one] == whole[other]
         near = (share >= NEAR) | equal
-        self.pairs, self.near, self.equal = self.pairs + len(one), self.near + int(near.sum()), self.equal + int(equal.sum())
+        self.pairs, self.near, self.equal = (
+            self.pairs + len(one),
+            self.near + int(near.sum()),
+            self.equal + int(equal.sum()),
+        )
         self.prompts += _new(self._seen, prompt[one])
         self.prompts_near += _new(self._flagged, prompt[one][near])
         if len(self.examples) < EXAMPLES:
@@ -135,8 +139,6 @@ def _signatures(ids: Lists) -> Hashes:
             for k in range(HASHES):
                 made[having, k] = np.minimum.reduceat(hashes * _KEYS[k], first)
     return made
-
-
 
 
 def _whole(ids: Lists) -> Hashes:

@@ -1,0 +1,100 @@
+"""`promptmill report`: one page about an output, to look at and to pass on."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from jobs.launch import launch
+from jobs.leave import leave
+from jobs.options.arguments import Arguments
+from jobs.options.words import placed
+from jobs.spec import JobSpec
+from pipeline.errors import ExitCode
+from pipeline.inspect.config import ReportConfig
+from pipeline.wording import named, without_secrets
+
+if TYPE_CHECKING:
+    from jobs.options.compose import Composed
+    from pipeline.inspect.output import Output
+
+log = logging.getLogger(__name__)
+
+
+def _compose(arguments: Arguments) -> list[Composed[ReportConfig]]:
+    from jobs.options.compose import compose_runs  # late: Hydra is not needed for the help page
+
+    return compose_runs("report", ReportConfig, placed(arguments, ("output.path",)))
+
+
+def run(config: ReportConfig, config_yaml: str) -> int:
+    """Write the report, say where it is, and return the exit code."""
+    from pipeline.stages import Stage
+
+    with Stage("starting"):
+        from pipeline.inspect.output import open_output  # late: these bring in pyarrow
+        from pipeline.run.signals import signals_raise
+
+    path = config.output.path
+    with signals_raise(), Stage(f"reading {without_secrets(path)}"):
+        name = _written(open_output(path))
+    print(_place(path, name))
+    return ExitCode.COMPLETE
+
+
+def report_of_a_run(path: str, *, worked: bool) -> None:
+    """Write the report at the end of a run; what goes wrong is a warning, for the output is complete.
+
+    Args:
+        path: The output.
+        worked: Whether the run did anything; if not, a report that is there stays.
+    """
+    from pipeline.inspect.output import open_output
+    from pipeline.output.card.seal import holds_sealed
+    from pipeline.output.folder import REPORT
+    from pipeline.stages import Stage
+
+    try:
+        output = open_output(path)
+        if worked or not holds_sealed(output.store, REPORT):
+            with Stage("writing the report"):
+                name = _written(output)
+            print(f"  report  {_place(path, name)}", file=sys.stderr)
+    except KeyboardInterrupt:
+        log.warning("the report was interrupted; the output is complete, and `promptmill report` writes it")
+    except Exception as error:  # whatever it is, the rows are there
+        log.warning("the report could not be written: %s; the output is complete", named(error))
+
+
+def _written(output: Output) -> str:
+    from jobs.options.origin import origin_of
+    from pipeline.inspect.report.report import report
+
+    return report(output, origin_of)
+
+
+def _place(path: str, name: str) -> str:
+    return without_secrets(f"{path.rstrip('/')}/{name}")
+
+
+JOB = JobSpec(
+    name="report",
+    summary="one page about an output: a verdict, plots, tokens in colours, how the run went",
+    schema=ReportConfig,
+    run=run,
+    compose=_compose,
+    usage=("OUT", "output.path=OUT"),
+    examples=(("outputs/first/report.html", "promptmill report outputs/first"),),
+    exit_codes=(ExitCode.COMPLETE, ExitCode.UNEXPECTED, ExitCode.REFUSED, ExitCode.INTERRUPTED, ExitCode.TERMINATED),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job with a command line, or the process's own, and return the exit code."""
+    return launch(JOB, sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    leave(main())
