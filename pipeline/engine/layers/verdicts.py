@@ -35,8 +35,8 @@ class Verdicts:
     """Answers to yes-or-no questions about this machine; new ones reach the file with `keep`.
 
     Args:
-        file: Where they are kept; None: nowhere.
-        machine: What the answers follow from, beside the question.
+        file: The cache file; None: no cache.
+        machine: A digest of the machine; see `machine`.
     """
 
     def __init__(self, file: Path | None, machine: str) -> None:
@@ -46,7 +46,7 @@ class Verdicts:
         self._new: dict[str, bool] = {}
 
     def answer(self, question: str, check: Callable[[], bool | None]) -> bool:
-        """The answer to a question: the known one, or what `check` finds; None counts as no, and is not remembered."""
+        """Return the answer to a question: the cached one, or that of `check`. None counts as no, and is not cached."""
         key = f"{self._machine} {question}"
         found = self._new.get(key, self._known.get(key))
         if found is None:
@@ -56,7 +56,7 @@ class Verdicts:
         return bool(found)
 
     def keep(self) -> None:
-        """Write new answers to the file, beside what others have written since. Where that fails, they are asked again."""
+        """Add new answers to the file. If that fails, the checks run again next time."""
         if self._file is None or not self._new:
             return
         # Two replicas may do this at once: what the slower one writes lacks the other's new answers. They are the same anyway.
@@ -68,7 +68,7 @@ class Verdicts:
 
 
 def here() -> Verdicts:
-    """The verdicts of this machine, as torch and the kernels are set up now."""
+    """Return the verdicts of this machine, with the current settings of torch and the kernels."""
     file = cache_file(_FILE)
     try:
         return Verdicts(file, "" if file is None else machine())
@@ -78,7 +78,7 @@ def here() -> Verdicts:
 
 
 def machine() -> str:
-    """A digest of all that a check's answer follows from, beside its question."""
+    """Return a digest of everything besides the question that decides a check's answer."""
     return hashlib.sha256(json.dumps(_facts(), sort_keys=True).encode()).hexdigest()[:20]
 
 
@@ -102,14 +102,14 @@ def _processor() -> list[str]:
 
 
 def _built() -> str:
-    """A digest of the compiled kernels in use: another compiler makes others of the same sources."""
+    """Return a digest of the compiled kernels in use: another compiler builds others from the same sources."""
     library = native.library()
     name = getattr(library, "_name", None)
     return hashlib.sha256(Path(name).read_bytes()).hexdigest() if isinstance(name, str) else ""
 
 
 def _code() -> str:
-    """A digest of the engine's own code, which says what is checked, and how."""
+    """Return a digest of the engine's own code, which defines the checks."""
     digest, folder = hashlib.sha256(), Path(__file__).parents[1]
     for file in sorted(folder.rglob("*.py")):
         digest.update(file.read_bytes())
