@@ -26,28 +26,33 @@ def _compose(arguments: Arguments) -> list[Composed[DiffConfig]]:
 
 def run(config: DiffConfig, config_yaml: str) -> int:
     """Compare, print what was found, write the files that are asked for, and return the exit code."""
-    from pipeline.stages import Stage, on_stderr
-
-    reached = ""
-
-    def progress(done: int, rows: int) -> None:
-        nonlocal reached
-        reached = f": {done:,} of {rows:,} rows"
+    from pipeline.stages import Stage, doing
 
     with Stage("starting"):
         from jobs.options.spelling import tokenizer_of  # late: these bring in pyarrow
         from pipeline.inspect.diff.diff import diff
+        from pipeline.inspect.diff.page import diff_page
+        from pipeline.inspect.diff.result import Difference
         from pipeline.inspect.diff.table import lines
         from pipeline.inspect.files import check_file, put_file
         from pipeline.run.signals import signals_raise
 
-    files = {key: file for key, file in (("json", config.json), ("html", config.html)) if file is not None}
-    with signals_raise(), Stage(f"comparing {config.a} with {config.b}", say=lambda line: on_stderr(line + reached)):
-        for key, file in files.items():
-            check_file(key, file)
-        found = diff(config, tokenizer_of, progress)
-        if config.json is not None:
-            put_file("json", config.json, found.to_json())
+    wanted = (("json", config.json, Difference.to_json), ("html", config.html, diff_page))
+    reached = (0, 0)
+
+    def progress(done: int, rows: int) -> None:
+        nonlocal reached
+        reached = done, rows
+
+    with signals_raise(), Stage(f"comparing {config.a} with {config.b}"):
+        for key, file, _ in wanted:
+            if file is not None:
+                check_file(key, file)
+        with doing("rows", lambda: f"{reached[0]:,} of {reached[1]:,}"):
+            found = diff(config, tokenizer_of, progress)
+        for key, file, made in wanted:
+            if file is not None:
+                put_file(key, file, made(found))
     show("".join(f"{line}\n" for line in lines(found)))
     return ExitCode.COMPLETE if found.equal else ExitCode.DIFFERENT
 

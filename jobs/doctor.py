@@ -30,8 +30,8 @@ def run(config: DoctorConfig, config_yaml: str) -> int:
     """Do all checks, print what they find, and return the exit code."""
     from pipeline.run.doctor.doctor import doctor  # late: it brings in the hub's client
     from pipeline.run.doctor.finding import State
-    from pipeline.run.show.stages import Stage
     from pipeline.run.signals import signals_raise
+    from pipeline.stages import Stage
     from pipeline.wording import plain
 
     found = []

@@ -28,6 +28,8 @@ from pipeline.wording import did_you_mean, lines_of, plain
 REQUIRED = {
     "source.path": "the prompts, e.g. source.path=prompts.parquet",
     "output.path": "the output's folder, e.g. output.path=outputs/first",
+    "a": "an output's folder, e.g. promptmill diff outputs/first outputs/second",
+    "b": "another output's folder, e.g. promptmill diff outputs/first outputs/second",
 }
 _SHOWN = 160
 """Characters of an override or value in a message."""

@@ -20,13 +20,13 @@ def check_file(key: str, path: str) -> None:
         raise ConfigurationError(f"{key}={path}: nothing can be written in {folder}; name another file")
 
 
-def put_file(key: str, path: str, text: str) -> None:
-    """Write a text as UTF-8.
+def put_file(key: str, path: str, data: bytes) -> None:
+    """Write a file.
 
     Args:
         key: The option that names the file, for messages.
         path: The file.
-        text: What it shall hold.
+        data: What it shall hold.
 
     Raises:
         ConfigurationError: If it cannot be written; what was there stays.
@@ -35,8 +35,8 @@ def put_file(key: str, path: str, text: str) -> None:
     temporary = file.parent / f".promptmill-{secrets.token_hex(8)}.tmp"
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as opened:
-            opened.write(text)
+        with os.fdopen(handle, "wb") as opened:
+            opened.write(data)
         temporary.replace(file)
     except OSError as error:
         raise ConfigurationError(f"{key}={path}: cannot be written: {error.strerror}") from error

@@ -81,7 +81,7 @@ def test_help_for_a_job(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 200])
-@pytest.mark.parametrize("job", ["generate", "import", "verify", "submit"])
+@pytest.mark.parametrize("job", ["generate", "import", "verify", "submit", "diff", "show", "doctor"])
 def test_help_fits_the_terminal(
     columns: int, job: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,6 +166,8 @@ def _plan_changes(a: Plan, b: Plan) -> Iterator[tuple[str, str, frozenset[str]]]
 
 def _input_changes(a: Plan, b: Plan) -> Iterator[str]:
     known = min(a.format, b.format)  # format 1 knows less of a file
+    if a.fingerprint.get("source") != b.fingerprint.get("source"):
+        known = 1  # the digest of the content is that of the columns in use, which may be others
     one, other = ({file.name: file.identity(known) for file in plan.files} for plan in (a, b))
     for name in dict.fromkeys([*one, *other]):
         if name not in one or name not in other:

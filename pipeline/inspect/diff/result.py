@@ -74,7 +74,8 @@ class Difference:
             columns = self.columns()
             where = " in all columns that both have" if any(columns.values()) else ""
             order = ", in another order" if self.matched.same_order is False else ""
-            return f"equal: {counted(both, 'row')}{order}{where}"
+            so_far = " so far" if self.a.missing_parts or self.b.missing_parts else ""
+            return f"equal{so_far}: {counted(both, 'row')}{order}{where}"
         only = [
             f"{lonely.rows:,} only in {name}"
             for name, lonely in (("a", self.matched.only_a), ("b", self.matched.only_b)) if lonely.rows
@@ -98,8 +99,8 @@ class Difference:
             rows = counted(self.tally.blamed, "row")
             yield f"{rows} killed or hung a replica on one side only, which says something of the machine and not of the row"
 
-    def to_json(self) -> str:
-        """Return all of it as JSON; the same outputs give the same text."""
+    def to_json(self) -> bytes:
+        """Return all of it as JSON; the same outputs give the same bytes."""
         matched, tally = self.matched, self.tally
         divergence, drift = tally.divergence, tally.drift
         body = {
@@ -126,7 +127,8 @@ class Difference:
             "also_different": [_cause(cause) for cause in self.explanation.others],
             "examples": [self._example(example) for example in tally.examples],
         }  # fmt: skip
-        return json.dumps(_finite(body), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps(_finite(body), indent=2, ensure_ascii=False, allow_nan=False)
+        return f"{text}\n".encode("utf-8", "backslashreplace")
 
     def _example(self, example: Example) -> dict[str, Any]:
         return {

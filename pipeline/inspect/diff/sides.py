@@ -77,6 +77,8 @@ def open_side(name: str, path: str) -> Side:
         except (ValueError, TypeError, KeyError) as error:
             why = one_line(error)
     parts = output.committed(plan)
+    if not parts:
+        raise PlanRefused(f"{name}={path}: no part is committed yet; a run commits its first one soon")
     rows = size = 0
     schema: pa.Schema | None = None
     environments: dict[str, Mapping[str, Any]] = {}
@@ -95,7 +97,8 @@ def open_side(name: str, path: str) -> Side:
 def shared_schema(a: Side, b: Side) -> pa.Schema:
     """Return the columns that both have in the same plain type, in the order of `a`."""
     if a.schema is None or b.schema is None:
-        return a.schema or b.schema or pa.schema([("row_id", pa.string()), ("sample_index", pa.int32())])
+        keys: list[pa.Field[Any]] = [pa.field("row_id", pa.string()), pa.field("sample_index", pa.int32())]
+        return a.schema or b.schema or pa.schema(keys)
     its = dict(zip(b.schema.names, b.schema.types, strict=True))
     return pa.schema([field for field in a.schema if its.get(field.name) == field.type])
 

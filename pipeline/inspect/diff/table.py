@@ -21,10 +21,10 @@ SPELLED = {
 
 def lines(found: Difference) -> Iterator[str]:
     """Yield the lines to print."""
-    yield from (_side(side) for side in (found.a, found.b))
+    yield from (f"{side.name}  {side_line(side)}" for side in (found.a, found.b))
     yield ""
     yield found.verdict()
-    yield from (_fact(*fact) for fact in _facts(found) if fact[1])
+    yield from (_fact(*fact) for fact in facts(found) if fact[1])
     causes = list(found.because())
     for number, cause in enumerate(causes):
         yield _fact("" if number else "because", plain(cause))
@@ -40,16 +40,18 @@ def _fact(name: str, text: str) -> str:
     return f"  {name:<14} {text}"
 
 
-def _side(side: Side) -> str:
+def side_line(side: Side) -> str:
+    """Return what one output is."""
     about = [f"plan {side.plan.plan8}"] if side.plan is not None else []
     if side.missing_parts and side.plan is not None:
         about.append(f"not finished: {len(side.parts):,} of {counted(side.plan.shard_count, 'part')}")
     elif not side.output.finished:
         about.append("no manifest")
-    return f"{side.name}  {plain(side.output.path)}  {', '.join([*about, counted(side.rows, 'row')])}"
+    return f"{plain(side.output.path)}  {', '.join([*about, counted(side.rows, 'row')])}"
 
 
-def _facts(found: Difference) -> Iterator[tuple[str, str]]:
+def facts(found: Difference) -> Iterator[tuple[str, str]]:
+    """Yield names and what was found; an empty text is not worth a line."""
     tally, matched = found.tally, found.matched
     if tally.equal + tally.different:
         yield "equal", f"{tally.equal:,}"
@@ -112,13 +114,14 @@ def _example(found: Difference, example: Example) -> str:
     if example.kind == "errors" or example.place is None:
         errors = [f"{side}: {token.error}" for side, token in (("a", a), ("b", b)) if token.error]
         return f"{head}  {', '.join(errors)}" if errors else f"{head}  {', '.join(example.columns)}"
-    return f"{head}  token {example.place}: {_token(a, 'b')} in a, {_token(b, 'a')} in b"
+    return f"{head}  token {example.place}: {token_phrase(a, 'a')} in a, {token_phrase(b, 'b')} in b"
 
 
-def _token(token: FirstToken, other: str) -> str:
+def token_phrase(token: FirstToken, side: str) -> str:
+    """Return a token of a side with what is known of its probabilities."""
     if token.id is None:
         return "the end"
     name = f"id {token.id}" if token.text is None else f'"{plain(token.text, 30)}"'
     known = [f"p {token.probability:.3g}"] if token.probability is not None else []
-    known += [f"{token.there:.3g} in {other}"] if token.there is not None else []
+    known += [f"{token.there:.3g} in {'b' if side == 'a' else 'a'}"] if token.there is not None else []
     return name + (f" ({', '.join(known)})" if known else "")

@@ -15,6 +15,8 @@ HEAD, TAIL = 400, 800
 """Characters of a prompt that are shown: at its beginning and at its end."""
 _LONGEST = 200
 """Characters of another value."""
+TEXT, TOKENS = 20_000, 5_000
+"""Characters and tokens of a completion that are shown."""
 _IN_HEAD = frozenset({
     "row_id", "sample_index", "prompt", "text", "finish_reason", "stop_reason", "prompt_tokens", "completion_tokens",
     "cumulative_logprob", "error_code", "error_message", "token_ids", "token_logprobs", "token_entropies", "token_ranks",
@@ -53,7 +55,9 @@ def lines(row: Mapping[str, Any], *, tokens: bool, tokenizer: Tokenizer | None, 
     elif tokens and row.get("token_ids") is not None:
         yield _tokens(row, tokenizer, coloured=coloured)
     elif row.get("text") is not None:
-        yield Text.assemble(("→ ", "bold"), on_screen(row["text"]))
+        yield Text.assemble(
+            ("→ ", "bold"), on_screen(row["text"][:TEXT]), *_left_out(len(row["text"]) - TEXT, "character")
+        )
 
 
 def _head(row: Mapping[str, Any]) -> Text:
@@ -79,13 +83,18 @@ def _written(value: Any) -> str:
 def _prompt(text: str) -> Text:
     if len(text) <= HEAD + TAIL:
         return Text(on_screen(text), "dim")
-    left_out = f" […{len(text) - HEAD - TAIL:,} characters…] "
-    return Text.assemble((on_screen(text[:HEAD]), "dim"), (left_out, "reverse"), (on_screen(text[-TAIL:]), "dim"))
+    left_out = _left_out(len(text) - HEAD - TAIL, "character")
+    return Text.assemble((on_screen(text[:HEAD]), "dim"), *left_out, (on_screen(text[-TAIL:]), "dim"))
+
+
+def _left_out(number: int, noun: str) -> Iterator[tuple[str, str]]:
+    if number > 0:
+        yield f" […{counted(number, noun)}…] ", "reverse"
 
 
 def _tokens(row: Mapping[str, Any], tokenizer: Tokenizer | None, *, coloured: bool) -> Text:
     """A completion, each token in the colour of its rank; and the share of each band, for those who see no colours."""
-    ids, ranks = row["token_ids"], row.get("token_ranks")
+    ids, ranks = row["token_ids"][:TOKENS], row.get("token_ranks")
     text = Text.assemble(("→ ", "bold"))
     spelled = (
         [(f"[{token}]", place) for place, token in enumerate(ids)] if tokenizer is None else pieces(ids, tokenizer)
@@ -93,6 +102,8 @@ def _tokens(row: Mapping[str, Any], tokenizer: Tokenizer | None, *, coloured: bo
     for piece, place in spelled:
         rank = ranks[place] if coloured and ranks is not None and place < len(ranks) else None
         text.append(on_screen(piece), colour(rank))
+    for part in _left_out(len(row["token_ids"]) - TOKENS, "token"):
+        text.append(*part)
     known = [rank for rank in ranks or () if rank is not None]
     if known:
         text.append(f"  (ranks: {shares(known)})", "dim")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
+import pipeline
 from pipeline.wording import lines_of, one_line
 
 
@@ -36,7 +39,7 @@ class Children:
         Raises:
             Failed: If it gives no answer.
         """
-        process = self._start([sys.executable, "-m", module])
+        process = self._start([sys.executable, "-P", "-m", module])  # -P: not what the current folder has of that name
         try:
             told, complaint = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -64,7 +67,7 @@ class Children:
                 raise Failed("was not started")
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                encoding="utf-8", errors="replace", start_new_session=True,
+                encoding="utf-8", errors="replace", start_new_session=True, env={**os.environ, "PYTHONPATH": _search_path()},
             )  # fmt: skip
             self._running.add(process)
         return process
@@ -79,16 +82,20 @@ class Children:
         process.wait()
 
 
+def _search_path() -> str:
+    """Return where modules are looked for: this code first, installed or not."""
+    own = str(Path(pipeline.__file__).parents[1])
+    return os.pathsep.join([own, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def _kill(process: subprocess.Popen[str]) -> None:
     """Kill a process with its session; one that has ended may have left others there."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def _why(code: int, complaint: str) -> str:
     if code < 0:
-        name = signal.Signals(-code).name if -code in signal.valid_signals() else str(-code)
-        return f"its process was ended by {name}"
+        known = {number.value: number.name for number in signal.Signals}
+        return f"its process was ended by {known.get(-code, f'signal {-code}')}"
     return one_line((lines_of(complaint) or [f"its process ended with {code}"])[-1], 300)

@@ -11,7 +11,9 @@ from pipeline.run.doctor.finding import Finding, ok, to_mend, warning
 
 MODULE = "pipeline.engine.layers.choices"
 SECONDS = 240.0
-_BUILD = "install promptmill again where a C compiler with OpenMP is (docs/how-to/install.md); until then torch computes, slower"
+_BUILD = (
+    "install promptmill again where a C compiler with OpenMP is (docs/how-to/install.md); until then torch computes"
+)
 _NVIDIA = Path("/proc/driver/nvidia/version")
 
 

@@ -7,8 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from huggingface_hub import constants
-from huggingface_hub.utils import get_session
+from huggingface_hub import constants, get_session
 
 from pipeline.run.doctor.finding import Finding, ok, to_mend, warning
 from pipeline.run.doctor.machine import GIB, nearest

@@ -1,4 +1,4 @@
-"""Python, the packages that promptmill needs, and those that its extras add: what is installed, and what its metadata asks for."""
+"""Python, the packages that promptmill needs, and those of its extras: what is installed, and what its metadata asks for."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_installation() -> Iterator[Finding]:
         yield ok(NAME, installed)
     else:
         yield warning(NAME, f"the code is {__version__}, installed is {installed}", AGAIN)
-    yield _python(metadata.get("Requires-Python") or "")
+    yield _python("".join(metadata.get_all("Requires-Python") or ()))
     wanted = list(_requirements(importlib.metadata.requires(NAME) or ()))
     yield from _packages([r for r, extra in wanted if extra is None])
     extras = sorted(set(metadata.get_all("Provides-Extra") or ()) - _FOR_DEVELOPERS)

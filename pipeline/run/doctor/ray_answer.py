@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 from pipeline.errors import PromptmillError
 from pipeline.run.cluster.connect import connect, ray
@@ -16,13 +17,14 @@ def answer() -> dict[str, object]:
     """Return the version, the seconds and the cores; or the fault."""
     guardian = Guardian()
     started = time.monotonic()
+    resources: Any = ray.cluster_resources
     try:
         connect(ClusterConfig(cpus_per_replica="1"), guardian.folder, lambda line: None)
         ray.get(ray.remote(_task).options(num_cpus=1).remote(), timeout=60)
         found = {
             "version": ray.__version__,
             "seconds": time.monotonic() - started,
-            "cpus": ray.cluster_resources().get("CPU"),
+            "cpus": resources().get("CPU"),
         }
         ray.shutdown()
         return found
