@@ -38,7 +38,7 @@ def table(
     )
     kind = ' class="numbers"' if numbers else ""
     return Markup(
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{attribute(caption or label or head[0])}">'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{attribute(caption or label or head[0])}">'
         f"<table{kind}>{title}<thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>"
     )
 
@@ -70,7 +70,7 @@ def figure(title: str, svg: str, *, numbers: Markup, note: object = "", wide: bo
     """
     remark = f"<p>{cell(note)}</p>" if note else ""
     picture = (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{attribute(title)}">{svg}</div>' if wide else svg
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{attribute(title)}">{svg}</div>' if wide else svg
     )
     return Markup(
         f'<figure class="plot{" wide" if wide else ""}"><figcaption><h3>{cell(title)}</h3>{remark}</figcaption>{picture}'
@@ -78,9 +78,9 @@ def figure(title: str, svg: str, *, numbers: Markup, note: object = "", wide: bo
     )
 
 
-def grid(blocks: Iterable[str]) -> Markup:
-    """Return blocks beside each other, as many as fit."""
-    return Markup(f'<div class="grid">{"".join(blocks)}</div>')
+def grid(blocks: Iterable[str], *, small: bool = False) -> Markup:
+    """Return blocks beside each other, as many as fit: two, or three if they are small."""
+    return Markup(f'<div class="grid{" small" if small else ""}">{"".join(blocks)}</div>')
 
 
 def paragraph(text: object) -> Markup:
@@ -105,5 +105,5 @@ def quotation(text: str, limit: int) -> Markup:
 def code(command: str) -> Markup:
     """Return a command to copy."""
     return Markup(
-        f'<div class="scroll" tabindex="0" role="region" aria-label="command"><pre><code>{shown(command)}</code></pre></div>'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="command"><pre><code>{shown(command)}</code></pre></div>'
     )

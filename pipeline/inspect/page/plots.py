@@ -23,7 +23,7 @@ INK, MUTED, LINE, SOFT, CARD, S1, S2, S3, S4, S5, S6, BAD, GOOD, WARN = COLOURS.
 SERIES = (S1, S2, S4, S5, S6, S3)
 _OPTIONS: dict[str, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "promptmill", "text.parse_math": False, "font.family": ["DejaVu Sans"],
-    "font.size": 9.5, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": LINE, "axes.labelcolor": MUTED,
+    "font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": LINE, "axes.labelcolor": MUTED,
     "axes.facecolor": "none", "figure.facecolor": "none", "xtick.color": MUTED, "ytick.color": MUTED, "text.color": INK,
     "xtick.major.size": 3, "ytick.major.size": 0, "axes.grid": True, "axes.grid.axis": "y", "grid.color": LINE,
     "grid.linewidth": 0.8, "axes.axisbelow": True, "legend.frameon": False, "axes.unicode_minus": True, "hatch.color": MUTED,

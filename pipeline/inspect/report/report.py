@@ -10,6 +10,7 @@ from pipeline.inspect.output import Output
 from pipeline.inspect.page.shell import page
 from pipeline.inspect.report.measure.measured import measure
 from pipeline.inspect.report.sections import distribution, first, run, texts, tokens
+from pipeline.inspect.report.sections import origin as origins
 from pipeline.inspect.report.subject import Origin, Subject
 from pipeline.inspect.report.timeline import read_timeline
 from pipeline.output.card.seal import put_sealed
@@ -41,7 +42,7 @@ def made(output: Output, origin: Callable[[Output], Origin]) -> bytes:
         _plan(output), _manifest(output), measure(output), read_timeline(output.store), read_prediction(output.store),
         origin(output),
     )  # fmt: skip
-    sections = [distribution, texts, tokens, run, first]
+    sections = [distribution, texts, tokens, run, origins]
     return page(first.title(subject), first.head(subject), [part.section(subject) for part in sections])
 
 

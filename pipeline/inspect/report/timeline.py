@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -108,12 +109,12 @@ class Timeline:
     def pauses(self) -> list[tuple[float, float]]:
         """Return where on the axis nothing was at work, and for how many seconds."""
         spans = self.working
-        return [(self.clock(a[1]), b[0] - a[1]) for a, b in zip(spans, spans[1:], strict=False)]
+        return [(self.clock(a[1]), b[0] - a[1]) for a, b in itertools.pairwise(spans)]
 
 
 def read_timeline(store: Store) -> Timeline:
     """Read all event logs; what cannot be read is left out."""
-    sessions = []
+    sessions: list[tuple[float, str, Session]] = []
     for file in store.list(EVENTS):
         try:
             data = fetch(store, file.name, MOST_BYTES)

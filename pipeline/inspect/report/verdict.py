@@ -29,28 +29,33 @@ def verdict(subject: Subject) -> str:
     looks = [f for f in findings(subject) if f.kind == "warn"]
     if subject.manifest is None:
         there = percent(tally.rows / subject.rows) if subject.rows else "0 %"
-        state = f"Not finished: {tally.rows:,} of {subject.rows:,} rows are there ({there})"
+        state = f"Not finished: {tally.rows:,} of {subject.rows:,} rows are there ({there}),"
     elif not tally.completions:
         return "Complete and empty: the input has no rows."
     elif subject.errors == tally.completions:
         code = max(sorted(tally.errors), key=lambda c: tally.errors[c])
         return f"Complete, and every row is an error: {tally.errors[code]:,} of {tally.completions:,} are {code}."
     elif subject.errors:
-        state = f"Complete, with {percent(subject.errors / tally.completions)} of the rows as errors"
+        state = f"Complete, {percent(subject.errors / tally.completions)} of the rows are errors:"
     else:
-        state = "Complete, without an error"
-    made = "generated" if subject.generated else "scored"
-    parts = [
-        state,
-        f"{tally.completion_tokens:,} tokens {made}" + (f" in {length(seconds)}" if seconds is not None else ""),
-    ]
-    if rate is not None:
-        limit = subject.prediction.limit_tokens_per_second if subject.prediction is not None else None
-        parts.append(f"{rate:,.0f} per second" + (f", {percent(rate / limit)} of the machine's limit" if limit else ""))
-    if calibrated(subject):
-        parts.append("and the tokens follow the model's own distribution")
-    end = f"; {len(looks)} {'thing asks' if len(looks) == 1 else 'things ask'} for a look" if looks else ""
-    return "; ".join(parts).replace("; and", ", and") + end + "."
+        state = "Complete, without an error:"
+    made = f"{tally.completion_tokens:,} tokens" + (f" in {length(seconds)}" if seconds is not None else "")
+    limit = subject.prediction.limit_tokens_per_second if subject.prediction is not None else None
+    speed = (
+        ""
+        if rate is None
+        else f", {rate:,.0f} per second" + (f" ({percent(rate / limit)} of the limit)" if limit else "")
+    )
+    follow = {
+        True: ", which follow the model's own distribution",
+        False: ", which do not follow the model's distribution",
+    }
+    holds = calibrated(subject)
+    number = {1: "one thing asks", 2: "two things ask", 3: "three things ask"}.get(
+        len(looks), f"{len(looks)} things ask"
+    )
+    end = f"; {number} for a look" if looks else ""
+    return f"{state} {made}{speed}{'' if holds is None else follow[holds]}{end}."
 
 
 def findings(subject: Subject) -> list[Finding]:

@@ -13,6 +13,7 @@ from pipeline.types import FinishReason
 
 ROWS = 8
 """Rows that are shown."""
+_GOLDEN = (5**0.5 - 1) / 2
 TOKENS = 240
 """Most tokens of a row that are shown."""
 
@@ -63,7 +64,8 @@ def places(parts: list[tuple[str, int]], most: int = ROWS) -> dict[str, list[int
         most: How many.
     """
     total = sum(rows for _, rows in parts)
-    wanted = sorted({i * total // most for i in range(most)}) if total else []
+    # one from each of equal stretches, at another place in each: rows at equal distances may be alike
+    wanted = sorted({int((i + i * _GOLDEN % 1) * total / most) for i in range(most)}) if total else []
     found: dict[str, list[int]] = {}
     start = 0
     for name, rows in parts:

@@ -147,8 +147,9 @@ def _relative(subject: Subject) -> Markup | None:
     if not counts.any():
         return None
     what = "probability relative to the most likely token's" if to_best else "probability"
+    half = percent(counts[SHARES // 2 :].sum() / counts.sum())
     hint = (
-        f"The chosen token was at least half as likely as the likeliest in {percent(counts[SHARES // 2 :].sum() / counts.sum())} of the tokens."
+        f"The chosen token was at least half as likely as the likeliest in {half} of the tokens."
         if to_best
         else "The likeliest token's own probability is recorded with stats.top_logprobs=1, and gives the ratio of both."
     )
@@ -239,5 +240,5 @@ def _lines(names: Sequence[str], counts: Any) -> list[list[str]]:
 def _label(axes: Any, values: Any) -> None:
     for at, value in enumerate(values):
         shown = percent(value / 100)
-        axes.text(at, value, shown, ha="center", va="bottom", color=INK, fontsize=8.5)
+        axes.text(at, value, shown, ha="center", va="bottom", color=INK, fontsize=9.5)
     axes.set_ylim(0, max(float(max(values)) * 1.12, 1e-9))

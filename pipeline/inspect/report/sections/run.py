@@ -90,6 +90,7 @@ def _throughput(timeline: Timeline) -> Markup | None:
         _pauses(axes, timeline, unit)
         axes.set_xlabel(f"{name} of work")
         axes.set_ylabel("tokens/s")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.set_ylim(bottom=0)
         axes.set_xlim(0, edges[-1])
 
@@ -127,7 +128,7 @@ def _occupancy(timeline: Timeline) -> Markup | None:
     return figure(
         "Occupancy", svg(draw, "occupancy", "Running sequences as a share of those that fit, over the time of the run."),
         numbers=table([name, "occupancy"], rows),
-        note=f"{percent(sum(known) / len(known))} on average: how many of the sequences that an engine can run at once were running.",
+        note=f"{percent(sum(known) / len(known))} on average: of the sequences that the engines can run at once, so many ran.",
     )  # fmt: skip
 
 
@@ -177,7 +178,7 @@ def _lanes(timeline: Timeline) -> Markup:
     rows = [_facts(timeline, lane, title) for lane, title in zip(lanes, titles, strict=True)]
     return figure(
         "Replicas",
-        svg(draw, "lanes", "A lane per replica: when it loaded, had work, and ended.", width=_WIDE, height=80 + 26 * len(lanes)),
+        svg(draw, "lanes", "A lane per replica: loading, work, and its end.", width=_WIDE, height=80 + 26 * len(lanes)),
         numbers=table(["replica", "node", "loaded in", "had work", "shards", "ended"], rows), wide=True,
         note=f"Hatched: loading. Filled: it had shards. Cross: it ended before the run did.{marks}{pauses}{more}{summed}",
     )  # fmt: skip
@@ -243,9 +244,9 @@ def _errors(subject: Subject) -> Markup:
     for code, number in sorted(tally.errors.items(), key=lambda found: (-found[1], found[0])):
         rows = "".join(
             f'<p class="of">{isolated(e.row_id, 80)}</p>{quotation(e.message, 300)}'
-            + (f'<div class="prompt">{quotation(e.prompt, 200)}</div>' if e.prompt else "")
+            + (f'<div class="prompt">{quotation(e.prompt, 120)}</div>' if e.prompt else "")
             for e in tally.examples[code]
         )
         share = percent(number / max(1, tally.completions))
         blocks.append(f'<div class="block"><h3>{isolated(code, 60)} · {number:,} ({share})</h3>{rows}</div>')
-    return Markup('<h3 id="errors">Errors</h3>' + grid(blocks))
+    return Markup('<h3 id="errors">Errors</h3>' + grid(blocks, small=True))

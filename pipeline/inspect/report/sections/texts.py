@@ -19,6 +19,8 @@ from pipeline.inspect.report.wording import percent
 _COLOURS = {"stop": S1, "length": S2, "error": BAD, "scored": S4}
 _FREQUENT = 8
 _CHARACTERS = 600
+_SHOWN = 0.15
+"""Least share of repeated n-grams of a text that is shown for it."""
 _TIGHT = 40
 """Most bins of a histogram of lengths."""
 
@@ -27,8 +29,8 @@ def section(subject: Subject) -> Section:
     """Return the section."""
     if not subject.measured.tally.completions:
         return Section("texts", "Texts", note("info", "No rows: there are no texts."))
-    plots = [p for p in (_lengths(subject), _reasons(subject), _repetition(subject)) if p]
-    return Section("texts", "Texts", Markup(grid(plots) + _distinct(subject) + _worst(subject) + _twins(subject)))
+    plots = [p for p in (_lengths(subject), _reasons(subject), _repetition(subject), _distinct(subject)) if p]
+    return Section("texts", "Texts", Markup(grid(plots) + _frequent_and_worst(subject) + _twins(subject)))
 
 
 def _lengths(subject: Subject) -> Markup | None:
@@ -57,12 +59,13 @@ def _lengths(subject: Subject) -> Markup | None:
             floor += counts
         if limit is not None and limit < 3 * longest:
             axes.axvline(limit + 0.5, color=MUTED, lw=1.2, ls="--")
-            axes.text(limit + 0.5, floor.max(), "max_tokens ", ha="right", va="bottom", color=MUTED, fontsize=8.5)
+            axes.text(limit + 0.5, 1.1 * floor.max(), "max_tokens ", ha="right", va="top", color=MUTED, fontsize=9.5)
         axes.set_ylim(0, max(1.0, floor.max()) * 1.12)
         axes.set_xlabel("tokens of the text")
         axes.set_ylabel("texts")
         if len(stacks) > 1:
             axes.legend(loc="upper left")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value == int(value) else "")
 
     names = [f"{i * width}" if width == 1 else f"{i * width} to {(i + 1) * width - 1}" for i in range(bins)]
     rows = [[name, *(f"{int(stacks[r][i]):,}" for r in stacks)] for i, name in enumerate(names)]
@@ -131,6 +134,8 @@ def _repetition(subject: Subject) -> Markup | None:
     def draw(axes: Any) -> None:
         axes.bar((np.arange(BINS) + 0.5) / BINS * 100, found.shares, 86 / BINS, color=S1)
         axes.set_yscale("symlog", linthresh=1)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.minorticks_off()
         axes.set_ylim(bottom=0)
         axes.set_xlim(0, 100)
         axes.set_xlabel(f"% of a text's {REPEATED}-grams that it had before")
@@ -148,54 +153,50 @@ def _repetition(subject: Subject) -> Markup | None:
     )  # fmt: skip
 
 
-def _distinct(subject: Subject) -> Markup:
-    found = subject.measured.phrases
-    if not found.distinct[1].total:
-        return Markup("")
+def _distinct(subject: Subject) -> Markup | None:
+    found = subject.measured.phrases.distinct
+    if not found[1].total:
+        return None
     rows = [
         [
             f"{n}-grams",
             f"{d.total:,}",
-            f"{d.number:,.0f}" if d.number < KEPT else f"about {d.number:,.0f}",
+            ("" if d.number < KEPT else "about ") + f"{d.number:,.0f}",
             f"{d.share or 0:.4f}",
         ]
         for n in SIZES
-        if (d := found.distinct[n]).total
+        if (d := found[n]).total
     ]
-    left = Markup(
+    return Markup(
         '<div class="block"><h3>Distinct n-grams of all texts</h3>'
         + paragraph("Of tokens. distinct-n falls as an output grows: compare outputs of one size.")
-        + table(["", "in all", "distinct", "distinct-n"], rows, label="Distinct n-grams")
+        + table(["n", "in all", "distinct", "distinct-n"], rows, label="Distinct n-grams")
         + "</div>"
     )
-    tokenizer = subject.origin.tokenizer
-    frequent = [
-        [_phrase(ids, tokenizer), f"{count:,}", percent(count / max(1, found.distinct[REPEATED].total))]
-        for ids, count in found.frequent(_FREQUENT)
-    ]
-    right = Markup(
-        f'<div class="block"><h3>Most frequent {REPEATED}-grams</h3>'
-        + table(["tokens", "times", "share"], frequent, label="Most frequent n-grams")
-        + "</div>"
-    )
-    return grid([left, *([right] if frequent else [])])
+
+
+def _frequent_and_worst(subject: Subject) -> Markup:
+    found, tokenizer = subject.measured.phrases, subject.origin.tokenizer
+    total = max(1, found.distinct[REPEATED].total)
+    rows = [[_phrase(ids, tokenizer), f"{count:,}", percent(count / total)] for ids, count in found.frequent(_FREQUENT)]
+    blocks = []
+    if rows:
+        numbers = table(["tokens", "times", "share"], rows, label="Most frequent n-grams")
+        blocks.append(f'<div class="block"><h3>Most frequent {REPEATED}-grams of all texts</h3>{numbers}</div>')
+    worst = [row for row in sorted(found.worst, reverse=True) if row.share >= _SHOWN]
+    if worst:
+        texts = "".join(
+            f'<p class="of">{isolated(row.row_id, 80)} #{row.sample}: {percent(row.share)} of {row.ngrams:,} '
+            f"{REPEATED}-grams repeat</p>{quotation(row.text, _CHARACTERS)}"
+            for row in worst
+        )
+        blocks.append(f'<div class="block"><h3>The texts that repeat themselves most</h3>{texts}</div>')
+    return grid(blocks)
 
 
 def _phrase(ids: tuple[int, ...], tokenizer: Any) -> Markup:
     text = " ".join(f"#{i}" for i in ids) if tokenizer is None else tokenizer.decode(ids, special=True)
     return Markup(f"<code>{isolated(text.replace(chr(10), '⏎'), 80)}</code>")
-
-
-def _worst(subject: Subject) -> Markup:
-    worst = [row for row in sorted(subject.measured.phrases.worst, reverse=True) if row.share >= 0.2]
-    if not worst:
-        return Markup("")
-    rows = "".join(
-        f'<p class="of">{isolated(row.row_id, 80)} #{row.sample}: {percent(row.share)} of {row.ngrams:,} {REPEATED}-grams '
-        f"repeat</p>{quotation(row.text, _CHARACTERS)}"
-        for row in worst
-    )
-    return Markup(f'<div class="stack"><div class="block"><h3>The texts that repeat most</h3>{rows}</div></div>')
 
 
 def _twins(subject: Subject) -> Markup:
@@ -205,16 +206,17 @@ def _twins(subject: Subject) -> Markup:
     greedy = subject.sampling["temperature"] == 0 and not subject.overridden
     kind = "info" if greedy or found.near / found.pairs < 0.05 else "warn"
     compared = f"; each with the {LAGS} that follow it" if subject.sampling["n"] > LAGS else ""
+    near = f"{found.near:,} ({percent(found.near / found.pairs)})"
     said = note(
         kind,
-        f"Of {found.pairs:,} pairs of samples of one prompt, {found.near:,} ({percent(found.near / found.pairs)}) are nearly the "
-        f"same ({percent(NEAR)} of their 3-grams or more in common, estimated by MinHash), {found.equal:,} of them to the last token; "
-        f"{found.prompts_near:,} of {found.prompts:,} prompts have such a pair{compared}."
+        f"Of {found.pairs:,} pairs of samples of one prompt, {near} are nearly the same ({percent(NEAR)} of their 3-grams or "
+        f"more in common, estimated by MinHash), {found.equal:,} of them to the last token; {found.prompts_near:,} of "
+        f"{found.prompts:,} prompts have such a pair{compared}."
         + (" temperature=0 makes all samples of a prompt the same." if greedy else ""),
     )
     pairs = "".join(
-        f'<p class="of">{isolated(pair.row_id, 80)}: #{pair.samples[0]} and #{pair.samples[1]}, {percent(pair.share)} in common</p>'
-        f'<div class="beside">{quotation(pair.texts[0], _CHARACTERS)}{quotation(pair.texts[1], _CHARACTERS)}</div>'
+        f'<p class="of">{isolated(pair.row_id, 80)}: #{pair.samples[0]} and #{pair.samples[1]}, {percent(pair.share)} in '
+        f'common</p><div class="beside">{quotation(pair.texts[0], _CHARACTERS)}{quotation(pair.texts[1], _CHARACTERS)}</div>'
         for pair in found.examples
     )
     block = f'<div class="block"><h3>Samples that are alike</h3>{said}{pairs}</div>'

@@ -74,14 +74,14 @@ def shown_tokens(row: dict[str, Any], tokenizer: Tokenizer | None) -> list[Shown
         return values[place] if values is not None and place < len(values) else None
 
     made = []
+    columns = ("token_logprobs", "token_entropies", "token_ranks")
     for place, token in enumerate(ids):
-        alternatives = ()
+        alternatives: tuple[tuple[str, int, float], ...] = ()
         if place < len(tops[0]) and place < len(tops[1]):
             pairs = zip(tops[0][place] or (), tops[1][place] or (), strict=False)
             alternatives = tuple((_alone(i, tokenizer), i, p) for i, p in pairs)
-        made.append(ShownToken(
-            texts[place], token, at("token_logprobs", place), at("token_entropies", place), at("token_ranks", place), alternatives
-        ))  # fmt: skip
+        logprob, entropy, rank = (at(column, place) for column in columns)
+        made.append(ShownToken(texts[place], token, logprob, entropy, rank, alternatives))
     return made
 
 
