@@ -56,3 +56,30 @@ def available_bytes() -> int | None:
     except (OSError, ValueError):
         pass
     return min(known, default=None)
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process holds, with the files that it has mapped; 0: unknown."""
+    return _status("VmRSS")
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has held since it began, or since `reset_peak`; 0: unknown."""
+    return _status("VmHWM")
+
+
+def reset_peak() -> bool:
+    """Let `peak_bytes` begin anew; return whether the system can do that."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return peak_bytes() > 0
+
+
+def _status(name: str) -> int:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)

@@ -91,3 +91,10 @@ def plain(text: str, limit: int | None = None) -> str:
     """
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return escaped if limit is None else shortened(escaped, limit)
+
+
+def size(number: float) -> str:
+    """Write a number of bytes: `1.23 GiB`, `45 MiB`, `3 KiB`."""
+    if number >= 2**30:
+        return f"{number / 2**30:.2f} GiB"
+    return f"{number / 2**20:.0f} MiB" if number >= 2**20 else f"{number / 2**10:.0f} KiB"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from jobs.options.keys import Key, keys, sections
@@ -12,6 +13,9 @@ from jobs.spec import specs
 from pipeline.errors import ExitCode
 from pipeline.output.events import EVENTS
 from pipeline.output.schema import COLUMNS, MEANINGS, spelled
+
+_NAMED = re.compile(r"^[a-z]+(?=: )|max_error_rate")
+"""What stands in the meaning of an exit code and is written as code: a job, a key."""
 
 
 def options() -> str:
@@ -25,11 +29,23 @@ def options() -> str:
         schema, summary = spec.schema, spec.summary
         lines += ["", f"## {job}", "", f"`promptmill {job}`: {summary}."]
         known = list(keys(schema).values())
+        if (first := _told_before(schema)) is not None:
+            told = keys(first[1])
+            lines += ["", f"It takes all options of [{first[0]}](#{first[0]}), and:", ""]
+            lines += _table(key for key in known if key.name not in told)
+            continue
         for section, meaning in sections(schema).items():
             lines += ["", f"### {job}: {section}", "", f"{meaning[0].upper()}{meaning[1:]}.", ""]
             lines += _table(key for key in known if key.name.startswith(f"{section}."))
-        lines += ["", f"### {job}: the run as a whole", "", *_table(key for key in known if "." not in key.name)]
+        if whole := [key for key in known if "." not in key.name]:
+            lines += ["", f"### {job}: the run as a whole", "", *_table(whole)]
     return "\n".join(lines) + "\n"
+
+
+def _told_before(schema: type) -> tuple[str, type] | None:
+    """Return the job whose options a job has, too, and its schema; None if there is none."""
+    found = ((job, spec.schema) for job, spec in specs().items() if spec.schema in schema.__mro__[1:])
+    return next(found, None)
 
 
 def columns() -> str:
@@ -53,7 +69,7 @@ def exit_codes() -> str:
         "",
         "| code | meaning |",
         "|---|---|",
-        *(f"| {int(code)} | {_cell(code.meaning)} |" for code in ExitCode),
+        *(f"| {int(code)} | {_cell(_NAMED.sub(r'`\\g<0>`', code.meaning))} |" for code in ExitCode),
         "",
         "An error message is one line on stderr. `HYDRA_FULL_ERROR=1` adds the traceback.",
         "[Operations](operations.md#exit-codes-for-a-scheduler) says what a scheduler should do with each code.",
@@ -87,7 +103,7 @@ def events() -> str:
 PAGES = {"options": options, "columns": columns, "exit-codes": exit_codes, "events": events}
 
 
-def _table(options: Iterator[Key]) -> Iterator[str]:
+def _table(options: Iterable[Key]) -> Iterator[str]:
     yield from ("| option | default | meaning |", "|---|---|---|")
     for key in options:
         default = "required" if key.required else f"`{written_default(key.default)}`"

@@ -13,7 +13,7 @@ from pipeline.engine import gpu, native
 from pipeline.engine.base import BuiltEngine, Engine
 from pipeline.engine.cache.block_pool import blocks_for
 from pipeline.engine.cache.kv_cache import block_bytes
-from pipeline.engine.cache.memory import MemoryPlan, check_length, likely_blocks, plan_memory
+from pipeline.engine.cache.memory import MemoryPlan, Needs, check_length, likely_blocks
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.continuous import ContinuousEngine
 from pipeline.engine.layers.attention import TRITON
@@ -71,7 +71,7 @@ class _Parts:
     @property
     def block_bytes(self) -> int:
         """Bytes of a block of the cache."""
-        return block_bytes(self.loaded.layers, self.loaded.kv_heads, self.loaded.head_dim, self.loaded.kv_dtype)
+        return _block_bytes(self.loaded)
 
     def available(self) -> int | None:
         """Bytes of the device's memory that may still be allocated; None: unknown."""
@@ -91,18 +91,32 @@ class _Parts:
                 most_tokens=self.most_tokens, available=lambda: self.available() or 0,
             )  # fmt: skip
         else:
-            widths = [m.out_features for m in loaded.model.modules() if isinstance(m, PackedLinear)]
-            token_bytes = 4 * _LAYER_TENSORS * max((w for w in widths if w != loaded.vocab_size), default=0)
-            memory = plan_memory(
-                wanted, most, blocks_for(self.max_len), block_bytes=self.block_bytes,
-                step_bytes=self.most_tokens(wanted or most) * token_bytes,
-                sequence_bytes=4 * _STEP_TENSORS * loaded.vocab_size + token_bytes, available=self.available(),
-            )  # fmt: skip
+            needs = needs_of(loaded, most, self.most_tokens(wanted or most))
+            memory = needs.plan(wanted, self.max_len, self.available())
         if self.static:  # its cache has a whole row for each sequence
             memory = MemoryPlan(min(memory.sequences, memory.blocks // blocks_for(self.max_len)), memory.blocks)
         if memory.sequences < (wanted or 0):
             logger.info("engine.max_num_seqs=%s: memory holds %d sequences", wanted, memory.sequences)
         return memory
+
+
+def _block_bytes(loaded: LoadedModel) -> int:
+    return block_bytes(loaded.layers, loaded.kv_heads, loaded.head_dim, loaded.kv_dtype)
+
+
+def needs_of(loaded: LoadedModel, most: int = _MOST["cpu"], most_tokens: int = _MOST_TOKENS) -> Needs:
+    """Return what a model takes beside its weights on a CPU.
+
+    Args:
+        loaded: The model.
+        most: Batch size beyond which throughput no longer grows.
+        most_tokens: Most tokens of a step.
+    """
+    widths = [m.out_features for m in loaded.model.modules() if isinstance(m, PackedLinear)]
+    token_bytes = 4 * _LAYER_TENSORS * max((w for w in widths if w != loaded.vocab_size), default=0)
+    return Needs(
+        most, most_tokens, _block_bytes(loaded), 4 * _STEP_TENSORS * loaded.vocab_size + token_bytes, token_bytes
+    )
 
 
 def _continuous(parts: _Parts, memory: MemoryPlan) -> Engine:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.types import ChatFormat, Completion, Request, Room, SamplingParams, Tokenizer
+
+if TYPE_CHECKING:
+    from pipeline.engine.calibration.figures import Calibration
 
 
 class Engine(Protocol):
@@ -147,4 +150,35 @@ class Backend(Protocol):
 
         Raises:
             ModelRefused: If it cannot be loaded here.
+        """
+
+
+@runtime_checkable
+class Foreseeable(Protocol):
+    """A backend that can say beforehand how long its engine takes, and with what memory. No backend has to."""
+
+    def tokenizer(self, *, quick: bool) -> Tokenizer | None:
+        """Return the model's tokenizer, or None. Call `identify` first.
+
+        Args:
+            quick: Only without the seconds that it takes to import a large library; chat templates may be missing.
+        """
+
+    def misfits(self) -> Sequence[str]:
+        """Return a line for each way in which the tokenizer does not fit the model. Call `identify` first."""
+
+    def calibration(
+        self, stats: StatsConfig, sampling: SamplingParams, threads: int, measure: Callable[[int, int], None] | None
+    ) -> Calibration | None:
+        """Return what was measured of a model of this shape on this machine; None: nothing is known.
+
+        Args:
+            stats: The statistics to compute.
+            sampling: How tokens are chosen.
+            threads: CPU threads of a replica.
+            measure: If nothing is known, measure now; called before that, with the number of layers that are measured and
+                of those that the model has. None: do not measure.
+
+        Raises:
+            ModelRefused: If it cannot be measured.
         """

@@ -20,7 +20,7 @@ from pipeline.engine.layers.attention import TRITON
 from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.rules.structured import Grammars
-from pipeline.engine.scheduler import FEW, Scheduler
+from pipeline.engine.scheduler import Scheduler, few_for
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.steps.eager import EagerStepper
 from pipeline.engine.steps.flight import NONFINITE, Flight, Stepper
@@ -32,10 +32,6 @@ from pipeline.engine.steps.slots import SlotState
 from pipeline.types import Completion, FinishReason, Request, Room, RowError
 
 logger = logging.getLogger(__name__)
-
-
-CORES_OF_FEW = 4
-"""Number of cores that FEW sequences keep busy; more cores need more sequences."""
 
 
 class ContinuousEngine:
@@ -52,6 +48,7 @@ class ContinuousEngine:
             whose chosen token ends it is then computed one step too far; the result is dropped.
 
     Attributes:
+        stepper: Computes the steps.
         waited: Seconds that the host has waited for the device.
     """
 
@@ -64,7 +61,7 @@ class ContinuousEngine:
         # a prompt whose own log-probabilities are requested must be computed to its last position
         share = prefix_caching and not stats.prompt_logprobs
         loaded = runner.loaded
-        few = runner.slots if loaded.device.type != "cpu" else FEW * max(1, torch.get_num_threads() // CORES_OF_FEW)
+        few = runner.slots if loaded.device.type != "cpu" else few_for(torch.get_num_threads())
         self._pool = BlockPool(runner.blocks)
         graphs = loaded.attention == TRITON
         self._scheduler = Scheduler(
@@ -75,7 +72,7 @@ class ContinuousEngine:
         self._state = SlotState(
             runner.slots, runner.max_len, loaded.vocab_size, loaded.device, tokenizer, self._grammars
         )
-        self._stepper: Stepper = (GraphStepper if graphs else EagerStepper)(runner, self._state, stats)
+        self.stepper: Stepper = (GraphStepper if graphs else EagerStepper)(runner, self._state, stats)
         self._record = Record(runner.slots, runner.max_len)
         self._behind = 1 if graphs or ahead else 0
         self._flights: deque[Flight] = deque()
@@ -117,10 +114,10 @@ class ContinuousEngine:
     @torch.inference_mode()
     def _step(self, done: list[Completion]) -> None:
         admitted, step = self._scheduler.schedule()
-        self._stepper.admit([(sequence, self._watch(sequence)) for sequence in admitted])
+        self.stepper.admit([(sequence, self._watch(sequence)) for sequence in admitted])
         behind = 0  # no next step to compute meanwhile: wait for the results now
         if step.decodes or step.chunks:
-            flight = self._stepper.launch(step)
+            flight = self.stepper.launch(step)
             for sequence in flight.sequences:
                 sequence.in_flight += 1
             self._flights.append(flight)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import functools
 import gc
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pipeline import types
 from pipeline.engine.base import BuiltEngine, Identity, Resources
+from pipeline.engine.calibration.figures import Calibration
+from pipeline.engine.calibration.known import keep_calibration, key_of, known_calibration
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.model.chat import find_template
 from pipeline.engine.model.checkpoint import Checkpoint, model_len, resolve
 from pipeline.engine.model.ignored import ignored
-from pipeline.engine.model.tokenizer import Tokenizer, load_tokenizer
+from pipeline.engine.model.quick import quick_tokenizer
+from pipeline.engine.model.tokenizer import Tokenizer, load_tokenizer, misfits
 from pipeline.engine.rules.structured import Grammars
 from pipeline.stages import doing
 from pipeline.statistics import STATISTICS
@@ -73,6 +78,38 @@ class ContinuousBackend:
         """See `Backend.check_chat`."""
         self._tokenizer.chat(form)
 
+    def tokenizer(self, *, quick: bool) -> types.Tokenizer | None:
+        """See `Foreseeable.tokenizer`."""
+        if quick and "_tokenizer" not in vars(self):
+            return quick_tokenizer(self.checkpoint)
+        return self._tokenizer
+
+    def misfits(self) -> Sequence[str]:
+        """See `Foreseeable.misfits`."""
+        size = self.checkpoint.vocab_size
+        return () if size is None else tuple(misfits(self._tokenizer, size))
+
+    def calibration(
+        self, stats: StatsConfig, sampling: SamplingParams, threads: int, measure: Callable[[int, int], None] | None
+    ) -> Calibration | None:
+        """See `Foreseeable.calibration`."""
+        checkpoint, max_len = self.checkpoint, model_len(self.checkpoint, self._engine)
+        model = replace(self._model, dtype=self._dtype(0))
+        key = key_of(checkpoint, model, self._engine, stats, sampling, max_len=max_len, threads=threads)
+        found = known_calibration(key)
+        if found is None and measure is not None:
+            began = time.perf_counter()
+            _assembly()
+            importing = time.perf_counter() - began
+            from pipeline.engine.calibration.drawn import layers_to_measure  # with torch, which is there now
+            from pipeline.engine.calibration.measure import Task, calibrate
+
+            measure(*reversed(layers_to_measure(checkpoint)))
+            task = Task(checkpoint, model, self._engine, stats, sampling, max_len, threads)
+            found = replace(calibrate(task), importing=importing)
+            keep_calibration(key, found)
+        return found
+
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:
         return load_tokenizer(self.checkpoint.tokenizer, self.checkpoint.vocab_size or 0)
@@ -100,6 +137,12 @@ class StaticBackend(ContinuousBackend):
     """The same checkpoint, run by the static engine with transformers' own arithmetic."""
 
     kind = "static"
+
+    def calibration(
+        self, stats: StatsConfig, sampling: SamplingParams, threads: int, measure: Callable[[int, int], None] | None
+    ) -> Calibration | None:
+        """None: it serves to check the other engine, and its speed is nobody's concern."""
+        return None
 
 
 def _assembly() -> Callable[..., BuiltEngine]:

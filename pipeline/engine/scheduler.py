@@ -16,6 +16,14 @@ from pipeline.engine.sequence import Sequence
 FEW = 16
 """Batch size below which a step costs nearly the same, because reading the weights dominates; for a few cores."""
 
+CORES_OF_FEW = 4
+"""Number of cores that FEW sequences keep busy; more cores need more sequences."""
+
+
+def few_for(threads: int) -> int:
+    """Return the batch size below which a step of a CPU costs nearly the same, by its threads."""
+    return FEW * max(1, threads // CORES_OF_FEW)
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:

@@ -1,13 +1,15 @@
-"""The options of `submit` and `doctor`. Imports no Ray, so that `--help` is quick."""
+"""The options of `submit`, `plan` and `doctor`. Imports no Ray, so that `--help` is quick."""
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pipeline.types import require
+from pipeline.work.config import GenerateConfig
 
 
 @dataclass(kw_only=True)
@@ -72,3 +74,23 @@ class DoctorConfig:
 
     output: OutputToCome = field(default_factory=OutputToCome, metadata={"help": "where generations are to go"})
     json: bool = field(default=False, metadata={"help": "print JSON instead of lines"})
+
+
+@dataclass(kw_only=True)
+class PlanConfig(GenerateConfig):
+    """The options of `plan`: those of `generate`, and what is shown.
+
+    `price_per_hour` is that of one machine, in any currency. With `json`, one JSON object is printed.
+    """
+
+    price_per_hour: float | None = field(
+        default=None, metadata={"help": "what an hour of one machine costs; null leaves the cost out"}
+    )
+    json: bool = field(default=False, metadata={"help": "print one JSON object"})
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        super().__post_init__()
+        price = self.price_per_hour
+        good = price is None or (math.isfinite(price) and price >= 0)
+        require(good, "price_per_hour", price, "null or a price from 0")

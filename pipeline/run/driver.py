@@ -33,6 +33,7 @@ from pipeline.run.cluster.capacity import check_machine
 from pipeline.run.dispatch.dispatch import Dispatcher
 from pipeline.run.dispatch.replica import InlinePool, ReplicaPool
 from pipeline.run.dispatch.sizing import Demand
+from pipeline.run.foresee import Foreseeing, remember_endings
 from pipeline.run.shared.claims import Claims, Pulse
 from pipeline.run.shared.queue import Work
 from pipeline.run.shared.suspects import Suspects
@@ -158,8 +159,10 @@ class _Run:
     def _work(self, view: ProgressView) -> None:
         """Do the missing shards, together with other drivers if there are any."""
         pulse = Pulse(self._claims)
+        foreseeing = Foreseeing(self._folder.store, self._config, self._prepared)
         try:
             self._dispatch(Watch(view, self._monitor, self._events, self._check_signals, self._deadline))
+            foreseeing.end()
         finally:
             pulse.stop()
             self._claims.close()
@@ -218,6 +221,7 @@ class _Run:
                 file=sys.stderr,
             )
         manifest = put_manifest(store, manifest)
+        remember_endings(self._plan, self._config.sampling.params(), manifest.totals)
         self._claims.sweep()
         return manifest
 

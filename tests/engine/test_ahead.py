@@ -52,7 +52,7 @@ def test_one_step_ahead_changes_no_bit(
 
 def test_the_next_step_is_launched_before_the_last_one_is_waited_for(tiny: MakeTiny) -> None:
     engine = tiny().engine(4, ahead=True)
-    launch, events = engine._stepper.launch, list[tuple[str, int]]()
+    launch, events = engine.stepper.launch, list[tuple[str, int]]()
 
     def watched(step: Step) -> Flight:
         number = sum(kind == "launch" for kind, _ in events)
@@ -65,7 +65,7 @@ def test_the_next_step_is_launched_before_the_last_one_is_waited_for(tiny: MakeT
 
         return Flight(flight.sequences, wait)
 
-    engine._stepper.launch = watched  # type: ignore[method-assign]
+    engine.stepper.launch = watched  # type: ignore[method-assign]
     drain(engine, [request(str(i), [5, 6, i + 1], max_tokens=4, ignore_eos=True) for i in range(3)])
     # three tokens more after the prompts' one; the length is known beforehand, so that no step is for nothing
     launches = [("launch", n) for n in range(4)]
@@ -76,13 +76,13 @@ def test_the_next_step_is_launched_before_the_last_one_is_waited_for(tiny: MakeT
 def test_what_needs_its_last_token_waits_for_it_alone(tiny: MakeTiny) -> None:
     """The one with forbidden words steps every other time; the other one is not held up."""
     engine = tiny().engine(4, ahead=True)
-    launch, stepped = engine._stepper.launch, list[list[str]]()
+    launch, stepped = engine.stepper.launch, list[list[str]]()
 
     def watched(step: Step) -> Flight:
         stepped.append([s.request.row_id for s in step.choosing])
         return launch(step)
 
-    engine._stepper.launch = watched  # type: ignore[method-assign]
+    engine.stepper.launch = watched  # type: ignore[method-assign]
     drain(engine, [
         request("free", [5, 6], max_tokens=8, ignore_eos=True),
         request("words", [7, 8], max_tokens=4, ignore_eos=True, bad_words=["a"]),

@@ -113,3 +113,11 @@ def test_what_it_cannot_do_is_refused_by_name(project: Path, words: list[str], t
     done = generate(project, "refused", *words)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (2, f"promptmill: {told}")
     assert not (project / "refused").exists()
+
+
+def test_its_time_is_not_predicted_and_that_is_said(project: Path) -> None:
+    given = ["engine=echo", "cluster=inline", "source.path=in.parquet", "output.path=planned", "stats.columns=[]"]
+    done = promptmill(project, "plan", *given)
+    assert done.returncode == 0, done.stderr
+    assert "time      not predicted: engine=echo does not say how long it takes" in done.stdout
+    assert "1 file, 4 rows" in done.stdout and not (project / "planned").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.engine.cache.block_pool import blocks_for
 from pipeline.errors import ModelRefused
 
 _TORCH_SAYS = ("can't allocate memory", "std::bad_alloc", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -84,6 +85,32 @@ def plan_memory(
     sequences = min(sequences, max(1, int((room - longest) / 2 // sequence_bytes)))
     blocks = int((room - sequences * sequence_bytes) // block_bytes)
     return MemoryPlan(sequences, min(blocks, sequences * longest_blocks))
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a model takes beside its weights on a CPU; see `plan_memory`.
+
+    Attributes:
+        most: Batch size beyond which throughput no longer grows.
+        most_tokens: Most tokens of a step.
+        block_bytes: Bytes of a block of the cache in all layers.
+        sequence_bytes: Bytes that a step's tensors take for each sequence.
+        token_bytes: Bytes that a step takes for each of its tokens.
+    """
+
+    most: int
+    most_tokens: int
+    block_bytes: int
+    sequence_bytes: int
+    token_bytes: int
+
+    def plan(self, wanted: int | None, max_len: int, available: int | None) -> MemoryPlan:
+        """Plan sequences and blocks for sequences of at most `max_len` tokens; see `plan_memory`."""
+        return plan_memory(
+            wanted, self.most, blocks_for(max_len), block_bytes=self.block_bytes, sequence_bytes=self.sequence_bytes,
+            step_bytes=self.most_tokens * self.token_bytes, available=available,
+        )  # fmt: skip
 
 
 def likely_blocks(plan: MemoryPlan, expected: int | None, *, block_bytes: int, available: int | None) -> int:

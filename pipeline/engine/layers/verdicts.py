@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from pipeline.engine import native
+from pipeline.engine.setting import about_processor, caps, digest_of_code
 from pipeline.user_cache import cache_file, read_cache, replace_cache
 
 _FILE = "verdicts.json"
@@ -23,11 +23,6 @@ _MOST = 2000
 """Verdicts that are kept; the oldest go."""
 _LONGEST = 200
 """Characters of a question that is kept."""
-_CAPS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
-"""Variables by which torch and its libraries are told to use less than the processor has."""
-_ONE_CORE = ("vendor_id", "cpu family", "model", "model name", "stepping", "microcode", "flags")
-_OTHER_CORE = ("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features")
-"""What /proc/cpuinfo tells of a core of x86, and of ARM."""
 logger = logging.getLogger(__name__)
 
 
@@ -84,21 +79,12 @@ def machine() -> str:
 
 def _facts() -> dict[str, object]:
     return {
-        "processor": _processor(), "torch": [torch.__version__, torch.version.git_version],
-        "capability": torch.backends.cpu.get_cpu_capability(), "caps": {name: os.environ.get(name) for name in _CAPS},
+        "processor": about_processor(), "torch": [torch.__version__, torch.version.git_version],
+        "capability": torch.backends.cpu.get_cpu_capability(), "caps": caps(),
         "threads": torch.get_num_threads(),
         "kernels": [native.level(), native.digest_of_sources(), _built()],
-        "code": _code(),
+        "code": digest_of_code(),
     }  # fmt: skip
-
-
-def _processor() -> list[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return []
-    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
-    return [facts.get(name, "") for name in (*_ONE_CORE, *_OTHER_CORE)]
 
 
 def _built() -> str:
@@ -106,14 +92,6 @@ def _built() -> str:
     library = native.library()
     name = getattr(library, "_name", None)
     return hashlib.sha256(Path(name).read_bytes()).hexdigest() if isinstance(name, str) else ""
-
-
-def _code() -> str:
-    """Return a digest of the engine's own code, which defines the checks."""
-    digest, folder = hashlib.sha256(), Path(__file__).parents[1]
-    for file in sorted(folder.rglob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def _read(file: Path) -> dict[str, bool]:

@@ -124,6 +124,17 @@ def load_model(
     if checkpoint.adapter is not None:
         with doing(f"merging the adapter {checkpoint.adapter.name}"):
             model = merge_adapter(model, checkpoint.adapter)
+    return make_ready(
+        model, checkpoint, config, device=device, max_len=max_len, plain=plain, deterministic=deterministic
+    )
+
+
+def make_ready(
+    model: PreTrainedModel, checkpoint: Checkpoint, config: ModelConfig, *, device: str = "cpu",
+    max_len: int | None = None, plain: bool = False, deterministic: bool = True,
+) -> LoadedModel:  # fmt: skip
+    """Make a transformers model that has its weights ready to run; see `load_model`."""
+    where = torch.device(device)
     _check_output(model, checkpoint)
     model.eval().requires_grad_(False).to(where)  # type: ignore[no-untyped-call]
     text = model.config.get_text_config()

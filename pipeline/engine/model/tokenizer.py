@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ REPLACEMENT = "\ufffd"
 """What decoding returns for bytes that are not, or not yet, a whole character."""
 _CONTEXT = 8
 """Number of prompt tokens that are decoded together with the text after them."""
+_FITTING = 0.9
+"""Share of a model's tokens that its tokenizer has at least; the others fill its embedding up."""
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -123,6 +125,26 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
         raise ModelRefused(
             f"{directory}: the tokenizer cannot be loaded: {' '.join(str(error).split())[:200]}"
         ) from error
+
+
+def misfits(tokenizer: Tokenizer, vocab_size: int) -> Iterator[str]:
+    """Yield a line for each way in which a tokenizer does not fit a model of `vocab_size` tokens."""
+    size, special = len(tokenizer.inner), sorted(i for i in tokenizer.inner.all_special_ids if i >= vocab_size)
+    if special:
+        yield (
+            f"the tokenizer's special token {tokenizer.token(special[0])} has id {special[0]}, and the model ids 0 to "
+            f"{vocab_size - 1}: rows that have it become errors; name the model's own with model.tokenizer"
+        )
+    elif size > vocab_size:
+        yield (
+            f"the tokenizer has {size} tokens, and the model {vocab_size}: rows that have one of the others become errors; "
+            "name the model's own with model.tokenizer"
+        )
+    if size < _FITTING * vocab_size:
+        yield (
+            f"the tokenizer has {size} tokens, and the model {vocab_size}: it may be another model's, and its ids then mean "
+            "other texts; name the model's own with model.tokenizer"
+        )
 
 
 def end_tokens(named: frozenset[int], tokenizer: Tokenizer) -> frozenset[int]:

@@ -112,7 +112,7 @@ def test_prompts_can_be_measured(tiny: MakeTiny) -> None:
 def test_many_steps_are_few_recordings(tiny: MakeTiny) -> None:
     with engine(tiny(), 3) as made:
         drain(made, [request(str(i), [5 + i, 6], max_tokens=8, ignore_eos=True) for i in range(6)])
-        recordings: Any = made._stepper._recordings  # type: ignore[attr-defined]
+        recordings: Any = made.stepper._recordings  # type: ignore[attr-defined]
         assert recordings.replays > 12 and len(recordings.functions) < 10
 
 
@@ -122,7 +122,7 @@ def test_fault_8_memory_that_is_out_changes_no_bit(
 ) -> None:
     """Everything starts again while a step is in flight."""
     with engine(tiny(), 4, top_logprobs=2) as made:
-        recordings: Any = made._stepper._recordings  # type: ignore[attr-defined]
+        recordings: Any = made.stepper._recordings  # type: ignore[attr-defined]
         run, calls = recordings.run, 0
 
         def failing(key: Any, function: Any) -> Any:

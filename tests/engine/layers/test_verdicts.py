@@ -62,7 +62,7 @@ def test_what_could_not_be_asked_is_no_and_asked_again(file: Path) -> None:
         lambda patch: patch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41"),
         lambda patch: patch.setattr(torch, "__version__", "0.0.1"),
         lambda patch: patch.setattr(torch, "get_num_threads", lambda: 77),
-        lambda patch: patch.setattr(verdicts, "_processor", lambda: ["another"]),
+        lambda patch: patch.setattr(verdicts, "about_processor", lambda: ["another"]),
         lambda patch: patch.setattr(native, "level", lambda: "another"),
         lambda patch: patch.setattr(native, "digest_of_sources", lambda: "another"),
         lambda patch: patch.setattr(verdicts, "_built", lambda: "another"),
@@ -80,7 +80,7 @@ def test_another_machine_or_installation_asks_again(
 
 
 def test_the_processor_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    facts = verdicts._processor()
+    facts = verdicts.about_processor()
     assert len(facts) == 13
     if Path("/proc/cpuinfo").exists():
         assert any(facts)

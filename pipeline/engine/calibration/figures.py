@@ -1,0 +1,127 @@
+"""What a calibration found, and from it the time of a step and the memory of a replica. It imports no torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from pipeline.engine.cache.memory import Needs
+from pipeline.store.door import parse
+
+Curve = tuple[tuple[float, ...], ...]
+"""Points (x, y), x ascending."""
+
+
+def at(curve: Curve, x: float) -> float:
+    """Return y at x: between points on a line, beyond the last one on the line through the last two, at least 0."""
+    if len(curve) == 1 or x <= curve[0][0]:
+        return curve[0][1]
+    place = next((i for i, point in enumerate(curve) if x <= point[0]), len(curve) - 1)
+    (x0, y0), (x1, y1) = curve[place - 1], curve[place]
+    return max(0.0, y0 + (y1 - y0) * (x - x0) / (x1 - x0))
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The work of one step.
+
+    Attributes:
+        decodes: Sequences that decode.
+        decode_context: Positions that these read, all together.
+        read: Tokens of prompts.
+        read_context: Positions before their chunks, added up over those tokens.
+        choosing: Sequences that choose a token.
+    """
+
+    decodes: int
+    decode_context: int
+    read: int
+    read_context: int
+    choosing: int
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Times in seconds and sizes in bytes of one model on one machine, with a given number of threads.
+
+    Attributes:
+        layers: The model's layers.
+        measured: How many of them were measured; the others are added.
+        took: Seconds that the measurement took.
+        decode: Sequences that decode, at few positions → seconds of the step.
+        read: Tokens of prompts in a step, at the beginning of a text → seconds of the step.
+        decode_position: Seconds for each position that a decoding sequence reads beyond `near`.
+        read_position: The same for each token of a prompt.
+        near: Positions that a sequence had in `decode`.
+        host: Seconds beside that for each token that is chosen.
+        importing: Seconds until the libraries are imported.
+        packing: Seconds to make the whole model ready once its weights are read.
+        taking: Seconds to take a byte of memory for the cache.
+        process: Bytes of the process before the model.
+        weights: Bytes of the whole model when it is ready.
+        transient: Most bytes beside them while it is made ready.
+        step: Sequences → bytes of a step's tensors.
+        needs: What the engine's memory planner takes as given.
+        flops: Operations per second of one large product.
+        bandwidth: Bytes per second that are read from memory.
+        token_flops: Operations for a token, without the output layer.
+        output_flops: Operations of the output layer, for a token that is chosen.
+        streamed: Bytes of weights that a step reads.
+    """
+
+    layers: int
+    measured: int
+    took: float
+    decode: Curve
+    read: Curve
+    decode_position: float
+    read_position: float
+    near: float
+    host: float
+    importing: float
+    packing: float
+    taking: float
+    process: int
+    weights: int
+    transient: int
+    step: Curve
+    needs: Needs
+    flops: float
+    bandwidth: float
+    token_flops: float
+    output_flops: float
+    streamed: int
+
+    def seconds(self, work: Work) -> float:
+        """Return the time of a step."""
+        choosing = max(work.decodes, work.choosing)
+        base = at(self.decode, choosing) if choosing else 0.0
+        if work.read:  # what these tokens add to a step that chooses as many
+            rows = choosing + work.read
+            base += at(self.read, rows) - (at(self.read, choosing) if choosing else 0.0)
+        beyond = max(0.0, work.decode_context - self.near * work.decodes)
+        return base + self.decode_position * beyond + self.read_position * work.read_context + self.host * choosing
+
+    def limit(self, work: Work) -> float:
+        """Return the least time in which the machine could compute a step: its arithmetic, or reading the weights."""
+        flops = (work.decodes + work.read) * self.token_flops + work.choosing * self.output_flops
+        return max(flops / self.flops, self.streamed / self.bandwidth)
+
+    def to_json(self) -> str:
+        """Return it as text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Calibration:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        found = parse(text.encode(), cls)
+        for curve in (found.decode, found.read, found.step):
+            if not curve or any(len(point) != 2 for point in curve) or list(curve) != sorted(curve):
+                raise ValueError("a curve has no points, or others than it can have")
+        if min(found.flops, found.bandwidth, found.layers, found.needs.most, found.needs.block_bytes) <= 0:
+            raise ValueError("a figure is not above 0")
+        return found
