@@ -69,7 +69,7 @@ def exit_codes() -> str:
         "",
         "| code | meaning |",
         "|---|---|",
-        *(f"| {int(code)} | {_cell(_NAMED.sub(r'`\\g<0>`', code.meaning))} |" for code in ExitCode),
+        *(f"| {int(code)} | {_cell(_as_code(code.meaning))} |" for code in ExitCode),
         "",
         "An error message is one line on stderr. `HYDRA_FULL_ERROR=1` adds the traceback.",
         "[Operations](operations.md#exit-codes-for-a-scheduler) says what a scheduler should do with each code.",
@@ -101,6 +101,10 @@ def events() -> str:
 
 
 PAGES = {"options": options, "columns": columns, "exit-codes": exit_codes, "events": events}
+
+
+def _as_code(meaning: str) -> str:
+    return _NAMED.sub(lambda found: f"`{found[0]}`", meaning)
 
 
 def _table(options: Iterable[Key]) -> Iterator[str]:
