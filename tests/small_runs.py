@@ -100,7 +100,14 @@ def configured(source: Path | str, output: Path | str, /, **sections: Any) -> Ge
 
 def overrides(source: Path | str, output: Path | str, *more: str) -> list[str]:
     """The command line of a small run, after the job's name."""
-    return [f"model.path={MODEL}", f"source.path={source}", f"output.path={output}", "sampling.max_tokens=8", *more]
+    return [
+        f"model.path={MODEL}",
+        f"source.path={source}",
+        f"output.path={output}",
+        "sampling.max_tokens=8",
+        "output.report=false",
+        *more,
+    ]
 
 
 def copy_of_the_code(folder: Path, *more: str) -> Path:
