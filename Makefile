@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test fuzz simulate chaos survey image-test metrics-test lint options docs format bench bench-levels quality scale release clean
+.PHONY: help install demo test fuzz simulate chaos survey image-test metrics-test lint options docs format bench bench-levels quality scale pictures release clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -85,6 +85,9 @@ bench-levels: install  ## measure the compiled kernels of each level, and the en
 
 scale: install  ## measure the driver with up to a million made-up shards; SCALE="--help" lists its options
 	$(BIN)/python -m benchmarks.scale $(SCALE)
+
+pictures: install  ## run the demo model, check its report in Chromium, take the pictures of docs; NODE_PATH=node_modules
+	$(BIN)/python -m tests.browser.pictures
 
 release: install  ## build sdist and wheel, try the wheel in an environment of its own, tag the commit with the version
 	.ci/release $(BIN)/python

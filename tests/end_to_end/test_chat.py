@@ -29,7 +29,13 @@ TALKS: list[Any] = [
 ]
 TALKS[2] = [{"role": "user", "content": None}]
 TALKS[4] = None
-KEPT = ["source.id_column=id", "sampling.max_tokens=6", "output.messages=true", "output.rows_per_shard=2"]
+KEPT = [
+    "source.id_column=id",
+    "sampling.max_tokens=6",
+    "output.messages=true",
+    "output.rows_per_shard=2",
+    "output.report=false",
+]
 
 
 @pytest.fixture(scope="module")

@@ -228,7 +228,7 @@ def test_no_torch_and_no_ray_where_none_is_needed(source: Path, output: Path, tm
         "import sys; from jobs.cli import main; code = main(sys.argv[1:]);"
         "print('LOADED', [m for m in ('torch', 'transformers', 'ray') if m in sys.modules]); sys.exit(code)"
     )
-    here = [f"model.path={MODEL}", f"source.path={source}", "sampling.max_tokens=8"]
+    here = [f"model.path={MODEL}", f"source.path={source}", "sampling.max_tokens=8", "output.report=false"]
     for arguments, exit_code in (
         (["generate", "--help"], 0),
         (["generate", *here, f"output.path={output}", "cluster=local", *OPTIONS], 0),
@@ -247,7 +247,7 @@ def test_inline_never_imports_ray(source: Path, tmp_path: Path) -> None:
         "print('LOADED', [m for m in ('torch', 'ray') if m in sys.modules]); sys.exit(code)"
     )
     done = python(code, "generate", f"model.path={MODEL}", f"source.path={source}", f"output.path={tmp_path}/out",
-                  "sampling.max_tokens=2", "source.limit=2", "cluster=inline")  # fmt: skip
+                  "sampling.max_tokens=2", "source.limit=2", "cluster=inline", "output.report=false")  # fmt: skip
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "LOADED ['torch']"), done.stderr
     assert "Warning" not in done.stderr and "Traceback" not in done.stderr
 
@@ -306,7 +306,7 @@ def test_max_error_rate(
 def test_multirun(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
         "generate", "-m", "sampling.temperature=0,1", "sampling.n=1,2", f"model.path={MODEL}", f"source.path={source}",
-        f"output.path={tmp_path}/sweep", "cluster=inline", "sampling.max_tokens=2", "source.limit=3",
+        f"output.path={tmp_path}/sweep", "cluster=inline", "sampling.max_tokens=2", "source.limit=3", "output.report=false",
     ]  # fmt: skip
     assert main(arguments) == 0
     made = {p.name: manifest(p)["totals"]["completions"] for p in (tmp_path / "sweep").iterdir()}

@@ -21,7 +21,7 @@ class FakeDriver:
 
     def run_job(self, config: GenerateConfig, *, config_yaml: str) -> Any:
         self.calls.append((config, config_yaml))
-        return types.SimpleNamespace(exit_code=self.answer(config))
+        return types.SimpleNamespace(exit_code=self.answer(config), worked=True)
 
     @property
     def config(self) -> GenerateConfig:
@@ -41,6 +41,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
     module = types.ModuleType("pipeline.run.driver")
     module.run_job = fake.run_job  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pipeline.run.driver", module)
+    monkeypatch.setattr("jobs.report.report_of_a_run", lambda path, *, worked: None)  # there is no output
     return fake
 
 

@@ -132,6 +132,7 @@ def test_every_key_that_has_a_range_is_tried() -> None:
         "engine.deterministic",
         "model.tf32",
         "output.allow_unsafe_store",
+        "output.report",
         "cluster.ship_code",
     }
     free |= {"source.chat", "source.system_prompt", "source.id_template", "source.chat_template"}

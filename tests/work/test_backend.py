@@ -82,7 +82,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def generate(project: Path, out: str, *words: str) -> subprocess.CompletedProcess[str]:
-    given = ["engine=echo", "cluster=inline", "source.path=in.parquet", f"output.path={out}"]
+    given = ["engine=echo", "cluster=inline", "source.path=in.parquet", f"output.path={out}", "output.report=false"]
     return promptmill(project, "generate", *given, *words)
 
 

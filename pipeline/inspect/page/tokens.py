@@ -17,6 +17,7 @@ PROBABILITIES = (0.5, 0.1, 0.01, 0.001)
 """The least probability of each band but the last."""
 ENTROPIES = (0.5, 1.5, 3.0, 5.0)
 """The greatest entropy of each band but the last, nats."""
+_PART = '<span class="ws">▫</span>'
 COLOURINGS = (
     ("rank", "Rank", ("1", "2–10", "11–100", "101–1,000", "beyond")),
     ("prob", "Log-probability", ("p ≥ 0.5", "≥ 0.1", "≥ 0.01", "≥ 0.001", "less")),
@@ -112,9 +113,11 @@ def _token(token: ShownToken, name: str, *, marked: bool) -> str:
     if token.alternatives:
         choices = [[written_out(text), number, round(value, 4)] for text, number, value in token.alternatives]
         data.append(f'data-a="{html.escape(json.dumps(choices, separators=(",", ":")))}"')
+    if not token.text.strip():  # what is not seen has a name for those who hear the page
+        data.append(f'aria-label="{"white space" if token.text else "a part of a character"}"')
     return (
         f'<span role="option" aria-selected="false" id="{name}" class="{" ".join(classes)}" {" ".join(data)}>'
-        f"{shown_token(token.text)}</span>"
+        f"{shown_token(token.text) or _PART}</span>"
     )
 
 

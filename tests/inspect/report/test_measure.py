@@ -153,7 +153,7 @@ def test_the_tally_counts_rows_reasons_and_errors_with_examples() -> None:
         "stop": [2],
     }
     assert found.by_prompt["stop"][3] == 1 and found.by_prompt["error"].sum() == 2
-    assert found.errors == {"NULL_PROMPT": 1, "PROMPT_TOO_LONG": 1} and found.shares_id
+    assert found.errors == {"NULL_PROMPT": 1, "PROMPT_TOO_LONG": 1}
     assert found.examples["NULL_PROMPT"][0].row_id == "b" and found.examples["PROMPT_TOO_LONG"][0].message == ""
 
 

@@ -15,10 +15,11 @@ from pipeline.inspect.report.measure.examples import Examples, places
 from pipeline.inspect.report.measure.phrases import Phrases
 from pipeline.inspect.report.measure.tally import Tally
 from pipeline.inspect.report.measure.twins import Twins
-from pipeline.output.part import read_report
 
 TOKENS_AT_ONCE = 1 << 19
 """Tokens that are looked at together, so that rows of any length take bounded memory."""
+FOOTERS = 5000
+"""Parts whose footers are read before the pass, to choose the rows to show; of more parts evenly spread ones."""
 _COLUMNS = (
     "row_id", "sample_index", "prompt", "text", "finish_reason", "prompt_tokens", "completion_tokens", "error_code",
     "error_message", "token_ids", "token_logprobs", "token_entropies", "token_ranks", "top_token_logprobs",
@@ -50,8 +51,8 @@ def measure(output: Output) -> Measured:
         PlanRefused: If a part is damaged.
     """
     parts = output.parts()
-    known = [(name, read_report(output.store, name)) for name in (parts[:1] if len(parts) > 10_000 else parts)]
-    sizes = [(name, info.counts.completions) for name, info in known]
+    known = [(name, output.footer(name)) for name in parts[:: 1 + len(parts) // FOOTERS]]
+    sizes = [(name, footer.rows) for name, footer in known]
     tally, distribution, phrases, twins, examples = Tally(), Distribution(), Phrases(), Twins(), Examples(places(sizes))
     columns: set[str] = set()
     for part in parts:
@@ -62,8 +63,7 @@ def measure(output: Output) -> Measured:
                 tally.add(batch, ids)
                 distribution.add(batch, len(ids.values))
                 phrases.add(batch, ids)
-                if tally.shares_id:
-                    twins.add(batch, ids)
+                twins.add(batch, ids)
                 examples.add(batch)
     facts = known[0][1].environment if known else {}
     return Measured(tally, distribution, phrases, twins, examples, len(parts), facts, frozenset(columns))

@@ -43,7 +43,6 @@ class Tally:
         by_prompt: Finish reason → number of texts per class of prompt length [OCTAVES].
         errors: Error code → output rows.
         examples: Error code → its first rows.
-        shares_id: Whether a row_id has several samples.
     """
 
     rows: int = 0
@@ -54,7 +53,6 @@ class Tally:
     by_prompt: dict[str, Counts] = field(default_factory=dict)
     errors: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[ErrorExample]] = field(default_factory=dict)
-    shares_id: bool = False
 
     def add(self, batch: Batch, ids: Lists) -> None:
         """Count a batch, whose token ids are `ids`."""
@@ -68,7 +66,6 @@ class Tally:
         self.completions += size
         self.prompt_tokens += int(prompts[first].sum())
         self.completion_tokens += int(made.sum())
-        self.shares_id |= bool((~first).any())
         octave = np.where(prompts > 0, np.frexp(np.maximum(prompts, 1))[1], 0)
         reasons = reasons_of(batch)
         for reason in sorted(set(reasons.tolist())):

@@ -65,6 +65,12 @@ class Twins:
 
     def add(self, batch: Batch, ids: Lists) -> None:
         """Add the rows of a batch, which follow those of the batch before."""
+        if not batch.has("token_ids"):
+            return
+        if batch.has("sample_index") and not batch.values("sample_index").any():
+            # All are first samples: only the last of them may have others, in the next batch.
+            batch = Batch(batch.rows.slice(batch.rows.num_rows - 1))
+            ids = batch.lists("token_ids")
         names = batch.values("row_id", "")
         kept = len(self._rows)
         before = [self._last, *names[:-1].tolist()]
