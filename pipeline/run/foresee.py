@@ -190,7 +190,7 @@ def _place(config: GenerateConfig, prepared: Prepared, note: Callable[[str], Non
         sizing.replicas,
         1,
         RAY_SECONDS if local else 0.0,
-        RAY_BYTES if local else 0,
+        RAY_BYTES if local else DRIVER_BYTES,
         free,
     ), []
 
