@@ -29,6 +29,8 @@ _LEFT_OUT = ("preview", "preview_random", "output.report")
 _LAST = ("source.path", "output.path")
 _LICENCE = re.compile(r"^license:[ \t]*[\"']?([\w.+-]{1,60})[\"']?[ \t]*$", re.MULTILINE)
 _CARD_BYTES = 1 << 16
+_LONGEST = 10_000
+"""Most characters of a command that is given: one with a large JSON Schema in it helps nobody."""
 
 
 def origin_of(output: Output) -> Origin:
@@ -66,7 +68,8 @@ def _command(text: str, job: JobSpec[Any]) -> str | None:
         return None
     changed = {key: value for key, value in here.items() if there.get(key, "") != value and key not in _LEFT_OUT}
     order = sorted(changed, key=lambda key: (key in _LAST, _LAST.index(key) if key in _LAST else 0))
-    return " ".join(["promptmill", job.name, *(shlex.quote(_word(key, changed[key])) for key in order)])
+    command = " ".join(["promptmill", job.name, *(shlex.quote(_word(key, changed[key])) for key in order)])
+    return command if len(command) <= _LONGEST else None
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pipeline.inspect.page.shell import Section
 from pipeline.inspect.page.text import shown
 from pipeline.inspect.report.subject import Subject
 from pipeline.inspect.report.wording import length, size
+from pipeline.wording import shortened
 
 _WEIGHTS = (".safetensors", ".gguf")
 _BRIEF = 16
@@ -128,7 +129,8 @@ def _digest(subject: Subject, endings: tuple[str, ...], digits: int | None = Non
 
 
 def _settings(subject: Subject) -> str:
-    return ", ".join(f"{k}={json.dumps(v) if isinstance(v, list | dict) else v}" for k, v in _changed(subject).items())
+    values = {k: json.dumps(v) if isinstance(v, list | dict) else str(v) for k, v in _changed(subject).items()}
+    return ", ".join(f"{name}={shortened(value, 100)}" for name, value in values.items())
 
 
 def _changed(subject: Subject) -> dict[str, Any]:

@@ -21,7 +21,7 @@ _LANES = 24
 """Most lanes that are drawn."""
 _MARKS = 1500
 """Most commits that are drawn, each as a mark."""
-_SPANS = 300
+_SPANS = 200
 """Most stretches of a lane: gaps that would not be seen are closed."""
 _WIDE = 960
 
@@ -208,7 +208,7 @@ def _bars(timeline: Timeline, lane: Lane, unit: float) -> list[tuple[float, floa
     bars: list[tuple[float, float]] = []
     for start, end in merged(lane):
         a, b = timeline.clock(start), timeline.clock(end)
-        if bars and a - bars[-1][1] < least / 4:
+        if bars and a - bars[-1][1] < least:
             bars[-1] = bars[-1][0], max(b, bars[-1][1])
         else:
             bars.append((a, b))

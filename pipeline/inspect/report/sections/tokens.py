@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from pipeline.types import Tokenizer
 _UNFINISHED = "\ufffd"
 """What the beginning of a character decodes to."""
 _PROMPT = 500
+_ALTERNATIVES = 10
 _WORD_START = "▁"
 
 
@@ -79,7 +81,7 @@ def shown_tokens(row: dict[str, Any], tokenizer: Tokenizer | None) -> list[Shown
         alternatives: tuple[tuple[str, int, float], ...] = ()
         if place < len(tops[0]) and place < len(tops[1]):
             pairs = zip(tops[0][place] or (), tops[1][place] or (), strict=False)
-            alternatives = tuple((_alone(i, tokenizer), i, p) for i, p in pairs)
+            alternatives = tuple((_alone(i, tokenizer), i, p) for i, p in itertools.islice(pairs, _ALTERNATIVES))
         logprob, entropy, rank = (at(column, place) for column in columns)
         made.append(ShownToken(texts[place], token, logprob, entropy, rank, alternatives))
     return made
