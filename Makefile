@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test fuzz simulate chaos survey image-test metrics-test lint options format bench bench-levels quality scale pictures release clean
+.PHONY: help install demo test fuzz simulate chaos survey image-test metrics-test lint options docs format bench bench-levels quality scale pictures release clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -61,8 +61,11 @@ lint: install  ## check style, types and the floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-options: install  ## write docs/reference/options.md and columns.md from what the code says of each
+options: install  ## write what the code decides: options.md, columns.md, exit-codes.md and events.md of docs/reference
 	$(BIN)/python -m jobs.options.document docs/reference
+
+docs: install  ## build the documentation as a site, in site/; broken links are errors
+	$(BIN)/python -m docs.build site
 
 format: install  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix
@@ -90,5 +93,5 @@ release: install  ## build sdist and wheel, try the wheel in an environment of i
 	.ci/release $(BIN)/python
 
 clean:  ## remove the environment, caches and builds; outputs stay
-	rm -rf $(VENV) pipeline/engine/native/_native*.so build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) pipeline/engine/native/_native*.so build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

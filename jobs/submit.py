@@ -29,11 +29,11 @@ class Request:
     """What a command line asks for.
 
     Attributes:
-        verb: `status` or `stop`; null: submit.
+        verb: `status` or `stop`; None: submit.
         config: `submit`'s own configuration.
-        yaml: It as text.
+        yaml: That configuration as text.
         line: The command line that the cluster is to run; empty for a verb.
-        presets: The folder with presets of one's own, or null.
+        presets: The folder with the user's own presets, or None.
     """
 
     verb: str | None
@@ -44,7 +44,7 @@ class Request:
 
 
 def read(arguments: Arguments) -> Request:
-    """Tell `submit`'s own keys from the job's, and check both.
+    """Separate `submit`'s own keys from the job's, and check both.
 
     Raises:
         PromptmillError: If anything in either is wrong.
@@ -62,7 +62,7 @@ def read(arguments: Arguments) -> Request:
     if verb is None:
         line = command(config.job, config.python, replace(arguments, overrides=rest))
     elif config.submission_id is None:
-        raise ConfigurationError(f"submit {verb}: which? give submission_id=…")
+        raise ConfigurationError(f"submit {verb}: submission_id is missing: which job? give submission_id=…")
     elif rest:
         raise ConfigurationError(f"submit {verb}: takes only submission_id and address, not {rest[0]}")
     return Request(verb, config, composed.yaml, line, arguments.config_dir)

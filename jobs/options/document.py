@@ -1,24 +1,29 @@
-"""Writes the reference documentation of all options and columns: `python -m jobs.options.document docs/reference`."""
+"""Writes the reference pages that the code decides: `python -m jobs.options.document docs/reference`."""
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from jobs.options.keys import Key, keys, sections
 from jobs.options.page import written_default
 from jobs.spec import specs
 from pipeline.errors import ExitCode
+from pipeline.output.events import EVENTS
 from pipeline.output.schema import COLUMNS, MEANINGS, spelled
+
+_NAMED = re.compile(r"^[a-z]+(?=: )|max_error_rate")
+"""What stands in the meaning of an exit code and is written as code: a job, a key."""
 
 
 def options() -> str:
-    """Return the page of the options in Markdown: a table for each job and section, then the exit codes."""
+    """Return the page of the options in Markdown: a table for each job and section."""
     lines = [
         "# Options",
         "",
-        "`promptmill JOB --help` prints the same, with the presets. `make options` writes this page.",
+        "Every option of every job. `promptmill JOB --help` prints the same; `make options` writes this page.",
     ]
     for job, spec in specs().items():
         schema, summary = spec.schema, spec.summary
@@ -32,9 +37,8 @@ def options() -> str:
         for section, meaning in sections(schema).items():
             lines += ["", f"### {job}: {section}", "", f"{meaning[0].upper()}{meaning[1:]}.", ""]
             lines += _table(key for key in known if key.name.startswith(f"{section}."))
-        lines += ["", f"### {job}: the run as a whole", "", *_table(key for key in known if "." not in key.name)]
-    lines += ["", "## Exit codes", "", "| exit code | meaning |", "|---|---|"]
-    lines += [f"| {int(code)} | {code.meaning} |" for code in ExitCode]
+        if whole := [key for key in known if "." not in key.name]:
+            lines += ["", f"### {job}: the run as a whole", "", *_table(whole)]
     return "\n".join(lines) + "\n"
 
 
@@ -56,7 +60,54 @@ def columns() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(options: Iterator[Key]) -> Iterator[str]:
+def exit_codes() -> str:
+    """Return the page of the exit codes in Markdown."""
+    lines = [
+        "# Exit codes",
+        "",
+        "How a command ends. `make options` writes this page.",
+        "",
+        "| code | meaning |",
+        "|---|---|",
+        *(f"| {int(code)} | {_cell(_as_code(code.meaning))} |" for code in ExitCode),
+        "",
+        "An error message is one line on stderr. `HYDRA_FULL_ERROR=1` adds the traceback.",
+        "[Operations](operations.md#exit-codes-for-a-scheduler) says what a scheduler should do with each code.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def events() -> str:
+    """Return the page of the events in Markdown."""
+    lines = [
+        "# Events",
+        "",
+        "Each driver logs what happens in a file of its own, `_job/events/<driver>.jsonl`: one JSON object per line, with the",
+        "`time` (UTC, ISO 8601), the `event` and its facts. `make options` writes this page.",
+        "",
+        "| event | says | facts |",
+        "|---|---|---|",
+    ]
+    lines += [
+        f"| `{event.name}` | {_cell(event.meaning)} | {', '.join(f'`{fact}`' for fact in event.facts)} |"
+        for event in EVENTS.values()
+    ]
+    lines += [
+        "",
+        "Shards are numbered from 0, as in the names of the parts; rows are counted from 0 within their shard. Only trials",
+        "have `trial`. [Operations](operations.md#where-to-look) has commands that read these files.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"options": options, "columns": columns, "exit-codes": exit_codes, "events": events}
+
+
+def _as_code(meaning: str) -> str:
+    return _NAMED.sub(lambda found: f"`{found[0]}`", meaning)
+
+
+def _table(options: Iterable[Key]) -> Iterator[str]:
     yield from ("| option | default | meaning |", "|---|---|---|")
     for key in options:
         default = "required" if key.required else f"`{written_default(key.default)}`"
@@ -69,5 +120,5 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    for name, text in (("options", options()), ("columns", columns())):
-        (Path(sys.argv[1]) / f"{name}.md").write_text(text, encoding="utf-8")
+    for name, written in PAGES.items():
+        (Path(sys.argv[1]) / f"{name}.md").write_text(written(), encoding="utf-8")

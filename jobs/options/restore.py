@@ -1,4 +1,4 @@
-"""Turns the configuration that is kept with an output back into its typed objects, and those into the job."""
+"""Restores the configuration that is stored with an output, as typed objects, and prepares its job again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def restored(text: str, schema: type[Config], path: str) -> Config:
         path: Where the output is now.
 
     Raises:
-        ConfigurationError: If it is not a configuration of this version, or an interpolation has no value here.
+        ConfigurationError: If it is not a configuration of this version, or an interpolation has no value on this machine.
     """
     schemas.register()
     try:
@@ -41,12 +41,12 @@ def restored(text: str, schema: type[Config], path: str) -> Config:
 
 
 def job_of(text: str, path: str, fingerprint: Mapping[str, Any]) -> Job:
-    """Plan the job again that made an output, as its configuration says; relative paths are taken from here.
+    """Prepare the job that made an output once more, from its stored configuration; relative paths start at the current folder.
 
     Args:
         text: The content of its `_job/config.yaml`.
         path: Where the output is now.
-        fingerprint: That of its plan; it names the recipe, which has the name of the job.
+        fingerprint: Its plan's fingerprint; it names the recipe, which has the job's name.
 
     Raises:
         PromptmillError: If its model or its input cannot be found or used here.

@@ -1,4 +1,4 @@
-"""Tells Hydra the types of every job's configuration and where the examples lie."""
+"""Tells Hydra the types of every job's configuration, and where the examples are."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def register() -> None:
 
 
 def as_written(schema: type) -> DictConfig:
-    """Return a schema with the defaults that its fields state.
+    """Return a schema with the defaults that its fields declare.
 
-    OmegaConf makes an instance of every section, and that may fill in a key that was left open, as `source` does with
-    `prompt_column`: too early here, where the other keys are still to come.
+    OmegaConf makes an instance of every section, which may fill in a key that was left open, as `source` does with
+    `prompt_column`. That is too early here: the other keys are not known yet.
     """
     node: DictConfig = OmegaConf.structured(schema)
     for key in keys(schema).values():
@@ -40,7 +40,7 @@ def as_written(schema: type) -> DictConfig:
 
 
 def example(name: str) -> str:
-    """Return where an example lies: beside the packages, in a checkout or an editable installation of it.
+    """Return the path of an example: beside the packages, in a checkout or an editable installation.
 
     Raises:
         ConfigurationError: If the examples are not there, as in an installation from a wheel.

@@ -1,7 +1,4 @@
-"""Takes the overrides of a command line apart: the runs of a multirun, and values that must stay as they were written.
-
-It does not compose anything and knows no key by its meaning, except the two that hold free text.
-"""
+"""Splits the overrides of a command line into the runs of a multirun, and keeps values that Hydra would change."""
 
 from __future__ import annotations
 
@@ -38,7 +35,7 @@ class Variant:
 
 
 def variants(overrides: Sequence[str], *, schema: type, multirun: bool, parser: OverridesParser) -> list[Variant]:
-    """Expand the keys that have several values into one variant each combination.
+    """Expand the keys that have several values into one variant per combination.
 
     Raises:
         ConfigurationError: If there are several values without `-m`, or they cannot be listed.
@@ -57,7 +54,7 @@ def variants(overrides: Sequence[str], *, schema: type, multirun: bool, parser: 
 
 
 def _instead(name: str, value: str, key: Key | None) -> str:
-    """What else may have been meant by several values, as it would have to be written; empty where nothing."""
+    """Return a hint: what several values may have been meant as, written correctly; empty if there is nothing to say."""
     if key is None:
         return ""
     if key.allowed.startswith("a list"):
@@ -112,7 +109,7 @@ def _as_meant(line: str, schema: type, parser: OverridesParser) -> str:
 
 
 def _pasted(name: str, value: str) -> str | None:
-    """JSON in which keys are quoted, as Hydra would not have it, as a quoted text or a mapping that it takes; else null."""
+    """Return JSON with quoted keys, which Hydra refuses, as a quoted text or a mapping that it accepts; None for other text."""
     try:
         found = json.loads(value)
     except (ValueError, RecursionError):
@@ -130,7 +127,7 @@ def _quoted(text: str) -> str:
 
 
 def _as_mapping(value: object) -> str:
-    """A JSON value in Hydra's grammar, where keys have no quotes."""
+    """Return a JSON value in Hydra's grammar, where keys have no quotes."""
     if isinstance(value, dict):
         return "{" + ",".join(f"{name}:{_as_mapping(part)}" for name, part in value.items()) + "}"
     if isinstance(value, list):
@@ -139,7 +136,7 @@ def _as_mapping(value: object) -> str:
 
 
 def _with_safe_folders(runs: list[Variant]) -> list[Variant]:
-    """Make folder names of the swept values: no separator, no surprise for a shell or a URI, none twice."""
+    """Make folder names of the swept values: without separators and characters special to a shell or a URI, and none twice."""
     safe = [re.sub(r"[^\w.,=+-]+", "-", run.folder, flags=re.ASCII).lstrip(".") for run in runs]
     unique = {name for name in safe if safe.count(name) == 1 and len(name) <= LONGEST_NAME}
     return [

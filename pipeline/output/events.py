@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +27,64 @@ BYTES_A_SECOND = 200_000
 """Average bytes per second to write. Each write rewrites the whole file, so a large file is written rarely."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event that a driver logs, for the documentation.
+
+    Attributes:
+        name: The value of `event` in its line.
+        meaning: What happened.
+        facts: The other values of its line, beside `time`.
+    """
+
+    name: str
+    meaning: str
+    facts: tuple[str, ...]
+
+
+EVENTS = {
+    event.name: event
+    for event in (
+        Event("plan", "the driver has a plan, and the output's folder holds it", ("plan_id", "rows", "rows_per_shard")),
+        Event("driver_start", "the driver starts: `missing` parts of `shards` are to make", ("plan_id", "shards", "missing")),
+        Event("driver_stop", "the driver ended: `complete`, or the name of the error that ended it", ("reason", "exit_code")),
+        Event("replica_up", "a replica has loaded its model", ("replica", "node")),
+        Event("replica_leaving", "a replica's node is preempted or drained; the replica gets no new shards", ("replica",)),
+        Event(
+            "replica_down", "a replica is gone, with these shards in flight; `counts`: its death counts against their rows",
+            ("replica", "reason", "shards", "counts"),
+        ),
+        Event("shard_claimed", "the driver claimed a shard", ("shard",)),
+        Event("shard_taken_over", "the driver took over the shard of a dead driver", ("shard",)),
+        Event(
+            "shard_started", "a replica was given a shard, or, in a search for deadly rows, the rows `trial` of it",
+            ("shard", "attempt", "replica", "trial"),
+        ),
+        Event("shard_copied", "an idle replica also does a shard that the replica `of` has", ("shard", "replica", "of")),
+        Event(
+            "shard_slow", "a shard has been in flight for so long that a stop would lose more work than it should; logged once",
+            ("shard", "rows", "minutes"),
+        ),
+        Event(
+            "shard_committed", "a part is there; `already_there`: another replica or driver committed it first",
+            ("shard", "file", "rows", "completion_tokens", "already_there"),
+        ),
+        Event(
+            "progress", "from time to time: rows done, tokens generated, sequences that run, wait and may run, replicas",
+            ("rows", "tokens", "running", "waiting", "capacity", "replicas"),
+        ),
+        Event(
+            "summary", "in a large log: how often each frequent event came in the last `seconds`, and the sums of its facts",
+            ("seconds", "shard_committed", "rows", "completion_tokens"),
+        ),
+        Event("bisected", "the driver searches a shard for rows that end replicas; `open`: what to try", ("shard", "open")),
+        Event("trial_passed", "these rows of a shard ended no replica", ("shard", "rows")),
+        Event("row_blamed", "this row, counted within the shard, becomes an error with this code", ("shard", "row", "code")),
+    )
+}  # fmt: skip
+"""Every event, by name. A line may lack a fact: `trial` is there in trials only."""
 
 
 class EventLog:

@@ -25,14 +25,14 @@ _WITHOUT_CONTENT = ("tool_calls", "function_call")
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What a row asks: the messages, and the tools that the model may call."""
+    """A row's conversation: its messages, and the tools that the model may call."""
 
     messages: Messages
     tools: Sequence[Any] | None = None
 
 
 class Conversations:
-    """Makes conversations of rows, and prompts of conversations.
+    """Turns rows into conversations, and conversations into prompts.
 
     Args:
         config: Where they come from.
@@ -71,7 +71,7 @@ class Conversations:
         return text
 
     def _asked(self, prompt: _Text) -> Conversation | RowError | None:
-        """A conversation of which only the user's message is there."""
+        """A conversation that consists of the user's message only."""
         if not isinstance(prompt, str):
             return prompt
         if not prompt and self._config.on_empty_prompt == "error":
@@ -139,7 +139,7 @@ def _conversation(value: Any) -> Conversation | RowError | None:
                 raise ValueError("an object without `messages`")
             tools, value = _tools(value.get("tools")), value["messages"]
         if not isinstance(value, list | tuple) or not value:
-            raise ValueError("no list of messages" if value != [] else "a conversation without messages")
+            raise ValueError("not a list of messages" if value != [] else "a conversation without messages")
         return Conversation([_message(message, place) for place, message in enumerate(value, start=1)], tools)
     except (ValueError, RecursionError) as error:
         return _bad(str(error))
@@ -158,7 +158,7 @@ def _tools(value: Any) -> Sequence[Any] | None:
     if value is None:
         return None
     if not isinstance(value, list | tuple) or not all(isinstance(tool, Mapping) for tool in value):
-        raise ValueError("tools are no list of objects")
+        raise ValueError("tools are not a list of objects")
     return value or None
 
 
@@ -170,7 +170,7 @@ def _parsed(value: Any) -> Any:
 
 
 def _without_nulls(value: Any) -> Any:
-    """Leave out what is null: fields of a struct that only other rows have, and what OpenAI's files write for none."""
+    """Leave out nulls: fields of a struct that only other rows have, and what OpenAI's files write for an absent value."""
     if isinstance(value, Mapping):
         return {str(name): _without_nulls(part) for name, part in value.items() if part is not None}
     if isinstance(value, list | tuple):
@@ -179,7 +179,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _message(message: Any, place: int) -> Mapping[str, Any]:
-    """Check one message; contents in parts become one text, arguments of tools what their JSON says."""
+    """Check one message; join contents in parts into one text, and parse the JSON of tools' arguments."""
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or not message["role"]:
         raise ValueError(f"message {place} has no role")
     where = f"message {place} ({brief(message['role'])})"
@@ -189,7 +189,7 @@ def _message(message: Any, place: int) -> Mapping[str, Any]:
     if isinstance(told.get("content"), list):
         told["content"] = "\n".join(_part(part, where) for part in told["content"])
     if "content" in told and not isinstance(told["content"], str):
-        raise ValueError(f"{where}: its content is no text: {brief(told['content'])}")
+        raise ValueError(f"{where}: its content is not text: {brief(told['content'])}")
     if isinstance(told.get("tool_calls"), list):
         told["tool_calls"] = [_call(call) for call in told["tool_calls"]]
     return told
@@ -199,11 +199,11 @@ def _part(part: Any, where: str) -> str:
     if isinstance(part, Mapping) and part.get("type", "text") == "text" and isinstance(part.get("text"), str):
         return str(part["text"])
     kind = part.get("type") if isinstance(part, Mapping) else part
-    raise ValueError(f"{where} has a part that is no text: {brief(kind)}")
+    raise ValueError(f"{where} has a part that is not text: {brief(kind)}")
 
 
 def _call(call: Any) -> Any:
-    """A tool's call with its arguments as an object: templates write them as JSON, where OpenAI's files have text."""
+    """A tool's call with its arguments as an object: OpenAI's files have them as JSON text, and templates expect an object."""
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
         return call

@@ -31,14 +31,14 @@ _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 @dataclass(kw_only=True)
 class SourceConfig:
-    """The input files and what of them is used.
+    """The input files, and which of their columns and rows are used.
 
     `path` is required: a Parquet file, a directory, a glob or a URI. A prompt is `prompt_column`, or `template` (Jinja over the
     row's columns; the command line reads it from `template_file`), `token_ids_column` (token ids already), or
     `messages_column`, whose conversations the model's chat template renders. With `chat`, a prompt becomes a conversation of
     one message. A conversation that begins with a system message keeps that, others begin with `system_prompt`.
     `limit` keeps the first rows only.
-    `on_corrupt=skip` makes errors of rows whose page cannot be decoded, instead of ending the job.
+    `on_corrupt=skip` turns rows whose page cannot be decoded into errors, instead of ending the job.
     `add_special_tokens`: true puts the tokenizer's special tokens around every text, false never does; null does, but gives a
     text that has the beginning-of-text token already no second one, and adds none to a rendered conversation.
     `min_completion_tokens` is what a prompt has to leave of the context for its completion, or `sampling.max_tokens` where

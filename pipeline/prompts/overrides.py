@@ -14,7 +14,7 @@ _REMEMBERED = 4096
 
 
 class Overrides:
-    """Makes the parameters of each row; most rows repeat a few, so those made are remembered."""
+    """Makes the sampling parameters of each row, with a cache, since most rows repeat a few."""
 
     def __init__(self, sampling: SamplingParams, vocab_size: int, check: Check = lambda sampling: None) -> None:
         """Start from the job's parameters.
@@ -22,7 +22,7 @@ class Overrides:
         Args:
             sampling: The job's parameters.
             vocab_size: Token ids must be below it.
-            check: Raises a `ValueError` with the reason if a row's parameters cannot be followed.
+            check: Raises a `ValueError` with the reason if a row's parameters cannot be satisfied.
         """
         self._sampling = sampling
         self._vocab_size = vocab_size

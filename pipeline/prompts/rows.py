@@ -39,7 +39,7 @@ def kept_columns(table: pa.Table, config: SourceConfig) -> pa.Table:
 
 
 class RowBuilder:
-    """Makes a `PromptRow` of every row. A row's result depends on that row only."""
+    """Turns each row into a `PromptRow`, which depends on that row only."""
 
     def __init__(
         self,
@@ -55,10 +55,10 @@ class RowBuilder:
         Args:
             config: Which columns, and what to do with prompts that are empty or too long.
             sampling: The job's parameters, which a row may override.
-            tokenizer: Makes ids of texts; not used when prompts are token ids.
+            tokenizer: Turns texts into token ids; not used when prompts are token ids.
             max_model_len: Tokens of prompt and completion together.
             files: The files that segments refer to by number.
-            check: Raises a `ValueError` with the reason if a row's sampling parameters cannot be followed.
+            check: Raises a `ValueError` with the reason if a row's sampling parameters cannot be satisfied.
 
         Raises:
             ConfigurationError: If a template cannot be compiled.
@@ -86,13 +86,13 @@ class RowBuilder:
         self, table: pa.Table, segments: Sequence[Segment], *, only: tuple[int, int] | None = None,
         excluded: Mapping[int, ErrorCode | RowError] = _NONE,
     ) -> list[PromptRow]:  # fmt: skip
-        """Return one `PromptRow` a row of the table.
+        """Return one `PromptRow` per row of the table.
 
         Args:
             table: `columns` of the rows of `segments`, in their order.
             segments: Where the rows come from, for ids of the kind `<file>:<row>`.
-            only: Rows `start` to `stop` (exclusive) of the table; null: all.
-            excluded: Rows of the table that are errors without being looked at, and why.
+            only: Rows `start` to `stop` (exclusive) of the table; None: all.
+            excluded: Rows of the table that are known to be errors, and why.
 
         Raises:
             InputRefused: If an id is null or not UTF-8; `check_ids` finds that before a job starts.
@@ -152,7 +152,7 @@ class RowBuilder:
         return [self._overrides.apply(v) for v in cells(table.column(name), name, ErrorCode.BAD_SAMPLING)]
 
     def _texts(self, table: pa.Table, number: int) -> list[_Text]:
-        """The prompts, or what a user says: a text, null, or why there is none."""
+        """Return the prompts, or the user's messages: a text, None, or the reason why there is none."""
         name = self._config.prompt_column
         if name is not None:
             return cells(table.column(name), name, ErrorCode.NOT_UTF8)
@@ -178,7 +178,7 @@ class RowBuilder:
         return tokens
 
     def _bounded(self, text: _Text) -> _Text:
-        """Leave to the tokenizer what it does in seconds: a text of gigabytes may come out of a file of kilobytes."""
+        """Bound the text for the tokenizer: a file of kilobytes may hold a text of gigabytes, which would take hours."""
         if not isinstance(text, str) or len(text) <= MAX_CHARACTERS:
             return text
         if self._config.on_long_prompt == "truncate_left":
@@ -187,7 +187,7 @@ class RowBuilder:
         return RowError(ErrorCode.PROMPT_TOO_LONG, message)
 
     def _known(self, ids: list[int]) -> _Ids:
-        """The ids of a text, or the error that the model lacks one of them: tokenizers get tokens that no model was given."""
+        """Return the ids, or an error if the model lacks one: a tokenizer may have more tokens than its model."""
         size = self._tokenizer.vocab_size
         for token in ids:
             if token is None or token >= size:

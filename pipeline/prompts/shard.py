@@ -23,11 +23,11 @@ MOST_GUILTY = 16
 
 
 class ShardRows:
-    """Reads the rows of any task of a plan.
+    """Reads the rows of a plan's tasks.
 
     Args:
         config: Which columns, and what to do with rows that cannot be decoded.
-        builder: Makes prompts of rows.
+        builder: Turns rows into prompts.
         files: The plan's input files.
         schema: The source's schema.
     """
@@ -47,7 +47,7 @@ class ShardRows:
         """Return the rows of a task, and the kept columns of its shard.
 
         Raises:
-            CorruptInput: If a page cannot be decoded, and the configuration does not say to go on without it.
+            CorruptInput: If a page cannot be decoded, unless `source.on_corrupt=skip`.
             InputRefused: If a file is not the one that was planned.
         """
         segments = task.shard.segments
@@ -58,7 +58,7 @@ class ShardRows:
         return self._with_kept_errors(rows, kept, first=only[0]), kept
 
     def _with_kept_errors(self, rows: list[PromptRow], kept: pa.Table, *, first: int) -> list[PromptRow]:
-        """Make an error of each row of which a kept value would be lost; `rows` begin at row `first` of `kept`."""
+        """Turn rows whose kept values cannot be written into errors; `rows` begin at row `first` of `kept`."""
         for name in kept.column_names:
             for place, error in not_text(kept.column(name), name).items():
                 if 0 <= place - first < len(rows) and rows[place - first].error is None:
@@ -66,10 +66,10 @@ class ShardRows:
         return rows
 
     def unplanned(self) -> dict[str, str]:
-        """Return the digests of pages that were read since this was last asked and that the plan does not know.
+        """Return the digests that the plan lacks, of pages read since the last call.
 
         Returns:
-            (number of the file)-(of its row group) → digest. Whoever reads the same pages must find the same.
+            "(number of the file)-(number of its row group)" → digest, with which later readers of these pages must agree.
         """
         read = self._reader.digests()
         return {f"{file}-{group}": digest for (file, group), digest in read.items() if not self._files[file].groups}
@@ -77,7 +77,7 @@ class ShardRows:
     def _built(
         self, table: pa.Table, segments: Sequence[Segment], only: tuple[int, int], excluded: dict[int, ErrorCode | RowError]
     ) -> list[PromptRow]:  # fmt: skip
-        """Build rows; one that ends in an exception that nobody expected, of a tokenizer say, is an error."""
+        """Build rows; a row that raises an unexpected exception, in a tokenizer for example, becomes an error."""
         try:
             return self._builder.build(table, segments, only=only, excluded=excluded)
         except PromptmillError:
@@ -86,13 +86,13 @@ class ShardRows:
             guilty = self._guilty(table, segments, only, excluded)
             wanted = only[1] - only[0] - sum(only[0] <= row < only[1] for row in excluded)
             if len(guilty) == wanted and len(guilty) > MOST_GUILTY:
-                raise WorkerFailed(f"no row of {wanted} can be made ready: {_told(error)}") from error
+                raise WorkerFailed(f"no row of {wanted} can be prepared: {_told(error)}") from error
             return self._builder.build(table, segments, only=only, excluded={**excluded, **guilty})
 
     def _guilty(
         self, table: pa.Table, segments: Sequence[Segment], only: tuple[int, int], excluded: Mapping[int, ErrorCode | RowError]
     ) -> dict[int, RowError]:  # fmt: skip
-        """Try halves of the rows, until those are found that end in an exception alone."""
+        """Try halves of the rows until the rows are found that raise an exception alone."""
         try:
             self._builder.build(table, segments, only=only, excluded=excluded)
         except PromptmillError:

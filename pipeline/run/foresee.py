@@ -35,8 +35,10 @@ from pipeline.work.prepare import Prepared, prepare
 
 RAY_SECONDS = 4.0
 """Seconds until a Ray of the job's own has started, and a replica's process in it."""
-RAY_BYTES = 60 << 20
-"""Memory of a replica's process on Ray beyond that of the driver's own."""
+DRIVER_BYTES = 80 << 20
+"""Memory that a job takes in this process beside the model: threads that read and write, and their buffers. Measured."""
+RAY_BYTES = 120 << 20
+"""The same of a replica's process on Ray."""
 PATIENCE = 5.0
 """Most seconds that the end of a job waits for its prediction."""
 
@@ -188,7 +190,7 @@ def _place(config: GenerateConfig, prepared: Prepared, note: Callable[[str], Non
         sizing.replicas,
         1,
         RAY_SECONDS if local else 0.0,
-        RAY_BYTES if local else 0,
+        RAY_BYTES if local else DRIVER_BYTES,
         free,
     ), []
 

@@ -13,7 +13,7 @@ from pipeline.errors import Interrupted
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal, as an exception. It is no `Exception`, which a library might catch as a failure of its own."""
+    """A signal, as an exception. It is not an `Exception`, which a library might catch as a failure of its own."""
 
     def __init__(self, signum: int) -> None:
         """Remember the signal."""

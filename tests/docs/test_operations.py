@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ExitCode
-from pipeline.output.events import EventLog
+from pipeline.output.events import EVENTS, EventLog
 from pipeline.run.show.metrics import METRICS
 from pipeline.store.local import LocalStore
 from tests.docs.document import ROOT, Document
@@ -27,11 +28,18 @@ def test_every_metric_is_listed_with_its_tags_and_meaning() -> None:
     assert listed == [(metric.name, metric.tags, metric.meaning) for metric in METRICS.values()]
 
 
-def test_every_event_is_listed() -> None:
-    code = "".join(path.read_text() for path in (ROOT / "pipeline" / "run").rglob("*.py"))
-    named = set(re.findall(r'(?:on_event|events\.add|events\.add_frequent)\(\s*"(\w+)"', code))
-    named.add("summary")  # the log's own
-    assert {name.strip("`") for name, _ in OPERATIONS.table("event")} == named
+def test_every_event_is_listed_with_its_facts() -> None:
+    logged: dict[str, set[str]] = {}
+    for file in (ROOT / "pipeline" / "run").rglob("*.py"):
+        for call in (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)):
+            method = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+            if method in ("add", "add_frequent", "on_event") and call.args and isinstance(call.args[0], ast.Constant):
+                facts = {keyword.arg for keyword in call.keywords if keyword.arg} - {"sums"}
+                logged.setdefault(str(call.args[0].value), set()).update(facts)
+    logged["shard_started"].add("trial")  # given as **trial
+    summary = set(EVENTS["summary"].facts)  # the log's own
+    assert logged == {name: set(event.facts) for name, event in EVENTS.items() if name != "summary"}
+    assert summary == {"seconds", "shard_committed", "rows", "completion_tokens"}
 
 
 def test_every_exit_code_has_something_to_do() -> None:

@@ -6,8 +6,11 @@ import ast
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from jobs.cli import TOOLS, main
 from jobs.options.arguments import parse
@@ -15,6 +18,9 @@ from jobs.options.compose import compose_runs
 from jobs.options.keys import keys, sections
 from jobs.options.page import presets
 from jobs.spec import specs
+from pipeline.engine.cache.block_pool import BLOCK
+from pipeline.engine.cache.kv_cache import block_bytes
+from pipeline.engine.native.product import STRETCH
 from pipeline.errors import ExitCode
 from pipeline.types import ErrorCode
 from pipeline.work.config import GenerateConfig
@@ -133,3 +139,33 @@ def test_the_pinned_torch_is_the_one_named() -> None:
 @pytest.mark.parametrize("extra", re.findall(r"'\.\[(\w+)\]'", "".join(d.text for d in DOCUMENTS)))
 def test_an_extra_named_is_there(extra: str) -> None:
     assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text()
+
+
+GPT2 = {"gpt2": (12, 12, 768), "gpt2-medium": (24, 16, 1024), "gpt2-large": (36, 20, 1280), "gpt2-xl": (48, 25, 1600)}
+"""Layers, heads and width of the GPT-2 models."""
+TINYLLAMA = {
+    "vocab_size": 32000, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22,
+    "num_attention_heads": 32, "num_key_value_heads": 4, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*GPT2, "TinyLlama"])
+def test_the_memory_of_a_model_is_what_its_sizes_give(name: str) -> None:
+    layers, heads, width = GPT2.get(name, (22, 4, 4 * 64))  # the heads of keys and values
+    sizes = {"n_layer": layers, "n_head": heads, "n_embd": width}
+    config: Any = AutoConfig.for_model("gpt2", **sizes) if name in GPT2 else AutoConfig.for_model("llama", **TINYLLAMA)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    parameters = sum(p.numel() for p in model.parameters())  # a shared one counts once
+    linear = sum(m.weight.numel() for m in model.modules() if type(m).__name__ in ("Linear", "Conv1D"))
+    shared = config.vocab_size * config.hidden_size if config.tie_word_embeddings else 0
+    held = parameters + shared
+    weights = [4 * held, 2 * held, linear * (1 + 4 / STRETCH) + 4 * (held - linear)]
+    cache = [block_bytes(layers, heads, width // heads, t) / BLOCK for t in (torch.float32, torch.bfloat16, torch.int8)]
+    expected = [
+        f"{parameters / 1e6:,.0f} million",
+        *(f"{x / 1e9:.2f} GB" for x in weights),
+        *(f"{x / 1e3:.0f} MB" for x in cache),
+    ]
+    table = {row[0]: row[1:] for row in Document("docs/how-to/choose-model.md").table("model")}
+    assert table[name] == expected

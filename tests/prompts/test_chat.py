@@ -156,11 +156,11 @@ BAD: list[tuple[str, Any, str]] = [
     ("smollm2", [{"role": "user"}], "message 1 ('user') has no content"),
     ("smollm2", [{"role": "user", "content": None}], "message 1 ('user') has no content"),
     ("smollm2", [TALK[0], {"content": "x"}], "message 2 has no role"), ("smollm2", [], "a conversation without messages"),
-    ("smollm2", "not json", "not JSON: "), ("smollm2", '"text"', "no list of messages"), ("smollm2", "{}", "without"),
-    ("smollm2", [{"role": "user", "content": 3}], "its content is no text: 3"), ("smollm2", ["a"], "message 1 has no role"),
-    ("smollm2", [{"role": "user", "content": [{"type": "image_url"}]}], "a part that is no text: 'image_url'"),
+    ("smollm2", "not json", "not JSON: "), ("smollm2", '"text"', "not a list of messages"), ("smollm2", "{}", "without"),
+    ("smollm2", [{"role": "user", "content": 3}], "its content is not text: 3"), ("smollm2", ["a"], "message 1 has no role"),
+    ("smollm2", [{"role": "user", "content": [{"type": "image_url"}]}], "a part that is not text: 'image_url'"),
     ("smollm2", '[{"role": "user", "content": "\\ud800"}]', "surrogates not allowed"), ("smollm2", "[" * 100_000, ""),
-    ("qwen-2.5", {"messages": TALK, "tools": [3]}, "tools are no list of objects"),
+    ("qwen-2.5", {"messages": TALK, "tools": [3]}, "tools are not a list of objects"),
 ]  # fmt: skip
 
 

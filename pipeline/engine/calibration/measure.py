@@ -158,12 +158,12 @@ class _Bench:
         most = min(task.engine.sequences or needs.most, DECODES[-1])
         self.sequences = (*(n for n in DECODES if n < most), most)
         self.reads = (*(n for n in READS if n < needs.most_tokens), needs.most_tokens)
-        self._near = min(NEAR, task.max_len - 2)
+        self._near, self._chunk = min(NEAR, task.max_len - 1), min(BLOCK, max(1, task.max_len - 2))
         room = _FAR_BYTES // max(1, needs.block_bytes) * BLOCK // _FAR_SEQUENCES
         self._far = max(self._near, min(_FAR, task.max_len - 2, room) // BLOCK * BLOCK)
-        self._slots = max(most, _FAR_SEQUENCES, -(-needs.most_tokens // BLOCK))
+        self._slots = max(most, _FAR_SEQUENCES, -(-needs.most_tokens // self._chunk))
         self._max_len = min(task.max_len, self._far + needs.most_tokens + 2 * BLOCK)
-        prompts = -(-needs.most_tokens // BLOCK) * blocks_for(self._max_len)  # if each has one chunk
+        prompts = -(-needs.most_tokens // self._chunk) * blocks_for(self._max_len)  # if each has one chunk
         blocks = max(most * blocks_for(self._near + 1), _FAR_SEQUENCES * blocks_for(self._far + 1), prompts)
         runner = ModelRunner(loaded, self._slots, self._max_len, blocks)
         before = time.perf_counter()
@@ -192,7 +192,7 @@ class _Bench:
     def times(self) -> _Times:
         """Return the seconds of steps."""
         few, tokens, far = min(_FAR_SEQUENCES, self.sequences[-1]), self.reads[-1], self._far - self._near
-        start = min(self._far, self._max_len - 2 - BLOCK) // BLOCK * BLOCK
+        start = max(0, min(self._far, self._max_len - 2 - BLOCK) // BLOCK * BLOCK)
         ways = [
             *(partial(self._decoding, number, self._near) for number in self.sequences),
             *(partial(self._reading, number, 0) for number in self.reads),
@@ -246,7 +246,7 @@ class _Bench:
     def _reading(self, tokens: int, start: int) -> Callable[[], object]:
         """Return a step that reads so many tokens of prompts that go on after them, from a position on."""
         each = max(1, (self._max_len - 2 - start) // BLOCK)  # chunks of a prompt
-        lengths = [min(BLOCK, tokens - done) for done in range(0, tokens, BLOCK)]
+        lengths = [min(self._chunk, tokens - done) for done in range(0, tokens, self._chunk)]
         step, needed = Step([], [], []), blocks_for(start + each * BLOCK + 1)
         for slot, first in enumerate(range(0, len(lengths), each)):
             some = lengths[first : first + each]

@@ -13,14 +13,15 @@ from pipeline.wording import brief, one_line
 
 
 def cells(column: pa.ChunkedArray[Any], name: str, other: ErrorCode) -> list[Any]:
-    """Return one value a row: what Arrow makes of it in Python, or a `RowError` in place of what cannot be had.
+    """Return one Python value per row, or a `RowError` in place of a value that Python cannot hold.
 
-    Arrow lets invalid UTF-8 through and finds it only when a value becomes a `str`; so the whole column is tried first.
+    Arrow finds invalid UTF-8 only when a value becomes a `str`. So the whole column is converted at once, and row by row only
+    if that fails.
 
     Args:
         column: [rows]
         name: The column's name, for messages.
-        other: The code of values that are beyond Python for another reason, such as a date in the year 20000.
+        other: The error code of values that Python cannot hold for another reason, such as a date in the year 20000.
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -35,7 +36,7 @@ def cells(column: pa.ChunkedArray[Any], name: str, other: ErrorCode) -> list[Any
 
 
 def _spelled(value: Any) -> Any:
-    """The value with each UUID as text, which is what a file of text would have."""
+    """Return the value with each UUID as text, as in a file of text."""
     if isinstance(value, UUID):
         return str(value)
     if isinstance(value, dict):
@@ -56,7 +57,7 @@ def _cell(scalar: pa.Scalar[Any], name: str, other: ErrorCode) -> Any:
 
 
 def not_text(column: pa.ChunkedArray[Any], name: str) -> dict[int, RowError]:
-    """Return the rows in which a string of the column, however deep, is not UTF-8: no reader opens a file with it."""
+    """Return the rows in which a string of the column, however deep, is not UTF-8; readers refuse a file that holds one."""
     try:
         column.validate(full=True)
         return {}

@@ -16,7 +16,7 @@ from pipeline.wording import brief, did_you_mean, listed, one_line
 
 
 def used_columns(config: SourceConfig) -> list[str]:
-    """Return the columns that the rows are made of, each once: prompt, template's, token ids, id, sampling, kept.
+    """Return the columns from which rows are made, each once: prompt, template's, token ids, id, sampling, kept.
 
     Raises:
         ConfigurationError: If the template cannot be compiled.
@@ -49,7 +49,7 @@ _Use: TypeAlias = "tuple[str, str, Callable[[pa.Field[Any]], bool], str]"  # quo
 
 
 def _uses(config: SourceConfig) -> Iterable[_Use]:
-    """Yield option, column, test and what the test wants."""
+    """Yield (option, column, test of its type, what the test asks for)."""
     if config.prompt_column is not None:
         yield "source.prompt_column", config.prompt_column, _is_text, "a string"
     if config.template is not None:
@@ -97,7 +97,7 @@ def _type_name(field: pa.Field[Any]) -> str:
 
 
 def _parts(field: pa.Field[Any]) -> Iterator[pa.Field[Any]]:
-    """Yield a field, and all that its type is made of."""
+    """Yield a field and, depth first, the fields within its type."""
     yield field
     for i in range(field.type.num_fields):
         yield from _parts(field.type.field(i))
@@ -135,7 +135,7 @@ def _is_tools(field: pa.Field[Any]) -> bool:
 
 
 def _is_plain(field: pa.Field[Any]) -> bool:
-    """Whether no part of the type is an extension, known to this process (a type) or not (metadata), or beyond Arrow.
+    """Whether no part of the type is an extension type, known to this process or not, or a type that Arrow lacks.
 
     Reading an extension type may run code that its author registered, on bytes that the file's author chose. Arrow's own
     UUID and JSON do not.

@@ -46,7 +46,7 @@ class FileCursor:
             filesystem: Where the file is.
             file: What the plan knows of it.
             columns: The columns wanted.
-            verify: Whether `columns` are those that the plan's digests are of, so that the pages are compared with them.
+            verify: Whether the plan's digests are of these columns; if so, the pages are compared with them.
 
         Raises:
             InputRefused: If the file is not the one that was planned.
@@ -84,7 +84,7 @@ class FileCursor:
         Args:
             start: The first row.
             stop: The row after the last.
-            skip: Give gaps instead of an error: from a page that cannot be decoded to the end of its row group. Where a
+            skip: Return gaps instead of raising: from a page that cannot be decoded to the end of its row group. Where a
                 gap begins depends on the file and the columns only, as batches begin at fixed rows.
 
         Raises:
@@ -137,7 +137,7 @@ class FileCursor:
         )
 
     def _next_or_gap(self) -> pa.RecordBatch | Gap:
-        """Return the rows at the present position, or how many there are to the end of a row group that is broken here."""
+        """Return the rows at the present position or, if the row group is damaged here, the number of rows to its end."""
         group = bisect.bisect_right(self._starts, self._position) - 1
         if self._position < self._broken.get(group, self._starts[-1]):
             try:
@@ -165,7 +165,7 @@ class FileCursor:
             raise CorruptInput(f"{where} cannot be decoded: {one_line(error)}") from error
         if batch is None or batch.num_rows == 0 or self._position + batch.num_rows > self._starts[self._group + 1]:
             self._group = -1
-            raise CorruptInput(f"{where} has not the number of rows that the footer tells")
+            raise CorruptInput(f"{where} does not have the number of rows that its footer says")
         return batch.select(self.columns)  # Arrow also reads `a.b` for `a`, and orders as the file does
 
 

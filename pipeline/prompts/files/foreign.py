@@ -18,11 +18,11 @@ _OTHERS = (".xlsx", ".xls", ".arrow", ".db", ".sqlite", ".zip", ".tar", ".parque
 
 
 def conversion(name: str, given: str | None = None) -> str:
-    """Return what to do with a file that may be of another format, as the end of a message; empty if its name tells nothing.
+    """Return the end of a message about a file: the command that converts it; empty if its name is of no known format.
 
     Args:
         name: The file, as a command can take it.
-        given: What was asked for, where that is more than the file: a folder, a glob or a URI.
+        given: The folder, glob or URI that was asked for, if not the file itself.
     """
     if is_imported(name):
         return f"; prompts are read from Parquet: {import_command(given or name)} makes it"
@@ -45,7 +45,7 @@ def is_imported(name: str) -> bool:
 
 
 def import_command(path: str) -> str:
-    """Return the command that makes a Parquet file of a file, folder or glob, for a shell."""
+    """Return the shell command that converts a file, folder or glob to Parquet."""
     stem = PurePath(_plain(path.rstrip("/"))).name
     stem = "prompts" if not stem or any(c in stem for c in "*?[") or stem in (".", "..") else stem
     folder = "" if "://" in path or any(c in path for c in "*?[") else path.rstrip("/").rpartition("/")[0]
@@ -54,7 +54,7 @@ def import_command(path: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """The name without the endings that say what the file is."""
+    """Return the name without the suffixes of formats and compressions."""
     rest = name
     for ending in PACKED:
         if rest.lower().endswith(ending):
@@ -66,7 +66,7 @@ def _plain(name: str) -> str:
 
 
 def override(key: str, value: str) -> str:
-    """Return KEY=VALUE as the command line takes it: in quotes where the value has anything that its grammar knows."""
+    """Return KEY=VALUE for the command line, quoted if the value has characters that Hydra's grammar interprets."""
     if re.fullmatch(r"[\w./-]*[A-Za-z_/][\w./-]*", value, re.ASCII) and value.lower() not in ("null", "true", "false"):
         return f"{key}={value}"
     return quoted(key, value)
@@ -81,5 +81,5 @@ def quoted(key: str, value: str) -> str:
 
 
 def _word(key: str, path: str) -> str:
-    """A path as a word of the command line; one that looks like an option has its key before it."""
+    """Return a path as a word of the command line, with its key before it if it looks like an option."""
     return shlex.quote(path if "=" not in path and not path.startswith(("-", "~")) else override(key, path))

@@ -25,8 +25,8 @@ _FOLLOWED = 100_000  # ids looked at one by one in the second pass
 def check_ids(source: Source, config: SourceConfig) -> None:
     """Check the ids of the rows that are used (the first `config.limit`); those of file and row need no check.
 
-    The first pass keeps a 64-bit hash a row. Equal ones are looked at in a second pass, which only a file with
-    duplicates (or a chance of n² / 2⁶⁵) needs.
+    The first pass keeps a 64-bit hash per row. A second pass compares the ids with equal hashes; only a source with
+    duplicates needs it (or one by chance, with probability n² / 2⁶⁵).
 
     Raises:
         InputRefused: If an id is null or not UTF-8 (with file and row), or ids occur more than once (with their
@@ -56,7 +56,7 @@ def check_ids(source: Source, config: SourceConfig) -> None:
 
 
 def _stream(source: Source, ids_of: OwnIds, rows: int) -> Iterator[tuple[Segment, list[Any]]]:
-    """Yield the ids of the first `rows` rows, and where they come from."""
+    """Yield the ids of the first `rows` rows, with their places."""
     reader = RowReader(source.filesystem, source.files, ids_of.columns, source.schema)
     try:
         for number, file in enumerate(source.files):
@@ -90,7 +90,7 @@ def _refuse_unusable(source: Source, option: str, segment: Segment, ids: list[An
 
 @dataclass(slots=True)
 class _Seen:
-    """An id and the first places it was seen at."""
+    """An id and the first places where it occurred."""
 
     count: int = 0
     places: list[str] = field(default_factory=list)
@@ -99,9 +99,9 @@ class _Seen:
 def _refuse_duplicates(
     source: Source, ids_of: OwnIds, rows: int, suspects: npt.NDArray[np.int64], surplus: int
 ) -> None:
-    """Look at the ids with a hash that occurs twice; equal hashes of different ids are no fault.
+    """Compare the ids whose hash occurs twice; different ids with equal hashes are no duplicates.
 
-    Beyond `_FOLLOWED` ids only the hashes are counted, so that memory stays bounded when nearly all are duplicates.
+    Only `_FOLLOWED` ids are kept; of others only hashes are counted, so that memory stays bounded if nearly all are duplicates.
     """
     seen: dict[Any, _Seen] = {}
     for segment, ids in _stream(source, ids_of, rows):

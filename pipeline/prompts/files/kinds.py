@@ -37,7 +37,7 @@ class Mismatch(Exception):
 
 
 def is_text(kind: Type) -> bool:
-    """Whether the values are text, however they are held."""
+    """Whether the values are text, in whichever of Arrow's types."""
     if kinds.is_dictionary(kind):
         return is_text(kind.value_type)
     return bool(kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind) or is_json(kind))
@@ -49,7 +49,7 @@ def is_uuid(kind: Type) -> bool:
 
 
 def holds_uuid(kind: Type) -> bool:
-    """Whether the values are UUIDs, or have some in them."""
+    """Whether the values are UUIDs, or contain UUIDs."""
     return is_uuid(kind) or any(holds_uuid(kind.field(i).type) for i in range(kind.num_fields))
 
 
@@ -59,15 +59,15 @@ def is_json(kind: Type) -> bool:
 
 
 def is_list(kind: Type) -> bool:
-    """Whether the values are lists, however they are held."""
+    """Whether the values are lists, in whichever of Arrow's types."""
     tests = (kinds.is_list, kinds.is_large_list, kinds.is_fixed_size_list, kinds.is_list_view, kinds.is_large_list_view)
     return any(test(kind) for test in tests)
 
 
 def readable(kind: Type, *, within: bool = False) -> Type:
-    """Return the type in which Arrow is to decode a column that was held as `kind`: no views, no small dictionary indices.
+    """Return the type in which Arrow is to decode a column of type `kind`: without views and small dictionary indices.
 
-    Arrow's kernels lack views, and an index of 8 bits does not count the values of two dictionaries together. A dictionary
+    Many kernels of Arrow do not take views, and 8-bit indices may be too small for two dictionaries together. A dictionary
     `within` another value is decoded to its values.
     """
     simple = _without_view(kind)
@@ -117,7 +117,7 @@ def _part(field: Any) -> Any:
 
 
 def annotated(kind: Type, annotation: str) -> Type:
-    """Return what a column is that Arrow decodes as `kind` and the file calls UUID, JSON or ENUM."""
+    """Return the logical type of a column that Arrow decodes as `kind` and the file marks as UUID, JSON or ENUM."""
     if annotation == "UUID" and kinds.is_fixed_size_binary(kind) and kind.byte_width == 16:
         return pa.uuid()
     if annotation == "JSON" and (kinds.is_string(kind) or kinds.is_large_string(kind)):
@@ -130,7 +130,7 @@ def annotated(kind: Type, annotation: str) -> Type:
 
 
 def described(field: Any, marks: Iterator[str]) -> Any:
-    """Return a field with the types that the file says its values have, however deep.
+    """Return a field with the logical types that the file's annotations give its values, at every depth.
 
     Args:
         field: As Arrow decodes it.
@@ -273,7 +273,7 @@ def _is_nested(kind: Type) -> bool:
 
 
 def _parts_brought_to(values: Any, kind: Type) -> Any:
-    """Each part by itself, as Arrow's own casts know nothing of what a file says, nor of text that is not UTF-8."""
+    """Convert each part by itself: Arrow's own casts ignore the file's annotations, and fail at text that is not UTF-8."""
     if kinds.is_null(values.type):
         return values.cast(kind)
     if kinds.is_fixed_size_list(values.type) and not kinds.is_fixed_size_list(kind):

@@ -30,7 +30,7 @@ _THREADS = 16  # reading footers waits for storage, not for the processor
 
 @dataclass(frozen=True)
 class Source:
-    """The input as it was found.
+    """The input files, as they were found.
 
     Attributes:
         filesystem: Where the files are.
@@ -80,7 +80,7 @@ _Named: TypeAlias = FoundFile | InputFile
 
 
 def _as_given(file: FoundFile, filesystem: pyarrow.fs.FileSystem) -> str:
-    """A file's name as a command can take it: a local path, from here where it is below this folder."""
+    """Return a file's name for a command: a local path, relative if it is below the current folder."""
     if filesystem.type_name != "local":
         return file.name
     path = Path(file.path)
@@ -89,7 +89,7 @@ def _as_given(file: FoundFile, filesystem: pyarrow.fs.FileSystem) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What a look at one file gave: the file, its columns, and the bytes of those that are used."""
+    """What reading one file's footer gave: the file, its columns, and the bytes of those that are used."""
 
     file: InputFile
     schema: pa.Schema
@@ -99,9 +99,9 @@ class _Look:
 def _looked_at(
     filesystem: pyarrow.fs.FileSystem, found: Sequence[FoundFile], used: Sequence[str], given: str | None
 ) -> list[_Look]:
-    """Read the footers, and the pages of files that are near; the results, and the first error, come in the order of files.
+    """Read the footers, and the pages of files that are near; results, and the first error, come in the order of the files.
 
-    `given` is what the command names where one file is not all of it.
+    `given` is the folder, glob or URI that the command names, if not a single file.
     """
 
     def look(file: FoundFile) -> _Look:
@@ -122,7 +122,7 @@ def _looked_at(
 def _identified(
     filesystem: pyarrow.fs.FileSystem, looks: Sequence[_Look], used: Sequence[str]
 ) -> tuple[InputFile, ...]:
-    """The files, each with what stands for its content: that of far ones is read if it is not much."""
+    """Return the files, each with what identifies its content; remote content is read if it is not much."""
     if is_near(filesystem):
         return tuple(look.file for look in looks)
     much = sum(look.used_bytes for look in looks) > MOST_REMOTE_BYTES
@@ -135,7 +135,7 @@ def _identified(
         with open_file(filesystem, file.path, shown) as handle:
             footer = read_footer(handle, shown, used)
             if (footer.size, footer.sha256) != (file.size, file.footer_sha256):
-                raise InputRefused(f"{shown}: changes while it is read; start again when it is written")
+                raise InputRefused(f"{shown}: changed while it was read; start again when nothing writes to it")
             return replace(file, groups=_groups(filesystem, handle, footer, used, file))
 
     return tuple(_side_by_side(identify, looks))
@@ -144,13 +144,13 @@ def _identified(
 def _groups(
     filesystem: pyarrow.fs.FileSystem, handle: pa.NativeFile, footer: Footer, used: Sequence[str], file: _Named
 ) -> tuple[str, ...]:
-    """The digests of a file's row groups. Pages that are not what they should be are first decoded in another process."""
+    """Return the digests of a file's row groups. Suspicious pages are first decoded in a process that they may crash."""
     name = one_line(file.name)
     try:
         scans = [scan(handle, footer, used, group, name) for group in range(footer.metadata.num_row_groups)]
         ended = None if all(found.whole for found in scans) else deadly_signal(filesystem, file.path, used)
         if ended is not None:
-            raise InputRefused(f"{name}: is damaged so that decoding it ends the process ({ended}); leave it out")
+            raise InputRefused(f"{name}: is damaged: decoding it ends the process ({ended}); leave it out")
         return tuple(found.digest for found in scans)
     except CorruptInput as error:  # it says what no file can hold, so that it is of no use to begin
         raise InputRefused(str(error)) from error
@@ -171,7 +171,7 @@ def _side_by_side(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]
 
 
 def _merged(schemas: Sequence[pa.Schema], keys: Sequence[str]) -> pa.Schema:
-    """Return every column of any file, as the first file that has it has it, then the partition keys."""
+    """Return every column of any file, with its type in the first file that has it, then the partition keys."""
     fields: list[pa.Field[Any]] = list(schemas[0])
     names = set(schemas[0].names)
     previous = schemas[0]

@@ -28,7 +28,7 @@ _QUERY = re.compile(r"\?(?=[A-Za-z_]+=)[^/?]*$")  # a `?` that begins no `key=va
 class FoundFile:
     """A file: `name` is relative to what was searched, `path` is what its file system calls it.
 
-    `keys` are the Hive partition keys in its name; one that is missing in `partitions` is null.
+    `keys` are the source's Hive partition keys; one that is missing in `partitions` is null for this file.
     """
 
     name: str
@@ -75,9 +75,9 @@ def find_files(
     Args:
         filesystem: Where to look.
         path: A file, directory or glob, as `filesystem_for` returns it.
-        shown: What to call the source in messages.
+        shown: What messages call the source.
         suffixes: What a directory's files end with.
-        wanted: What to call such files in messages.
+        wanted: What messages call such files.
 
     Raises:
         InputRefused: If nothing is there, it may not be listed, a link leads nowhere, or a file's name is not UTF-8.
@@ -105,7 +105,7 @@ def find_files(
 
 
 def _others(filesystem: fs.FileSystem, folder: str, shown: str) -> str:
-    """What else is in a folder, and how it becomes Parquet; empty if nothing is."""
+    """Return the end of a message: what a folder holds instead, and how to convert it; empty if it holds nothing."""
     names = sorted(found.name for found in entries(filesystem, folder) if found.kind is Kind.FILE)
     if not names:
         return ""

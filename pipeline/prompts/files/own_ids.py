@@ -13,7 +13,7 @@ from pipeline.types import ErrorCode, RowError
 
 
 class OwnIds:
-    """Makes ids of rows.
+    """Makes row ids from columns.
 
     Attributes:
         option: The option that asks for them.
@@ -31,7 +31,7 @@ class OwnIds:
         self.columns = [config.id_column or ""] if self._template is None else self._template.columns
 
     def of(self, table: pa.Table) -> list[Any]:
-        """Return the id of each row: a text or a whole number, None where it is null, or why there is none."""
+        """Return the id of each row: a text or a whole number, None where it is null, or the reason why there is none."""
         columns = [cells(table.column(name), name, ErrorCode.NOT_UTF8) for name in self.columns]
         return columns[0] if self._template is None else [self._composed(row) for row in zip(*columns, strict=True)]
 
@@ -47,5 +47,5 @@ class OwnIds:
 
 
 def own_ids(config: SourceConfig) -> OwnIds | None:
-    """Return what makes the ids; None where they are those of file and row."""
+    """Return what makes the ids; None if they consist of file and row number."""
     return OwnIds(config) if config.has_ids else None

@@ -20,7 +20,7 @@ MOST_BYTES = 2 << 30
 
 
 class RowReader:
-    """Gives the rows of segments. At most one file is open; ascending segments of it are read in one pass."""
+    """Reads the rows of segments. At most one file is open; its segments are read in one pass if they ascend."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class RowReader:
             files: The files that segments refer to by number.
             columns: The columns wanted, in the order wanted; none at all is fine.
             schema: The source's schema, which has them all.
-            verify: Whether these are the columns that the plan's digests are of: pages that differ from them are refused.
+            verify: Whether the plan's digests are of these columns; if so, pages that differ are refused.
 
         Raises:
             KeyError: If a column is not in the schema.
@@ -88,7 +88,7 @@ class RowReader:
                 if held > MOST_BYTES:
                     raise InputRefused(
                         f"{one_line(self._files[segment.file].name)}: rows {segment.start} to {segment.stop} hold more than "
-                        f"{MOST_BYTES:,} bytes when unpacked; use a smaller output.rows_per_shard, or leave out what is so long"
+                        f"{MOST_BYTES:,} bytes when unpacked; use a smaller output.rows_per_shard, or leave out the long values"
                     )
             at += 0 if cursor.columns else rows
             for name in self._schema.names:
@@ -101,7 +101,7 @@ class RowReader:
         return pa.Table.from_arrays(columns, schema=self._schema), gaps
 
     def digests(self) -> dict[tuple[int, int], str]:
-        """Return (number of the file, of its row group) → digest of its pages, of what was read since this was last asked."""
+        """Return the digests of the pages read since the last call: (number of the file, of its row group) → digest."""
         self._note_digests()
         new, self._digests = self._digests, {}
         return new
@@ -116,11 +116,13 @@ class RowReader:
             fitted: pa.Array[Any] = brought_to(values, self._schema.field(name).type)
         except pa.ArrowException as error:
             where = f"{one_line(self._files[file].name)}: column {brief(name)}"
-            raise InputRefused(f"{where} does not fit the type that it has in all files: {one_line(error)}") from error
+            raise InputRefused(
+                f"{where} does not fit the type that the column has in all files: {one_line(error)}"
+            ) from error
         return fitted
 
     def look(self) -> None:
-        """See that the first file can be read from here.
+        """Check that the first file can be read from this machine.
 
         Raises:
             InputRefused: If it is not there, or is not the one that was planned.
@@ -144,10 +146,10 @@ class RowReader:
 
 
 def _constant(value: str | None, rows: int) -> pa.Array[Any]:
-    """A partition column: [rows] of the same string, or of nulls."""
+    """Return a partition column: [rows] of the same string, or of nulls."""
     return pa.nulls(rows, pa.string()) if value is None else pa.repeat(pa.scalar(value, pa.string()), rows)
 
 
 def _bytes(values: Any) -> int:
-    """Bytes of an array; those of a dictionary are shared by many."""
+    """Return the bytes of an array, without those of its dictionary, which many arrays share."""
     return int((values.indices if pa.types.is_dictionary(values.type) else values).nbytes)

@@ -17,13 +17,13 @@ def unified(
 ) -> pa.Schema:
     """Return `merged` with the common types of the columns that are used.
 
-    A file without rows has no say, as nothing of it is read: an empty table often has columns of no type, or none at all.
+    A file without rows does not count, since nothing of it is read: empty tables often have untyped columns, or none.
 
     Args:
         used: The columns.
         files: The files.
         schemas: Their columns, in the same order; the same object where they are equal.
-        merged: Every column of any of them, and the partition keys.
+        merged: Every column of any file, and the partition keys.
 
     Raises:
         InputRefused: If a file lacks a column, has it twice, or has it with a type that does not go with the others'.

@@ -12,7 +12,7 @@ from pyarrow import fs
 
 
 class Kind(Enum):
-    """What a name in a folder stands for. `DANGLING` is a link to nothing; `OTHER` a pipe, socket or device."""
+    """What a folder's entry is. `DANGLING` is a link to nothing; `OTHER` a pipe, socket or device."""
 
     FILE = "file"
     FOLDER = "folder"
@@ -34,7 +34,7 @@ class Entry:
 
 
 def entry(filesystem: fs.FileSystem, path: str) -> Entry | None:
-    """Return what is at a path; none if there is nothing."""
+    """Return the entry at a path; None if there is nothing."""
     if isinstance(filesystem, fs.LocalFileSystem):
         return _local_entry(Path(path)) if os.path.lexists(path) else None
     info = filesystem.get_file_info(path)
@@ -44,8 +44,8 @@ def entry(filesystem: fs.FileSystem, path: str) -> Entry | None:
 def entries(filesystem: fs.FileSystem, folder: str, *, recursive: bool = False) -> Iterator[Entry]:
     """Yield what is in a folder and not hidden, relative to it; nothing if there is no such folder.
 
-    Of a local folder that links lead to, too, the content is given once: under its own path if that is below `folder`, else
-    under the first link. A link back to a folder that it lies in is passed over.
+    The content of a local folder to which several links lead is given once: under its own path if that is below `folder`,
+    else under the first link. A link to a folder that contains it is skipped.
 
     Raises:
         PermissionError: If a folder may not be listed.

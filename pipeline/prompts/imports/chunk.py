@@ -21,7 +21,7 @@ Placed: TypeAlias = tuple[str, dict[str, Any]]
 
 
 def nowhere() -> Iterator[Placed]:
-    """No records: those of a format whose columns have one type each, so that nobody will ask."""
+    """No records: for formats whose columns have one type each, where no type can misfit."""
     return iter(())
 
 
@@ -31,8 +31,8 @@ class Chunk:
 
     Attributes:
         table: The rows, in a schema of their own.
-        bad: Lines that are not among them.
-        records: Gives the rows again, each with its place: to find the one whose type does not fit.
+        bad: Lines that are left out of the table.
+        records: Returns the rows once more, each with its place, to find the one whose type does not fit.
     """
 
     table: pa.Table

@@ -47,7 +47,7 @@ def spelled(kind: Any) -> str:
 
 
 def command(made: Imported) -> str:
-    """The command that generates from the file, with the columns that can only be meant."""
+    """Return the command that generates from the file, with the columns that are unambiguous."""
     target = made.path.name.partition(".")[0] or "prompts"
     uses = [("source.path", shown(made.path)), *_uses(made.columns), ("output.path", f"outputs/{target}")]
     return shlex.join(["promptmill", "generate", *(override(key, value) for key, value in uses)])

@@ -19,7 +19,7 @@ def format_of(opened: Opened, *, of_many: bool) -> str:
 
     Args:
         opened: The file.
-        of_many: Whether a folder or glob stands for it and others: then a text file is one prompt.
+        of_many: Whether it was found through a folder or glob; then a text file is one prompt.
 
     Raises:
         InputRefused: If neither name nor content tells.

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What came of an import.
+    """The result of an import.
 
     Attributes:
         path: The Parquet file.
@@ -49,7 +49,7 @@ class Imported:
         skipped: Lines that were left out.
         columns: Name → type.
         seconds: From start to end.
-        notes: What else is to be said.
+        notes: Further lines for the person who runs it.
     """
 
     path: Path
@@ -63,7 +63,7 @@ class Imported:
 
 
 def import_prompts(config: ImportConfig) -> Imported:
-    """Read what the configuration names, and write it as one Parquet file, which appears when it is whole.
+    """Read the configured input, and write it as one Parquet file, which appears when it is complete.
 
     Raises:
         InputRefused: If the input cannot be read or is not what it should be; names file and line.
@@ -84,7 +84,7 @@ class _Import:
         self._hub = config.format == "hub" or all(map(hub.is_dataset, config.source.paths))
         if self._hub and config.json_columns:
             raise ConfigurationError(
-                f"json_columns={config.json_columns}: a dataset of the hub has one type a column already"
+                f"json_columns={config.json_columns}: the columns of a hub dataset have one type each already; leave it out"
             )
         self._inputs = [] if self._hub else find_inputs(config.source.paths, config.format)
         self._target = _target(config, self._inputs)
@@ -158,7 +158,7 @@ class _Import:
         return change
 
     def _take(self, chunk: Chunk, parts: Parts) -> None:
-        """Take the rows of a chunk, and tell of its bad lines."""
+        """Add the rows of a chunk, and handle its bad lines."""
         self._tell(chunk.bad)
         table = chunk.table
         self._seen.update(table.column_names)
@@ -176,7 +176,7 @@ class _Import:
             raise self._refused(chunk, parts.kind, misfit) from misfit
 
     def _refused(self, chunk: Chunk, known: Type, misfit: Misfit) -> InputRefused:
-        """The refusal of a chunk whose types do not go with those before it, with the line that it is about."""
+        """Return the error for a chunk whose types do not fit those before it, naming the line."""
         placed = list(chunk.records())
         kind = known
         for place, record in placed:
@@ -192,7 +192,7 @@ class _Import:
         return misfit_refused("a row before these" if placed else "the input", misfit)
 
     def _tell(self, bad: Sequence[Bad]) -> None:
-        """Refuse the first bad line, or count all of them."""
+        """Refuse the first bad line or, with `on_bad_line=skip`, count all of them."""
         for place, what in bad:
             if self._config.on_bad_line == "fail":
                 raise InputRefused(f"{place}: {what}; mend it, or leave such lines out with on_bad_line=skip")
@@ -214,7 +214,7 @@ class _Import:
         if not len(parts.kind):
             names = ", ".join(one_line(without_secrets(path)) for path in self._config.source.paths[:3])
             skipped = f" ({self._skipped:,} lines were left out)" if self._skipped else ""
-            raise InputRefused(f"{names}: there is no row with a field in it{skipped}: nothing to import")
+            raise InputRefused(f"{names}: no row has a field{skipped}, so there is nothing to import")
 
     def _finish(self, parts: Parts) -> int:
         try:
@@ -234,7 +234,7 @@ def _too_many(place: str, kind: Type) -> InputRefused:
 
 
 def _target(config: ImportConfig, inputs: Sequence[Input]) -> Path:
-    """The file that is to be written.
+    """Return the path of the file to write.
 
     Raises:
         PlanRefused: If it is there.

@@ -19,7 +19,7 @@ _ENDINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A file: what to call it, where it is, and whether it is one of several that a folder or glob stands for."""
+    """An input file: its name in messages, where it is, and whether it was found through a folder or glob."""
 
     name: str
     filesystem: fs.FileSystem
@@ -33,7 +33,7 @@ def find_inputs(paths: Sequence[str], kind: str) -> list[Input]:
 
     Args:
         paths: Files, folders, globs or URIs.
-        kind: The format, which says what counts in a folder.
+        kind: The format, which decides which files of a folder count.
 
     Raises:
         InputRefused: If there is nothing at one of them.

@@ -24,7 +24,7 @@ MOST_EXACT = 2**53
 
 
 class Misfit(Exception):
-    """A value that does not go with the others of its column: where below the row, what it is, and what the others are."""
+    """A value whose type does not fit its column: its path within the row, its type, and the type of the others."""
 
     def __init__(self, path: tuple[str, ...], here: str, before: str) -> None:
         """Remember what differs, and where."""
@@ -78,7 +78,7 @@ def _is_nested(kind: Type) -> bool:
 
 
 def of_value(value: Any, path: tuple[str, ...] = ()) -> Type:
-    """Return the type of a value of JSON.
+    """Return the type of a JSON value.
 
     Raises:
         Misfit: If the items of a list in it have no type in common.
@@ -105,7 +105,7 @@ def _check_depth(path: tuple[str, ...]) -> None:
 
 
 def check_exact(value: Any, kind: Type, path: tuple[str, ...] = ()) -> None:
-    """Check that every whole number of a value of JSON stays what it is in a column of a type.
+    """Check that a column of a type holds every whole number of a JSON value exactly.
 
     Raises:
         Misfit: For the first that does not.
@@ -121,7 +121,7 @@ def check_exact(value: Any, kind: Type, path: tuple[str, ...] = ()) -> None:
 
 
 def written(kind: Type) -> Type:
-    """Return the type in which Parquet has the values of a type."""
+    """Return the type with which values of a type are written to Parquet."""
     if kinds.is_null(kind) or kind == NOTHING:
         return pa.string()
     if kinds.is_struct(kind):
@@ -137,12 +137,12 @@ def leaves(kind: Type) -> int:
 
 
 def fitted(values: Any, was: Type, now: Type, path: tuple[str, ...] = ()) -> Any:
-    """Return an array in the way that `now` is written.
+    """Return an array converted to the type with which `now` is written.
 
     Args:
-        values: An array of the type `was`, or as that is written.
+        values: An array of the type `was`, or of the type with which that is written.
         was: The type that its values have.
-        now: The type of the column by now, which `merged` made of `was`.
+        now: The column's type now, which `merged` derived from `was`.
         path: Where it is in the row.
 
     Raises:
@@ -184,7 +184,7 @@ def fitted(values: Any, was: Type, now: Type, path: tuple[str, ...] = ()) -> Any
 
 
 def fitted_table(table: pa.Table, was: Type, now: Type) -> pa.Table:
-    """Return a table in the way that `now` is written; see `fitted`."""
+    """Return a table converted to the types with which `now` is written; see `fitted`."""
     columns = []
     for field in now:
         place = was.get_field_index(field.name)

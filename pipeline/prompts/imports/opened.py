@@ -32,11 +32,11 @@ PEEK = 1 << 16
 
 
 class Opened:
-    """A file that is open.
+    """An open input file, decompressed and decoded to UTF-8.
 
     Attributes:
         name: What to call it.
-        encoding: What it was in.
+        encoding: The encoding of the file.
     """
 
     def __init__(self, file: Input, encoding: str | None = None) -> None:
@@ -144,7 +144,7 @@ class Opened:
 
 
 class _Joined:
-    """A stream again, of which the first bytes were read already."""
+    """A stream whose first bytes were read already, from its beginning."""
 
     closed = False
 

@@ -28,14 +28,14 @@ WRITING: dict[str, Any] = {
 
 @dataclass(slots=True)
 class _Part:
-    """A Parquet file of some schema, without a name."""
+    """A temporary Parquet file without a name, of one schema."""
 
     place: Appearing
     kind: Type
     writer: pq.ParquetWriter
 
     def close(self) -> None:
-        """End it: what was written is a Parquet file."""
+        """Finish writing: the file is now valid Parquet."""
         if self.writer.is_open:
             self.writer.close()
 
@@ -49,7 +49,7 @@ class Parts:
     """A Parquet file in the making.
 
     Attributes:
-        kind: The type of a row by now: a struct.
+        kind: The type of a row so far: a struct.
         rows: Rows that it has.
         groups: Row groups that it has.
     """
@@ -68,14 +68,14 @@ class Parts:
         self._held: list[tuple[pa.Table, Type]] = []
 
     def add(self, table: pa.Table, kind: Type) -> None:
-        """Take rows.
+        """Add rows.
 
         Args:
             table: The rows.
-            kind: Their type; or the table is as that is written.
+            kind: Their type; the table has this type, or the one with which it is written.
 
         Raises:
-            Misfit: If a column does not go with what it had before; then nothing was taken.
+            Misfit: If a column's type does not fit its earlier values; then nothing was added.
         """
         self.kind = merged(self.kind, kind)
         self.rows += table.num_rows
@@ -85,7 +85,7 @@ class Parts:
             self._write_group(count)
 
     def _due(self, *, last: bool = False) -> int:
-        """Rows of the next row group; 0: more have to come first."""
+        """Return the number of rows of the next row group; 0: more rows must come first."""
         rows = sum(table.num_rows for table, _ in self._held)
         most = self._group_rows or GROUP_ROWS
         full = rows >= most
@@ -117,7 +117,7 @@ class Parts:
         return self._parts[-1]
 
     def _join(self) -> None:
-        """Make one part of all, in the present type; it can be written to."""
+        """Join all parts into one of the present type, and continue with it."""
         joined = Parts(self._folder, self._group_rows, self.kind)
         try:
             for part in self._parts:

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """Speaks while its block runs.
+    """Prints lines of progress while its block runs.
 
     Attributes:
         done: Bytes read of the files before this one.
@@ -27,7 +27,7 @@ class Progress:
     """
 
     def __init__(self, total: int) -> None:
-        """Say nothing yet. `total` is the bytes that there are to read; 0: not known."""
+        """Start with nothing read. `total` is the number of bytes to read; 0: unknown."""
         self.done, self.now, self.rows = 0, 0, 0
         self._total = total
         self._ended = threading.Event()

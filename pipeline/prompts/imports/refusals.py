@@ -10,11 +10,11 @@ from pipeline.wording import brief, one_line
 
 
 def misfit_refused(place: str, misfit: Misfit) -> InputRefused:
-    """Return the error for a value that does not go with the others of its column.
+    """Return the error for a value whose type does not fit its column.
 
     Args:
         place: Where it was found, such as `x.jsonl: line 7`.
-        misfit: What it is.
+        misfit: The value and its types.
     """
     shown = one_line(".".join(misfit.path).replace(".[]", "[]"), 80)
     column = misfit.path[0] if misfit.path else ""
@@ -25,7 +25,7 @@ def misfit_refused(place: str, misfit: Misfit) -> InputRefused:
 
 
 def json_columns(column: str) -> str:
-    """The option that keeps a column as JSON text, for a shell."""
+    """Return the option, for a shell, that keeps a column as JSON text."""
     plain = column.replace("_", "").replace("-", "").isalnum() and column.isascii()
     escaped = column.replace("\\", "\\\\").replace('"', '\\"')
     return shlex.quote(f"json_columns=[{column}]" if plain else f'json_columns=["{escaped}"]')

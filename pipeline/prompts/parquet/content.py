@@ -28,14 +28,14 @@ _MOMENTS = ("mtime", "LastModified", "last_modified", "updated", "modified", "cr
 
 
 def is_near(filesystem: pyarrow.fs.FileSystem) -> bool:
-    """Whether a pass over the files costs little."""
+    """Whether reading the files once costs little."""
     return isinstance(filesystem, LocalFileSystem)
 
 
 def stamp(filesystem: pyarrow.fs.FileSystem, path: str) -> str:
-    """Return what changes with a file's content, asked afresh: its ETag or version, else the moment of its last change.
+    """Return what changes with a file's content, from its store: the ETag or version, else the time of its last change.
 
-    A local file's stamp holds for this machine only. Empty where nothing is known.
+    A local file's stamp is valid on this machine only. Empty if nothing is known.
 
     Raises:
         OSError: If the file is not there, or its store does not answer.
@@ -54,7 +54,7 @@ def stamp(filesystem: pyarrow.fs.FileSystem, path: str) -> str:
 
 
 def stamp_of(filesystem: pyarrow.fs.FileSystem, file: InputFile) -> str:
-    """Return a planned file's `stamp`.
+    """Return the current `stamp` of a planned file.
 
     Raises:
         InputRefused: If the file is not there any more, or its store does not answer.
@@ -68,7 +68,7 @@ def stamp_of(filesystem: pyarrow.fs.FileSystem, file: InputFile) -> str:
 
 
 def _metadata(handle: Any) -> dict[str, str]:
-    """What the store says of an open file, keys in small letters."""
+    """Return the store's metadata of an open file, with its keys in lower case."""
     try:
         told = handle.metadata() or {}
     except NotImplementedError:

@@ -25,12 +25,12 @@ _TAIL = 8  # the footer's length (4 bytes, little-endian) and the magic bytes
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """What the end of a Parquet file tells.
+    """The footer of a Parquet file.
 
     Attributes:
         size: Bytes of the whole file.
         sha256: SHA-256 of the footer's raw bytes, its length and magic bytes included, in hex.
-        metadata: Row groups and column chunks, as they are to be handed to Arrow's reader.
+        metadata: Row groups and column chunks, for Arrow's reader.
         schema: The columns with their logical types.
     """
 
@@ -62,7 +62,7 @@ def read_footer(file: pa.NativeFile, name: str, used: Sequence[str] | None = Non
     Args:
         file: The file.
         name: What to call it in messages.
-        used: The columns that are wanted; the others need neither be decrypted nor be of a type that Arrow has. None: all.
+        used: The columns to read; others may be encrypted, or of a type that Arrow lacks. None: all.
 
     Raises:
         InputRefused: If it is no Parquet file, a used column is encrypted, or its footer is corrupt; the text begins with
@@ -85,9 +85,9 @@ def read_footer(file: pa.NativeFile, name: str, used: Sequence[str] | None = Non
 
 
 def _parsed(raw: bytes, name: str, used: Sequence[str] | None) -> tuple[pq.FileMetaData, pa.Schema, bool]:
-    """Return the footer as Arrow is to read it, its columns with their logical types, and whether `raw` ends where it does.
+    """Return the footer for Arrow, the columns with their logical types, and whether the footer ends where `raw` does.
 
-    Bytes behind it are a signature: the footer of a file with encrypted columns.
+    Bytes after it are a signature, as in a file with encrypted columns.
     """
     try:
         parquet = _opened(raw)
@@ -109,7 +109,7 @@ def _opened(raw: bytes) -> pq.ParquetFile:
 
 
 def _projected(raw: bytes, name: str, used: Sequence[str] | None, error: Exception) -> bytes:
-    """Return the footer without the columns that are not used, one of which Arrow does not know."""
+    """Return the footer without the unused columns, one of which has a type that Arrow lacks."""
     try:
         return projected_footer(raw, used)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError):
@@ -117,7 +117,7 @@ def _projected(raw: bytes, name: str, used: Sequence[str] | None, error: Excepti
 
 
 def _logical(parquet: pq.ParquetFile) -> pa.Schema:
-    """The columns with the types that the file says they have; Arrow's own reading of it leaves out some."""
+    """Return the columns with their logical types; Arrow's own schema leaves out some."""
     leaves: Any = parquet.metadata.schema
     kinds = ((leaves.column(i).logical_type.type, leaves.column(i).converted_type) for i in range(len(leaves)))
     marks = (converted if kind in ("NONE", "UNKNOWN") else kind for kind, converted in kinds)

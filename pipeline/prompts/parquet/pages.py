@@ -34,7 +34,7 @@ class Chunk:
         start: Its first byte in the file.
         length: Its number of bytes.
         unpacked: Bytes of its pages when unpacked.
-        flat: Whether a row has exactly one value of it, null or not.
+        flat: Whether each row has exactly one value in it, null or not.
     """
 
     column: str
@@ -46,12 +46,12 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class GroupScan:
-    """What a pass over the raw pages of a row group gives.
+    """The result of a pass over the raw pages of a row group.
 
     Attributes:
         digest: SHA-256 of the bytes of its chunks, one after the other; its first 32 hex digits.
         row_bytes: Bytes that a row has when decoded, on average.
-        most_row_bytes: Bytes that a row may have where each value is the longest of its dictionary.
+        most_row_bytes: Bytes that a row may have, if each value is the longest of its dictionary.
         whole: Whether the headers of all its pages could be read.
     """
 
@@ -84,7 +84,7 @@ def chunks(metadata: pq.FileMetaData, group: int, numbers: list[int]) -> list[Ch
 
 
 def scan_group(file: pa.NativeFile, rows: int, found: list[Chunk], where: str) -> GroupScan:
-    """Read the chunks of a row group once, a piece at a time.
+    """Read the chunks of a row group once, a piece at a time, and check their page headers.
 
     Args:
         file: The file.
@@ -151,7 +151,7 @@ def _headers(stream: _Stream) -> Iterator[tuple[int, int, int]]:
         header, used = _header(stream, position)
         kind, unpacked, packed = (int(header[i][1]) for i in (1, 2, 3))
         if packed < 0 or unpacked < 0:
-            raise ValueError("a page of less than no bytes")
+            raise ValueError("a page with a negative size")
         inner = {_DATA: 5, _DATA_V2: 8}.get(kind)
         yield kind, unpacked, int(header[inner][1][1][1]) if inner is not None else 0
         position += used + packed
@@ -172,7 +172,7 @@ def _header(stream: _Stream, position: int) -> tuple[dict[int, tuple[int, Any]],
 
 
 class _Stream:
-    """Reads a chunk forwards, in large pieces, each byte of it once and into the digest."""
+    """Reads a chunk once, forwards, in large pieces, and adds each byte to the digest."""
 
     def __init__(self, file: pa.NativeFile, start: int, length: int, digest: Any) -> None:
         self._file, self._start, self.length, self._digest = file, start, length, digest
@@ -204,7 +204,7 @@ class _Stream:
 
 
 def _top(path: str, wanted: set[str]) -> str:
-    """The column that a leaf belongs to; a name may have dots in it."""
+    """Return the column to which a leaf belongs; a column's name may have dots."""
     if path in wanted:
         return path
     parts = path.split(".")

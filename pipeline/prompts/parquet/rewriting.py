@@ -24,7 +24,7 @@ _BEFORE = varint(len(_KEY)) + _KEY + bytes([1 << 4 | BINARY])  # the key, and th
 
 
 def readable_footer(raw: bytes, schema: pa.Schema) -> bytes:
-    """Return the footer with `ARROW:schema` saying types that Arrow's kernels can work with; most stay as they are.
+    """Return the footer with an `ARROW:schema` of types that Arrow's kernels support; most footers stay as they are.
 
     Args:
         raw: The footer, without length and magic bytes.
@@ -44,7 +44,7 @@ def projected_footer(raw: bytes, used: Sequence[str] | None) -> bytes:
     """Return the footer without the columns that are not used, and without `ARROW:schema`.
 
     Raises:
-        ValueError, IndexError, KeyError, TypeError: If it is no footer.
+        ValueError, IndexError, KeyError, TypeError: If the footer is invalid.
     """
     footer = Reader(raw).struct()
     root, *columns = _columns(footer)
@@ -66,10 +66,10 @@ def projected_footer(raw: bytes, used: Sequence[str] | None) -> bytes:
 
 
 def refuse_encrypted(raw: bytes, name: str, used: Sequence[str] | None) -> None:
-    """Refuse a file of which a used column is encrypted. Arrow ends the process when it is asked about such a column.
+    """Refuse a file with an encrypted column among those used: Arrow would end the process when asked about it.
 
     Raises:
-        InputRefused: If one is, or the footer is none; the text begins with `name`.
+        InputRefused: If a used column is encrypted, or the footer is invalid; the text begins with `name`.
     """
     try:
         footer = Reader(raw).struct()
@@ -86,7 +86,7 @@ def refuse_encrypted(raw: bytes, name: str, used: Sequence[str] | None) -> None:
 
 
 def _columns(footer: Struct) -> Iterator[tuple[int, str, int, list[Struct]]]:
-    """Yield the root, then each column: its first leaf, its name, its number of leaves, the elements of its schema."""
+    """Yield the root, then each column: (its first leaf, name, number of leaves, elements of its schema)."""
     elements = footer[_SCHEMA][1][1]
     yield 0, "", 0, elements[:1]
     place, leaf = 1, 0
@@ -99,7 +99,7 @@ def _columns(footer: Struct) -> Iterator[tuple[int, str, int, list[Struct]]]:
 
 
 def _end(elements: list[Struct], place: int) -> int:
-    """The place after an element and all that is below it."""
+    """Return the place after an element and everything below it."""
     open_ = 1
     while open_:
         open_ += _children(elements[place]) - 1

@@ -26,7 +26,7 @@ class Reader:
     def struct(self, depth: int = 0) -> Struct:
         """Read a struct up to its end."""
         if depth > _DEEPEST:
-            raise ValueError("structs in structs, too deep")
+            raise ValueError("structs nested too deeply")
         fields: Struct = {}
         number = 0
         while head := self._byte():
@@ -36,7 +36,7 @@ class Reader:
         return fields
 
     def skip_binary(self) -> int:
-        """Return the place after a value of bytes that begins here."""
+        """Return the place after the byte string that begins here."""
         self._bytes(self._varint())
         return self.position
 
@@ -90,7 +90,7 @@ class Reader:
 
 
 def write_struct(fields: Struct) -> bytes:
-    """Return the bytes of a struct as `Reader.struct` gives it."""
+    """Return the bytes of a struct, given as `Reader.struct` returns it."""
     out = bytearray()
     last = 0
     for number, (kind, value) in sorted(fields.items()):
@@ -103,7 +103,7 @@ def write_struct(fields: Struct) -> bytes:
 
 
 def varint(value: int) -> bytes:
-    """Return a number from 0 in groups of seven bits, the lowest first."""
+    """Return a non-negative number in groups of seven bits, the lowest first."""
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)

@@ -20,9 +20,9 @@ COMMAND = (sys.executable, "-m", "pipeline.prompts.parquet.trial")
 def deadly_signal(
     filesystem: pyarrow.fs.FileSystem, path: str, columns: Sequence[str], command: Sequence[str] = COMMAND
 ) -> str | None:
-    """Return the name of the signal that ends a process which decodes `columns` of a file; none if it lives.
+    """Decode `columns` of a file in another process; return the name of the signal that ended it, or None.
 
-    An error of the decoder is no matter here: whoever reads the file sees it.
+    An error of the decoder does not count here; it is raised when the file is read.
     """
     done = subprocess.run(
         command,

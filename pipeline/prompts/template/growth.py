@@ -29,17 +29,17 @@ def check_size(size: int) -> int:
         OverflowError: If it is too large.
     """
     if size > MAX_CHARACTERS:
-        raise OverflowError(f"too large: more than {MAX_CHARACTERS:,} characters, or a number that leads to as many")
+        raise OverflowError(f"too large: more than {MAX_CHARACTERS:,} characters, or a number with which it would be")
     return size
 
 
 def size_of(value: Any, *, text: bool) -> int:
-    """Return about how many characters the text of a value has or, if no text is wanted, only those around its elements.
+    """Return approximately how many characters a value's text has; without `text`, only those around its elements.
 
-    An element of a list counts at every depth, and each time that it appears.
+    Elements of lists count at every depth, and each time they appear.
 
     Raises:
-        TypeError: If the text is wanted of bytes, or of what is no data: that would be a memory address.
+        TypeError: If the value is bytes, or an object whose text would be a memory address.
     """
     size, parts = 0, [value]
     while parts and size <= MAX_CHARACTERS:
@@ -57,14 +57,16 @@ def _characters(value: Any) -> int:
     if isinstance(value, str | Undefined):
         return len(str(value))  # raises if undefined, unless it is the missing `else` of an inline `if`
     if isinstance(value, bytes):
-        raise TypeError("bytes are no text; `decode` makes text of them: {{ x.decode() }}, {{ x.decode('latin-1') }}")
+        raise TypeError(
+            "bytes are not text; `decode` turns them into text: {{ x.decode() }}, {{ x.decode('latin-1') }}"
+        )
     if isinstance(value, int):
         return value.bit_length() // 3 + 1
     if isinstance(value, Decimal):
         return abs(value.adjusted()) + 40 if value.is_finite() else 10
     if value is None or isinstance(value, float | datetime.date | datetime.time | datetime.timedelta):
         return 25
-    raise TypeError(f"a {type(value).__name__} is no text; a filter such as `list` or `join` may be missing")
+    raise TypeError(f"a {type(value).__name__} is not text; a filter such as `list` or `join` may be missing")
 
 
 def check_result(operation: str, weight: int, *args: Any, **kwargs: Any) -> None:
@@ -72,23 +74,23 @@ def check_result(operation: str, weight: int, *args: Any, **kwargs: Any) -> None
 
     Args:
         operation: Its name; the filter `format` has that of the operator, `%`.
-        weight: About the number of characters of all that it is given.
+        weight: The approximate number of characters of all its arguments.
         args: The text, list or number, and the options.
         kwargs: More options.
 
     Raises:
         OverflowError: If it would be too large.
-        TypeError: If the operation is not for such values.
+        TypeError: If the operation does not take such values.
     """
     if operation in _RESULTS:
         check_size(_RESULTS[operation](weight, *args, **kwargs))
 
 
 def _fields(weight: int, text: str, specs: list[str], *, once: bool = False) -> int:
-    """Each field is at most 999 wide, and each value as long as all that is given beside the text, whichever fields use it."""
+    """Estimate the result: fields are at most 999 wide, and each value may be as long as all arguments beside the text."""
     wide = next(filter(_WIDE.search, specs), None)
     if wide is not None:
-        raise OverflowError(f"a format with a width above 999, or one from the values: {wide[:40]!r}")
+        raise OverflowError(f"a format with a width above 999, or with a width taken from the values: {wide[:40]!r}")
     values = max(0, weight - len(text))
     return len(text) + len(specs) * 999 + values * (1 if once else len(specs))
 
@@ -114,7 +116,7 @@ def _power(_: int, base: Any, exponent: Any) -> int:
 
 
 def _by_options(_: int, value: Any, *options: Any, **named: Any) -> int:
-    """Numbers of columns, digits or blanks, and what fills a column: at most 1000."""
+    """Bound the numbers of columns, digits or blanks, and what fills a column: at most 1000 each."""
     sizes = [len(o) if isinstance(o, str) else abs(o) for o in (*options, *named.values()) if isinstance(o, int | str)]
     return max(sizes, default=0) * (MAX_CHARACTERS // 1000)
 

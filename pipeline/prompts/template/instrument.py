@@ -12,13 +12,13 @@ LOOP, WEIGHED = "promptmill loop", "promptmill weighed"
 
 
 def instrument(tree: nodes.Template) -> nodes.Template:
-    """Return the tree with a count put at each loop, concatenation and comparison."""
+    """Return the tree with a counting call at each loop, concatenation and comparison."""
     result: nodes.Template = _Instrument().visit(tree)
     return result
 
 
 def restored(tree: nodes.Template, mark: str) -> nodes.Template:
-    """Return the tree with the carriage returns for which `mark` stands; empty: for none."""
+    """Return the tree with carriage returns in place of `mark`; an empty `mark` stands for none."""
     if mark:
         for data in tree.find_all(nodes.TemplateData):
             data.data = data.data.replace(mark, "\r")
@@ -41,7 +41,7 @@ class _Instrument(NodeTransformer):
         return node
 
     def visit_Getattr(self, node: nodes.Getattr) -> nodes.Node:
-        """`m.items` that is not called is the field of that name, as `m.content` is, and not the method of every dict."""
+        """Make `m.items`, if it is not called, the field of that name, as `m.content` is, instead of the method of dicts."""
         self.generic_visit(node)
         name = nodes.Const(node.attr, lineno=node.lineno, environment=node.environment)
         return nodes.Getitem(node.node, name, node.ctx, lineno=node.lineno, environment=node.environment)

@@ -53,7 +53,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def __init__(self) -> None:
-        """Keep only what is bounded and gives the same result each time."""
+        """Keep only filters, tests and functions that are bounded and deterministic."""
         # Not optimised: nothing is computed when the template is compiled.
         super().__init__(
             undefined=StrictUndefined, autoescape=False, optimized=False, finalize=self._printed, keep_trailing_newline=True,
@@ -66,11 +66,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.start()
 
     def start(self) -> None:
-        """Begin a rendering: no step is taken yet."""
+        """Begin a rendering, with the steps counted from 0."""
         self._steps = 0
 
     def concat(self, pieces: Iterable[str]) -> str:
-        """Put together what a template, macro or block prints, as it comes, and stop when it is too long."""
+        """Join the output of a template, macro or block as it comes, and stop when it is too long."""
         kept, length = [], 0
         for piece in pieces:
             length = check_size(length + len(piece))
@@ -114,7 +114,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             raise OverflowError(f"the template does more than {MAX_STEPS:,} steps of work")
 
     def _weigh(self, value: Any, *, text: bool) -> int:
-        """Count what is looked at: the characters of a text, or the elements of a list, which takes Python code."""
+        """Count what an operation reads: the characters of a text, or the elements of a list, which take Python code."""
         size = check_size(size_of(value, text=text))
         self._spend(size // 10 if text else size * 10)
         return size
@@ -124,7 +124,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return value
 
     def _made(self, value: Any) -> Any:
-        """Count a result; what it holds was counted when that was made."""
+        """Count a result; its elements were counted when they were made."""
         if isinstance(value, str | list | tuple):
             self._spend(check_size(len(value)))
         elif isinstance(value, int):
@@ -138,14 +138,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     @pass_context
     def _printed(self, context: Context, value: Any) -> Any:
-        """What `{{ value }}` prints. A null would become the word None in a prompt, which nobody wants."""
+        """Return what `{{ value }}` prints. None is refused: it would put the word None into a prompt."""
         if value is None:
-            raise TypeError("a null is printed; write {{ x or '' }} if it may be empty")
+            raise TypeError("the template prints a null; write {{ x or '' }} if it may be empty")
         self._spend(self._weigh(value, text=True))
         return value
 
     def _counted(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap a filter so that what it is given and what it gives are counted, and its result stays small."""
+        """Wrap a filter: its arguments and its result are counted, and the result stays small."""
         place = int(hasattr(function, "jinja_pass_arg"))
 
         @functools.wraps(function)
@@ -167,13 +167,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 def _method(obj: Any) -> tuple[Any, str]:
-    """Whose method `obj` is (None: nobody's), and its name; Jinja has wrapped `str.format`."""
+    """Return the object whose method `obj` is (None: not a method), and its name, also if Jinja wrapped it, as `str.format`."""
     method = getattr(obj, "__wrapped__", obj)
     return getattr(method, "__self__", None), getattr(method, "__name__", "")
 
 
 def _indent(value: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
-    """Indent as Jinja does, but keep line ends as they are, and lines of blanks."""
+    """Indent as Jinja does, but keep line ends, and lines of blanks, as they are."""
     prefix = width if isinstance(width, str) else " " * width
     lines = str(value).splitlines(keepends=True)
     return "".join(prefix + line if (first or i) and (blank or line.strip()) else line for i, line in enumerate(lines))

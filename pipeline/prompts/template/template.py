@@ -41,7 +41,7 @@ class RowTemplate:
             raise ConfigurationError(f"source.template: {one_line(error) or type(error).__name__}") from error
 
     def _named_as_functions(self, tree: nodes.Template) -> set[str]:
-        """The columns that have the name of one of Jinja's functions: what is so named and not called."""
+        """Return the columns that are named like one of Jinja's functions: such names that are not called."""
         callees = {id(call.node) for call in tree.find_all(nodes.Call)}
         names = [
             name for name in tree.find_all(nodes.Name) if name.ctx == "load" and name.name in self._sandbox.globals
@@ -83,10 +83,10 @@ def compile_template(text: str) -> RowTemplate:
 
 
 def _without_returns(text: str) -> tuple[str, str]:
-    """Put a blank that Jinja does not know as a line end in the place of carriage returns, which it would drop.
+    """Replace carriage returns, which Jinja would drop, by a blank that it does not take for a line end.
 
     Returns:
-        The text, and what stands for a carriage return in it; empty: there was none.
+        The text, and the character that stands for a carriage return in it; empty: there was none.
 
     Raises:
         ValueError: If the text has all such blanks already.
@@ -100,7 +100,7 @@ def _without_returns(text: str) -> tuple[str, str]:
 
 
 def _refuse_alike(tree: nodes.Template) -> None:
-    """Refuse names that Python, into which a template is compiled, takes for one."""
+    """Refuse different names that Python, to which a template is compiled, would treat as one."""
     seen: dict[str, str] = {}
     for name in tree.find_all(nodes.Name):
         other = seen.setdefault(unicodedata.normalize("NFKC", name.name), name.name)

@@ -139,7 +139,7 @@ class InlinePool:
             ClusterLost: Always.
         """
         raise ClusterLost(
-            "a row hangs the model in this process, which cannot end it alone; the next start sets its shards apart, and "
+            "a row hangs the model, which this process cannot end by itself; the same command sets its shards apart, and "
             "cluster=local replaces a replica that hangs"
         )
 

@@ -82,11 +82,11 @@ class Claims:
             self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="release")
 
     def beat(self) -> None:
-        """Give a sign of life. One that cannot be written is no reason to stop: the next one may be."""
+        """Write a heartbeat. If that fails, the driver goes on: the next one may succeed."""
         try:
             self.store.put(DRIVERS + self.driver, self.process.encode())
         except (PromptmillError, OSError) as error:
-            _log.warning("no sign of life could be left in %s: %s", DRIVERS, error)
+            _log.warning("the heartbeat could not be written to %s: %s", DRIVERS, error)
 
     def take(self, index: int) -> Taken:
         """Claim a shard."""
@@ -130,7 +130,7 @@ class Claims:
         return {index: owner for index, owner in owners.items() if owner != self.driver and self._lives(owner)}
 
     def close(self) -> None:
-        """Release all claims, as a driver does that stops normally. If that fails, others will take this driver for dead."""
+        """Release all claims at a normal stop. If that fails, other drivers will take this one for dead."""
         self._closing, self._failed = True, False
         try:
             for index in list(self.held):
@@ -139,7 +139,7 @@ class Claims:
                 self._pool.shutdown()
             self.store.delete(DRIVERS + self.driver)
         except (PromptmillError, OSError) as error:
-            _log.warning("claims are left in %s, for a minute: %s", CLAIMS, error)
+            _log.warning("claims could not be removed from %s; other drivers take over in a minute: %s", CLAIMS, error)
 
     def sweep(self) -> None:
         """Remove the claims of a complete output, and the heartbeats of dead drivers."""

@@ -99,7 +99,7 @@ class Suspect:
         self.searches += 1
         if self.searches > SEARCHES:
             raise WorkerFailed(
-                f"shard {self.shard}: replicas keep dying with all of its rows in hand, and with none of them alone; give a "
+                f"shard {self.shard}: replicas keep dying with all of its rows in flight, and with none of them alone; give a "
                 "replica more memory, or make engine.max_num_seqs or output.rows_per_shard smaller in a new output"
             )
         # First no rows at all: if reading the shard is what kills, no row is to blame.
@@ -114,7 +114,7 @@ class Suspect:
         self.passed()
         if len(self.guilty) > GUILTY:
             raise WorkerFailed(
-                f"shard {self.shard}: more than {GUILTY} of its rows end their replicas; that is hardly the rows' fault: "
+                f"shard {self.shard}: more than {GUILTY} of its rows end their replicas; the rows are hardly the cause: "
                 "look at the replicas' memory and at the events in _job/events"
             )
 
@@ -137,7 +137,7 @@ class Suspect:
         ranges = [(r[0], r[1]) for r in body.open if len(r) == 2 and 0 <= r[0] <= r[1] <= body.rows]
         guilty = {int(row): ErrorCode(code) for row, code in body.guilty.items()}
         if len(ranges) != len(body.open) or any(not 0 <= row < body.rows for row in guilty):
-            raise ValueError("it speaks of rows that the shard does not have")
+            raise ValueError("it names rows that the shard does not have")
         return cls(shard, body.rows, body.deaths, body.unexplained, ranges, guilty, body.searches)
 
 

@@ -54,9 +54,10 @@ def estimate_disk(job: Job, recipe: Recipe, sample: Sample, lengths: Lengths, to
     table = recipe.table(job.schema, rows, made, sample.kept.slice(0, len(rows)))
     size = len(encode_part(table, job.output, _META))
     seconds = time.perf_counter() - began
-    empty = len(encode_part(job.schema.empty_table(), job.output, _META))
-    per_row = max(0, size - empty) / max(1, len(rows))
-    return Disk(round(per_row * sample.total + empty * job.plan.shard_count), seconds / max(1, len(rows)))
+    # a part of one row is nearly all footer and page headers
+    one = len(encode_part(table.slice(0, 1), job.output, _META))
+    per_row = max(0, size - one) / max(1, table.num_rows - 1) * table.num_rows / max(1, len(rows))
+    return Disk(round(per_row * sample.total + one * job.plan.shard_count), seconds / max(1, len(rows)))
 
 
 class _Maker:

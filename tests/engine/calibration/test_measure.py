@@ -1,4 +1,4 @@
-"""A calibration knows the sizes of the model that is loaded later, and is kept until machine, installation or options change."""
+"""A calibration knows the sizes of the model that is loaded later, and is kept until machine, code or options change."""
 
 from __future__ import annotations
 

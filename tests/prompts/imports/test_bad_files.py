@@ -70,9 +70,9 @@ BAD = {
     "mixed_object.jsonl": (
         b'{"x": {"y": [{"z": true}]}}\n{"x": {"y": [{"z": 0}]}}\n', "line 2: 'x.y[].z' is a whole number, and true or false",
     ),
-    "empty.jsonl": (b"", "there is no row with a field in it"),
-    "blank.jsonl": (b"\n \n\r\n", "there is no row with a field in it"),
-    "no_fields.jsonl": (b"{}\n{}\n", "there is no row with a field in it"),
+    "empty.jsonl": (b"", "no row has a field"),
+    "blank.jsonl": (b"\n \n\r\n", "no row has a field"),
+    "no_fields.jsonl": (b"{}\n{}\n", "no row has a field"),
     "many_fields.jsonl": (
         b"".join(b'{"prompt": "a", "x": {"%d": 1}}\n' % i for i in range(3000)), "'x' has 3,000 fields in all rows together",
     ),

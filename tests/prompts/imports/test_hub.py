@@ -82,7 +82,9 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch, read: Callable[...
 
 
 def test_no_json_columns(read: Callable[..., Any]) -> None:
-    with pytest.raises(ConfigurationError, match="a dataset of the hub has one type a column already"):
+    with pytest.raises(
+        ConfigurationError, match="the columns of a hub dataset have one type each already; leave it out"
+    ):
         read("hf://datasets/openai/gsm8k", json_columns=["x"])
 
 

@@ -152,5 +152,5 @@ def test_a_file_whose_page_headers_are_no_headers_is_tried_elsewhere_first(
     path.write_bytes(content)
     opened(path)  # the decoder will say what is wrong, or make errors of the rows: source.on_corrupt
     monkeypatch.setattr("pipeline.prompts.files.listing.deadly_signal", lambda *about: "SIGSEGV")
-    with pytest.raises(InputRefused, match=r"^a\.parquet: is damaged so that decoding it ends the process \(SIGSEGV\)"):
+    with pytest.raises(InputRefused, match=r"^a\.parquet: is damaged: decoding it ends the process \(SIGSEGV\)"):
         opened(path)

@@ -97,8 +97,8 @@ def test_fault_38_a_template_that_cannot_work_is_refused_in_one_line(text: str, 
         ("{{ 1 / 0 }}", "ZeroDivisionError"),
         ("{{ x + 1 }}", "TypeError"),
         ("{{ x|int(default=y) }}", "UndefinedError"),
-        ("{{ none }}", "a null is printed"),
-        ("{{ l|map('string') }}", "a generator is no text"),
+        ("{{ none }}", "prints a null"),
+        ("{{ l|map('string') }}", "a generator is not text"),
         ("{{ '\\ud800' }}", "UnicodeEncodeError"),
         ("{{ x|format(1) }}", "TypeError"),
         ("{{ 10.0 ** 400 }}", "OverflowError"),
@@ -174,7 +174,7 @@ def test_names_that_python_takes_for_one_are_refused() -> None:
     ],
 )  # fmt: skip
 def test_bytes_are_never_printed_as_python_writes_them(text: str) -> None:
-    with pytest.raises(ValueError, match=r"bytes are no text"):
+    with pytest.raises(ValueError, match=r"bytes are not text"):
         render(text, b=b"caf\xe9")
 
 

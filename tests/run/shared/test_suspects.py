@@ -68,7 +68,7 @@ def test_drivers_that_end_count_less() -> None:
 
 def test_a_shard_that_kills_as_a_whole_only_ends_the_job() -> None:
     suspect = Suspect(7, 4)
-    with pytest.raises(WorkerFailed, match="shard 7: replicas keep dying with all of its rows in hand"):
+    with pytest.raises(WorkerFailed, match="shard 7: replicas keep dying with all of its rows in flight"):
         for _ in range(100):
             if suspect.trial is None:
                 suspect.died(CRASH)

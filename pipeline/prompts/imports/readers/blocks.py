@@ -17,9 +17,9 @@ class Block:
     """Whole lines.
 
     Attributes:
-        file: What to call the file.
-        data: The lines, UTF-8 by what the file promises; the last may lack its line end.
-        first: The number of the first line, from 1; or the numbers of all of them.
+        file: What messages call the file.
+        data: The lines, which should be UTF-8; the last may lack its line end.
+        first: The number of the first line, from 1; or the numbers of all lines.
     """
 
     file: str

@@ -25,7 +25,7 @@ def rows(opened: Opened, delimiter: str | None) -> Iterator[Chunk]:
 
     Args:
         opened: The file.
-        delimiter: Between two values; null: the one of `DELIMITERS` that the first line has most often.
+        delimiter: The character between values; None: the one of `DELIMITERS` that is most frequent in the first line.
 
     Raises:
         InputRefused: If it has no header, a quoted value does not end, or it is not UTF-8; names the line.
@@ -81,7 +81,7 @@ def _lines(opened: Opened, progress: _Progress) -> Iterator[str]:
 
 
 def _plain(text: str) -> bool:
-    """Whether Python's own splitting, which is quicker, ends lines only where the others do."""
+    """Whether `str.splitlines`, which is faster, would split the text at the same places."""
     return text.isascii() and not any(c in text for c in "\r\v\f\x1c\x1d\x1e")
 
 
@@ -108,10 +108,10 @@ def _header(opened: Opened, reader: Iterator[list[str]]) -> list[str]:
 
 
 def _told(opened: Opened, line: int, error: csv.Error) -> str:
-    """What is wrong with a row.
+    """Return what is wrong with a row.
 
     Raises:
-        InputRefused: If nothing can be told of the rows after it, either.
+        InputRefused: If the rows after it cannot be told apart any more.
     """
     text = str(error)
     if "unexpected end of data" in text or "field larger" in text:

@@ -26,7 +26,7 @@ def is_dataset(path: str) -> bool:
 
 
 def rows(paths: Sequence[str], source: ImportSource) -> Iterator[Chunk]:
-    """Yield the rows of datasets, as they come.
+    """Yield the rows of datasets as they are streamed.
 
     Args:
         paths: Their ids, `hf://datasets/` before them or not.
@@ -60,5 +60,5 @@ def _library(path: str) -> Any:
 
 
 def _plain(table: pa.Table) -> pa.Table:
-    """The table without what only `datasets` makes of it."""
+    """Return the table without the types that only `datasets` has."""
     return pa.table(table.columns, schema=table.schema.remove_metadata())

@@ -29,14 +29,14 @@ Change = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class LineParser:
-    """Parses blocks; where the first has texts that look like moments, Arrow is told for all others that they are texts."""
+    """Parses blocks. Texts of the first block that look like timestamps are declared as text to Arrow for all later blocks."""
 
     def __init__(self, change: Change | None = None, columns: Collection[str] = ()) -> None:
         """Begin.
 
         Args:
-            change: Applied to every record, which takes several times as long.
-            columns: The fields that are wanted, so that it does not matter what others hold; none: all.
+            change: Applied to every record; parsing then takes several times as long.
+            columns: The fields to read, whatever the others hold; empty: all.
         """
         self._change, self._columns = change, columns
         self._texts: list[pa.Field[Any]] = []
@@ -81,7 +81,7 @@ class LineParser:
         return Chunk(self._by_python(block) if table is None else table, bad, lambda: self._records(block, []))
 
     def _careful(self, block: Block, bad: list[Bad]) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
-        """Yield place, JSON and value of every record; those that are unusable go to `bad`."""
+        """Yield the place, JSON and value of every record; unusable lines go to `bad`."""
         for number, line in block.lines():
             try:
                 record = record_of(line)
@@ -98,7 +98,7 @@ class LineParser:
             yield place, {n: v for n, v in record.items() if n in self._columns} if self._columns else record
 
     def _by_python(self, block: Block) -> pa.Table:
-        """The records of a block as Python sees them.
+        """Parse a block with Python's JSON parser.
 
         Raises:
             InputRefused: If the values of a field have no type in common; names the line.
@@ -119,17 +119,17 @@ class LineParser:
 
 
 def table_of(records: list[dict[str, Any]], kind: Type) -> pa.Table:
-    """Return records as a table whose columns are the fields of a struct."""
+    """Return records as a table with the fields of a struct as its columns."""
     arrow: Any = pa  # the stubs want types that are known
     return pa.Table.from_batches([arrow.RecordBatch.from_struct_array(arrow.array(records, type=kind))])
 
 
 def fast(data: bytes, texts: list[pa.Field[Any]]) -> pa.Table | None:
-    """Return lines as Arrow's parser has them; None where that may not be what they say.
+    """Parse lines with Arrow; None where its result may differ from the JSON.
 
     Args:
         data: Lines.
-        texts: Columns whose type is known, for Arrow would take them for moments.
+        texts: Columns that are known to be text, which Arrow might take for timestamps.
     """
     lines = _objects(data)
     if not lines:
@@ -145,10 +145,10 @@ def fast(data: bytes, texts: list[pa.Field[Any]]) -> pa.Table | None:
 
 
 def _objects(data: bytes) -> int | None:
-    """How many lines there are that are not blank; None if they are nothing for Arrow's parser.
+    """Return the number of lines that are not blank; None if Arrow's parser must not get them.
 
-    It does not come back from a line that is nested in thousands of levels, takes a null for a row without values, and does not
-    look whether a text is UTF-8.
+    That parser crashes at thousands of nested levels, takes a null for a row without values, and does not check that text is
+    UTF-8.
     """
     if b"\0" in data:
         return None
@@ -179,7 +179,7 @@ def _read(data: bytes, known: list[pa.Field[Any]]) -> pa.Table | None:
 
 
 def _without_moments(kind: Type) -> Type:
-    """The type with text where Arrow sees moments, as in `2024-01-31`."""
+    """Return the type with text in place of timestamps, which Arrow sees in `2024-01-31`."""
     if kinds.is_timestamp(kind):
         return pa.string()
     if kinds.is_struct(kind):
@@ -188,7 +188,7 @@ def _without_moments(kind: Type) -> Type:
 
 
 def _lossless(table: pa.Table) -> bool:
-    """Whether no number with a fraction is so large that it may have been a whole number."""
+    """Whether no float is so large that it may stand for a whole number."""
     columns: list[Any] = [chunk for column in table.columns for chunk in column.chunks]
     while columns:
         values = columns.pop()

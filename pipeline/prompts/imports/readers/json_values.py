@@ -24,7 +24,7 @@ _TAIL = 16
 
 
 def values(opened: Opened) -> Iterator[Block]:
-    """Yield the objects of a file, some megabytes at a time, each on a line.
+    """Yield the objects of a file as lines of JSON, some megabytes at a time.
 
     Raises:
         InputRefused: If it is not JSON; names the line.
@@ -50,7 +50,7 @@ class _Window:
         self._text, self._at, self._line, self._ended = "", 0, 1, False
 
     def texts(self) -> Iterator[tuple[int, str]]:
-        """Yield the line on which each value begins, and its text."""
+        """Yield the number of the line on which each value begins, and the value's text."""
         within = self._next() == "["
         if within:
             self._at += 1
@@ -71,7 +71,7 @@ class _Window:
             raise self._refused("there is something after the end of the list")
 
     def _next(self) -> str:
-        """Go to the next character that is not blank and return it; empty at the end."""
+        """Advance to the next character that is not blank, and return it; empty at the end."""
         while True:
             end = _BLANK.match(self._text, self._at).end()  # type: ignore[union-attr]  # it matches nothing, too
             self._line += self._text.count("\n", self._at, end)
@@ -82,7 +82,7 @@ class _Window:
                 return ""
 
     def _value(self) -> str:
-        """Return the text of the value that begins here, and go to its end."""
+        """Return the text of the value that begins here, and advance to its end."""
         while True:
             text, at = self._text, self._at
             try:

@@ -18,14 +18,14 @@ _KINDS = {list: "a list", str: "a text", bool: "true or false", int: "a number",
 
 
 class Unusable(ValueError):
-    """A line that is no record; the text says why."""
+    """A line is not a usable record; the text says why."""
 
 
 def record_of(line: bytes) -> dict[str, Any]:
     """Return the object that a line holds.
 
     Raises:
-        Unusable: If it is not one, or has something that is lost on the way to a column.
+        Unusable: If it is not an object, or holds something that a column would lose.
     """
     if too_deep(line):
         raise Unusable(f"is nested in more than {MOST_DEEP} levels")
@@ -42,14 +42,14 @@ def record_of(line: bytes) -> dict[str, Any]:
 
 
 def as_record(value: Any, text: str) -> dict[str, Any]:
-    """Return a value that was read, if it is an object.
+    """Return a parsed value, if it is an object.
 
     Args:
         value: The value.
-        text: The JSON that it was.
+        text: Its JSON.
 
     Raises:
-        Unusable: If it is something else, or half a surrogate pair is in it.
+        Unusable: If it is something else, or contains half a surrogate pair.
     """
     if not isinstance(value, dict):
         raise Unusable(f"is {_KINDS[type(value)]}, not an object with a field for each column")
@@ -58,7 +58,7 @@ def as_record(value: Any, text: str) -> dict[str, Any]:
             dumped(value).encode()
         except UnicodeEncodeError as error:
             half = f"\\u{ord(error.object[error.start]):04x}"
-            raise Unusable(f"has half of a surrogate pair ({half}), which is no text") from error
+            raise Unusable(f"has half of a surrogate pair ({half}), which is not text") from error
     return value
 
 
@@ -68,7 +68,7 @@ def dumped(value: Any) -> str:
 
 
 def too_deep(line: bytes) -> bool:
-    """Whether so many objects and lists are within each other that a parser may not come back."""
+    """Whether objects and lists are nested so deeply that a parser may crash."""
     if line.count(b"{") + line.count(b"[") <= OPENINGS:
         return False
     depth = 0

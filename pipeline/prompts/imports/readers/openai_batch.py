@@ -25,10 +25,10 @@ _TEXT = ("messages", "prompt", "tools")
 
 
 class Batch:
-    """Makes rows of requests, and remembers what it had no name for.
+    """Turns requests into rows, and remembers which fields it could not map.
 
     Attributes:
-        unmapped: The fields of any body that no parameter of promptmill stands for.
+        unmapped: Fields of request bodies that correspond to no parameter of promptmill.
     """
 
     def __init__(self) -> None:
@@ -36,10 +36,10 @@ class Batch:
         self.unmapped: set[str] = set()
 
     def row(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return the row of a request.
+        """Return a request as a row.
 
         Raises:
-            Unusable: If it is none of those that a language model completes.
+            Unusable: If it is not a request for a completion.
         """
         custom_id, body = request.get("custom_id"), request.get("body")
         if not isinstance(custom_id, str) or not custom_id:
@@ -69,7 +69,7 @@ class Batch:
         return row
 
     def told(self) -> str | None:
-        """What is to be said of fields that were not mapped; None if nothing."""
+        """Return the note about fields that were not mapped; None if all were."""
         found = sorted(self.unmapped.difference(_SILENT))
         if not found:
             return None
@@ -93,7 +93,7 @@ def _asked(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _schema(value: Any) -> dict[str, Any] | None:
-    """The sampling parameters that a response format stands for; None if there are none."""
+    """Return the sampling parameters that correspond to a response format; None if there are none."""
     if not isinstance(value, dict):
         return None
     if value.get("type") == "text":

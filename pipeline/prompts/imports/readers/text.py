@@ -31,7 +31,7 @@ def _texts(block: Block, bad: list[Bad]) -> Iterator[str]:
 
 
 def whole(opened: Opened) -> tuple[str | None, list[Bad]]:
-    """Return the text of a file, without the line end at its end; or what is wrong with it."""
+    """Return the text of a file without its last line end, or what is wrong with it."""
     pieces, held = list[bytes](), 0
     while data := opened.read(1 << 20):
         pieces.append(data)
