@@ -47,6 +47,8 @@ class BuiltEngine:
         check: Raises a `ValueError` with the reason if a row's sampling parameters cannot be followed.
         renew: Makes a new, empty engine around the same model. The caller must have dropped the old one.
         facts: Facts that the output's bytes depend on here, for the manifest: processor, kernels, dtype, threads.
+        lost: Returns why the device no longer works in this process, or None if it does. It is asked after an exception.
+            None: there is no way to ask, and the exception's text decides.
     """
 
     engine: Engine
@@ -55,6 +57,7 @@ class BuiltEngine:
     check: Callable[[SamplingParams], None]
     facts: dict[str, Any]
     renew: Callable[[], Engine]
+    lost: Callable[[], str | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
