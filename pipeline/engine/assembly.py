@@ -172,6 +172,7 @@ def _build(
     if threads is not None:
         torch.set_num_threads(threads)
     native.use(engine.kernels)
+    gpu.use(engine.gpu_kernels)
     max_len = model_len(checkpoint, engine)
     source = checkpoint.context_source if engine.max_model_len is None else f"engine.max_model_len={max_len}"
     check_length(max_len, available_bytes(), source)

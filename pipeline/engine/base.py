@@ -76,6 +76,7 @@ class Identity:
         statistics: The names in `stats.columns` that it can measure.
         lists: Whether it can give the most likely tokens per step and the log-probabilities of prompts.
         chat_template: The text of the model's own chat template; None: it has none.
+        notes: Lines about what was chosen and is not obvious, for the person who runs the job.
     """
 
     content: Mapping[str, str]
@@ -89,6 +90,7 @@ class Identity:
     statistics: frozenset[str]
     lists: bool = True
     chat_template: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,3 +40,9 @@ def lost(device: torch.device) -> str | None:
     except RuntimeError as error:
         return named(error)
     return None
+
+
+def give_memory_back(device: torch.device) -> None:
+    """Give unused memory that torch keeps back to a GPU."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

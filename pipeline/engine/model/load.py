@@ -98,11 +98,17 @@ def load_model(
             f"torch {torch.__version__} sees no GPU here: {why}, or leave out cluster.gpus_per_replica to run on processors"
         )
     set_precision(tf32=config.tf32)
-    dtype = config.dtype if config.dtype != "auto" else ("float32" if where.type == "cpu" else "auto")
+    dtype = config.dtype
+    if dtype == "auto":
+        dtype = "float32" if where.type == "cpu" else checkpoint.gpu_dtype(bfloat16=_multiplies_bfloat16())
+    elif dtype == "bfloat16" and where.type == "cuda" and not _multiplies_bfloat16():
+        logger.warning(
+            "model.dtype=bfloat16 is emulated on this GPU, which is slow; set model.dtype=float16 in a new output"
+        )
     try:
         with LoadingLog(f"reading {checkpoint.directory.name}"):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                checkpoint.directory, dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                checkpoint.directory, dtype=getattr(torch, dtype),
                 attn_implementation="sdpa" if plain else IMPLEMENTATION,
                 use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True,
             )  # fmt: skip
@@ -169,6 +175,10 @@ def load_model(
         head_dim=head_dim, vocab_size=text.vocab_size, context_length=context, eos_token_ids=_eos_token_ids(model),
         attention=attention, kernels=kernels, batch_invariant=exact,
     )  # fmt: skip
+
+
+def _multiplies_bfloat16() -> bool:
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def set_precision(*, tf32: bool) -> None:

@@ -35,6 +35,10 @@ class EagerStepper:
         """Admit sequences; see `Stepper.admit`."""
         self._state.admit(admitted)
 
+    def shed(self) -> bool:
+        """See `Stepper.shed`: it keeps nothing."""
+        return False
+
     def launch(self, step: Step) -> Flight:
         """Compute a step; see `Stepper.launch`."""
         prompts = self._stats.prompt_logprobs

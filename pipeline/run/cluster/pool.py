@@ -263,10 +263,11 @@ class RayPool:
             "cluster.memory_per_replica",
             *["cluster.gpus_per_replica"] * (sizing.gpus > 0),
         ]
+        others = ", or wait until nodes are free" if self._config.name == "existing" else ""
         return ClusterLost(
             f"{ready} of {needed} replicas started within cluster.start_timeout={self._config.start_timeout:g} s; "
             f"each needs {', '.join(each)} on one node, and free on all nodes together are {', '.join(have)}; lower "
-            f"{', '.join(keys[:-1])} or {keys[-1]}, or wait until nodes are free"
+            f"{', '.join(keys[:-1])} or {keys[-1]}{others}"
         )
 
     def _shut_down(self) -> None:
