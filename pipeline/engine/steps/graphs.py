@@ -133,7 +133,8 @@ class GraphStepper:
             everyone = torch.arange(count, device=self._device)
             torch.log_softmax(self._model(tokens, everyone).float(), -1)
         rows = upload(pack_rows([], self._most, self._state.slots), np.int32, self._device)
-        self._sample(rows, False, True, False)
+        for truncates, all_greedy in ((True, False), (False, False), (False, True)):  # each has kernels of its own
+            self._sample(rows, False, truncates, all_greedy)
 
     def _rows_of_logits(self) -> torch.Tensor:
         """Allocate the logits of every slot, [most, V], each row at an aligned address."""
