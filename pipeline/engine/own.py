@@ -17,6 +17,7 @@ from pipeline.engine.model.ignored import ignored
 from pipeline.engine.model.tokenizer import Tokenizer, load_tokenizer
 from pipeline.engine.rules.structured import Grammars
 from pipeline.machine import compute_capability
+from pipeline.stages import doing
 from pipeline.statistics import STATISTICS
 from pipeline.types import ChatFormat, SamplingParams
 
@@ -41,7 +42,7 @@ class ContinuousBackend:
         """The model's files on this machine."""
         return resolve(self._model)
 
-    def identify(self, *, gpus: float) -> Identity:
+    def identify(self, *, gpus: float, fresh: bool = False) -> Identity:
         """See `Backend.identify`."""
         model, engine, checkpoint = self._model, self._engine, self.checkpoint
         dtype = self._dtype(gpus)
@@ -58,7 +59,7 @@ class ContinuousBackend:
         weight_bytes = sum(p.stat().st_size for p in checkpoint.directory.glob("*.safetensors"))
         longest = model_len(checkpoint, engine)
         return Identity(
-            content=checkpoint.content(),
+            content=checkpoint.content(fresh=fresh),
             model={"dtype": dtype, "quantization": model.quantization, "kv_cache_dtype": kv_dtype, **rounding},
             engine=batching,
             dtype=dtype, max_model_len=longest, vocab_size=checkpoint.vocab_size, weight_bytes=weight_bytes,
@@ -127,7 +128,8 @@ def _assembly() -> Callable[..., BuiltEngine]:
     if first:
         gc.disable()
     try:
-        from pipeline.engine.assembly import build_engine
+        with doing("importing torch and transformers"):
+            from pipeline.engine.assembly import build_engine
     finally:
         if first:
             gc.freeze()

@@ -24,6 +24,7 @@ from pipeline.run.cluster.nodes import nodes, this_node
 from pipeline.run.cluster.reach import check_reach
 from pipeline.run.dispatch.replica import ReplicaDied, ReplicaFailed, ReplicaLost
 from pipeline.run.dispatch.sizing import Sizing
+from pipeline.stages import now_doing
 from pipeline.types import Progress, ShardReport, Task
 from pipeline.work.job import Job
 from pipeline.work.worker import Worker
@@ -52,11 +53,25 @@ class Place:
     many: bool
 
 
+def _environment(threads: int) -> dict[str, str]:
+    """Return the environment variables of a replica; `jobs/launch.py` says why threads sleep soon."""
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "10000",
+        "TOKENIZERS_PARALLELISM": "true",
+    }
+
+
 class ReplicaActor:
     """The worker in an actor's process. `ready` loads the model, so that errors reach the driver unchanged."""
 
     def __init__(self, job: Job, place: Place) -> None:
-        """Keep the arguments."""
+        """Keep the arguments, and set what torch and its libraries read when they are loaded, which is in `ready`.
+
+        A runtime environment could set that, too, but Ray would start a process for it, and leave the waiting one unused.
+        """
+        os.environ.update(_environment(place.sizing.threads))
         self._job, self._place = job, place
         self._worker: Worker | None = None
 
@@ -82,6 +97,10 @@ class ReplicaActor:
         if self._worker is None:
             raise RuntimeError("process before ready")
         return self._worker.submit(task).result()
+
+    def doing(self) -> str:
+        """Return what this process is doing, and how far it is; for the time in which it loads the model."""
+        return now_doing()
 
     def progress(self) -> Progress:
         """Return the worker's counters."""
