@@ -133,7 +133,7 @@ def load_model(
         with doing(f"merging the adapter {checkpoint.adapter.name}"):
             model = merge_adapter(model, checkpoint.adapter)
     _check_output(model, checkpoint)
-    model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
     if where.type == "cuda":
         move(model, where, None if read_as == dtype else getattr(torch, dtype))
     text = model.config.get_text_config()

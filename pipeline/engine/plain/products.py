@@ -154,6 +154,6 @@ class BlockedProduct:
         """Multiply block by block, the last block filled up with zero rows."""
         padded = F.pad(x, (0, 0, 0, -len(x) % self._rows)) if len(x) % self._rows else x
         out = self._product.room(padded)
-        for first in range(0, len(padded), self._rows):
-            self._product.into(padded[first : first + self._rows], out[first : first + self._rows])
-        return out[: len(x), : self._product.channels]
+        for block, place in zip(torch.split(padded, self._rows), torch.split(out, self._rows), strict=True):
+            self._product.into(block, place)
+        return out.narrow(0, 0, len(x)).narrow(1, 0, self._product.channels)

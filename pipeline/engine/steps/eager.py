@@ -112,9 +112,10 @@ def prompt_logprobs(step: Step, logits: torch.Tensor) -> list[tuple[Sequence, to
     counts = [len(tokens) for tokens in predicted]
     targets = torch.tensor([t for tokens in predicted for t in tokens], dtype=torch.long, device=logits.device)
     values, row = [], len(step.decodes)
-    for chunk, own in zip(step.chunks, targets.split(counts), strict=True):
+    for chunk, own in zip(step.chunks, torch.split(targets, counts), strict=True):
         # a copy starts at an aligned address; otherwise the chunk's offset would change which SIMD lanes add which elements
         values.append(token_logprobs(logits[row : row + len(own)].clone(), own))
         row += chunk.length
     # fetched together: a GPU is waited for once
-    return [(c.sequence, v) for c, v in zip(step.chunks, torch.cat(values).cpu().split(counts), strict=True)]
+    found = torch.split(torch.cat(values).cpu(), counts)
+    return [(c.sequence, v) for c, v in zip(step.chunks, found, strict=True)]
