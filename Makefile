@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test fuzz simulate chaos survey image-test metrics-test lint options docs format bench bench-levels quality scale pictures release clean
+.PHONY: help install demo test test-cuda fuzz simulate chaos survey image-test metrics-test lint options docs format bench bench-levels quality scale pictures release clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -35,6 +35,17 @@ demo: install  ## generate with the embedded model and prompts
 
 test: install  ## run the tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
+
+# The CUDA build of torch imports without a card, and answers some calls otherwise than the CPU build.
+CUDA_VENV ?= build/cuda-venv
+CUDA_TORCH ?= $(shell grep '^torch==' constraints.txt)
+CUDA_TESTS = pyarrow hydra-core omegaconf jinja2 rich huggingface_hub safetensors transformers numpy scipy llguidance pytest hypothesis pyyaml
+test-cuda:  ## run tests/engine/gpu under a CUDA build of torch, no card needed (6 GB, in CUDA_VENV=build/cuda-venv); CUDA_TORCH=torch==2.14.1
+	test -x $(CUDA_VENV)/bin/python || $(PYTHON) -m venv $(CUDA_VENV)
+	grep -vE '^(torch|triton|nvidia|cuda)' constraints.txt >$(CUDA_VENV)/constraints.txt
+	$(CUDA_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c $(CUDA_VENV)/constraints.txt $(CUDA_TORCH) $(CUDA_TESTS)
+	$(CUDA_VENV)/bin/python -c 'import torch; assert torch.version.cuda, f"torch {torch.__version__} is no CUDA build"'
+	PYTHONPATH=. $(CUDA_VENV)/bin/python -m pytest -m "not slow" tests/engine/gpu
 
 fuzz: install  ## run the tests with other random examples than last time
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --hypothesis-profile=new

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import subprocess
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -25,6 +26,18 @@ def processor() -> tuple[str, frozenset[str]]:
     """Return (vendor, flags) as Linux reports them, e.g. `GenuineIntel`; on ARM the features; empty on other systems."""
     about = cpuinfo()
     return about.get("vendor_id", ""), frozenset((about.get("flags") or about.get("Features", "")).split())
+
+
+@functools.cache
+def compute_capability() -> tuple[int, int] | None:
+    """Return the least compute capability of this machine's GPUs, such as (8, 0), as NVIDIA's driver tells; None: unknown."""
+    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        found = [(int(major), int(minor)) for major, _, minor in (line.partition(".") for line in told.split())]
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    return min(found, default=None)
 
 
 def cores() -> int:

@@ -46,3 +46,18 @@ def test_a_control_groups_limit_counts(tmp_path: Path, monkeypatch: pytest.Monke
     assert available_bytes() == 4000
     (tmp_path / "memory.current").write_text("rubbish")
     assert available_bytes() != 4000
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"), [("9.0\n8.9\n", (8, 9)), ("12.0\n", (12, 0)), ("", None), ("[N/A]\n", None)]
+)
+def test_the_least_of_what_nvidias_driver_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, expected: tuple[int, int] | None
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\nprintf '{told}'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    machine.compute_capability.cache_clear()
+    assert machine.compute_capability() == expected
+    machine.compute_capability.cache_clear()

@@ -8,7 +8,8 @@ class OutOfTime(BaseException):
 NO_DEVICE = 2
 """Exit status where there is no device to measure."""
 LIMITS = {
-    "machine": 60, "correctness": 150, "same bytes": 150, "own tests": 90, "attention": 60, "throughput": 200, "roofline": 60,
+    "machine": 60, "correctness": 150, "same bytes": 150, "own tests": 180, "faults": 200, "attention": 60, "products": 60,
+    "throughput": 200, "whole job": 150, "roofline": 60,
     "profile": 60, "options": 200, "same bytes, large": 100, "other sizes": 200, "continuous batching": 120,
 }  # fmt: skip
 """Part → seconds."""

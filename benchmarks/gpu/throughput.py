@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 
 from benchmarks import ours
 from benchmarks.gpu import peers
@@ -64,6 +65,10 @@ def compare(bench: Bench) -> None:
 
 def continuous(bench: Bench) -> None:
     """Continuous batching of transformers, which sizes its cache by the memory that is free, with the device to itself."""
+    if bench.device.kind == "cpu" and find_spec("psutil") is None:
+        note = "psutil, which transformers wants for it on a processor, is not installed"
+        bench.report.row("continuous batching", "left out", "", note)
+        return
     bench.close()
     for load in bench.scale.loads[:2]:
         work = load.work(0, bench.scale.large.vocab)

@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from types import FrameType
 
@@ -22,7 +23,19 @@ if sys.argv[4:5] == ["cpu"]:
 import torch
 from transformers.utils import logging as transformers_logging
 
-from benchmarks.gpu import attention, ceilings, correctness, options, own_tests, roofline, same_bytes, throughput
+from benchmarks.gpu import (
+    attention,
+    ceilings,
+    correctness,
+    faults,
+    options,
+    own_tests,
+    products,
+    roofline,
+    same_bytes,
+    throughput,
+    whole_job,
+)
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.device import Cpu, Cuda
 from benchmarks.gpu.parts import LIMITS, NO_DEVICE, OutOfTime
@@ -34,8 +47,11 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "correctness": correctness.check,
     "same bytes": same_bytes.small,
     "own tests": own_tests.run,
+    "faults": faults.run,
     "attention": attention.micro,
+    "products": products.compare,
     "throughput": throughput.compare,
+    "whole job": whole_job.run,
     "roofline": roofline.step_time,
     "profile": roofline.profile,
     "options": options.each,
@@ -87,6 +103,17 @@ def _too_long(_number: int, _frame: FrameType | None) -> None:
     raise OutOfTime("took longer than its limit")
 
 
+def _cannot_interpret() -> str | None:
+    """Why Triton's interpreter, in which kernels run without a GPU, does not work here; None: it does."""
+    try:
+        found = metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return "--device cpu needs Triton, whose interpreter runs the kernels: pip install 'triton>=3.7'"
+    if tuple(map(int, found.split(".")[:2])) >= (3, 7):
+        return None
+    return f"--device cpu needs Triton 3.7 or later: the interpreter of {found} does not work with NumPy from 2.4 on"
+
+
 def main() -> None:
     """Run the parts that the command line names, and leave out those for which there is no time."""
     file, folder, deadline, device, size, *names = sys.argv[1:]
@@ -94,6 +121,9 @@ def main() -> None:
     torch.set_grad_enabled(False)
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    if device == "cpu" and (why := _cannot_interpret()) is not None:
+        print(f"benchmarks/gpu.sh: {why}", file=sys.stderr)
+        raise SystemExit(NO_DEVICE)
     if device == "cuda" and not torch.cuda.is_available():
         print("benchmarks/gpu.sh: torch sees no GPU here; --device cpu --tiny runs it without one", file=sys.stderr)
         raise SystemExit(NO_DEVICE)

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -16,6 +17,7 @@ from pipeline.engine.cache.kv_cache import block_bytes
 from pipeline.engine.cache.memory import MemoryPlan, Needs, check_length, likely_blocks
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.continuous import ContinuousEngine
+from pipeline.engine.device import lost
 from pipeline.engine.layers.attention import TRITON
 from pipeline.engine.layers.linear import PackedLinear
 from pipeline.engine.model.checkpoint import Checkpoint, model_len
@@ -26,9 +28,11 @@ from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.static import StaticEngine
 from pipeline.engine.steps.card import card_bytes, plan_card
 from pipeline.engine.steps.runner import ModelRunner
+from pipeline.errors import DeviceFault, PromptmillError
 from pipeline.machine import available_bytes
 from pipeline.stages import doing
 from pipeline.types import SamplingParams
+from pipeline.wording import named
 
 logger = logging.getLogger(__name__)
 
@@ -160,10 +164,29 @@ def build_engine(
         threads: CPU threads; None: torch's own choice.
         memory_share: Fraction of the device's memory for this engine, when several share it.
         expected: Approximate number of completions that will be requested; None: unknown.
+
+    Raises:
+        ModelRefused: If it cannot be loaded here.
+        DeviceFault: If the device stopped working meanwhile.
     """
+    try:
+        return _build(checkpoint, model, engine, stats, device, threads, memory_share, expected)
+    except PromptmillError:
+        raise
+    except Exception as error:
+        if lost(torch.device(device)) is None:
+            raise
+        raise DeviceFault(f"the device stopped working while the model was loading: {named(error)}") from error
+
+
+def _build(
+    checkpoint: Checkpoint, model: ModelConfig, engine: EngineConfig, stats: StatsConfig, device: str,
+    threads: int | None, memory_share: float, expected: int | None,
+) -> BuiltEngine:  # fmt: skip
     if threads is not None:
         torch.set_num_threads(threads)
     native.use(engine.kernels)
+    gpu.use(engine.gpu_kernels)
     max_len = model_len(checkpoint, engine)
     source = checkpoint.context_source if engine.max_model_len is None else f"engine.max_model_len={max_len}"
     check_length(max_len, available_bytes(), source)
@@ -193,4 +216,7 @@ def build_engine(
         grammars.check(sampling)
         check_in_time(sampling)
 
-    return BuiltEngine(built, tokenizer, max_len, check, facts, lambda: ENGINES[engine.name](parts, memory))
+    return BuiltEngine(
+        built, tokenizer, max_len, check, facts, lambda: ENGINES[engine.name](parts, memory),
+        partial(lost, loaded.device) if device != "cpu" else None,
+    )  # fmt: skip

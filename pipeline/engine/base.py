@@ -50,6 +50,8 @@ class BuiltEngine:
         check: Raises a `ValueError` with the reason if a row's sampling parameters cannot be followed.
         renew: Makes a new, empty engine around the same model. The caller must have dropped the old one.
         facts: Facts that the output's bytes depend on here, for the manifest: processor, kernels, dtype, threads.
+        lost: Returns why the device no longer works in this process, or None if it does. It is asked after an exception.
+            None: there is no way to ask, and the exception's text decides.
     """
 
     engine: Engine
@@ -58,6 +60,7 @@ class BuiltEngine:
     check: Callable[[SamplingParams], None]
     facts: dict[str, Any]
     renew: Callable[[], Engine]
+    lost: Callable[[], str | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ class Identity:
         statistics: The names in `stats.columns` that it can measure.
         lists: Whether it can give the most likely tokens per step and the log-probabilities of prompts.
         chat_template: The text of the model's own chat template; None: it has none.
+        notes: Lines about what was chosen and is not obvious, for the person who runs the job.
     """
 
     content: Mapping[str, str]
@@ -89,6 +93,7 @@ class Identity:
     statistics: frozenset[str]
     lists: bool = True
     chat_template: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ QUANTIZATIONS = ("none", "int8")
 KV_DTYPES = ("auto", "bfloat16", "int8")
 _LEVELS = ("v3", "v3-vnni", "v4", "v4-vnni", "v4-bf16", "v4-amx", "dotprod", "generic")
 KERNELS = ("auto", "none", *(f"native-{level}" for level in _LEVELS))
+GPU_KERNELS = ("auto", "off")
 
 
 @dataclass(kw_only=True)
@@ -20,8 +21,9 @@ class ModelConfig:
     """Which causal language model to run.
 
     `path` is a Hugging Face hub id or a directory; so is `tokenizer` (None: the model's own). `dtype=auto` is
-    float32 on a CPU and the checkpoint's own type on a GPU. `kv_cache_dtype=auto` keeps keys and values in the model's
-    type; of a float32 model, `bfloat16` halves the cache and `int8` quarters it. `adapter` is a PEFT (LoRA) directory
+    float32 on a CPU; on a GPU it is the checkpoint's own type, if that has 16 bits, and else bfloat16 (float16 on GPUs
+    that only emulate bfloat16). An output that was begun keeps its type. `kv_cache_dtype=auto` keeps keys and values in the
+    model's type; of a float32 model, `bfloat16` halves the cache and `int8` quarters it. `adapter` is a PEFT (LoRA) directory
     that is merged at load. `tf32` lets a GPU multiply float32 with ten bits of mantissa, which is several times as fast.
     """
 
@@ -30,7 +32,7 @@ class ModelConfig:
     dtype: str = field(
         default="auto",
         metadata={
-            "help": "auto, float32, bfloat16 or float16; auto is float32 on a CPU and the checkpoint's own on a GPU"
+            "help": "auto, float32, bfloat16 or float16; auto is float32 on a CPU; on a GPU the checkpoint's own, or bfloat16"
         },
     )
     quantization: str = field(default="none", metadata={"help": "none or int8"})
@@ -72,7 +74,8 @@ class EngineConfig:
     kernels by the number of rows. A CPU is always deterministic. `kernels` chooses the compiled kernels of a
     CPU: `auto` is the best level that it supports, `none` is torch's own operations, and `native-v3` (AVX2),
     `native-v3-vnni`, `native-v4` (AVX-512), `native-v4-vnni`, `native-v4-bf16`, `native-v4-amx`, `native-dotprod` (ARM) or
-    `native-generic` is that level.
+    `native-generic` is that level. `gpu_kernels` chooses those of a GPU, for attention, sampling and statistics: `auto` uses
+    them where they pass their check, `off` leaves the work to torch's own operations.
     """
 
     name: str = field(default="continuous", metadata={"help": "continuous or static"})
@@ -96,10 +99,15 @@ class EngineConfig:
     kernels: str = field(
         default="auto", metadata={"help": "compiled kernels: auto, none (torch does it), or a level: native-v3"}
     )
+    gpu_kernels: str = field(
+        default="auto",
+        metadata={"help": "a GPU's kernels for attention and sampling: auto, or off (torch does it, slower)"},
+    )
 
     def __post_init__(self) -> None:
         """Check every field."""
         require(self.kernels in KERNELS, "kernels", self.kernels, "one of " + ", ".join(KERNELS))
+        require(self.gpu_kernels in GPU_KERNELS, "gpu_kernels", self.gpu_kernels, "one of " + ", ".join(GPU_KERNELS))
         require(self.name in BACKENDS, "name", self.name, "one of " + ", ".join(BACKENDS))
         wanted = str(self.max_num_seqs)
         counted = wanted.isascii() and wanted.isdigit() and 1 <= int(wanted[:5]) <= 4096

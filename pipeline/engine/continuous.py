@@ -16,6 +16,7 @@ import torch
 from pipeline.engine.cache.block_pool import BlockPool
 from pipeline.engine.cache.memory import out_of_memory
 from pipeline.engine.config import StatsConfig
+from pipeline.engine.device import give_memory_back
 from pipeline.engine.layers.attention import TRITON
 from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.rules.stopping import StopWatch
@@ -97,19 +98,34 @@ class ContinuousEngine:
     def step(self) -> list[Completion]:
         """Advance every running sequence; see `Engine.step`.
 
-        When memory runs out, all running sequences restart, half as many at once. Their bytes stay the same.
+        When memory runs out, all running sequences restart: first without recorded steps, which hold memory; then half as
+        many at once, in steps of half as many tokens. Their bytes stay the same.
         """
         done: list[Completion] = []  # sequences that ended before memory ran out are not lost
         try:
             self._step(done)
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error) or not self._scheduler.lower():
+            if not out_of_memory(error):
                 raise
-            logger.warning("out of memory: going on with fewer sequences at once (%s)", str(error).partition("\n")[0])
             self._flights.clear()
+            instead = self._give_way()
+            if instead is None:
+                raise
+            logger.warning("out of memory: going on %s (%s)", instead, str(error).partition("\n")[0])
             self._watches.clear()
             self._record.clear()
+        else:
+            return done
+        # only now does no traceback hold the tensors of the step that failed
+        give_memory_back(self._runner.loaded.device)
         return done
+
+    def _give_way(self) -> str | None:
+        """Restart all sequences with less memory, and return how; None if nothing is left to do without."""
+        if self._stepper.shed():
+            self._scheduler.restart()
+            return "without recorded steps, which is slower"
+        return "with fewer sequences at once" if self._scheduler.lower() else None
 
     @torch.inference_mode()
     def _step(self, done: list[Completion]) -> None:

@@ -26,6 +26,7 @@ HOPELESS = 16
 _OF_THE_DEVICE = re.compile(
     r"(?i)CUDA error|device-side assert|CUBLAS_STATUS|CUDNN_STATUS|uncorrectable ECC|illegal memory"
 )
+"""What libraries say of a device fault, for an engine that cannot ask its device."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,12 +38,15 @@ class GuardedEngine:
         engine: The first engine, empty.
         renew: Makes another engine, after the old one was dropped.
         probe: A request that any engine can serve; the first request that completes replaces it.
+        lost: Returns why the device no longer works, or None if it does; None: the exception's text decides.
     """
 
-    def __init__(self, engine: Engine, renew: Callable[[], Engine], probe: Request) -> None:
+    def __init__(
+        self, engine: Engine, renew: Callable[[], Engine], probe: Request, lost: Callable[[], str | None] | None = None
+    ) -> None:
         """Start empty."""
         self._engine: Engine | None = engine
-        self._renew, self._probe = renew, _short(probe)
+        self._renew, self._probe, self._lost = renew, _short(probe), lost
         self._worked = False
         self._in_hand: dict[tuple[str, int], Request] = {}
         self._to_add: list[Sequence[Request]] = []
@@ -106,7 +110,7 @@ class GuardedEngine:
         if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
             raise error
         text = named(error)
-        if _OF_THE_DEVICE.search(str(error)):
+        if self._is_of_the_device(error):
             raise DeviceFault(f"the device does not work any more: {text}") from error
         if self._trying == [self._probe]:
             raise error if isinstance(error, PromptmillError) else _of_all(text) from error
@@ -122,6 +126,12 @@ class GuardedEngine:
         else:
             self._held += [(request, text) for request in tried]
         self._next_trial()
+
+    def _is_of_the_device(self, error: BaseException) -> bool:
+        """Whether an exception means that the device is lost: no other engine in this process could use it."""
+        if self._lost is not None:
+            return self._lost() is not None
+        return _OF_THE_DEVICE.search(str(error)) is not None
 
     def _next_trial(self) -> None:
         """Begin the next trial; at the end, or after many lone failures, the probe decides about the requests held."""

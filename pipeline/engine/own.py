@@ -21,10 +21,13 @@ from pipeline.engine.model.ignored import ignored
 from pipeline.engine.model.quick import quick_tokenizer
 from pipeline.engine.model.tokenizer import Tokenizer, load_tokenizer, misfits
 from pipeline.engine.rules.structured import Grammars
+from pipeline.machine import compute_capability
 from pipeline.stages import doing
 from pipeline.statistics import STATISTICS
 from pipeline.types import ChatFormat, SamplingParams
 
+MULTIPLIES_BFLOAT16 = (8, 0)
+"""Least compute capability that does so; others emulate it."""
 _INT8_SCHEME = 2
 """Version of the `int8` quantisation, part of the plan: a run begun with another version is not resumed with this one."""
 
@@ -53,6 +56,8 @@ class ContinuousBackend:
         if engine.kernels == "none" and not gpus:
             # torch's sums differ in their last bits; compiled levels agree with each other, except in bfloat16
             batching["kernels"] = "none"
+        if gpus and engine.gpu_kernels == "off":
+            batching["gpu_kernels"] = "off"
         if model.quantization == "int8":
             rounding["int8_scheme"] = _INT8_SCHEME
         kv_dtype = dtype if model.kv_cache_dtype == "auto" else model.kv_cache_dtype
@@ -64,7 +69,7 @@ class ContinuousBackend:
             engine=batching,
             dtype=dtype, max_model_len=longest, vocab_size=checkpoint.vocab_size, weight_bytes=weight_bytes,
             parameters=weight_bytes / (2 if "16" in checkpoint.dtype else 4), statistics=frozenset(STATISTICS),
-            chat_template=find_template(checkpoint.tokenizer),
+            chat_template=find_template(checkpoint.tokenizer), notes=self._notes(dtype, gpus),
         )  # fmt: skip
 
     def check(self, sampling: SamplingParams) -> Sequence[str]:
@@ -124,13 +129,24 @@ class ContinuousBackend:
         return replace(built, facts={**built.facts, "engine": name})
 
     def _dtype(self, gpus: float) -> str:
-        """Resolve `auto`: float32 on a CPU, the checkpoint's own dtype on a GPU.
+        """Resolve `auto`: float32 on a CPU, a type of 16 bits on a GPU.
 
         The plan has the resolved dtype, so that a run begun on one kind of device is not resumed in another dtype.
         """
         if self._model.dtype != "auto":
             return self._model.dtype
-        return self.checkpoint.dtype if gpus else "float32"
+        if not gpus:
+            return "float32"
+        capability = compute_capability()  # of this machine; a cluster's GPUs are taken to be no older
+        return self.checkpoint.gpu_dtype(bfloat16=capability is None or capability >= MULTIPLIES_BFLOAT16)
+
+    def _notes(self, dtype: str, gpus: float) -> tuple[str, ...]:
+        if not gpus or self._model.dtype != "auto" or dtype == self.checkpoint.dtype:
+            return ()
+        return (
+            f"model.dtype=auto: this checkpoint is in {self.checkpoint.dtype}, which a GPU multiplies slowly, so it runs in "
+            f"{dtype}; model.dtype=float32 keeps every bit of it",
+        )
 
 
 class StaticBackend(ContinuousBackend):

@@ -142,16 +142,24 @@ class Scheduler:
         sequence.slot, sequence.blocks = -1, []
 
     def lower(self) -> bool:
-        """Restart all running sequences with half as many at once; return False if only one was running."""
+        """Restart with half as many sequences at once and half the tokens per step; return False if only one was running."""
+        running = len(self.running)
+        self._most = max(1, running // 2)
+        self._max_batched_tokens = max(BLOCK, self._max_batched_tokens // 2)
+        if self._max_chunks is not None:
+            self._max_chunks = max(1, self._max_chunks // 2)
+        self.restart()
+        return running > 1
+
+    def restart(self) -> None:
+        """Let all running sequences begin again, with empty blocks."""
         running = list(self.running.values())
-        self._most = max(1, len(running) // 2)
         for sequence in reversed(running):
             self.release(sequence)
             sequence.restart()
             self._waiting.appendleft(sequence)
             self._pool.want(sequence.digests)
         self._pool.forget_all()
-        return len(running) > 1
 
     def _enough(self) -> int:
         """Return how many sequences to run near the end, so that all slots in use stay busy until the longest one ends.

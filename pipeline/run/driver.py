@@ -146,6 +146,8 @@ class _Run:
         plan, config = self._plan, self._config
         view.note(f"plan {plan.plan8}: {counted(plan.rows, 'row')} in {counted(plan.shard_count, 'part')}, "
                   f"{len(self._missing):,} to do")  # fmt: skip
+        for line in self._prepared.notes:
+            view.note(line)
         for doubt in self._prepared.doubts:
             view.note(f"WARNING: {doubt}")
         if config.output.rows_per_shard not in (None, plan.rows_per_shard):

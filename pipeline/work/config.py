@@ -48,7 +48,7 @@ class ClusterConfig:
     cpus_per_replica: str = field(
         default="auto", metadata={"help": "a number, or auto to divide the cores among the replicas"}
     )
-    gpus_per_replica: float = field(default=0.0, metadata={"help": "fractions share a GPU"})
+    gpus_per_replica: float = field(default=0.0, metadata={"help": "0, or 1; fractions share a GPU"})
     memory_per_replica: str = field(
         default="auto",
         metadata={
@@ -78,8 +78,8 @@ class ClusterConfig:
         )
         require(self.min_replicas >= 1, "min_replicas", self.min_replicas, "at least 1")
         require(
-            self.gpus_per_replica >= 0 and (self.gpus_per_replica <= 1 or self.gpus_per_replica % 1 == 0),
-            "gpus_per_replica", self.gpus_per_replica, "0 or more, whole above 1 (fractions share a GPU)",
+            0 <= self.gpus_per_replica <= 1, "gpus_per_replica", self.gpus_per_replica,
+            "from 0 to 1: a replica uses one GPU, and fractions share one",
         )  # fmt: skip
         require(
             self.memory_per_replica == "auto" or _AMOUNT.fullmatch(self.memory_per_replica) is not None,
@@ -130,7 +130,7 @@ class GenerateConfig:
     engine: EngineConfig = field(
         default_factory=EngineConfig,
         metadata={
-            "help": "batching: affects speed only, except max_model_len, kernels=none and, on a GPU, deterministic"
+            "help": "batching: affects speed only, except max_model_len, kernels=none; on a GPU, deterministic, gpu_kernels"
         },
     )
     sampling: SamplingConfig = field(

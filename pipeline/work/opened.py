@@ -44,7 +44,7 @@ def open_job(job: Job, resources: Resources, stats: StatsConfig | None = None) -
         PromptmillError: If the model or the input cannot be used here.
     """
     built = open_backend(job.model, job.engine).build(stats or job.stats, resources)
-    engine = GuardedEngine(built.engine, built.renew, _probe(job.sampling, built.tokenizer))
+    engine = GuardedEngine(built.engine, built.renew, _probe(job.sampling, built.tokenizer), built.lost)
     builder = RowBuilder(
         job.source, job.sampling, built.tokenizer, built.max_model_len, job.plan.files, check=built.check
     )

@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from pipeline.engine.base import Backend, Identity
+from pipeline.engine.config import DTYPES
 from pipeline.engine.model.chat import asks_for_the_day
 from pipeline.engine.registry import open_backend
 from pipeline.engine.rules.grammar_guard import check_in_time
@@ -45,6 +46,7 @@ class Prepared:
         weight_bytes: Size of the model's weights.
         doubts: One line per option that is legal and surely a mistake.
         statistics: The names of those that the engine can measure.
+        notes: Lines about what was chosen and is not obvious.
     """
 
     job: Job
@@ -52,6 +54,7 @@ class Prepared:
     weight_bytes: int
     doubts: tuple[str, ...] = ()
     statistics: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
 
 
 def prepare(
@@ -77,6 +80,7 @@ def prepare(
     _check_keys(config.output.path, schema.names)
     with refusing(InputRefused, f"source.path={without_secrets(config.source.path)}"):
         check_ids(source, config.source)
+    config = _with_dtype(config, begun)
     backend = open_backend(config.model, config.engine)
     with refusing(ModelRefused, f"model.path={config.model.path}"):
         identity = backend.identify(gpus=config.cluster.gpus_per_replica, fresh=fresh)
@@ -98,8 +102,9 @@ def prepare(
     )
     doubtful = (*doubts(config, identity), *undone)
     return Prepared(
-        _job(config, plan, source, schema, identity), effort, identity.weight_bytes, doubtful, identity.statistics
-    )
+        _job(config, plan, source, schema, identity), effort, identity.weight_bytes, doubtful, identity.statistics,
+        identity.notes,
+    )  # fmt: skip
 
 
 def _job(config: GenerateConfig, plan: Plan, source: Source, schema: Any, identity: Identity) -> Job:
@@ -147,6 +152,15 @@ def _check_structured(config: GenerateConfig) -> None:
         name, _, why = str(error).partition(": ")
         value = f"={one_line(config.sampling.regex, 60)}" if name == "regex" and config.sampling.regex else ""
         raise ConfigurationError(f"sampling.{name}{value}: {why}") from error
+
+
+def _with_dtype(config: GenerateConfig, begun: Mapping[str, Any] | None) -> GenerateConfig:
+    """Let `model.dtype=auto` on a GPU be what an output was begun with: what it stands for was float32 in older versions."""
+    model = (begun or {}).get("model")
+    dtype = model.get("dtype") if isinstance(model, Mapping) else None
+    if config.model.dtype != "auto" or not config.cluster.gpus_per_replica or dtype not in DTYPES:
+        return config
+    return replace(config, model=replace(config.model, dtype=dtype))
 
 
 def _with_chat(

@@ -86,6 +86,8 @@ def preview(config: GenerateConfig, threads: int, note: Callable[[str], None], s
     assert config.preview is not None
     stage("checking the input and the model's files")
     prepared = prepare(config)
+    for line in prepared.notes:
+        note(line)
     for doubt in prepared.doubts:
         note(f"WARNING: {doubt}")
     places = _places(prepared.job.plan.rows, config.preview, spread=config.preview_random)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.engine.device import lost
 from pipeline.engine.guarded import GuardedEngine
 from pipeline.errors import DeviceFault, ModelRefused, WorkerFailed
 from pipeline.types import Completion, ErrorCode, Request, Room, SamplingParams
@@ -117,6 +119,33 @@ def test_many_rows_and_none_that_comes_through() -> None:
 def test_a_device_fault_is_raised_at_once() -> None:
     with pytest.raises(DeviceFault, match="does not work any more"):
         run(guarded({3}, RuntimeError("CUDA error: device-side assert triggered")), [requests(range(5))])
+
+
+@pytest.mark.parametrize("text", ["CUDA error: invalid configuration argument", "out of range"])
+def test_where_the_device_can_be_asked_its_answer_decides(text: str) -> None:
+    answer: list[str | None] = [None]
+
+    def asked() -> GuardedEngine:
+        error = RuntimeError(text)
+        return GuardedEngine(Fragile({3}, error), lambda: Fragile({3}, error), PROBE, lambda: answer[0])
+
+    done = run(asked(), [requests(range(5))])
+    assert [c.request.row_id for c in done if c.error is not None] == ["row-3"], "it works: the row is at fault"
+    answer[0] = "AcceleratorError: CUDA error: an illegal memory access was encountered"
+    with pytest.raises(DeviceFault, match=text):
+        run(asked(), [requests(range(5))])
+
+
+def test_a_device_is_asked_by_waiting_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(device: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    assert lost(torch.device("cuda")) is None
+    monkeypatch.setattr(torch.cuda, "synchronize", broken)
+    assert lost(torch.device("cpu")) is None
+    told = lost(torch.device("cuda"))
+    assert told is not None and "illegal memory access" in told and "\n" not in told
 
 
 def test_a_signal_is_no_ones_fault() -> None:

@@ -77,6 +77,20 @@ def test_fault_10_a_row_that_hangs_its_replica(tmp_path: Path, deadly: Stage) ->
     assert_only(output, source, {"row-00": "TIMEOUT"}, tmp_path)
 
 
+@pytest.mark.ray
+def test_fault_41_an_exception_and_a_lost_device_cost_their_replicas(tmp_path: Path, deadly: Stage) -> None:
+    """The first replica's engine raises whatever it is given, the second's device is lost, and the third is sound."""
+    source, output = write(prompts(BROKEN=1).slice(0, 6), tmp_path / "in.parquet"), tmp_path / "out"
+    with started_generate(source, output, *RAY, "cluster.replicas=1", *OPTIONS, stage=deadly) as run:
+        code, text = run.finish()
+        assert run.left_behind() == []
+    assert code == 0, text
+    downs = events(output, "replica_down")
+    assert ["an exception" in downs[0]["reason"], "does not work any more" in downs[1]["reason"]] == [True, True]
+    assert [down["counts"] for down in downs] == [True, True]
+    assert_only(output, source, {}, tmp_path)
+
+
 @pytest.mark.slow
 def test_fault_10_inline_it_stops_and_sets_the_shard_apart(tmp_path: Path, deadly: Stage) -> None:
     source, output = write(prompts(HANG=0), tmp_path / "in.parquet"), tmp_path / "out"

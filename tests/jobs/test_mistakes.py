@@ -25,6 +25,7 @@ OUT_OF_RANGE = {
     "model.kv_cache_dtype": "float8",
     "engine.name": "magic",
     "engine.kernels": "native-v5",
+    "engine.gpu_kernels": "none",
     "engine.max_num_seqs": "0",
     "engine.max_model_len": "1",
     "engine.max_num_batched_tokens": "1",

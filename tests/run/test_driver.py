@@ -224,15 +224,34 @@ def test_cores_that_are_not_there_are_refused_at_once(config: GenerateConfig) ->
 
 
 @pytest.mark.parametrize(
-    ("there", "asked", "right"), [(0, 1.0, False), (1, 0.5, True), (1, 2.0, False), (None, 1.0, True)]
-)
+    ("there", "asked", "build", "told"),
+    [
+        (0, {}, "2.13.0", "this machine has no GPU"), (0, {"name": "inline"}, "2.13.0", "this machine has no GPU"),
+        (1, {}, "2.13.0+cpu", r"torch 2\.13\.0\+cpu is a build without CUDA"), (1, {}, "2.13.0+cu130", None),
+        (1, {"gpus_per_replica": 0.5, "replicas": "2"}, "2.13.0", None),
+        (1, {"gpus_per_replica": 0.5, "replicas": "3"}, "2.13.0", "1 GPU; must be auto or at most 2"),
+        (2, {"replicas": "3"}, "2.13.0", r"cluster\.replicas=3 of .*=1: this machine has 2 GPUs; must be auto or at most 2"),
+        (None, {}, "2.13.0", None),
+    ],
+)  # fmt: skip
 def test_gpus_that_are_not_there_are_refused_at_once(
-    there: int | None, asked: float, right: bool, monkeypatch: pytest.MonkeyPatch
+    there: int | None, asked: dict[str, Any], build: str, told: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "_gpus", lambda: there)
-    cluster = ClusterConfig(name="local", gpus_per_replica=asked)
-    with contextlib.nullcontext() if right else pytest.raises(ConfigurationError, match="GPUs that Ray would see"):
+    monkeypatch.setattr(machine, "version", lambda package: build)
+    cluster = ClusterConfig(**{"name": "local", "gpus_per_replica": 1.0, **asked})
+    with contextlib.nullcontext() if told is None else pytest.raises(ConfigurationError, match=told):
         machine.check_machine(cluster)
+
+
+def test_nothing_is_written_for_a_gpu_that_is_not_there(
+    config: GenerateConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_gpus", lambda: 0)
+    config.cluster.gpus_per_replica = 1.0
+    with pytest.raises(ConfigurationError) as refusal:
+        driver.run_job(config, config_yaml="")
+    assert refusal.value.exit_code == 2 and not Path(config.output.path).exists()
 
 
 @pytest.mark.ray

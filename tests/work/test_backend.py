@@ -81,6 +81,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+GPU = ("cluster=existing", "cluster.address=auto", "cluster.gpus_per_replica=1")
+"""On a cluster, which may have a GPU where this machine has none."""
+
+
 def generate(project: Path, out: str, *words: str) -> subprocess.CompletedProcess[str]:
     given = ["engine=echo", "cluster=inline", "source.path=in.parquet", f"output.path={out}", "output.report=false"]
     return promptmill(project, "generate", *given, *words)
@@ -106,7 +110,7 @@ def test_a_whole_job_runs_with_it(project: Path) -> None:
         ([], "stats.columns: engine=echo cannot measure logprob, entropy, rank; it can none"),
         (["stats.columns=[]", "stats.top_logprobs=3"], "stats.top_logprobs: engine=echo cannot give these"),
         (["stats.columns=[]", "sampling.stop=[x]"], "sampling.stop: an echo does not stop"),
-        (["stats.columns=[]", "cluster.gpus_per_replica=1"], "engine=echo: runs on processors only"),
+        (["stats.columns=[]", *GPU], "engine=echo: runs on processors only"),
     ],
 )
 def test_what_it_cannot_do_is_refused_by_name(project: Path, words: list[str], told: str) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from pipeline.engine import own
 from pipeline.engine.config import EngineConfig, StatsConfig
 from pipeline.errors import InputRefused, ModelRefused, PlanRefused, Refused
 from pipeline.work.config import ClusterConfig, GenerateConfig
-from pipeline.work.prepare import prepare
+from pipeline.work.prepare import Prepared, prepare
 from pipeline.work.sampling import SamplingConfig
 from tests.small_runs import MODEL, configured, write
 
@@ -112,6 +113,7 @@ def test_an_output_beside_its_input_is_fine(place: Path) -> None:
         {"engine": EngineConfig(kernels="none")},
         {"engine": EngineConfig(deterministic=False), "cluster": ON_GPU},
         {"model": {"tf32": True}, "cluster": ON_GPU},
+        {"engine": EngineConfig(gpu_kernels="off"), "cluster": ON_GPU},
     ],
 )  # fmt: skip
 def test_what_decides_the_bytes_is_in_the_id(place: Path, sections: dict[str, Any]) -> None:
@@ -136,8 +138,9 @@ def test_what_decides_the_bytes_is_in_the_id(place: Path, sections: dict[str, An
         {"source": {"path": "in/../in/a.parquet"}},
         {"source": {"prompt_column": "prompt"}},
         {"engine": EngineConfig(deterministic=False)},
+        {"engine": EngineConfig(gpu_kernels="off")},
         {"model": {"tf32": True}},
-        {"cluster": ON_GPU},
+        {"model": {"dtype": "float32"}, "cluster": ON_GPU},
     ],
 )  # fmt: skip
 def test_what_only_changes_how_fast_or_where_is_not(place: Path, sections: dict[str, Any]) -> None:
@@ -185,3 +188,39 @@ def test_the_dtype_is_settled_in_the_plan(place: Path) -> None:
         job = prepared.job
         assert (job.model.dtype, job.device) == (dtype, device)
         assert prepared.job.plan.fingerprint["model"]["dtype"] == dtype
+
+
+@pytest.mark.parametrize(
+    ("saved", "capability", "expected"),
+    [
+        (None, None, "bfloat16"), (None, (9, 0), "bfloat16"), (None, (7, 5), "float16"), ("float32", (8, 9), "bfloat16"),
+        ("float16", (9, 0), "float16"), ("bfloat16", (7, 5), "bfloat16"),
+    ],
+)  # fmt: skip
+def test_what_auto_is_on_a_gpu(
+    place: Path, monkeypatch: pytest.MonkeyPatch, saved: str | None, capability: tuple[int, int] | None, expected: str
+) -> None:
+    shutil.copytree(MODEL, place / "model")
+    facts = json.loads((place / "model" / "config.json").read_text())
+    for name in ("dtype", "torch_dtype"):
+        facts.pop(name, None)
+    (place / "model" / "config.json").write_text(json.dumps(facts | ({"dtype": saved} if saved else {})))
+    monkeypatch.setattr(own, "compute_capability", lambda: capability)
+
+    def prepared(begun: Any = None, **model: str) -> Prepared:
+        return prepare(config(model={"path": str(place / "model"), **model}, cluster=ON_GPU), begun=begun)
+
+    found = prepared()
+    assert found.job.model.dtype == found.job.plan.fingerprint["model"]["dtype"] == expected
+    assert found.job.plan.fingerprint["model"]["kv_cache_dtype"] == expected
+    assert len(found.notes) == (expected != (saved or "float32"))
+    assert all(f"it runs in {expected}; model.dtype=float32 keeps" in note for note in found.notes)
+    before = prepared(dtype="float32")
+    assert before.notes == ()
+    again = prepared(before.job.plan.fingerprint)
+    assert again.job.plan.plan_id == before.job.plan.plan_id, "an output that was begun keeps its type"
+
+
+def test_on_a_processor_an_output_that_was_begun_in_another_type_is_refused_as_ever(place: Path) -> None:
+    half = prepare(config(model={"dtype": "bfloat16"}))
+    assert prepare(config(), begun=half.job.plan.fingerprint).job.model.dtype == "float32"

@@ -17,9 +17,18 @@ VOCABULARY = 50257
 """Logits of a row that the sampler is tried with: an odd number of many tiles."""
 
 
+_wanted = True
+
+
+def use(kernels: str) -> None:
+    """Say whether this process uses the kernels from now on: `auto` or `off`, as `engine.gpu_kernels`."""
+    global _wanted
+    _wanted = kernels != "off"
+
+
 def serves(device: torch.device) -> bool:
     """Whether the kernels run on a device, and sample as they should there: looked at once in a process."""
-    return device.type in DEVICES and works(device.type)
+    return _wanted and device.type in DEVICES and works(device.type)
 
 
 @functools.cache
@@ -33,8 +42,8 @@ def works(kind: str) -> bool:
 
 
 def facts() -> dict[str, str]:
-    """What the identity of bits rests on, beside the card's name and torch's version: of CUDA, and of Triton if it is there."""
-    found = {"cuda": str(torch.version.cuda)}
+    """What the identity of bits rests on, beside the card's name and torch's version."""
+    found = {"cuda": str(torch.version.cuda), "gpu_kernels": "auto" if _wanted else "off"}
     try:
         return {**found, "triton": version("triton")}
     except PackageNotFoundError:

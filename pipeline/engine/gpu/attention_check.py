@@ -5,7 +5,6 @@ The check runs once, when a model is loaded, and compiles the kernels that the m
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 
 import torch
@@ -14,10 +13,9 @@ from torch import Tensor
 from pipeline.engine.cache.block_pool import BLOCK, blocks_for
 from pipeline.engine.cache.kv_cache import side_shapes
 from pipeline.engine.gpu.attention import SPLIT, DeviceStep
+from pipeline.engine.gpu.trial import passes
 from pipeline.engine.plain import attention as plain_attention
 from pipeline.engine.plain.attention import Spot
-
-logger = logging.getLogger(__name__)
 
 _DECODING = (1, BLOCK, BLOCK + 9, SPLIT * BLOCK, SPLIT * BLOCK + BLOCK + 1)
 """Lengths of the sequences that decode: within a block, at its end, beyond it; one whole part; two parts."""
@@ -39,15 +37,11 @@ def kernels_are_right(
 
     Returns:
         False, too, where Triton is missing or cannot compile or run them.
+
+    Raises:
+        ModelRefused: If they lose the device; see `passes`.
     """
-    try:
-        right = _Trial(heads, kv_heads, head_dim, dtype, kv_dtype, device).passes()
-        why = "" if right else "their results are not right here"
-    except Exception as error:  # whatever a compiler or a driver may say: other kernels will do the work
-        right, why = False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    if not right:
-        logger.warning("the GPU's kernels for attention are not used, and torch does their work, slower: %s", why)
-    return right
+    return passes("attention", device, lambda: _Trial(heads, kv_heads, head_dim, dtype, kv_dtype, device).passes())
 
 
 class _Trial:

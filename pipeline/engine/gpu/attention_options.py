@@ -53,8 +53,9 @@ def shared(width: int, groups: int, compute: torch.dtype) -> dict[str, Any]:
     """
     if compute == torch.float32:
         rows = max(4, power_of_two(groups))
-        return {"ROWS": rows, "num_warps": min(8, max(2, width * rows // 256)), "num_stages": 1, **_EXPLICIT}
-    return {"ROWS": max(16, power_of_two(groups)), "num_warps": max(1, width // 64), "num_stages": 3, **_EXPLICIT}
+        return {"ROWS": rows, "num_warps": min(16, max(2, width * rows // 256)), "num_stages": 1, **_EXPLICIT}
+    rows = max(16, power_of_two(groups))
+    return {"ROWS": rows, "num_warps": min(8, max(1, width * rows // 1024)), "num_stages": 3, **_EXPLICIT}
 
 
 def chunk(width: int, kv_dtype: torch.dtype, compute: torch.dtype) -> dict[str, Any]:

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import logging
 import math
 
 import torch
 
 from pipeline.engine.gpu.sampler import choose_tokens, measure_tokens, top_tokens
+from pipeline.engine.gpu.trial import passes
 from pipeline.engine.plain.sampler import SamplingRows, sample_by_torch
 
 ROWS, COPIES, TOP = 16, 4, 5
 BORDERS = 1
 """Rows for which rounding may decide for another token."""
-logger = logging.getLogger(__name__)
 
 
 def kernels_are_right(vocab_size: int, device: torch.device) -> bool:
-    """Whether they agree with torch in float64, and give a row the same bits in any company. Never raises."""
-    try:
+    """Whether they agree with torch in float64, and give a row the same bits in any company.
+
+    Raises:
+        ModelRefused: If they lose the device; see `passes`.
+    """
+
+    def right() -> bool:
         logits, rules = _trial(vocab_size)
         found = _bits(logits, rules, device)
-        right = found is not None and _agrees(logits, rules, found)
-        why = "" if right else "their results are not right here"
-    except Exception as error:  # whatever a compiler, a driver or a card comes up with
-        right, why = False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    if not right:
-        logger.warning("the GPU's kernels for sampling are not used, and torch does their work, slower: %s", why)
-    return right
+        return found is not None and _agrees(logits, rules, found)
+
+    return passes("sampling", device, right)
 
 
 def _trial(vocabulary: int) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -21,7 +21,9 @@ from pipeline.engine.layers.verdicts import Verdicts
 from pipeline.engine.native.product import Bfloat16Layer, Float32Layer
 from pipeline.engine.plain.products import (
     FIXED_ROWS,
+    BlockedProduct,
     FixedRowsProduct,
+    IntoPlace,
     LibraryProduct,
     LogitsProduct,
     MklProduct,
@@ -48,17 +50,22 @@ def _fixed(kernel: Kernel, rows: int) -> Kernel:
     return lambda weight, bias: FixedRowsProduct(kernel(weight, bias), rows)
 
 
+def _blocked(kernel: Callable[[torch.Tensor, torch.Tensor | None], IntoPlace], rows: int) -> Kernel:
+    """The same for a GPU, whose results are put in place block by block."""
+    return lambda weight, bias: BlockedProduct(kernel(weight, bias), rows)
+
+
 KERNELS: dict[str, Kernel] = {
     "compiled": Float32Layer,
     "compiled-bfloat16": Bfloat16Layer,
     "mkl-packed": MklProduct,
     "onednn-packed": OneDnnProduct,
     "fixed-rows": _fixed(LibraryProduct, FIXED_ROWS),
-    "fixed-rows-256": _fixed(LibraryProduct, 256),
-    "fixed-rows-64": _fixed(LibraryProduct, 64),
+    "fixed-rows-256": _blocked(LibraryProduct, 256),
+    "fixed-rows-64": _blocked(LibraryProduct, 64),
     "library": LibraryProduct,
-    "logits-256": _fixed(LogitsProduct, 256),
-    "logits-64": _fixed(LogitsProduct, 64),
+    "logits-256": _blocked(LogitsProduct, 256),
+    "logits-64": _blocked(LogitsProduct, 64),
     "logits": LogitsProduct,
     "int8-compiled": CompiledInt8Product,
     "int8-torch": Int8Product,

@@ -80,6 +80,16 @@ class Checkpoint:
         """The dtype in which the weights were saved, according to the configuration."""
         return str(self.config.get("dtype") or self.config.get("torch_dtype") or "float32")
 
+    def gpu_dtype(self, *, bfloat16: bool) -> str:
+        """The type that `model.dtype=auto` is on a GPU: the checkpoint's own, if it has 16 bits.
+
+        float32 takes a multiple of the time there, and a checkpoint that names no type counts as float32.
+
+        Args:
+            bfloat16: Whether the GPU multiplies bfloat16; otherwise float16 takes its place.
+        """
+        return self.dtype if self.dtype in ("bfloat16", "float16") else "bfloat16" if bfloat16 else "float16"
+
     def content(self, *, fresh: bool = False) -> dict[str, str]:
         """Return file name → SHA-256 of everything that decides what the model computes and how text becomes tokens.
 

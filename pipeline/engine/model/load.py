@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from pipeline.engine.config import ModelConfig
+from pipeline.engine.config import DTYPES, ModelConfig
 from pipeline.engine.layers.attention import IMPLEMENTATION, choose
 from pipeline.engine.layers.linear import ROW_UNITS
 from pipeline.engine.model.adapter import merge_adapter
@@ -98,11 +98,19 @@ def load_model(
             f"torch {torch.__version__} sees no GPU here: {why}, or leave out cluster.gpus_per_replica to run on processors"
         )
     set_precision(tf32=config.tf32)
-    dtype = config.dtype if config.dtype != "auto" else ("float32" if where.type == "cpu" else "auto")
+    dtype = config.dtype
+    if dtype == "auto":
+        dtype = "float32" if where.type == "cpu" else checkpoint.gpu_dtype(bfloat16=_multiplies_bfloat16())
+    elif dtype == "bfloat16" and where.type == "cuda" and not _multiplies_bfloat16():
+        logger.warning(
+            "model.dtype=bfloat16 is emulated on this GPU, which is slow; set model.dtype=float16 in a new output"
+        )
+    # for a GPU as it was saved, so that the file's own memory is all that it takes
+    read_as = checkpoint.dtype if where.type == "cuda" and checkpoint.dtype in DTYPES else dtype
     try:
         with doing(f"reading {checkpoint.directory.name}"):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                checkpoint.directory, dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                checkpoint.directory, dtype=getattr(torch, read_as),
                 attn_implementation="sdpa" if plain else IMPLEMENTATION,
                 use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True,
             )  # fmt: skip
@@ -136,7 +144,9 @@ def make_ready(
     """Make a transformers model that has its weights ready to run; see `load_model`."""
     where = torch.device(device)
     _check_output(model, checkpoint)
-    model.eval().requires_grad_(False).to(where)  # type: ignore[no-untyped-call]
+    model.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
+    if where.type == "cuda":
+        move(model, where, None if read_as == dtype else getattr(torch, dtype))
     text = model.config.get_text_config()
     context = checkpoint.context_length or UNKNOWN_CONTEXT
     heads, kv_heads, head_dim = _heads(text, checkpoint)
@@ -178,6 +188,28 @@ def make_ready(
         head_dim=head_dim, vocab_size=text.vocab_size, context_length=context, eos_token_ids=_eos_token_ids(model),
         attention=attention, kernels=kernels, batch_invariant=exact,
     )  # fmt: skip
+
+
+def move(model: PreTrainedModel, where: torch.device, dtype: torch.dtype | None) -> None:
+    """Move a model to a device, one weight after the other, and change their type there, if one is given.
+
+    Until then a weight is a part of the mapped file, so the host never holds the model a second time. As when transformers
+    reads a model in another type, what the architecture wants in float32 stays so.
+    """
+    kept = {*(getattr(model, "_keep_in_fp32_modules_strict", None) or ())}
+    if dtype == torch.float16:
+        kept |= {*(getattr(model, "_keep_in_fp32_modules", None) or ())}
+    for name, parameter in model.named_parameters():  # a tied one comes once
+        parameter.data = parameter.data.to(where)
+        if dtype is not None and parameter.is_floating_point() and not kept.intersection(name.split(".")):
+            parameter.data = parameter.data.to(dtype)
+    if dtype is not None:
+        model.config.dtype = dtype
+    model.to(where)  # type: ignore[arg-type]  # what is no weight, such as frequencies, which keep their type
+
+
+def _multiplies_bfloat16() -> bool:
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def set_precision(*, tf32: bool) -> None:

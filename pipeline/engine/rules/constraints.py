@@ -17,6 +17,7 @@ from pipeline.engine.device import upload
 from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.plain.sampler import penalise
 from pipeline.engine.rules.bad_words import BadWords, spellings
+from pipeline.engine.rules.bits import allow, permitted
 from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.sequence import Sequence
@@ -172,11 +173,11 @@ class Constraints:
         masks = self._grammars.masks(matchers)
         for mask, matcher, one in zip(masks, matchers, rules.values(), strict=True):
             if matcher.accepting:
-                mask[one.ends] = True
+                allow(mask, one.ends)
         order = {slot: i for i, slot in enumerate(rules)}
-        permitted = upload(masks[[order[slot] for _, slot, _ in matched]], np.bool_, self._device)
+        may_come = permitted(masks[[order[slot] for _, slot, _ in matched]], self._vocab_size, self._device)
         rows = self._ids(row for row, _, _ in matched)
-        logits[rows] = logits[rows].masked_fill_(~permitted, -math.inf)
+        logits[rows] = logits[rows].masked_fill_(~may_come, -math.inf)
 
     def _bad_words(self, words: tuple[str, ...]) -> BadWords:
         if words not in self._words:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engine.model.tokenizer import Tokenizer
+from pipeline.engine.rules.bits import WORD, forbid
 from pipeline.engine.rules.schema_patterns import check_patterns
 from pipeline.errors import ConfigurationError, ModelRefused
 from pipeline.types import SamplingParams
@@ -204,19 +205,21 @@ class Grammars:
             except ModelRefused as error:
                 raise ValueError(f"{sampling.structured}: {str(error).partition(': ')[2]}") from error
 
-    def masks(self, matchers: Sequence[Matcher]) -> NDArray[np.bool_]:
-        """Return whether each token may come next as text, [matchers, V]; the matchers must be distinct.
+    def masks(self, matchers: Sequence[Matcher]) -> NDArray[np.int32]:
+        """Return whether each token may come next as text; the matchers must be distinct.
 
-        A row is all False where only an end, or nothing, may come.
+        Returns:
+            [matchers, ⌈V / 32⌉]: a bit per token, the lowest first; see `bits`. All are 0 where only an end, or nothing,
+            may come. Bits beyond the vocabulary mean nothing.
         """
         from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
 
         vocabulary, executor = self._loaded()
         bits = allocate_token_bitmask(len(matchers), vocabulary.vocab_size)
         fill_next_token_bitmask_par(executor, [(m.inner, i) for i, m in enumerate(matchers)], bits)
-        masks = np.unpackbits(bits.view(np.uint8), axis=1, count=self._vocab_size, bitorder="little").view(np.bool_)
+        masks = bits.view(np.int32)[:, : -(-self._vocab_size // WORD)]
         # the library allows end tokens where a text may end; which tokens end it is decided by the other rules
-        masks[:, [t for t in vocabulary.eos_tokens if t < self._vocab_size]] = False
+        forbid(masks, [t for t in vocabulary.eos_tokens if t < self._vocab_size])
         return masks
 
     def _loaded(self) -> tuple[LLTokenizer, LLExecutor]:

@@ -35,6 +35,10 @@ class EagerStepper:
         """Admit sequences; see `Stepper.admit`."""
         self._state.admit(admitted)
 
+    def shed(self) -> bool:
+        """See `Stepper.shed`: it keeps nothing."""
+        return False
+
     def launch(self, step: Step) -> Flight:
         """Compute a step; see `Stepper.launch`."""
         prompts = self._stats.prompt_logprobs
@@ -102,12 +106,16 @@ def prompt_logprobs(step: Step, logits: torch.Tensor) -> list[tuple[Sequence, to
         step: The step.
         logits: Float32 [decodes + tokens of chunks, V].
     """
-    found, row = [], len(step.decodes)
-    for chunk in step.chunks:
-        predicted = chunk.sequence.request.prompt_token_ids[chunk.start + 1 : chunk.start + chunk.length + 1]
+    if not step.chunks:
+        return []
+    predicted = [c.sequence.request.prompt_token_ids[c.start + 1 : c.start + c.length + 1] for c in step.chunks]
+    counts = [len(tokens) for tokens in predicted]
+    targets = torch.tensor([t for tokens in predicted for t in tokens], dtype=torch.long, device=logits.device)
+    values, row = [], len(step.decodes)
+    for chunk, own in zip(step.chunks, torch.split(targets, counts), strict=True):
         # a copy starts at an aligned address; otherwise the chunk's offset would change which SIMD lanes add which elements
-        block = logits[row : row + len(predicted)].clone()
-        targets = torch.tensor(predicted, dtype=torch.long, device=logits.device)
-        found.append((chunk.sequence, token_logprobs(block, targets).cpu()))
+        values.append(token_logprobs(logits[row : row + len(own)].clone(), own))
         row += chunk.length
-    return found
+    # fetched together: a GPU is waited for once
+    found = torch.split(torch.cat(values).cpu(), counts)
+    return [(c.sequence, v) for c, v in zip(step.chunks, found, strict=True)]

@@ -61,3 +61,9 @@ class Stepper(Protocol):
 
     def launch(self, step: Step) -> Flight:
         """Start a step that has work."""
+
+    def shed(self) -> bool:
+        """Do without the memory that only makes steps faster, from now on; return False if there is none left to give up.
+
+        No step may be in flight.
+        """

@@ -37,6 +37,7 @@ from pipeline.engine.steps.shapes import (
 )
 from pipeline.engine.steps.slots import SlotState
 
+_STEP, _SAMPLING = "a step of the model", "the choice of tokens"
 _ALIGNED = 64
 """Rows of logits start at multiples of this many elements, so that loads and stores can be wide."""
 
@@ -102,11 +103,18 @@ class GraphStepper:
         if self._stats.prompt_logprobs and step.chunks:
             read = self._run_with_prompts(step, tokens)
         else:
-            self._recordings.run(shape, lambda: self._run(tokens))
+            self._recordings.run(_STEP, shape, lambda: self._run(tokens))
         copy_twins(self._runner.cache, step)
         if not step.choosing:
             return Flight([], lambda: Outcome(prompt_logprobs=read))
         return self._choose(step.choosing, shape.choosing, read)
+
+    def shed(self) -> bool:
+        """See `Stepper.shed`: recordings, and the inputs and outputs that they hold in place."""
+        self._tokens.clear()
+        self._rows.clear()
+        self._constrained = None
+        return self._recordings.drop()
 
     def rehearse(self, most_tokens: int) -> None:
         """Compute the largest possible step, of idle tokens, kernel by kernel.
@@ -125,7 +133,8 @@ class GraphStepper:
             everyone = torch.arange(count, device=self._device)
             torch.log_softmax(self._model(tokens, everyone).float(), -1)
         rows = upload(pack_rows([], self._most, self._state.slots), np.int32, self._device)
-        self._sample(rows, False, True, False)
+        for truncates, all_greedy in ((True, False), (False, False), (False, True)):  # each has kernels of its own
+            self._sample(rows, False, truncates, all_greedy)
 
     def _rows_of_logits(self) -> torch.Tensor:
         """Allocate the logits of every slot, [most, V], each row at an aligned address."""
@@ -180,7 +189,7 @@ class GraphStepper:
             self._constrained = self._rows_of_logits() if self._constrained is None else self._constrained
             self._constrained[:used].copy_(changed)
         rules = self._state.rules(sequences)
-        found = self._recordings.run((count, ruled, *rules), lambda: self._sample(rows, ruled, *rules))
+        found = self._recordings.run(_SAMPLING, (count, ruled, *rules), lambda: self._sample(rows, ruled, *rules))
         self._state.count(rows[0], found["chosen"])
         wanted_back = {name: values[:used] for name, values in found.items()}
         if emptied.flags is not None:

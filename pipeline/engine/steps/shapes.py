@@ -17,6 +17,8 @@ from pipeline.engine.scheduler import Step
 
 TOKENS_A_CHUNK = 8
 """A shape has space for one chunk per this many tokens."""
+LARGE = 256
+"""Rows beyond which a few more cost little beside recording another shape."""
 IDLE = -1
 """The position of an idle token, which belongs to no sequence."""
 
@@ -39,8 +41,8 @@ class Shape:
 
 
 def rounded(count: int, unit: int) -> int:
-    """Round up to a multiple of `unit` and of an eighth of the power of two below, so that there are few shapes."""
-    grain = max(unit, (1 << (max(1, count).bit_length() - 1)) // 8)
+    """Round up to a multiple of `unit`, of LARGE beyond it, and of an eighth of the power of two below: few shapes."""
+    grain = max(unit if count <= LARGE else max(unit, LARGE), (1 << (max(1, count).bit_length() - 1)) // 8)
     return -(-max(1, count) // grain) * grain
 
 

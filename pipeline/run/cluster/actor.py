@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +22,7 @@ from pipeline.run.cluster.connect import (
 )
 from pipeline.run.cluster.nodes import nodes, this_node
 from pipeline.run.cluster.reach import check_reach
-from pipeline.run.dispatch.replica import ReplicaDied, ReplicaLost
+from pipeline.run.dispatch.replica import ReplicaDied, ReplicaFailed, ReplicaLost
 from pipeline.run.dispatch.sizing import Sizing
 from pipeline.stages import now_doing
 from pipeline.types import Progress, ShardReport, Task
@@ -97,11 +96,7 @@ class ReplicaActor:
         """Do a task, and wait for it."""
         if self._worker is None:
             raise RuntimeError("process before ready")
-        try:
-            return self._worker.submit(task).result()
-        except DeviceFault as error:  # another process may find this device, or another one, working
-            print(error, file=sys.stderr, flush=True)
-            os._exit(error.exit_code)
+        return self._worker.submit(task).result()
 
     def doing(self) -> str:
         """Return what this process is doing, and how far it is; for the time in which it loads the model."""
@@ -143,12 +138,20 @@ class RayReplica:
 
 
 def unwrap(error: BaseException) -> BaseException:
-    """Turn Ray's exception about an actor into one of ours."""
+    """Turn Ray's exception about an actor into one of ours.
+
+    What ends the job, such as a damaged input or a full disk, is returned as it is. An exception that nobody expected, or a
+    fault of the device, is the death of its replica: another process may find its own device and memory in order.
+    """
     if isinstance(error, RayTaskError):
         cause = error.cause
+        if isinstance(cause, DeviceFault):
+            return ReplicaDied(str(cause))
+        if isinstance(cause, WorkerFailed):
+            return ReplicaFailed(str(cause))
         if isinstance(cause, PromptmillError):
             return cause
-        return WorkerFailed(f"a replica ended in an exception: {type(cause).__name__}: {reason(cause)}")
+        return ReplicaFailed(f"a replica ended in an exception: {type(cause).__name__}: {reason(cause)}")
     if isinstance(error, RayActorError):
         return (ReplicaLost if _is_of_the_cluster(error) else ReplicaDied)(reason(error))
     if isinstance(error, NodeDiedError | LocalRayletDiedError | OutOfMemoryError):

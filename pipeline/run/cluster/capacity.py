@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 from pipeline.errors import ConfigurationError
 from pipeline.machine import cores
+from pipeline.run.dispatch.sizing import gpu_places
+from pipeline.wording import counted
 from pipeline.work.config import ClusterConfig
 
 
@@ -20,13 +24,27 @@ def check_machine(config: ClusterConfig) -> None:
         raise ConfigurationError(
             f"cluster.cpus_per_replica={asked}: this process may use {there} cores; must be auto or at most {there}"
         )
-    if config.name == "inline" or config.gpus_per_replica == 0:
-        return  # inline: torch reports it when it loads the model
-    gpus = _gpus()
-    if gpus is not None and config.gpus_per_replica > gpus:
+    if config.gpus_per_replica > 0:
+        _check_gpus(config)
+
+
+def _check_gpus(config: ClusterConfig) -> None:
+    gpus, build, each = _gpus(), version("torch"), config.gpus_per_replica
+    replicas = 1 if config.name == "inline" or config.replicas == "auto" else int(config.replicas)
+    if gpus == 0:
         raise ConfigurationError(
-            f"cluster.gpus_per_replica={config.gpus_per_replica:g}: this machine has {gpus} GPUs that Ray would see; leave it "
-            "out to run on processors"
+            f"cluster.gpus_per_replica={each:g}: this machine has no GPU that this process may use; leave it out to run on "
+            "processors"
+        )
+    if build.endswith("+cpu"):
+        raise ConfigurationError(
+            f"cluster.gpus_per_replica={each:g}: torch {build} is a build without CUDA; install one with it or leave it out to "
+            "run on processors"
+        )
+    if gpus is not None and gpu_places(gpus, each) < replicas:
+        raise ConfigurationError(
+            f"cluster.replicas={replicas} of cluster.gpus_per_replica={each:g}: this machine has {counted(gpus, 'GPU')}; must "
+            f"be auto or at most {gpu_places(gpus, each)}"
         )
 
 

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.errors import ClusterLost, PromptmillError
+from pipeline.errors import ClusterLost, PromptmillError, WorkerFailed
 from pipeline.run.cluster.actor import CALLS, Place, RayReplica, ReplicaActor, unwrap
 from pipeline.run.cluster.connect import Head, RayError, RayTaskError, RuntimeEnvSetupError, connect, ray, reason
 from pipeline.run.cluster.guardian import Guardian
 from pipeline.run.cluster.nodes import draining, nodes, this_node
-from pipeline.run.dispatch.replica import Replica, ReplicaLost
+from pipeline.run.dispatch.replica import Replica, ReplicaDied, ReplicaFailed, ReplicaLost
 from pipeline.run.dispatch.sizing import Demand, choose_sizing
 from pipeline.work.config import ClusterConfig
 from pipeline.work.job import Job
@@ -173,8 +173,13 @@ class RayPool:
             try:
                 facts = ray.get(reference)
             except RayTaskError as error:
+                why = unwrap(error)
+                if isinstance(why, ReplicaDied):
+                    ray.kill(actor, no_restart=True)
+                    self._start_again(name, why)
+                    continue
                 del self._actors[name]
-                refused.append((name, actor, unwrap(error)))
+                refused.append((name, actor, why))
                 continue
             except RayError as error:
                 self._start_again(name, error)
@@ -213,11 +218,12 @@ class RayPool:
         self._refused += 1
         self._note(f"{name} cannot start, and others go on without it: {error}")
 
-    def _start_again(self, name: str, error: RayError) -> None:
+    def _start_again(self, name: str, error: RayError | ReplicaDied) -> None:
         """Replace a replica that died while its model was loading: once may be chance, or the end of its node.
 
         Raises:
             ClusterLost: If that happens repeatedly, and no other replica works.
+            WorkerFailed: The same, and what ended them was an exception.
         """
         del self._actors[name]
         if isinstance(error, RuntimeEnvSetupError):
@@ -227,9 +233,10 @@ class RayPool:
             self._launch()
             return
         died = f"{self._failed_starts} replicas in a row died while their model was loading"
-        text = f"{died}: {reason(error)}; is there enough memory?"
+        told = str(error) if isinstance(error, ReplicaDied) else f"{reason(error)}; is there enough memory?"
+        text = f"{died}: {told}"
         if not self._ready:
-            raise ClusterLost(text) from None
+            raise (WorkerFailed if isinstance(error, ReplicaFailed) else ClusterLost)(text) from None
         self._hopeless = {node.id for node in nodes()}
         self._note(f"{text} The others go on")
 
@@ -271,10 +278,11 @@ class RayPool:
             "cluster.memory_per_replica",
             *["cluster.gpus_per_replica"] * (sizing.gpus > 0),
         ]
+        others = ", or wait until nodes are free" if self._config.name == "existing" else ""
         return ClusterLost(
             f"{ready} of {needed} replicas started within cluster.start_timeout={self._config.start_timeout:g} s; "
             f"each needs {', '.join(each)} on one node, and free on all nodes together are {', '.join(have)}; lower "
-            f"{', '.join(keys[:-1])} or {keys[-1]}, or wait until nodes are free"
+            f"{', '.join(keys[:-1])} or {keys[-1]}{others}"
         )
 
     def _shut_down(self) -> None:

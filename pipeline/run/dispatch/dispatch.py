@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import queue
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from pipeline.errors import ClusterLost, PromptmillError
+from pipeline.errors import ClusterLost, PromptmillError, WorkerFailed
 from pipeline.planning.pace import AT_RISK
 from pipeline.run.dispatch.hands import Hands
-from pipeline.run.dispatch.replica import Replica, ReplicaDied, ReplicaHung, ReplicaLost, ReplicaPool
+from pipeline.run.dispatch.replica import Replica, ReplicaDied, ReplicaFailed, ReplicaHung, ReplicaLost, ReplicaPool
 from pipeline.run.dispatch.stragglers import InHand, Pace
 from pipeline.run.shared.queue import Work
 from pipeline.types import ErrorCode, ShardReport, Task
@@ -27,6 +28,8 @@ WATCH = 1.0
 """Seconds between checks of the replicas' heartbeats; more if a check takes more than a tenth of that."""
 TICK = 0.2
 """Seconds between checks of signals, the deadline and the display."""
+FAILURES = 3
+"""How many replicas may end in an exception with the same shard in hand before that is the job's own fault."""
 
 
 @dataclass
@@ -57,6 +60,7 @@ class Dispatcher:
     _copied: set[int] = field(default_factory=set)
     _late: set[Future[ShardReport | None]] = field(default_factory=set)
     _leaving: dict[str, Replica] = field(default_factory=dict)
+    _failures: Counter[int] = field(default_factory=Counter)
     _pace: Pace = field(default_factory=Pace)
     _beats: dict[str, tuple[int, float]] = field(default_factory=dict)
     _slow: bool = False
@@ -261,7 +265,11 @@ class Dispatcher:
         self._next_watch = now + max(WATCH, 10 * (self.clock() - now))
 
     def _bury(self, dead: Replica, death: ReplicaDied) -> None:
-        """Replace a replica, and retry its tasks in flight."""
+        """Replace a replica, and retry its tasks in flight.
+
+        Raises:
+            WorkerFailed: If replicas keep ending in an exception with one of the tasks, which is no replica's fault then.
+        """
         if dead.name in self._leaving and not isinstance(death, ReplicaHung | ReplicaLost):
             death = ReplicaLost(str(death))  # a leaving node ends its processes before it is known to be gone
         lost = {future: held for future, held in self._in_flight.items() if held.replica is dead}
@@ -278,6 +286,10 @@ class Dispatcher:
         if self._leaving.pop(dead.name, None) is None:
             self._hands.remove(dead)
         self._pace.gone(dead.name)
+        if isinstance(death, ReplicaFailed):
+            self._failures.update(shards)
+            if any(self._failures[shard] >= FAILURES for shard in shards):
+                raise WorkerFailed(f"{death}; {FAILURES} replicas have ended so") from death
         code = ErrorCode.TIMEOUT if isinstance(death, ReplicaHung) else ErrorCode.WORKER_CRASH
         for task in sorted(tasks, key=lambda task: -task.shard.index):
             if death.counts:

@@ -29,6 +29,10 @@ class ReplicaDied(Exception):
     counts = True
 
 
+class ReplicaFailed(ReplicaDied):
+    """A replica ended in an exception that it could hold against no row: its process or machine is at fault, or the job."""
+
+
 class ReplicaHung(ReplicaDied):
     """A replica has work and gets nothing done; its process is ended."""
 

@@ -72,7 +72,7 @@ def choose_sizing(config: ClusterConfig, demand: Demand, nodes: Sequence[Node]) 
     if config.replicas != "auto":
         replicas = int(config.replicas)
     elif config.gpus_per_replica > 0:
-        replicas = _gpu_places(node.gpus, config.gpus_per_replica)
+        replicas = gpu_places(node.gpus, config.gpus_per_replica)
     else:
         size = CORES_A_REPLICA if config.cpus_per_replica == "auto" else int(config.cpus_per_replica)
         replicas = node.cpus // size
@@ -118,12 +118,12 @@ def _memory_of(config: ClusterConfig, demand: Demand) -> int:
 def _fit(node: Node, threads: int, gpus: float, memory: int) -> int:
     fits = node.cpus // threads
     if gpus > 0:
-        fits = min(fits, _gpu_places(node.gpus, gpus))
+        fits = min(fits, gpu_places(node.gpus, gpus))
     if memory > 0 and node.memory is not None:
         fits = min(fits, node.memory // memory)
     return fits
 
 
-def _gpu_places(gpus: float, each: float) -> int:
-    """Return how many replicas a node's GPUs hold: as in Ray, a fraction of a GPU is on one GPU."""
-    return int(gpus) * int(1 / each + 1e-9) if each < 1 else int(gpus / each)
+def gpu_places(gpus: float, each: float) -> int:
+    """Return how many replicas a node's GPUs hold, of which each takes a fraction of one GPU, or all of it."""
+    return int(gpus) * int(1 / each + 1e-9)

@@ -8,6 +8,8 @@ and only if, that is imported. What the processes have to tell, and the test tel
   engine. It goes on when there is a file `open`.
 - `hangs-PID`: this process has a prompt with HANG in hand, with which it does nothing any more. No replica is taken for hung
   that has not said so: on a busy machine, one that is only slow could be. A prompt with CRASH ends its process.
+- `broken-PID`: this process has had a prompt with BROKEN, and its engine raises from then on: that of the first such process an
+  exception of its own, that of the second what a lost device raises. Others work.
 
 Events are in their file as soon as they are added, so that a test can wait for one.
 """
@@ -42,6 +44,8 @@ def change_worker(module: Any) -> None:
             while "HANG" in (row.prompt or ""):
                 _tell("hangs")
                 time.sleep(1)
+            if "BROKEN" in (row.prompt or ""):
+                _break(self)
         begin(self, opened)
 
     def counted(self: Any, opened: Any) -> None:
@@ -86,6 +90,29 @@ CHANGES: dict[str, Callable[[Any], None]] = {
     "pipeline.run.dispatch.dispatch": change_dispatch,
     "pipeline.output.events": change_events,
 }
+
+
+def _break(worker: Any) -> None:
+    """Have the engine of one of the first two processes that come here raise from now on."""
+    others = len(list(STAGE.glob("broken-*")))
+    if others >= 2:
+        return
+    _tell("broken")
+    text = ("an exception", "CUDA error: an illegal memory access was encountered")[others]
+
+    def step() -> Any:
+        raise RuntimeError(text)
+
+    guard = worker._engine
+    guard._now().step = step
+    renew = guard._renew
+
+    def renewed() -> Any:
+        made = renew()
+        made.step = step
+        return made
+
+    guard._renew = renewed
 
 
 def _tell(what: str) -> None:

@@ -24,6 +24,8 @@ from pipeline.engine.gpu import attention_kernels, attention_options, cache_kern
 from pipeline.engine.gpu.attention import SPLIT
 
 HEADS, DIM = 20, 64
+GROUPED = [(71, 64), (4, 128), (7, 128), (16, 64), (3, 64)]
+"""(query heads that share a key head, elements a head): Falcon 7B's, Llama 3's, Qwen 2.5's, and others."""
 TYPES = [
     (torch.bfloat16, torch.bfloat16), (torch.float32, torch.float32), (torch.bfloat16, torch.int8), (torch.float32, torch.int8),
 ]  # fmt: skip
@@ -63,6 +65,19 @@ def kernels(dtype: torch.dtype, kv_dtype: torch.dtype) -> list[tuple[Any, dict[s
     ]
 
 
+def grouped(
+    dtype: torch.dtype, kv_dtype: torch.dtype, groups: int, dim: int
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """The kernel for query heads that share a key head: (kernel, constants, options)."""
+    compute = attention_options.product_type(dtype, kv_dtype, torch.device("cuda"))
+    options = attention_options.shared(dim, groups, compute)
+    constants = {
+        "HEADS": groups, "GROUPS": groups, "DIM": dim, "WIDTH": dim, "VALUE_WIDTH": dim, "BLOCK": BLOCK, "SPLIT": SPLIT,
+        "INT8": kv_dtype == torch.int8, "ROWS": options.pop("ROWS"), "COMPUTE": PRODUCTS[compute],
+    }  # fmt: skip
+    return attention_kernels.decode_shared, constants, options
+
+
 def compiled(kernel: Any, constants: dict[str, Any], options: dict[str, Any], *types: Any, architecture: int) -> Any:
     """The kernel for activations and a cache of two types."""
     signature, known = {}, {}
@@ -99,11 +114,13 @@ def usage(binary: bytes) -> dict[str, int]:
 def main() -> None:
     """Compile for one architecture."""
     for types in TYPES:
-        for kernel, constants, options in kernels(*types):
+        shared = [grouped(*types, *shape) for shape in GROUPED]
+        for kernel, constants, options in [*kernels(*types), *shared]:
             found = compiled(kernel, constants, options, *types, architecture=int(sys.argv[1]))
             wide = len(re.findall(r"ld\.global[.\w]*\.v4|cp\.async[.\w]* [^;]*, 0x10\b", found.asm["ptx"]))
             line = {
                 "kernel": kernel.__name__,
+                "groups": constants.get("GROUPS", 1),
                 "types": [str(t) for t in types],
                 "wide": wide,
                 **usage(found.asm["cubin"]),

@@ -41,11 +41,11 @@ class Replaying(Recordings):
         self.functions: dict[Hashable, tuple[Callable[[], Any], Any]] = {}
         self.replays = 0
 
-    def run(self, key: Hashable, function: Callable[[], Any]) -> Any:
-        if self._device.type == "cuda":
+    def run(self, what: str, key: Hashable, function: Callable[[], Any]) -> Any:
+        if self._device.type == "cuda" or self._dropped:
             self.replays += key in self.functions
             self.functions[key] = function, None
-            return super().run(key, function)
+            return super().run(what, key, function)
         if key not in self.functions:
             with Blind():
                 self.functions[key] = function, function()

@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 from pipeline.engine.cache.block_pool import blocks_for
 from pipeline.engine.scheduler import Chunk, Step, Twin
 from pipeline.engine.sequence import Sequence
-from pipeline.engine.steps.shapes import IDLE, Fields, Shape, pack_rows, pack_tokens, rounded, shape_of, whole_splits
+from pipeline.engine.steps.shapes import (
+    IDLE,
+    LARGE,
+    Fields,
+    Shape,
+    pack_rows,
+    pack_tokens,
+    rounded,
+    shape_of,
+    whole_splits,
+)
 from tests.engine.small.tiny_models import request
 
 NOBODY = 99
@@ -18,11 +28,12 @@ NOBODY = 99
 def test_sizes_are_few_and_little_is_wasted(count: int, unit: int) -> None:
     size = rounded(count, unit)
     assert size >= count and size % unit == 0
-    assert size - count < max(unit, count / 8 + 1)
+    assert size - count < max(unit if count <= LARGE else max(unit, LARGE), count / 8 + 1)
 
 
 def test_sizes_are_few() -> None:
     assert len({rounded(n, 1) for n in range(1, 2049)}) < 90
+    assert {rounded(n, 64) for n in range(1, 2049)} == {64, 128, 192, *(256 * n for n in range(1, 9))}
     assert {rounded(n, 256) for n in range(1, 2049)} == {256 * n for n in range(1, 9)}
     assert rounded(0, 64) == 64
 

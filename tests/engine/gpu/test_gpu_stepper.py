@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -120,22 +121,30 @@ def test_many_steps_are_few_recordings(tiny: MakeTiny) -> None:
 def test_fault_8_memory_that_is_out_changes_no_bit(
     tiny: MakeTiny, reference: dict[Any, Completion], place: str
 ) -> None:
-    """Everything starts again while a step is in flight."""
+    """Everything starts again while a step is in flight: first without recordings, then with half as many sequences."""
     with engine(tiny(), 4, top_logprobs=2) as made:
         recordings: Any = made.stepper._recordings  # type: ignore[attr-defined]
         run, calls = recordings.run, 0
 
-        def failing(key: Any, function: Any) -> Any:
+        def failing(what: str, key: Any, function: Any) -> Any:
             nonlocal calls
             calls += isinstance(key, Shape) == (place == "model")
-            if calls == 4:
+            if calls in (4, 8):
                 calls += 1
                 raise torch.OutOfMemoryError("CUDA out of memory.")
-            return run(key, function)
+            return run(what, key, function)
 
         recordings.run = failing
+        seen, step = [], made._scheduler.schedule
+
+        def schedule() -> Any:
+            seen.append((recordings._dropped, made.room.max_num_seqs, made._scheduler._max_batched_tokens))
+            return step()
+
+        made._scheduler.schedule = schedule  # type: ignore[method-assign]
         done = drain(made, POOL[:6])
-        assert calls > 5 and made.room.max_num_seqs == 2
+        assert calls > 9
+        assert list(dict.fromkeys(seen)) == [(False, 4, 256), (True, 4, 256), (True, 2, 128)]
     assert {n: bits(c) for n, c in done.items()} == {n: bits(reference[n]) for n in done}
 
 
@@ -145,8 +154,9 @@ def test_no_step_waits_for_the_device(tiny: MakeTiny) -> None:
     with engine(tiny(), 8) as made:
         drain(made, POOL)  # every shape is recorded
         made.add(POOL)
-        torch.cuda.set_sync_debug_mode("error")
         try:
+            with warnings.catch_warnings(action="ignore"):  # torch says that this mode does not see everything
+                torch.cuda.set_sync_debug_mode("error")
             while any(made.load()):
                 made.step()
         finally:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BloomConfig
+from transformers import AutoModelForCausalLM, BloomConfig
 
 from pipeline.engine import native
 from pipeline.engine.config import ModelConfig
 from pipeline.engine.model.checkpoint import resolve
-from pipeline.engine.model.load import LoadedModel, load_model, set_precision
+from pipeline.engine.model.load import LoadedModel, load_model, move, set_precision
 from pipeline.errors import ModelRefused
 from tests.engine.small.attention_cases import BUILT
 from tests.engine.small.tiny_models import CONTEXT, DEMO, END, FAMILIES, Tiny, write_model
@@ -52,6 +52,36 @@ def test_a_plain_model_is_left_alone(tiny: MakeTiny) -> None:
 def test_types(tiny: MakeTiny, dtype: str) -> None:
     expected = {"auto": torch.float32}.get(dtype) or getattr(torch, dtype)
     assert load(tiny().folder, dtype=dtype).dtype == expected
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_model_that_changes_its_type_on_the_device_is_as_if_it_had_been_read_in_it(
+    tiny: MakeTiny, family: str
+) -> None:
+    folder = tiny(family).folder
+    expected = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    found = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    move(found, torch.device("cpu"), torch.bfloat16)
+    assert found.dtype == found.config.dtype == torch.bfloat16
+    for one, other in (
+        (found.named_parameters, expected.named_parameters),
+        (found.named_buffers, expected.named_buffers),
+    ):
+        mine, theirs = dict(one()), dict(other())
+        assert mine.keys() == theirs.keys(), "what is tied stays so"
+        assert all(mine[name].dtype == theirs[name].dtype for name in mine)
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_what_an_architecture_wants_in_float32_stays_so(tiny: MakeTiny) -> None:
+    for dtype, of_16_bits in ((torch.bfloat16, "wpe"), (torch.float16, "")):
+        found = AutoModelForCausalLM.from_pretrained(tiny().folder, dtype=torch.float32)
+        found._keep_in_fp32_modules, found._keep_in_fp32_modules_strict = ["wpe"], ["ln_f"]
+        move(found, torch.device("cpu"), dtype)
+        wide = {name.split(".")[1] for name, p in found.named_parameters() if p.dtype == torch.float32}
+        assert wide == {"ln_f", "wpe"} - {of_16_bits}
+    move(found, torch.device("cpu"), None)
+    assert dict(found.named_parameters())["transformer.ln_f.weight"].dtype == torch.float32
 
 
 def test_the_type_of_the_cache(tiny: MakeTiny) -> None:

@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.engine.model.tokenizer import REPLACEMENT, Tokenizer
+from pipeline.engine.rules import bits
 from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.rules.structured import Grammars
 from pipeline.errors import ModelRefused
@@ -130,7 +132,8 @@ def test_a_text_that_follows_a_grammar_is_what_the_grammar_took(kind: str, rule:
         watch = StopWatch(request("a", prompt, max_tokens=60, **rule), 60, ends, found, matcher)
         ended = None
         while ended is None:
-            permitted = grammars.masks([matcher])[0].nonzero()[0].tolist() + [*ends] * matcher.accepting
+            mask = bits.permitted(grammars.masks([matcher]), len(inner), torch.device("cpu"))[0]
+            permitted = mask.nonzero()[:, 0].tolist() + [*ends] * matcher.accepting
             assert permitted, (prompt, ids)
             ids.append(draw.choice(permitted))
             ended = watch.check(ids)

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError, RuntimeEnvSetupError
 
-from pipeline.errors import ClusterLost, PlanRefused, PromptmillError
+from pipeline.errors import ClusterLost, CorruptInput, DeviceFault, PlanRefused, WorkerFailed
 from pipeline.run.cluster import pool as ray_pool
 from pipeline.run.cluster.actor import unwrap
 from pipeline.run.cluster.nodes import RayNode
 from pipeline.run.cluster.pool import RayPool
-from pipeline.run.dispatch.replica import ReplicaDied, ReplicaLost
+from pipeline.run.dispatch.replica import ReplicaDied, ReplicaFailed, ReplicaLost
 from pipeline.run.dispatch.sizing import Demand, Node
 from pipeline.work.config import ClusterConfig
 
@@ -86,7 +86,7 @@ def pool(told: list[str] | None = None, shards: int = 100, **config: Any) -> Ray
     return RayPool(None, chosen, Demand(shards, 0), (told if told is not None else []).append)  # type: ignore[arg-type]
 
 
-def refused(error: PromptmillError) -> RayTaskError:
+def refused(error: Exception) -> RayTaskError:
     return RayTaskError("ready", "traceback", error)
 
 
@@ -144,7 +144,7 @@ def test_fewer_than_the_least_that_was_asked_for_is_the_refusal_and_no_waiting(f
 
 def test_deaths_while_loading_end_the_job_unless_others_work(fake: FakeRay) -> None:
     fake.fate = lambda number: RayActorError(error_msg="killed")
-    with pytest.raises(ClusterLost, match="3 replicas in a row died"):
+    with pytest.raises(ClusterLost, match=r"3 replicas in a row died"):
         pool().start()
     told: list[str] = []
     fake.launched.clear()
@@ -160,6 +160,24 @@ def test_deaths_while_loading_end_the_job_unless_others_work(fake: FakeRay) -> N
     fake.nodes.append(node("c"))
     made.arrivals(100)
     assert len(fake.launched) > launched
+
+
+def test_an_exception_while_one_loads_costs_that_replica(fake: FakeRay) -> None:
+    fake.fate = lambda number: refused(RuntimeError("CUDA error")) if number == 0 else {"node": "b", "node_id": "b"}
+    made = pool()
+    assert [replica.name for replica in made.start()] == ["replica-1"]
+    assert fake.killed == [0]
+    assert [replica.name for replica in made.arrivals(100)] == ["replica-2", "replica-3"], "its successor, and one more"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(TypeError("no"), WorkerFailed), (WorkerFailed("no"), WorkerFailed), (DeviceFault("no"), ClusterLost)],
+)
+def test_exceptions_in_all_that_load_end_the_job(fake: FakeRay, error: Exception, kind: type[Exception]) -> None:
+    fake.fate = lambda number: refused(error)
+    with pytest.raises(kind, match=r"3 replicas in a row died while their model was loading: .*no$"):
+        pool().start()
 
 
 def test_code_that_a_node_cannot_take_is_said_so(fake: FakeRay) -> None:
@@ -184,9 +202,13 @@ def test_who_is_on_a_node_that_leaves(fake: FakeRay) -> None:
     [
         (OutOfMemoryError("the node ran full"), ReplicaLost), (NodeDiedError("gone"), ReplicaLost),
         (RayActorError(error_msg="crashed"), ReplicaDied), (RuntimeEnvSetupError("bad"), ReplicaDied),
+        (refused(DeviceFault("the device does not work")), ReplicaDied), (refused(TypeError("no")), ReplicaFailed),
+        (refused(WorkerFailed("shard 3: no")), ReplicaFailed), (refused(CorruptInput("a.parquet: no")), CorruptInput),
     ],
 )  # fmt: skip
-def test_what_ray_says_of_a_replica_is_a_death_or_a_loss(error: Exception, kind: type[ReplicaDied]) -> None:
+def test_what_ray_says_of_a_replica_is_a_death_a_loss_or_the_end_of_the_job(
+    error: Exception, kind: type[Exception]
+) -> None:
     assert type(unwrap(error)) is kind
 
 

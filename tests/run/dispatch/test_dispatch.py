@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ClusterLost, CorruptInput, DeadlineReached, WorkerFailed
 from pipeline.run.dispatch import dispatch
-from pipeline.run.dispatch.replica import ReplicaDied, ReplicaLost
+from pipeline.run.dispatch.replica import ReplicaDied, ReplicaFailed, ReplicaLost
 from pipeline.types import ErrorCode, Progress
 from tests.examples import examples
 from tests.run.fakes import FakePool, FakeReplica, Story
@@ -314,6 +314,32 @@ def test_any_order_of_ends_and_deaths_reports_each_shard_once(
         assert len(story.reports) == len(set(story.reports))
     else:
         assert sorted(story.reports) == list(range(count))
+
+
+def test_an_exception_in_one_of_two_replicas_costs_that_replica() -> None:
+    def one_fails(pool: FakePool) -> None:
+        pool.alive[0].die("the engine raises TypeError: no", ReplicaFailed)
+
+    story = Story(FakePool(2), Script(one_fails))
+    story.run(8)
+    assert sorted(story.reports) == list(range(8))
+    (death,) = story.named("replica_down")
+    assert (death["replica"], death["counts"], death["reason"]) == (
+        "replica-0",
+        True,
+        "the engine raises TypeError: no",
+    )
+
+
+def test_a_shard_that_ends_three_replicas_in_an_exception_ends_the_job_with_it() -> None:
+    def all_fail(pool: FakePool) -> None:
+        for replica in pool.alive:
+            replica.die("shard 0: writing it failed: TypeError: no", ReplicaFailed)
+
+    story = Story(FakePool(1), all_fail)
+    with pytest.raises(WorkerFailed, match=r"^shard 0: writing it failed: TypeError: no; 3 replicas have ended so$"):
+        story.run(4)
+    assert len(story.named("replica_down")) == 3
 
 
 def slow_start(story: Story) -> Script:

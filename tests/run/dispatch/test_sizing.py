@@ -74,7 +74,6 @@ def test_on_a_cluster_gpus_and_shares_of_gpus() -> None:
     nodes = [Node(32, gpus=4), Node(8, gpus=1), Node(64)]
     assert (on(nodes, gpus_per_replica=1).replicas, on(nodes, gpus_per_replica=1).threads) == (5, 8)
     assert on(nodes, gpus_per_replica=0.4).replicas == 10, "a share lies on one GPU"
-    assert on(nodes, gpus_per_replica=2, cpus_per_replica="16").replicas == 2
 
 
 def test_on_a_cluster_a_number_is_given_as_many_threads_as_there_is_room_for() -> None:
@@ -84,7 +83,7 @@ def test_on_a_cluster_a_number_is_given_as_many_threads_as_there_is_room_for() -
 
 @given(
     nodes=st.lists(st.builds(Node, st.integers(0, 100), st.integers(0, 8), st.integers(0, 64).map(lambda n: n * GIB))),
-    shards=st.integers(0, 300), weights=st.integers(0, 20 * GIB), gpus=st.sampled_from([0, 0.25, 0.5, 1, 2]),
+    shards=st.integers(0, 300), weights=st.integers(0, 20 * GIB), gpus=st.sampled_from([0, 0.25, 0.5, 1]),
 )  # fmt: skip
 def test_what_auto_takes_there_is_room_for(nodes: list[Node], shards: int, weights: int, gpus: float) -> None:
     found = on(nodes, shards=shards, weights=weights, gpus_per_replica=gpus)
@@ -126,6 +125,12 @@ def test_a_number_is_taken_as_it_is() -> None:
 def test_one_a_gpu() -> None:
     assert sized(gpus_per_replica=1, gpus=4) == (4, 4)
     assert sized(gpus_per_replica=0.5, gpus=4, cpus_per_replica="1") == (8, 1)
+
+
+@pytest.mark.parametrize("gpus", [-0.1, 1.5, 2.0, float("nan")])
+def test_a_replica_uses_no_more_than_one_gpu(gpus: float) -> None:
+    with pytest.raises(ValueError, match="from 0 to 1: a replica uses one GPU"):
+        ClusterConfig(gpus_per_replica=gpus)
 
 
 def test_inline_is_one() -> None:
