@@ -85,15 +85,23 @@ class PromptRow:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One completion to make. Its result is a pure function of this value and the model.
+    """One completion to make, or tokens to score. Its result is a pure function of this value and the model.
 
-    `max_tokens` of the sampling parameters is an upper bound; the engine clamps it to what the context leaves.
+    `max_tokens` of the sampling parameters is an upper bound; the engine clamps it to what the context leaves. With
+    `scored_from`, at least 1, nothing is generated: each token from that position on is scored, given those before it. The last
+    token is only scored and not read, so there may be one more than the context holds.
     """
 
     row_id: str
     sample_index: int
     prompt_token_ids: tuple[int, ...]
     sampling: SamplingParams
+    scored_from: int | None = None
+
+    @property
+    def read(self) -> int:
+        """Number of its tokens that the model reads."""
+        return len(self.prompt_token_ids) - (self.scored_from is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +110,11 @@ class Completion:
 
     Attributes:
         request: The request this answers.
-        token_ids: Generated ids, the ending token included when it was generated.
-        text: The generated text without the stop string; None on error.
+        token_ids: Generated ids, the ending token included when it was generated; of a request that scores, the scored ids.
+        text: The generated text without the stop string; None on error, and of a request that scores.
         finish_reason: Why it ended.
         stop_reason: The stop string or token that ended it, else None.
-        statistics: Column name → array of one value (or k values) per generated token, e.g. `token_logprobs` [G].
+        statistics: Column name → array of one value (or k values) per token of `token_ids`, e.g. `token_logprobs` [G].
         prompt_token_logprobs: [P] with NaN at the first position, or None when not requested.
         error: Set exactly when `finish_reason` is `error`.
     """

@@ -22,7 +22,8 @@ class Engine(Protocol):
     def add(self, requests: Sequence[Request]) -> None:
         """Queue requests. Requests of one call may start in any order; calls are served first come, first served.
 
-        Every request must have 1 to `max_model_len` - 1 prompt tokens, each within the vocabulary.
+        Every request must have 1 to `max_model_len` - 1 prompt tokens, each within the vocabulary; one that scores, 2 to
+        `max_model_len` + 1. The requests in an engine either all score or all generate.
         """
 
     def step(self) -> list[Completion]:
@@ -73,6 +74,7 @@ class Identity:
         statistics: The names in `stats.columns` that it can measure.
         lists: Whether it can give the most likely tokens per step and the log-probabilities of prompts.
         chat_template: The text of the model's own chat template; None: it has none.
+        scores: Whether it can score given tokens.
     """
 
     content: Mapping[str, str]
@@ -86,6 +88,7 @@ class Identity:
     statistics: frozenset[str]
     lists: bool = True
     chat_template: str | None = None
+    scores: bool = False
 
 
 @dataclass(frozen=True, slots=True)

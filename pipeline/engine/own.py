@@ -58,7 +58,7 @@ class ContinuousBackend:
             engine=batching,
             dtype=dtype, max_model_len=longest, vocab_size=checkpoint.vocab_size, weight_bytes=weight_bytes,
             parameters=weight_bytes / (2 if "16" in checkpoint.dtype else 4), statistics=frozenset(STATISTICS),
-            chat_template=find_template(checkpoint.tokenizer),
+            chat_template=find_template(checkpoint.tokenizer), scores=True,
         )  # fmt: skip
 
     def check(self, sampling: SamplingParams) -> Sequence[str]:
