@@ -51,6 +51,19 @@ class Tokenizer:
             return [ids[1:] if ids[:2] == [self._start] * 2 else ids for ids in made]
         return made  # type: ignore[no-any-return]
 
+    def encode_spans(self, text: str, special: bool | None = None) -> tuple[list[int], list[int]]:
+        """See `pipeline.types.Tokenizer`.
+
+        Raises:
+            ModelRefused: If the tokenizer does not say where tokens begin.
+        """
+        if not self.inner.is_fast:
+            raise ModelRefused("the tokenizer does not say where its tokens begin; it is of the slow kind")
+        made = self.inner(text, verbose=False, add_special_tokens=special is not False, return_offsets_mapping=True)
+        ids, starts = made["input_ids"], [start for start, _ in made["offset_mapping"]]
+        twice = special is None and self._start is not None and ids[:2] == [self._start] * 2
+        return (ids[1:], starts[1:]) if twice else (ids, starts)
+
     @cached_property
     def _start(self) -> int | None:
         """The token that is put before every text, or None."""

@@ -1,0 +1,57 @@
+"""`promptmill score`: texts in Parquet → log-probabilities per token, perplexity and accuracy in Parquet."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from jobs.launch import launch
+from jobs.leave import leave
+from jobs.spec import JobSpec
+from pipeline.work.score.config import ScoreConfig
+
+
+def run(config: ScoreConfig, config_yaml: str) -> int:
+    """Score, and return the exit code."""
+    from pipeline.run.show.stages import Stage
+
+    with Stage("starting"):
+        from pipeline.run.driver import run_job  # imported late: it loads Ray and pyarrow
+
+    return run_job(config, config_yaml=config_yaml, recipe="score").exit_code
+
+
+JOB = JobSpec(
+    name="score",
+    summary="texts in Parquet → log-probabilities per token, perplexity and accuracy in Parquet",
+    schema=ScoreConfig,
+    run=run,
+    examples=(
+        (
+            "perplexity of texts",
+            "promptmill score model=gpt2 source.prompt_column=text source.path=texts.parquet output.path=outputs/scores",
+        ),
+        (
+            "one long text out of many rows, in windows half a context apart",
+            "promptmill score score.concatenate=true score.stride=512 source.path=lines.parquet output.path=outputs/corpus",
+        ),
+        (
+            "only what follows a prompt",
+            "promptmill score source.completion_column=answer source.path=pairs.parquet output.path=outputs/pairs",
+        ),
+        (
+            "multiple choice",
+            """promptmill score source.endings_column=choices source.answer_column=label 'score.delimiter=" "' """
+            "source.path=questions.parquet output.path=outputs/choices",
+        ),
+    ),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job with a command line (default: that of this process) and return the exit code."""
+    return launch(JOB, sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    leave(main())
