@@ -11,6 +11,8 @@ from jobs.options.page import written_default
 from jobs.spec import specs
 from pipeline.errors import ExitCode
 from pipeline.output.schema import COLUMNS, MEANINGS, spelled
+from pipeline.output.scores.schema import COLUMNS as SCORES
+from pipeline.output.scores.schema import MEANINGS as SCORES_MEAN
 
 
 def options() -> str:
@@ -42,6 +44,9 @@ def columns() -> str:
     ]
     lines += ["`sample_index`. `make options` writes this page.", "", "| column | type | meaning |", "|---|---|---|"]
     lines += [f"| `{name}` | `{spelled(kind)}` | {_cell(MEANINGS[name])} |" for name, kind in COLUMNS.items()]
+    lines += ["", "## Scored texts", "", "The columns of an output of `score`:", ""]
+    lines += ["| column | type | meaning |", "|---|---|---|"]
+    lines += [f"| `{name}` | `{spelled(kind)}` | {_cell(SCORES_MEAN[name])} |" for name, kind in SCORES.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -67,14 +67,18 @@ def sections(schema: type) -> dict[str, str]:
 
 def _offered(schema: type) -> list[dataclasses.Field[Any]]:
     """Return the fields that are options: a job that shares another's configuration may fix some of them."""
-    return [f for f in dataclasses.fields(schema) if not (f.metadata.get("omegaconf_ignore") or f.metadata.get("fixed"))]
+    return [
+        f for f in dataclasses.fields(schema) if not (f.metadata.get("omegaconf_ignore") or f.metadata.get("fixed"))
+    ]
 
 
 def fixed(schema: type) -> set[str]:
     """Return the keys that presets of another job may set, and this job does not look at."""
     hints = typing.get_type_hints(schema)
     inner = {f.name: hints[f.name] for f in _offered(schema) if dataclasses.is_dataclass(hints[f.name])}
-    return {f"{name}.{f.name}" for name, kind in inner.items() for f in dataclasses.fields(kind) if f.metadata.get("fixed")}
+    return {
+        f"{name}.{f.name}" for name, kind in inner.items() for f in dataclasses.fields(kind) if f.metadata.get("fixed")
+    }
 
 
 def nearest(name: str, schema: type) -> str:

@@ -66,10 +66,7 @@ MEANINGS = {
     "error_code": "null unless the row could not be scored",
     "error_message": MEANT["error_message"],
     "token_ids": "ids of the text; the first of a whole text has no statistics: null",
-    **{
-        s.column: s.meaning.replace("each generated token", "each token").replace("the token in it", "the token in it")
-        for s in STATISTICS.values()
-    },
+    **{s.column: s.meaning.replace("each generated token", "each token") for s in STATISTICS.values()},
     "top_token_ids": MEANT["top_token_ids"],
     "top_token_logprobs": MEANT["top_token_logprobs"],
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -80,7 +81,10 @@ class ScoredBuilder(RowBuilder):
         ids = row.prompt_token_ids
         text = self._tokenizer.decode(ids, special=True) if row.prompt is None else row.prompt
         before = with_bos(ids, self._bos if self._options.bos else None)
-        return Passage((*before, *ids), len(before), len(before) + len(ids), size_of(text), None, windowed=True)
+        return Passage((*before, *ids), len(before), len(before) + len(ids), self._size(text), None, windowed=True)
+
+    def _size(self, text: str | None) -> tuple[int, int, int]:
+        return size_of(text, self._options.words)
 
     def _paired(self, table: pa.Table, rows: Sequence[PromptRow]) -> list[PromptRow]:
         """Add what is scored after the prompts."""
@@ -181,7 +185,7 @@ class ScoredBuilder(RowBuilder):
                 return replace(row, prompt_token_ids=(), error=error, prompt_length=len(before))
             kept = before[max(0, len(before) + len(ids) - self._longest - 1) :]
             text = pair.text
-            passages.append(Passage((*kept, *ids), len(kept), len(kept) + len(ids), size_of(text), text))
+            passages.append(Passage((*kept, *ids), len(kept), len(kept) + len(ids), self._size(text), text))
         count = len(passages) // 2 if self._options.unconditional else len(passages)
         first = passages[0].token_ids[: passages[0].start]
         return replace(
@@ -233,10 +237,16 @@ def with_bos(ids: Sequence[int], bos: int | None) -> tuple[int, ...]:
     return () if bos is None or (ids and ids[0] == bos) else (bos,)
 
 
-def size_of(text: str | None) -> tuple[int, int, int]:
-    """Return the bytes in UTF-8, the characters and the words of a text; a lone surrogate counts as its replacement."""
+def size_of(text: str | None, words: str = "split") -> tuple[int, int, int]:
+    """Return the bytes in UTF-8, the characters and the words of a text; a lone surrogate counts as its replacement.
+
+    Args:
+        text: The text.
+        words: How to count them; see `ScoreOptions`.
+    """
     text = text or ""
-    return len(text.encode("utf-8", "replace")), len(text), len(text.split())
+    pieces = text.split() if words == "split" else re.split(r"\s+", text)
+    return len(text.encode("utf-8", "replace")), len(text), len(pieces)
 
 
 def _texts_of(pair: _Pair) -> list[str]:

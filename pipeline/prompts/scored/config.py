@@ -8,6 +8,7 @@ from pipeline.prompts.config import SourceConfig
 from pipeline.types import require
 
 WINDOWS = ("sliding", "rolling")
+WORDS = ("split", "harness")
 HIDDEN = {"omegaconf_ignore": True}
 """Metadata of a field that a job does not offer as an option."""
 
@@ -74,6 +75,12 @@ class ScoreOptions:
     bos: bool = field(
         default=False, metadata={"help": "put the beginning-of-text token before a text, so that its first is scored"}
     )
+    words: str = field(
+        default="split",
+        metadata={
+            "help": "split: pieces between blanks; harness: blanks at either end count one more, as it counts them"
+        },
+    )
     delimiter: str = field(
         default="", metadata={"help": "what is put between a prompt and its completion or ending, such as a blank"}
     )
@@ -85,6 +92,7 @@ class ScoreOptions:
         """Check every field."""
         require(self.stride is None or self.stride >= 1, "stride", self.stride, "null or a whole number from 1")
         require(self.windows in WINDOWS, "windows", self.windows, "one of " + ", ".join(WINDOWS))
+        require(self.words in WORDS, "words", self.words, "one of " + ", ".join(WORDS))
         require(
             self.stride is None or self.windows == "sliding", "stride", self.stride, "null with score.windows=rolling"
         )

@@ -102,7 +102,7 @@ class CorpusRows:
 
     def _placed(self, row: PromptRow, whole: tuple[int, ...], at: int, start: int, stop: int, text: str) -> PromptRow:
         """Return a row with its stretch of the text."""
-        size = (*size_of(text)[:2], size_of(row.prompt)[2])
+        size = (*size_of(text)[:2], size_of(row.prompt, self._options.words)[2])
         passage = Passage(whole, at + start, at + stop, size, None, windowed=True)
         return replace(
             row, prompt_token_ids=whole[at + start : at + stop], passages=(passage,), prompt_length=stop - start

@@ -37,7 +37,7 @@ def guide(exact: Exact, ids: Sequence[int], stride: int) -> list[float | None]:
 
 def harness(exact: Exact, ids: Sequence[int]) -> list[float | None]:
     """lm-evaluation-harness' rolling windows, `get_rolling_token_windows` and `make_disjoint_window`, written out."""
-    found: list[float | None] = list(exact([END, *ids[: CONTEXT]]))
+    found: list[float | None] = list(exact([END, *ids[:CONTEXT]]))
     while len(found) < len(ids):
         end = min(len(found) + CONTEXT, len(ids))
         found += list(exact(ids[end - CONTEXT - 1 : end]))[-(end - len(found)) :]
