@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from jobs.launch import launch
 from jobs.leave import leave
 from jobs.spec import JobSpec
+from pipeline.errors import ExitCode
+from pipeline.work.score.benchmark import compare, table
 from pipeline.work.score.config import ScoreConfig
+
+if TYPE_CHECKING:
+    from pipeline.run.driver import Outcome
 
 
 def run(config: ScoreConfig, config_yaml: str) -> int:
@@ -18,7 +24,21 @@ def run(config: ScoreConfig, config_yaml: str) -> int:
     with Stage("starting"):
         from pipeline.run.driver import run_job  # imported late: it loads Ray and pyarrow
 
-    return run_job(config, config_yaml=config_yaml, recipe="score").exit_code
+    done = run_job(config, config_yaml=config_yaml, recipe="score")
+    if config.results is not None:
+        from pipeline.work.score.results import lm_eval_results, write_results
+
+        write_results(config.results, lm_eval_results(config, done.manifest))
+    return _compared(config, done) or done.exit_code
+
+
+def _compared(config: ScoreConfig, done: Outcome) -> int:
+    """Print the figures beside what is expected of them; return exit code 6 if one is off."""
+    expected = config.expect or config.benchmark.expected_of(config.model.path)
+    found = compare(done.manifest.figures, done.manifest.totals.sums, expected)
+    for line in table(found) if found else ():
+        print(f"  {line}", file=sys.stderr)
+    return ExitCode.COMPLETE if all(figure.good for figure in found) else ExitCode.OFF
 
 
 JOB = JobSpec(
@@ -44,7 +64,12 @@ JOB = JobSpec(
             """promptmill score source.endings_column=choices source.answer_column=label 'score.delimiter=" "' """
             "source.path=questions.parquet output.path=outputs/choices",
         ),
+        (
+            "is this still the model that it was?",
+            "promptmill score expect={perplexity:29.94} source.path=texts.parquet output.path=outputs/again",
+        ),
     ),
+    exit_codes=tuple(code for code in ExitCode if code is not ExitCode.DAMAGED),
 )
 
 

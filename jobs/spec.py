@@ -38,7 +38,7 @@ class JobSpec(Generic[Config]):
     schema: type
     run: Callable[[Config, str], int]
     examples: tuple[tuple[str, str], ...] = ()
-    exit_codes: tuple[ExitCode, ...] = tuple(code for code in ExitCode if code is not ExitCode.DAMAGED)
+    exit_codes: tuple[ExitCode, ...] = tuple(code for code in ExitCode if code not in (ExitCode.DAMAGED, ExitCode.OFF))
     usage: tuple[str, ...] = ("[KEY=VALUE | GROUP=PRESET ...]",)
     flags: tuple[tuple[str, str, str], ...] = ()
     compose: Callable[[Arguments], list[Composed[Config]]] | None = None

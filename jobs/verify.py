@@ -34,7 +34,7 @@ JOB = JobSpec(
         ("every file, page and row", "promptmill verify output.path=outputs/first"),
         ("ten rows generated again on this machine, too", "promptmill verify output.path=outputs/first replay=10"),
     ),
-    exit_codes=tuple(c for c in ExitCode if c not in (ExitCode.TOO_MANY_ERRORS, ExitCode.STOPPED)),
+    exit_codes=tuple(c for c in ExitCode if c not in (ExitCode.TOO_MANY_ERRORS, ExitCode.OFF, ExitCode.STOPPED)),
 )
 
 

@@ -42,6 +42,7 @@ class ExitCode(IntEnum):
     REFUSED = 2, "configuration or plan refused; nothing started, nothing written"
     TOO_MANY_ERRORS = 3, "complete, but more than max_error_rate of the rows are errors"
     DAMAGED = 4, "verify: something is wrong; each finding is a line that says what mends it"
+    OFF = 6, "complete, but a figure is not what is expected of it"
     STOPPED = 75, "stopped early (deadline, storage full, lost cluster); the same command goes on from there"
     INTERRUPTED = 130, "interrupted (SIGINT); the same command goes on from there"
     TERMINATED = 143, "terminated (SIGTERM); the same command goes on from there"

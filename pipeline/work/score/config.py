@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from pipeline.engine.config import StatsConfig
 from pipeline.output.config import OutputConfig
@@ -10,6 +11,7 @@ from pipeline.prompts.scored.config import HIDDEN, ScoreOptions, ScoreSource
 from pipeline.sampling import require
 from pipeline.work.config import GenerateConfig
 from pipeline.work.sampling import SamplingConfig
+from pipeline.work.score.benchmark import BenchmarkConfig, check_expected
 
 
 @dataclass(kw_only=True)
@@ -48,12 +50,26 @@ class ScoreConfig(GenerateConfig):
     source: ScoreSource = field(default_factory=ScoreSource, metadata={"help": "which texts are scored"})
     score: ScoreOptions = field(default_factory=ScoreOptions, metadata={"help": "how texts are scored"})
     output: ScoreOutput = field(default_factory=ScoreOutput, metadata={"help": "where scores go"})
+    benchmark: BenchmarkConfig = field(
+        default_factory=BenchmarkConfig, metadata={"help": "which benchmark this is, and what was published about it"}
+    )
+    expect: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "help": "figure → number or [lowest,highest]; exit code 6 if one is off; {}: what benchmark.published says"
+        },
+    )
+    results: str | None = field(
+        default=None, metadata={"help": "a file for the figures, in the form of lm-evaluation-harness' results"}
+    )
     preview: int | None = field(default=None, metadata=HIDDEN)
     preview_random: bool = field(default=False, metadata=HIDDEN)
 
     def __post_init__(self) -> None:
         """Check the fields that need another section."""
         super().__post_init__()
+        check_expected(self.expect, "expect")
+        require(self.results is None or bool(self.results.strip()), "results", self.results, "null or a file")
         score, source = self.score, self.source
         require(
             not score.concatenate or not (source.paired or source.token_ids_column), "score.concatenate", score.concatenate,
