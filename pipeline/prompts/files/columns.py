@@ -12,6 +12,7 @@ from pipeline.errors import InputRefused
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.files.kinds import ANNOTATION, is_json, is_list, is_text, is_uuid
 from pipeline.prompts.scored.config import ScoreSource
+from pipeline.prompts.scored.tasks import TASKS
 from pipeline.prompts.template.template import compile_template
 from pipeline.wording import brief, did_you_mean, listed, one_line
 
@@ -84,6 +85,9 @@ def _uses(config: SourceConfig) -> Iterable[_Use]:
 
 
 def _of_scores(config: ScoreSource) -> Iterable[_Use]:
+    if config.task is not None:
+        for name in TASKS[config.task].columns:
+            yield f"source.task={config.task}", name, _is_plain, _PLAIN
     if config.completion_column is not None:
         name = config.completion_column
         yield "source.completion_column", name, lambda f: _is_text(f) or _is_ids(f), "a string or a list of integers"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -15,20 +15,13 @@ from pipeline.planning.plan import InputFile
 from pipeline.prompts.files.cells import cells
 from pipeline.prompts.rows import RowBuilder
 from pipeline.prompts.scored.config import ScoreOptions, ScoreSource
+from pipeline.prompts.scored.pairs import Given, Pair, encode_pairs
+from pipeline.prompts.scored.tasks import TASKS, Example, Task, example_of
 from pipeline.types import ErrorCode, Passage, PromptRow, RowError, SamplingParams, Tokenizer
 from pipeline.wording import brief
 
-_Given = str | Sequence[int]
-"""What is scored after a prompt: a text, or token ids."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """A prompt and what follows it, as texts or token ids; a text `given` begins with the delimiter."""
-
-    prompt: _Given
-    given: _Given
-    text: str | None
+Size = tuple[int, int, int]
+"""Bytes in UTF-8, characters and words of a text."""
 
 
 class ScoredBuilder(RowBuilder):
@@ -55,12 +48,35 @@ class ScoredBuilder(RowBuilder):
             raise ConfigurationError("score.bos=true: the tokenizer has no token for the beginning of a text")
 
     def _build(self, table: pa.Table, row_ids: list[str]) -> list[PromptRow]:
+        if self._source.task is not None:
+            return self._of_task(TASKS[self._source.task], table, row_ids)
         if self._options.concatenate:
             return [self._text(*parts) for parts in zip(row_ids, self._said(table, len(row_ids)), strict=True)]
         rows = super()._build(table, row_ids)
         if not self._source.paired:
             return [row if row.error else replace(row, passages=(self._whole(row),)) for row in rows]
-        return self._paired(table, rows)
+        found = [row.error or self._pairs(row, given) for row, given in zip(rows, self._given(table), strict=True)]
+        return self._paired(rows, found, self._answers(table, len(rows)))
+
+    def _of_task(self, task: Task, table: pa.Table, row_ids: list[str]) -> list[PromptRow]:
+        """Return the rows of a benchmark's task."""
+        columns = {name: cells(table.column(name), name, ErrorCode.BAD_TEMPLATE_ROW) for name in task.columns}
+        made = [example_of(task, {name: cell[i] for name, cell in columns.items()}) for i in range(len(row_ids))]
+        if task.paired:
+            contexts = [None if isinstance(of, RowError) else of.pairs[0][0] for of in made]
+            rows = [PromptRow(row_id, text, (), self._sampling) for row_id, text in zip(row_ids, contexts, strict=True)]
+            found = [of if isinstance(of, RowError) else self._with_aside(_pairs_of(of)) for of in made]
+            return self._paired(rows, found, [None if isinstance(of, RowError) else of.answer for of in made])
+        texts = [of if isinstance(of, RowError) else of.whole for of in made]
+        sizes = [None if isinstance(of, RowError) else self._size(of.original) for of in made]
+        if self._options.concatenate:
+            return [self._text(*parts) for parts in zip(row_ids, texts, sizes, strict=True)]
+        ids = self._tokens(texts)
+        rows = [self._row(r, t, i, self._sampling, None) for r, t, i in zip(row_ids, texts, ids, strict=True)]
+        return [
+            row if row.error else replace(row, passages=(self._whole(row, size),))
+            for row, size in zip(rows, sizes, strict=True)
+        ]
 
     def _said(self, table: pa.Table, number: int) -> list[str | RowError | None]:
         texts = self._texts(table, number)
@@ -68,49 +84,50 @@ class ScoredBuilder(RowBuilder):
             return texts
         return [self._chat.prompt(chat) for chat in self._chat.of(table, texts)]
 
-    def _text(self, row_id: str, text: str | RowError | None) -> PromptRow:
-        """Return a row of the one long text, which gets its passage later."""
+    def _text(self, row_id: str, text: str | RowError | None, size: Size | None = None) -> PromptRow:
+        """Return a row of the one long text, with a passage that has a size and no tokens yet."""
         if text is None:
             text = RowError(ErrorCode.NULL_PROMPT, "the prompt is null")
         if isinstance(text, RowError):
             return PromptRow(row_id, None, (), self._sampling, text)
-        return PromptRow(row_id, text, (), self._sampling)
+        return PromptRow(row_id, text, (), self._sampling, passages=(Passage((), 0, 0, size or self._size(text)),))
 
-    def _whole(self, row: PromptRow) -> Passage:
-        """Return the passage of a row whose prompt is scored."""
+    def _whole(self, row: PromptRow, size: Size | None = None) -> Passage:
+        """Return the passage of a row whose prompt is scored; `size` is that of what the prompt was made of."""
         ids = row.prompt_token_ids
         text = self._tokenizer.decode(ids, special=True) if row.prompt is None else row.prompt
         before = with_bos(ids, self._bos if self._options.bos else None)
-        return Passage((*before, *ids), len(before), len(before) + len(ids), self._size(text), None, windowed=True)
+        return Passage(
+            (*before, *ids), len(before), len(before) + len(ids), size or self._size(text), None, windowed=True
+        )
 
-    def _size(self, text: str | None) -> tuple[int, int, int]:
+    def _size(self, text: str | None) -> Size:
         return size_of(text, self._options.words)
 
-    def _paired(self, table: pa.Table, rows: Sequence[PromptRow]) -> list[PromptRow]:
+    def _paired(
+        self, rows: Sequence[PromptRow], found: Sequence[Sequence[Pair] | RowError], answers: Sequence[Any]
+    ) -> list[PromptRow]:  # fmt: skip
         """Add what is scored after the prompts."""
-        found = [row.error or given for row, given in zip(rows, self._given(table), strict=True)]
-        pairs = [
-            [] if isinstance(given, RowError) else self._pairs(row, given)
-            for row, given in zip(rows, found, strict=True)
-        ]
-        encoded = iter(self._encoded([pair for of_row in pairs for pair in of_row]))
+        special = self._config.add_special_tokens
+        if special is None and self._chat is not None:
+            special = False
+        pairs = [pair for pairs in found if not isinstance(pairs, RowError) for pair in pairs]
+        encoded = iter(encode_pairs(self._tokenizer, pairs, special, [] if self._bos is None else [self._bos]))
         made = []
-        answers = self._answers(table, len(rows))
-        for row, given, of_row, answer in zip(rows, found, pairs, answers, strict=True):
-            parts = [next(encoded) for _ in of_row]
-            if isinstance(given, RowError):
-                made.append(replace(row, prompt_token_ids=(), error=given))
-                continue
-            made.append(self._answered(self._fit(row, of_row, parts), answer))
+        for row, of_row, answer in zip(rows, found, answers, strict=True):
+            if isinstance(of_row, RowError):
+                made.append(replace(row, prompt_token_ids=(), error=of_row))
+            else:
+                made.append(self._answered(self._fit(row, of_row, [next(encoded) for _ in of_row]), answer))
         return made
 
-    def _given(self, table: pa.Table) -> list[list[_Given] | RowError]:
+    def _given(self, table: pa.Table) -> list[list[Given] | RowError]:
         """Return what follows each prompt, or why there is nothing."""
         name = self._source.endings_column or self._source.completion_column or ""
         values = cells(table.column(name), name, ErrorCode.NOT_UTF8)
         return [self._texts_or_ids(value) for value in values]
 
-    def _texts_or_ids(self, value: Any) -> list[_Given] | RowError:
+    def _texts_or_ids(self, value: Any) -> list[Given] | RowError:
         what = "completion" if self._source.endings_column is None else "list of endings"
         if value is None:
             return RowError(ErrorCode.NULL_PROMPT, f"the {what} is null")
@@ -125,57 +142,24 @@ class ScoredBuilder(RowBuilder):
         ids = self._checked_ids(value)
         return ids if isinstance(ids, RowError) else [ids]
 
-    def _pairs(self, row: PromptRow, given: Sequence[_Given]) -> list[_Pair]:
+    def _pairs(self, row: PromptRow, given: Sequence[Given] | RowError) -> list[Pair] | RowError:
         """Return a row's pairs, then the endings alone if they are wanted."""
-        prompt: _Given = row.prompt_token_ids if row.prompt is None else row.prompt
+        if isinstance(given, RowError):
+            return given
+        prompt: Given = row.prompt_token_ids if row.prompt is None else row.prompt
         pairs = []
         for one in given:
             if isinstance(one, str):
-                pairs.append(_Pair(prompt, self._options.delimiter + one, one))
+                pairs.append(Pair(prompt, self._options.delimiter + one, one))
             else:  # what `generate` wrote follows the ids that it has read
-                pairs.append(_Pair(row.prompt_token_ids, one, self._tokenizer.decode(one)))
+                pairs.append(Pair(row.prompt_token_ids, one, self._tokenizer.decode(one)))
+        return self._with_aside(pairs)
+
+    def _with_aside(self, pairs: list[Pair]) -> list[Pair]:
         return pairs + ([replace(pair, prompt="") for pair in pairs] if self._options.unconditional else [])
 
-    def _encoded(self, pairs: Sequence[_Pair]) -> list[tuple[list[int], list[int]]]:
-        """Return the ids of prompts, and of what follows them.
-
-        A text is tokenised together with its prompt and alone; what is scored are the ids beyond those of the prompt. Blanks at
-        the end of a prompt belong to what follows, as tokens begin with them. lm-evaluation-harness does the same.
-        """
-        special = self._config.add_special_tokens
-        if special is None and self._chat is not None:
-            special = False
-        together: dict[str, list[int]] = {}
-        alone: dict[str, list[int]] = {}
-        for pair in pairs:
-            if isinstance(pair.given, str):
-                known = together if isinstance(pair.prompt, str) and pair.prompt.rstrip() else alone
-                for text in _texts_of(pair):
-                    known[text] = []
-        for known, wanted in ((together, special), (alone, False)):
-            known.update(zip(known, self._tokenizer.encode_batch(list(known), wanted), strict=True))
-        found = []
-        for pair in pairs:
-            if not isinstance(pair.given, str):
-                found.append(
-                    (list(pair.prompt) if not isinstance(pair.prompt, str) else self._beginning, list(pair.given))
-                )
-            elif not isinstance(pair.prompt, str):
-                found.append((list(pair.prompt), alone[pair.given]))
-            elif pair.prompt.rstrip():
-                before, whole = (together[text] for text in _texts_of(pair))
-                found.append((before, whole[len(before) :]))
-            else:
-                found.append((self._beginning, alone[pair.prompt + pair.given]))
-        return found
-
-    @property
-    def _beginning(self) -> list[int]:
-        """The ids that stand for an empty prompt."""
-        return [] if self._bos is None else [self._bos]
-
     def _fit(
-        self, row: PromptRow, pairs: Sequence[_Pair], encoded: Sequence[tuple[list[int], list[int]]]
+        self, row: PromptRow, pairs: Sequence[Pair], encoded: Sequence[tuple[list[int], list[int]]]
     ) -> PromptRow:  # fmt: skip
         """Add the passages to a row, or the reason why one cannot be scored."""
         passages = []
@@ -232,12 +216,16 @@ class ScoredBuilder(RowBuilder):
         return replace(row, answer=number)
 
 
+def _pairs_of(example: Example) -> list[Pair]:
+    return [Pair(context, given, text) for (context, given), text in zip(example.pairs, example.texts, strict=True)]
+
+
 def with_bos(ids: Sequence[int], bos: int | None) -> tuple[int, ...]:
     """Return the ids to put before a text: the beginning-of-text token, if it is wanted and not there already."""
     return () if bos is None or (ids and ids[0] == bos) else (bos,)
 
 
-def size_of(text: str | None, words: str = "split") -> tuple[int, int, int]:
+def size_of(text: str | None, words: str = "split") -> Size:
     """Return the bytes in UTF-8, the characters and the words of a text; a lone surrogate counts as its replacement.
 
     Args:
@@ -247,12 +235,3 @@ def size_of(text: str | None, words: str = "split") -> tuple[int, int, int]:
     text = text or ""
     pieces = text.split() if words == "split" else re.split(r"\s+", text)
     return len(text.encode("utf-8", "replace")), len(text), len(pieces)
-
-
-def _texts_of(pair: _Pair) -> list[str]:
-    """Return the texts of a pair to tokenise: the prompt without the blanks at its end, and the whole."""
-    prompt, given = pair.prompt, pair.given
-    assert isinstance(given, str)
-    if not isinstance(prompt, str):
-        return [given]
-    return [prompt.rstrip(), prompt + given] if prompt.rstrip() else [prompt + given]

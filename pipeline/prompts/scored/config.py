@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipeline.prompts.config import SourceConfig
+from pipeline.prompts.config import PROMPTS, SourceConfig
+from pipeline.prompts.scored.tasks import TASKS
 from pipeline.types import require
 
 WINDOWS = ("sliding", "rolling")
@@ -30,17 +31,36 @@ class ScoreSource(SourceConfig):
     answer_column: str | None = field(
         default=None, metadata={"help": "the right ending: its number from 0, or its text; for accuracies"}
     )
+    task: str | None = field(
+        default=None,
+        metadata={"help": "read a benchmark's own columns instead: " + ", ".join(TASKS)},
+    )
     sampling_column: str | None = field(default=None, metadata=HIDDEN)
     min_completion_tokens: int | None = field(default=None, metadata=HIDDEN)
 
     @property
     def paired(self) -> bool:
         """Whether what is scored follows a prompt that is not scored."""
-        return self.completion_column is not None or self.endings_column is not None
+        of_task = self.task is not None and TASKS[self.task].paired
+        return of_task or self.completion_column is not None or self.endings_column is not None
+
+    @property
+    def choice(self) -> bool:
+        """Whether rows have several endings."""
+        return self.endings_column is not None or (self.task is not None and TASKS[self.task].choice)
 
     def __post_init__(self) -> None:
         """Check every field."""
+        require(self.task is None or self.task in TASKS, "task", self.task, "null or one of " + ", ".join(TASKS))
+        columns = (*PROMPTS, "completion_column", "endings_column", "answer_column", "system_prompt")
+        given = [name for name in columns if getattr(self, name) is not None]
+        alone = self.task is None or not (given or self.chat)
+        require(
+            alone, "task", self.task, f"null with source.{given[0] if given else 'chat'}: a task has columns of its own"
+        )
         super().__post_init__()
+        if self.task is not None:
+            self.prompt_column = None
         require(
             self.completion_column is None or self.endings_column is None, "completion_column and endings_column",
             [self.completion_column, self.endings_column], "only one of them: they exclude each other",

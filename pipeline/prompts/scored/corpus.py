@@ -102,7 +102,8 @@ class CorpusRows:
 
     def _placed(self, row: PromptRow, whole: tuple[int, ...], at: int, start: int, stop: int, text: str) -> PromptRow:
         """Return a row with its stretch of the text."""
-        size = (*size_of(text)[:2], size_of(row.prompt, self._options.words)[2])
+        (own,), after = row.passages, size_of(text[len(row.prompt or "") :])
+        size = own.size[0] + after[0], own.size[1] + after[1], own.size[2]  # the separator counts, and makes no word
         passage = Passage(whole, at + start, at + stop, size, None, windowed=True)
         return replace(
             row, prompt_token_ids=whole[at + start : at + stop], passages=(passage,), prompt_length=stop - start

@@ -80,10 +80,10 @@ class ScoreConfig(GenerateConfig):
             "false with completions or endings: only the first token of a whole text has nothing before it",
         )  # fmt: skip
         require(
-            not score.unconditional or source.endings_column is not None, "score.unconditional", score.unconditional,
+            not score.unconditional or source.choice, "score.unconditional", score.unconditional,
             "false without source.endings_column",
         )  # fmt: skip
         require(
-            not score.delimiter or source.paired, "score.delimiter", score.delimiter,
+            not score.delimiter or (source.paired and source.task is None), "score.delimiter", score.delimiter,
             "empty without source.completion_column or source.endings_column",
         )  # fmt: skip

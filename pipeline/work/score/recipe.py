@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.output.scores.schema import MEANINGS, score_schema
 from pipeline.output.scores.table import Score, build_scores
+from pipeline.prompts.scored.tasks import TASKS
 from pipeline.types import Completion, ErrorCode, Passage, PromptRow, Request, RowError
 from pipeline.work.score.windows import Window, windows_of
 
@@ -27,13 +28,14 @@ class ScoreRecipe:
     def __init__(self, options: Mapping[str, Any]) -> None:
         """See `Recipe`."""
         score, source, stats = options["score"], options["source"], options["stats"]
-        endings = source["endings_column"] is not None
+        task = None if source["task"] is None else TASKS[source["task"]]
+        endings = source["endings_column"] is not None or (task is not None and task.choice)
         self._columns = {
             "statistics": tuple(stats["columns"]),
             "top_logprobs": stats["top_logprobs"],
             "texts": options["output"]["include_prompt"],
             "endings": endings,
-            "answers": source["answer_column"] is not None,
+            "answers": source["answer_column"] is not None or task is not None,
             "unconditional": score["unconditional"],
         }
         self.samples: int | None = None if endings else 1
