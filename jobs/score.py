@@ -36,6 +36,12 @@ def _compared(config: ScoreConfig, done: Outcome) -> int:
     """Print the figures beside what is expected of them; return exit code 6 if one is off."""
     expected = config.expect or config.benchmark.expected_of(config.model.path)
     found = compare(done.manifest.figures, done.manifest.totals.sums, expected)
+    if found and not config.expect:
+        benchmark = config.benchmark
+        said = {"reproduced": "reproduced by public scripts", "paper": "in a paper only"}.get(
+            benchmark.status or "", "published"
+        )
+        print(f"  {benchmark.name}: the expected figures are {said}: {'; '.join(benchmark.sources)}", file=sys.stderr)
     for line in table(found) if found else ():
         print(f"  {line}", file=sys.stderr)
     return ExitCode.COMPLETE if all(figure.good for figure in found) else ExitCode.OFF
