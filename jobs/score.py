@@ -38,9 +38,8 @@ def _compared(config: ScoreConfig, done: Outcome) -> int:
     found = compare(done.manifest.figures, done.manifest.totals.sums, expected)
     if found and not config.expect:
         benchmark = config.benchmark
-        said = {"reproduced": "reproduced by public scripts", "paper": "in a paper only"}.get(
-            benchmark.status or "", "published"
-        )
+        known = {"reproduced": "reproduced by public scripts", "paper": "in a paper only"}
+        said = known.get(benchmark.status or "", "published")
         print(f"  {benchmark.name}: the expected figures are {said}: {'; '.join(benchmark.sources)}", file=sys.stderr)
     for line in table(found) if found else ():
         print(f"  {line}", file=sys.stderr)
