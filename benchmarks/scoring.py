@@ -3,8 +3,8 @@
     python -m benchmarks.scoring MODEL [--texts 8] [--tokens 512] [--repeats 3] [--batch 4] [--harness] [--choices 4]
 
 It prints one JSON line: tokens per second of each (the median of the repeats), and what all statistics cost against
-log-probabilities alone; `benchmarks.limits MODEL 256` has the limit of the products at the rows of a step. With `--choices`, the
-texts are contexts of so many tokens with that many endings of a twelfth of them. Loading and a warm-up are left out.
+log-probabilities alone; `benchmarks.limits MODEL 256` has the limit of the products at the rows of a step. With `--choices`,
+the texts are contexts of so many tokens with that many endings of a twelfth of them. Loading and a warm-up are left out.
 """
 
 from __future__ import annotations

@@ -107,9 +107,9 @@ def test_endings(tmp_path: Path, score: Score) -> None:
     assert (bear["best"], zebra["best"], again["best"], bear["is_answer"]) == (True, False, False, True)
     assert bear["token_logprobs"] == again["token_logprobs"]  # of equal ones the first is the best
     assert (bear["text"], bear["bytes"], bear["words"]) == ("bear", 4, 1)
+    assert manifest(tmp_path / "out")["totals"]["errors"] == {"BAD_ANSWER": 1, "NULL_PROMPT": 3}
     alone = score(MODEL, {"prompt": ["bear"]}, "score.bos=true")[0]
     assert alone["negative_log_likelihood"] == bear["unconditional_negative_log_likelihood"]
-    assert manifest(tmp_path / "out")["totals"]["errors"] == {"BAD_ANSWER": 1, "NULL_PROMPT": 3}
 
 
 def test_texts_and_their_sizes(tmp_path: Path, score: Score) -> None:
@@ -186,12 +186,12 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
     [
         (["score.stride=0"], "score.stride=0: must be null or a whole number from 1"),
         (["score.stride=5000"], "score.stride=5000: must be at most the context, which has"),
-        (["score.windows=none"], "score.windows=none: must be one of sliding, rolling"),
+        (["score.windows=none"], "score.windows='none': must be one of sliding, rolling"),
         (["score.windows=rolling", "score.stride=5"], "score.stride=5: must be null with score.windows=rolling"),
         (["score.bos=true", "source.completion_column=prompt"], "score.bos=True: must be false with completions or endings"),
         (["score.concatenate=true", "source.endings_column=prompt"], "score.concatenate=True: must be false with completions"),
         (["score.unconditional=true"], "score.unconditional=True: must be false without source.endings_column"),
-        (["source.answer_column=prompt"], "source.answer_column=prompt: must be given with source.endings_column only"),
+        (["source.answer_column=prompt"], "source.answer_column='prompt': must be given with source.endings_column only"),
         (["source.endings_column=prompt"], "source.endings_column: column 'prompt' is string, must be a list of strings"),
         (["source.completion_column=gone"], "source.completion_column: there is no column 'gone'"),
         (["sampling.temperature=1"], "sampling.temperature: no such key"),
