@@ -6,7 +6,7 @@ It imports no torch, so a job can be planned where torch is not installed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
@@ -75,6 +75,8 @@ class Identity:
         lists: Whether it can give the most likely tokens per step and the log-probabilities of prompts.
         chat_template: The text of the model's own chat template; None: it has none.
         scores: Whether it can score given tokens.
+        provenance: Name → where the model comes from, for the manifest and the card.
+        doubts: A line for each thing about the model that is legal and surely a mistake.
     """
 
     content: Mapping[str, str]
@@ -89,6 +91,8 @@ class Identity:
     lists: bool = True
     chat_template: str | None = None
     scores: bool = False
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    doubts: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

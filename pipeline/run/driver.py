@@ -202,7 +202,7 @@ class _Run:
             return done
         try:
             manifest = assemble(store, self._plan, self._monitor.reports, self._monitor.timings(),
-                                {**environment(), **self._environment})  # fmt: skip
+                                {**environment(), **self._environment, **self._prepared.provenance})  # fmt: skip
         except DamagedPart as error:
             write_down(store, [error.file])
             raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -46,6 +46,7 @@ class Prepared:
         weight_bytes: Size of the model's weights.
         doubts: One line per option that is legal and surely a mistake.
         statistics: The names of those that the engine can measure.
+        provenance: Name → where the model comes from.
     """
 
     job: Job
@@ -53,6 +54,7 @@ class Prepared:
     weight_bytes: int
     doubts: tuple[str, ...] = ()
     statistics: frozenset[str] = frozenset()
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
 
 def prepare(config: GenerateConfig, recipe: str = "generate", begun: Mapping[str, Any] | None = None) -> Prepared:
@@ -95,10 +97,11 @@ def prepare(config: GenerateConfig, recipe: str = "generate", begun: Mapping[str
         rows_per_shard=config.output.rows_per_shard or effort.rows_per_shard,
         limit=config.source.limit,
     )
-    doubtful = (*doubts(config, identity), *undone)
+    doubtful = (*doubts(config, identity), *identity.doubts, *undone)
     return Prepared(
-        _job(config, plan, source, schema, identity), effort, identity.weight_bytes, doubtful, identity.statistics
-    )
+        _job(config, plan, source, schema, identity), effort, identity.weight_bytes, doubtful, identity.statistics,
+        identity.provenance,
+    )  # fmt: skip
 
 
 def _job(config: GenerateConfig, plan: Plan, source: Source, schema: Any, identity: Identity) -> Job:
