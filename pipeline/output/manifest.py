@@ -72,8 +72,11 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """Return the file's bytes, with one line per part; `json` would indent every value of up to a million parts."""
+        totals = asdict(self.totals)
+        if not self.totals.sums:
+            del totals["sums"]  # of a job that does not score
         head = {
-            "plan_id": self.plan_id, "promptmill_version": self.promptmill_version, "totals": asdict(self.totals),
+            "plan_id": self.plan_id, "promptmill_version": self.promptmill_version, "totals": totals,
             "timings": self.timings, **({"figures": dict(self.figures)} if self.figures else {}),
         }  # fmt: skip
         file = io.BytesIO()

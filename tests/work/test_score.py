@@ -89,8 +89,8 @@ HELLASWAG = {
         (
             "hellaswag", HELLASWAG,
             Example(
-                (("Removing ice: A man sits. He", " melts"), ("Removing ice: A man sits. He", " freezes it")),
-                ("melts", "freezes it"), 1,
+                (("Removing ice: A man sits. He", "  melts"), ("Removing ice: A man sits. He", " freezes it")),
+                (" melts", "freezes it"), 1,
             ),
         ),
         (
