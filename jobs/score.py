@@ -15,6 +15,7 @@ from pipeline.work.score.config import ScoreConfig
 
 if TYPE_CHECKING:
     from pipeline.run.driver import Outcome
+    from pipeline.work.score.benchmark import Compared
 
 
 def run(config: ScoreConfig, config_yaml: str) -> int:
@@ -43,7 +44,24 @@ def _compared(config: ScoreConfig, done: Outcome) -> int:
         print(f"  {benchmark.name}: the expected figures are {said}: {'; '.join(benchmark.sources)}", file=sys.stderr)
     for line in table(found) if found else ():
         print(f"  {line}", file=sys.stderr)
-    return ExitCode.COMPLETE if all(figure.good for figure in found) else ExitCode.OFF
+    off = [figure for figure in found if not figure.good]
+    if off and config.explain:
+        for line in _explained(config, done, off):
+            print(f"  {line}", file=sys.stderr)
+    return ExitCode.OFF if off else ExitCode.COMPLETE
+
+
+def _explained(config: ScoreConfig, done: Outcome, off: list[Compared]) -> list[str]:
+    from omegaconf import OmegaConf
+
+    from pipeline.inspect.output import open_output
+    from pipeline.run.explain import explain
+    from pipeline.work.score.explain import last_tokens
+
+    output = open_output(config.output.path)
+    context = int(output.plan().fingerprint["engine"]["max_model_len"])
+    last = last_tokens(output.rows(["token_logprobs", "token_ranks"])) if config.source.paired else {}
+    return explain(config, done.manifest, context, off, last, lambda run: OmegaConf.to_yaml(OmegaConf.structured(run)))
 
 
 JOB = JobSpec(

@@ -15,6 +15,7 @@ from pipeline.planning.plan import InputFile
 from pipeline.prompts.files.cells import cells
 from pipeline.prompts.rows import RowBuilder
 from pipeline.prompts.scored.config import ScoreOptions, ScoreSource
+from pipeline.prompts.scored.detokenize import DETOKENIZERS
 from pipeline.prompts.scored.pairs import Given, Pair, encode_pairs
 from pipeline.prompts.scored.tasks import TASKS, Example, Task, example_of
 from pipeline.types import ErrorCode, Passage, PromptRow, RowError, SamplingParams, Tokenizer
@@ -44,6 +45,7 @@ class ScoredBuilder(RowBuilder):
         super().__init__(unbounded, sampling, tokenizer, sys.maxsize, files)
         self._source, self._options, self._longest = config, options, max_model_len
         self._bos = tokenizer.bos_token_id
+        self._detokenize = None if options.detokenize is None else DETOKENIZERS[options.detokenize]
         if options.bos and self._bos is None:
             raise ConfigurationError("score.bos=true: the tokenizer has no token for the beginning of a text")
 
@@ -51,10 +53,15 @@ class ScoredBuilder(RowBuilder):
         if self._source.task is not None:
             return self._of_task(TASKS[self._source.task], table, row_ids)
         if self._options.concatenate:
-            return [self._text(*parts) for parts in zip(row_ids, self._said(table, len(row_ids)), strict=True)]
+            said = zip(row_ids, self._said(table, len(row_ids)), self._originals(table, len(row_ids)), strict=True)
+            return [self._text(*parts) for parts in said]
         rows = super()._build(table, row_ids)
         if not self._source.paired:
-            return [row if row.error else replace(row, passages=(self._whole(row),)) for row in rows]
+            sizes = self._originals(table, len(rows))
+            return [
+                row if row.error else replace(row, passages=(self._whole(row, size),))
+                for row, size in zip(rows, sizes, strict=True)
+            ]
         found = [row.error or self._pairs(row, given) for row, given in zip(rows, self._given(table), strict=True)]
         return self._paired(rows, found, self._answers(table, len(rows)))
 
@@ -67,7 +74,7 @@ class ScoredBuilder(RowBuilder):
             rows = [PromptRow(row_id, text, (), self._sampling) for row_id, text in zip(row_ids, contexts, strict=True)]
             found = [of if isinstance(of, RowError) else self._with_aside(_pairs_of(of)) for of in made]
             return self._paired(rows, found, [None if isinstance(of, RowError) else of.answer for of in made])
-        texts = [of if isinstance(of, RowError) else of.whole for of in made]
+        texts = [of if isinstance(of, RowError) else self._undone(of) for of in made]
         sizes = [None if isinstance(of, RowError) else self._size(of.original) for of in made]
         if self._options.concatenate:
             return [self._text(*parts) for parts in zip(row_ids, texts, sizes, strict=True)]
@@ -77,6 +84,22 @@ class ScoredBuilder(RowBuilder):
             row if row.error else replace(row, passages=(self._whole(row, size),))
             for row, size in zip(rows, sizes, strict=True)
         ]
+
+    def _undone(self, example: Example) -> str | None:
+        """Return the whole text of a task, its tokenisation undone as asked, or as the task does it."""
+        return example.whole if self._detokenize is None else self._detokenize(example.original or "")
+
+    def _texts(self, table: pa.Table, number: int) -> list[str | RowError | None]:
+        texts = super()._texts(table, number)
+        if self._detokenize is None:
+            return texts
+        return [self._detokenize(text) if isinstance(text, str) else text for text in texts]
+
+    def _originals(self, table: pa.Table, number: int) -> list[Size | None]:
+        """Return the sizes of what whole texts were made of; None where that is the text itself."""
+        if self._detokenize is None or self._chat is not None:
+            return [None] * number
+        return [self._size(text) if isinstance(text, str) else None for text in super()._texts(table, number)]
 
     def _said(self, table: pa.Table, number: int) -> list[str | RowError | None]:
         texts = self._texts(table, number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipeline.prompts.config import PROMPTS, SourceConfig
+from pipeline.prompts.scored.detokenize import DETOKENIZERS
 from pipeline.prompts.scored.tasks import TASKS
 from pipeline.types import require
 
@@ -91,6 +92,12 @@ class ScoreOptions:
     concatenate: bool = field(
         default=False, metadata={"help": "score all rows as one long text, joined by score.separator"}
     )
+    detokenize: str | None = field(
+        default=None,
+        metadata={
+            "help": "none, wiki or ptb: undo a corpus's tokenisation of whole texts; null: what source.task does, or none"
+        },
+    )
     separator: str = field(default="\n\n", metadata={"help": "what stands between two rows of the one long text"})
     bos: bool = field(
         default=False, metadata={"help": "put the beginning-of-text token before a text, so that its first is scored"}
@@ -112,6 +119,10 @@ class ScoreOptions:
         """Check every field."""
         require(self.stride is None or self.stride >= 1, "stride", self.stride, "null or a whole number from 1")
         require(self.windows in WINDOWS, "windows", self.windows, "one of " + ", ".join(WINDOWS))
+        known = ", ".join(DETOKENIZERS)
+        require(
+            self.detokenize is None or self.detokenize in DETOKENIZERS, "detokenize", self.detokenize, f"one of {known}"
+        )
         require(self.words in WORDS, "words", self.words, "one of " + ", ".join(WORDS))
         require(
             self.stride is None or self.windows == "sliding", "stride", self.stride, "null with score.windows=rolling"

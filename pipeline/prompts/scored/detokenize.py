@@ -7,7 +7,7 @@ is there, also the one that can never match.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 _Rule = tuple[str | re.Pattern[str], str]
 
@@ -64,3 +64,12 @@ def wiki(text: str) -> str:
 def ptb(text: str) -> str:
     """Undo the tokenisation of the Penn Treebank."""
     return _apply(PTB, text)
+
+
+def plain(text: str) -> str:
+    """Leave a text as it is."""
+    return text
+
+
+DETOKENIZERS: dict[str, Callable[[str], str]] = {"none": plain, "wiki": wiki, "ptb": ptb}
+"""What `score.detokenize` names."""

@@ -59,6 +59,13 @@ class ScoreConfig(GenerateConfig):
             "help": "figure → number or [lowest,highest]; exit code 6 if one is off; {}: what benchmark.published says"
         },
     )
+    explain: bool = field(
+        default=False,
+        metadata={"help": "when a figure is off, score anew in other ways, and say under which it is as expected"},
+    )
+    explain_sources: list[str] = field(
+        default_factory=list, metadata={"help": "other versions of the text for explain, as source.path"}
+    )
     results: str | None = field(
         default=None, metadata={"help": "a file for the figures, in the form of lm-evaluation-harness' results"}
     )
@@ -83,6 +90,13 @@ class ScoreConfig(GenerateConfig):
             not score.unconditional or source.choice, "score.unconditional", score.unconditional,
             "false without source.endings_column",
         )  # fmt: skip
+        require(
+            score.detokenize is None or not source.paired, "score.detokenize", score.detokenize,
+            "null with completions or endings: only whole texts",
+        )  # fmt: skip
+        require(
+            not self.explain_sources or self.explain, "explain_sources", self.explain_sources, "given with explain=true"
+        )
         require(
             not score.delimiter or (source.paired and source.task is None), "score.delimiter", score.delimiter,
             "empty without source.completion_column or source.endings_column",
