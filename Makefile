@@ -19,7 +19,7 @@ WANTED = import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project
 	print(*p["dependencies"], *sum((p["optional-dependencies"][e] for e in ("dev", "data", "cluster")), []), sep="\n")
 
 install: $(STAMP)  ## make .venv with everything in it
-$(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard pipeline/engine/native/*.[ch])
+$(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard pipeline/engine/native/*/*.[ch])
 	@echo '$(VENV): 3 GB on disk with a CPU build of torch, several more with a CUDA build (docs/how-to/install.md)'
 	@mkdir -p $(VENV) && : >$(VENV)/install.log
 	@$(call step,'1/3 the environment',test -x $(BIN)/python || $(PYTHON) -m venv $(VENV))

@@ -56,9 +56,14 @@ class CompileHook(BuildHookInterface[Any]):
     def _compile(self, level: str, own: list[str]) -> bool:
         """Compile for a level, with flags of its own; say so if that cannot be."""
         library = Path(self.root, FOLDER, _file(level))
-        sources = sorted(library.parent.glob("*.c"))
+        sources = sorted((library.parent / "src").glob("*.c"))
         compiler = shlex.split(os.environ.get("CC") or "cc")
-        flags = [*FLAGS, f'-DPROMPTMILL_SOURCES="{digest_of_sources(library.parent)}"', *own]
+        flags = [
+            *FLAGS,
+            f"-I{library.parent / 'include'}",
+            f'-DPROMPTMILL_SOURCES="{digest_of_sources(library.parent)}"',
+            *own,
+        ]
         with tempfile.TemporaryDirectory() as folder:
             built = Path(folder, library.name)
             objects = [str(Path(folder, source.stem + ".o")) for source in sources]
@@ -81,9 +86,9 @@ class CompileHook(BuildHookInterface[Any]):
 
 
 def digest_of_sources(folder: Path) -> str:
-    """What names the C sources by their content; the loader computes it likewise."""
+    """Return a digest of the C sources; the loader computes the same one."""
     digest = hashlib.sha256()
-    for file in sorted([*folder.glob("*.c"), *folder.glob("*.h")]):
+    for file in sorted([*folder.glob("src/*.c"), *folder.glob("include/*.h")], key=lambda file: file.name):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -299,6 +299,10 @@ class VirtualPool:
         """See `ReplicaPool`."""
         return 0
 
+    def doing(self) -> str:
+        """See `ReplicaPool`."""
+        return ""
+
     def facts(self) -> dict[str, Any]:
         """See `ReplicaPool`."""
         return {"replicas": self.count}

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from jobs.launch import launch
 from jobs.leave import leave
 from jobs.spec import JobSpec
+from pipeline import __version__
 from pipeline.errors import ExitCode
+from pipeline.wording import without_secrets
 from pipeline.work.config import GenerateConfig
 
 
@@ -16,8 +18,11 @@ def run(config: GenerateConfig, config_yaml: str) -> int:
     """Generate, or show a preview, and return the exit code."""
     if config.preview is not None:
         return _preview(config)
-    from pipeline.run.show.stages import Stage
+    from pipeline.stages import Stage, on_stderr
 
+    on_stderr(
+        f"promptmill {__version__}: {without_secrets(config.source.path)} → {without_secrets(config.output.path)}"
+    )
     with Stage("starting"):
         from pipeline.run.driver import run_job  # imported late: it loads Ray and pyarrow
 
@@ -25,7 +30,7 @@ def run(config: GenerateConfig, config_yaml: str) -> int:
 
 
 def _preview(config: GenerateConfig) -> int:
-    from pipeline.run.show.stages import Stage
+    from pipeline.stages import Stage
 
     with Stage("starting"):
         from pipeline.run.preview import preview  # late: it brings in pyarrow

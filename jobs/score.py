@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from jobs.launch import launch
 from jobs.leave import leave
 from jobs.spec import JobSpec
+from pipeline import __version__
 from pipeline.errors import ExitCode
+from pipeline.wording import without_secrets
 from pipeline.work.score.benchmark import compare, table
 from pipeline.work.score.config import ScoreConfig
 
@@ -20,8 +22,11 @@ if TYPE_CHECKING:
 
 def run(config: ScoreConfig, config_yaml: str) -> int:
     """Score, and return the exit code."""
-    from pipeline.run.show.stages import Stage
+    from pipeline.stages import Stage, on_stderr
 
+    on_stderr(
+        f"promptmill {__version__}: {without_secrets(config.source.path)} → {without_secrets(config.output.path)}"
+    )
     with Stage("starting"):
         from pipeline.run.driver import run_job  # imported late: it loads Ray and pyarrow
 

@@ -85,7 +85,7 @@ def _run(request: Request, _: str) -> int:
 def _submit(request: Request) -> int:
     from jobs.options.bundle import bundle
     from pipeline.run.cluster.submission import Handed, JobServer
-    from pipeline.run.show.stages import Stage
+    from pipeline.stages import Stage
 
     config = request.config
     server = JobServer(config.address)

@@ -14,7 +14,7 @@ from pipeline.inspect.config import VerifyConfig
 
 def run(config: VerifyConfig, config_yaml: str) -> int:
     """Verify, print a line a finding, and return the exit code."""
-    from pipeline.run.show.stages import Stage
+    from pipeline.stages import Stage
 
     with Stage("starting"):
         from jobs.options.restore import job_of  # late: these bring in Hydra and pyarrow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 UNKNOWN = "–"
 """Shown for a number that is not known yet."""
@@ -66,6 +66,11 @@ def without_secrets(path: str) -> str:
 def counted(number: int, noun: str) -> str:
     """Write a number with its noun: `1 row`, `2,000 rows`."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def by_code(errors: Mapping[str, int]) -> str:
+    """Return how many errors there are of each code, the most frequent first, such as `3 NULL_PROMPT, 1 TIMEOUT`."""
+    return ", ".join(f"{n:,} {code}" for code, n in sorted(errors.items(), key=lambda e: (-e[1], e[0])))
 
 
 def duration(seconds: float | None) -> str:

@@ -29,9 +29,14 @@ if not Path("/dev/nvidiactl").exists():
 
 # `make test` tries the same examples every time, so that it says something about a change; `make fuzz` tries new ones.
 settings.register_profile(
-    "same", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True, derandomize=True
+    "same",
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,
+    derandomize=True,
 )
-settings.register_profile("new", settings.get_profile("same"), derandomize=False)
+settings.register_profile("new", settings.get_profile("same"), max_examples=100, derandomize=False)
 settings.load_profile("same")
 
 

@@ -54,4 +54,4 @@ def job_of(text: str, path: str, fingerprint: Mapping[str, Any]) -> Job:
     from pipeline.work.prepare import prepare  # late: it brings in pyarrow
 
     recipe = fingerprint.get("recipe", "generate")
-    return prepare(restored(text, specs()[recipe].schema, path), recipe, fingerprint).job
+    return prepare(restored(text, specs()[recipe].schema, path), recipe, fingerprint, fresh=True).job

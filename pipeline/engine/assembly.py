@@ -20,7 +20,6 @@ from pipeline.engine.layers.attention import TRITON
 from pipeline.engine.layers.linear import PackedLinear
 from pipeline.engine.model.checkpoint import Checkpoint, model_len
 from pipeline.engine.model.load import LoadedModel, load_model
-from pipeline.engine.model.loading_log import LoadingLog
 from pipeline.engine.model.tokenizer import Tokenizer, end_tokens, load_tokenizer
 from pipeline.engine.rules.grammar_guard import check_in_time
 from pipeline.engine.rules.structured import Grammars
@@ -28,6 +27,7 @@ from pipeline.engine.static import StaticEngine
 from pipeline.engine.steps.card import card_bytes, plan_card
 from pipeline.engine.steps.runner import ModelRunner
 from pipeline.machine import available_bytes
+from pipeline.stages import doing
 from pipeline.types import SamplingParams
 
 logger = logging.getLogger(__name__)
@@ -157,10 +157,11 @@ def build_engine(
         checkpoint, model, device=device, max_len=max_len, plain=engine.name == "static",
         deterministic=engine.deterministic,
     )  # fmt: skip
-    tokenizer = load_tokenizer(checkpoint.tokenizer, loaded.vocab_size)
+    with doing("loading the tokenizer"):
+        tokenizer = load_tokenizer(checkpoint.tokenizer, loaded.vocab_size)
     loaded = replace(loaded, eos_token_ids=end_tokens(loaded.eos_token_ids, tokenizer))
     parts = _Parts(loaded, tokenizer, stats, engine, max_len, expected, memory_share)
-    with LoadingLog("taking the cache's memory"):
+    with doing("taking the memory of the KV cache"):
         memory = parts.plan()
         built = ENGINES[engine.name](parts, memory)
     facts = {

@@ -122,11 +122,13 @@ class Backend(Protocol):
     def __init__(self, model: ModelConfig, engine: EngineConfig) -> None:
         """Keep the configuration."""
 
-    def identify(self, *, gpus: float) -> Identity:
+    def identify(self, *, gpus: float, fresh: bool = False) -> Identity:
         """Find the model and say what it is, without loading it.
 
         Args:
             gpus: GPUs per replica; 0: it runs on the CPU.
+            fresh: Read every file, instead of taking the digest that an earlier job found for a file that has not changed
+                since.
 
         Raises:
             ModelRefused: If it is missing, unsafe or not served.

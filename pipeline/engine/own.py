@@ -17,6 +17,7 @@ from pipeline.engine.model.ignored import ignored
 from pipeline.engine.model.provenance import misfits, provenance
 from pipeline.engine.model.tokenizer import Tokenizer, load_tokenizer
 from pipeline.engine.rules.structured import Grammars
+from pipeline.stages import doing
 from pipeline.statistics import STATISTICS
 from pipeline.types import ChatFormat, SamplingParams
 
@@ -39,7 +40,7 @@ class ContinuousBackend:
         """The model's files on this machine."""
         return resolve(self._model)
 
-    def identify(self, *, gpus: float) -> Identity:
+    def identify(self, *, gpus: float, fresh: bool = False) -> Identity:
         """See `Backend.identify`."""
         model, engine, checkpoint = self._model, self._engine, self.checkpoint
         dtype = self._dtype(gpus)
@@ -53,7 +54,7 @@ class ContinuousBackend:
         kv_dtype = dtype if model.kv_cache_dtype == "auto" else model.kv_cache_dtype
         weight_bytes = sum(p.stat().st_size for p in checkpoint.directory.glob("*.safetensors"))
         longest = model_len(checkpoint, engine)
-        content = checkpoint.content()
+        content = checkpoint.content(fresh=fresh)
         return Identity(
             content=content,
             model={"dtype": dtype, "quantization": model.quantization, "kv_cache_dtype": kv_dtype, **rounding},
@@ -114,7 +115,8 @@ def _assembly() -> Callable[..., BuiltEngine]:
     if first:
         gc.disable()
     try:
-        from pipeline.engine.assembly import build_engine
+        with doing("importing torch and transformers"):
+            from pipeline.engine.assembly import build_engine
     finally:
         if first:
             gc.freeze()

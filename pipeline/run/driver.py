@@ -43,7 +43,7 @@ from pipeline.run.show.summary import RunSummary, summary
 from pipeline.run.show.watch import Watch
 from pipeline.run.signals import Stopped, signals_raise
 from pipeline.store.base import open_store
-from pipeline.wording import counted, duration
+from pipeline.wording import by_code, counted, duration
 from pipeline.work.config import GenerateConfig
 from pipeline.work.job import Job
 from pipeline.work.prepare import Prepared, prepare
@@ -179,8 +179,9 @@ class _Run:
             pool, work, watch.report, lambda: watch.look(work, dispatcher.replicas), watch.event,
             hang_timeout=config.cluster.hang_timeout,
         )  # fmt: skip
+        watch.waiting_for = dispatcher.waiting_for
         reason = FINISHED
-        watch.view.stage("starting")
+        watch.view.stage("starting", pool.doing)
         try:
             dispatcher.run()
             self._environment = pool.facts()
@@ -290,9 +291,8 @@ def _too_many(config: GenerateConfig, manifest: Manifest) -> str:
     if not _exit_code(config, manifest):
         return ""
     errors = manifest.totals.errors
-    codes = ", ".join(f"{n:,} {code}" for code, n in sorted(errors.items(), key=lambda e: (-e[1], e[0])))
     share = f"{sum(errors.values()):,} of {manifest.totals.completions:,} output rows"
-    return (f". Exit code {int(ExitCode.TOO_MANY_ERRORS)}: {share} are errors ({codes}), more than "
+    return (f". Exit code {int(ExitCode.TOO_MANY_ERRORS)}: {share} are errors ({by_code(errors)}), more than "
             f"max_error_rate={config.max_error_rate:g} allows")  # fmt: skip
 
 

@@ -57,13 +57,16 @@ class Prepared:
     provenance: Mapping[str, str] = field(default_factory=dict)
 
 
-def prepare(config: GenerateConfig, recipe: str = "generate", begun: Mapping[str, Any] | None = None) -> Prepared:
+def prepare(
+    config: GenerateConfig, recipe: str = "generate", begun: Mapping[str, Any] | None = None, *, fresh: bool = False
+) -> Prepared:
     """Check the input and the model, and plan.
 
     Args:
         config: The configuration.
         recipe: What the job makes of a row: a name in `RECIPES`.
         begun: The fingerprint of the plan that the output already has, if any.
+        fresh: Read every file of the model, instead of taking a digest that an earlier job found.
 
     Raises:
         Refused: The message is one line about what is wrong and what to do.
@@ -79,7 +82,7 @@ def prepare(config: GenerateConfig, recipe: str = "generate", begun: Mapping[str
         check_ids(source, config.source)
     backend = open_backend(config.model, config.engine)
     with refusing(ModelRefused, f"model.path={config.model.path}"):
-        identity = backend.identify(gpus=config.cluster.gpus_per_replica)
+        identity = backend.identify(gpus=config.cluster.gpus_per_replica, fresh=fresh)
     config = _with_chat(config, backend, identity, begun)
     _check_vocabulary(config, identity.vocab_size)
     _check_statistics(config, identity)

@@ -49,7 +49,7 @@ def compiled(folder: Path, flags: list[str]) -> ctypes.CDLL:
         contract = "off" if source.name.startswith("product_int8") else "fast"
         objects.append(str(folder / f"{source.stem}.o"))
         march = ["-march=x86-64-v3"] if X86 else []
-        command = [str(COMPILER), *FLAGS, *march, *flags, f"-ffp-contract={contract}"]
+        command = [str(COMPILER), *FLAGS, *march, *flags, f"-I{native.INCLUDE}", f"-ffp-contract={contract}"]
         subprocess.run([*command, "-c", str(source), "-o", objects[-1]], check=True, timeout=900)
     file = folder / "products.so"
     subprocess.run([str(COMPILER), "-shared", *objects, "-lm", "-o", str(file)], check=True, timeout=900)

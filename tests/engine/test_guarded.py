@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pipeline.engine.guarded import GuardedEngine
 from pipeline.errors import DeviceFault, ModelRefused, WorkerFailed
 from pipeline.types import Completion, ErrorCode, Request, Room, SamplingParams
+from tests.examples import examples
 
 PROBE = Request("", 0, (0,), SamplingParams())
 
@@ -64,7 +65,7 @@ def run(engine: GuardedEngine, shards: Sequence[Sequence[Request]]) -> list[Comp
     raise AssertionError("it does not come to an end")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     st.lists(st.lists(st.integers(1, 99), unique=True, max_size=12), max_size=4),
     st.sets(st.integers(1, 99)),

@@ -35,6 +35,7 @@ from tests.engine.small.attention_cases import (
     put,
 )
 from tests.engine.small.tiny_models import OLDER, kernels_of, without_kernels
+from tests.examples import examples
 
 pytestmark = needs_kernels
 Run = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -58,7 +59,7 @@ def same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(cases())
 def test_it_is_attention_and_writes_only_what_is_new(case: Case) -> None:
     """Whatever garbage lies in unwritten places, other blocks and the padding."""
@@ -68,7 +69,7 @@ def test_it_is_attention_and_writes_only_what_is_new(case: Case) -> None:
         assert same(found, expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(cases(), st.integers(2, 4), st.integers(1, BLOCK))
 def test_a_rows_bits_are_its_own(case: Case, threads: int, longest: int) -> None:
     """Alone, in company, in one chunk, in pieces, one by one, by any number of threads, in any blocks, in any order."""
@@ -87,7 +88,7 @@ def test_a_rows_bits_are_its_own(case: Case, threads: int, longest: int) -> None
     assert same(run(moved)[0], whole[0])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(cases(), st.data())
 def test_what_is_not_finite_stays_in_its_sequence(case: Case, data: st.DataObject) -> None:
     clean = run(case)[0]
@@ -133,7 +134,7 @@ def replaced_past(old: Case, new: Case) -> torch.Tensor:
     return old.keys
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.integers(0, 2**31), st.floats(0.01, 80.0))
 def test_weights_are_exponentials_to_a_few_units_in_the_last_place(seed: int, spread: float) -> None:
     """One value is 1 and all others 0, so that the output is a weight; the scores are exact in float32."""
@@ -175,7 +176,7 @@ def test_padding_tokens_give_zero_and_write_nothing() -> None:
     assert (out[-2:] == 0).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.integers(0, 2**31))
 def test_bfloat16_is_stored_as_torch_rounds(seed: int) -> None:
     """Random bits: subnormal, infinite, not a number, halfway between two; ties go to even."""
@@ -286,7 +287,8 @@ def test_the_configuration_knows_every_level() -> None:
 
 def test_both_languages_agree_on_the_sizes() -> None:
     """The scratch memory is laid out by one and filled by the other."""
-    text = "".join((native.FOLDER / name).read_text() for name in ("attention.c", "vector.h", "int8.h", "tiles.h"))
+    headers = [native.INCLUDE / name for name in ("vector.h", "int8.h", "tiles.h")]
+    text = "".join(file.read_text() for file in [native.SOURCES / "attention.c", *headers])
     sizes: dict[str, int] = {}
     for name, value in re.findall(
         r"^#define (BLOCK|WIDTH|LANES|ROWS|STRETCH|TALLEST|ROW_BYTES) (\d+)", text, re.MULTILINE
@@ -301,10 +303,9 @@ def test_both_languages_agree_on_the_sizes() -> None:
 def test_a_library_of_other_sources_is_not_called(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for file in native.SOURCES.glob("*.[ch]"):
-        shutil.copy(file, tmp_path)
-    (tmp_path / "vector.h").write_text("#define LANES 8\n")
-    monkeypatch.setattr(native, "SOURCES", tmp_path)
+    other = shutil.copytree(native.INCLUDE, tmp_path / "include")
+    (other / "vector.h").write_text("#define LANES 8\n")
+    monkeypatch.setattr(native, "INCLUDE", other)
     native._found.cache_clear()
     assert native.library() is None
     assert "it was built from other sources; install promptmill again" in caplog.text

@@ -16,6 +16,7 @@ from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.steps.record import Record
 from pipeline.types import Completion
 from tests.engine.small.tiny_models import Tiny, bits, drain, random_prompts, request
+from tests.examples import examples
 
 MakeTiny = Callable[..., Tiny]
 HEADER = random_prompts(7, [64])[0]
@@ -64,7 +65,7 @@ def undisturbed(tiny: MakeTiny) -> dict[bool, dict[tuple[str, int], dict[str, An
 PLACES = ["admit", "cache.copy", "run", "constrain", "record", "of", "text"]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(
     seed=st.integers(0, 2**32), place=st.sampled_from(PLACES), after=st.booleans(), share=st.booleans(),
     slots=st.sampled_from([2, 5, 16]), blocks=st.sampled_from([None, 9]), ahead=st.booleans(),

@@ -180,7 +180,7 @@ def check_same_bits(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_bits_in_any_company(tiny: MakeTiny, alone: Alone, kind: Kind) -> None:
-    check_same_bits(tiny, alone, kind, examples=4)
+    check_same_bits(tiny, alone, kind, examples=4 if kind.compiled else 1)
 
 
 @pytest.mark.slow
@@ -192,7 +192,7 @@ def test_the_same_bits_in_very_much_company(tiny: MakeTiny, alone: Alone, kind: 
 @pytest.mark.parametrize("kind", FEW_HALF)
 def test_the_same_bits_in_16_bits(tiny: MakeTiny, alone: Alone, kind: Kind) -> None:
     """And in one step for all, which few shapes of steps are like."""
-    check_same_bits(tiny, alone, kind, examples=3, kv_dtypes=["auto"])
+    check_same_bits(tiny, alone, kind, examples=3 if kind.compiled else 1, kv_dtypes=["auto"])
     with kind.way():
         assert kind.model(tiny).loaded(**kind.loading()).batch_invariant
         done = company(kind.model(tiny), [(POOL, 0)], 27, **kind.loading())

@@ -13,6 +13,7 @@ from pipeline.engine.cache.block_pool import BLOCK, BlockPool
 from pipeline.engine.scheduler import FEW, Scheduler
 from pipeline.engine.sequence import Sequence
 from tests.engine.small.scheduled import Run, sequence
+from tests.examples import examples
 
 JOBS = st.lists(st.tuples(st.integers(1, 200), st.integers(1, 12)), max_size=12)
 CALLS = st.lists(st.tuples(JOBS, st.integers(0, 6)), min_size=1, max_size=4)
@@ -57,7 +58,7 @@ ALIKE = st.lists(st.tuples(PROMPTS, st.integers(1, 40)), max_size=10)
 Alike = list[tuple[list[tuple[list[int], int]], int]]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(
     calls=st.lists(st.tuples(ALIKE, st.integers(0, 8)), min_size=1, max_size=4), slots=st.integers(1, 9), budget=BUDGETS,
     spare=st.integers(0, 12), failures=st.lists(st.one_of(st.none(), st.none(), st.integers(0, 300)), max_size=12),
@@ -125,7 +126,7 @@ def test_sharing_leaves_room_for_more_sequences() -> None:
     run.until_idle()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), slots=st.integers(FEW, 96), count=st.integers(1, 200))
 def test_the_work_lasts_until_the_longest_ends(seed: int, slots: int, count: int) -> None:
     """Log-normal lengths: as many steps as the longest one needs or the slots allow, and hardly one with few sequences."""
@@ -172,7 +173,7 @@ def test_as_long_as_more_is_to_come_every_slot_is_used() -> None:
     assert len(busier.running) == 40
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(slots=st.integers(2, 8), budget=st.sampled_from([32, 64, 256]), prompt=st.integers(33, 400))
 def test_a_prompt_is_not_overtaken_without_end(slots: int, budget: int, prompt: int) -> None:
     """Scoring: long prompts, one token each, and always more of them. Those admitted first are read first."""

@@ -13,6 +13,7 @@ from pipeline.errors import StorageFull
 from pipeline.output.guilty import MOST_GUILTY, Content, written
 from pipeline.output.table import build_table
 from pipeline.types import ErrorCode
+from tests.examples import examples
 from tests.output.made_output import FULL, KEPT, row, shard
 
 Write = Callable[[Content], pa.Table]
@@ -44,7 +45,7 @@ def content(count: int = 12) -> Content:
     return Content(*shard(count))
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.sets(st.sampled_from([1, 2, 4, 5, 7, 8, 10, 11]), max_size=4), st.sets(st.integers(0, 11), max_size=4))
 def test_all_other_rows_are_as_ever(topics: set[int], prompts: set[int]) -> None:
     whole = content()

@@ -18,6 +18,7 @@ from pipeline.output.schema import output_schema
 from pipeline.output.table import build_table
 from pipeline.statistics import STATISTICS
 from pipeline.types import Completion, ErrorCode, FinishReason, PromptRow, RowError
+from tests.examples import examples
 from tests.output.made_output import FULL, KEPT, completion, row, shard
 
 BAD = RowError(ErrorCode.NULL_PROMPT, "no prompt")
@@ -97,7 +98,7 @@ def shards(draw: st.DrawFn) -> tuple[pa.Schema, list[PromptRow], dict[tuple[int,
     return schema, rows, done, kept
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(shards(), st.integers(1, 5))
 def test_the_table_is_that_of_plain_values(made: Any, chunk: int) -> None:
     before, table.CHUNK = table.CHUNK, chunk

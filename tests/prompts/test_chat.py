@@ -22,6 +22,7 @@ from pipeline.planning.plan import InputFile
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.rows import RowBuilder
 from pipeline.types import ErrorCode, PromptRow, SamplingParams, Segment
+from tests.examples import examples
 from tests.prompts.chat_templates import FAMILIES, Family
 
 FILES = [InputFile("x.parquet", "/x.parquet", 1, 100, "")]
@@ -182,7 +183,7 @@ def test_null_and_empty(tokenizers: Any) -> None:
     assert empty.error is None
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system"]), "content": st.text(max_size=20)}),

@@ -102,6 +102,9 @@ class FakePool:
     def pending(self) -> int:
         return len(self.starting)
 
+    def doing(self) -> str:
+        return ""
+
     def facts(self) -> dict[str, Any]:
         return {}
 

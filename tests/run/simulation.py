@@ -174,6 +174,9 @@ class SimPool:
     def pending(self) -> int:
         return self.starting
 
+    def doing(self) -> str:
+        return ""
+
     def facts(self) -> dict[str, Any]:
         return {}
 

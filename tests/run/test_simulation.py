@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from tests.examples import examples
 from tests.run.simulation import World, make_repeatable
 
 WORLDS = 4_000
@@ -105,7 +106,7 @@ class Drivers(RuleBasedStateMachine):
 
 
 class TestDrivers(Drivers.TestCase):  # type: ignore[valid-type, misc]
-    settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+    settings = settings(max_examples=examples(100), stateful_step_count=40, deadline=None)
 
     def setUp(self) -> None:
         super().setUp()

@@ -49,7 +49,7 @@ class EchoBackend:
     def __init__(self, model, engine):
         self.model, self.engine = model, engine
 
-    def identify(self, *, gpus):
+    def identify(self, *, gpus, fresh=False):
         if gpus:
             raise ModelRefused("engine=echo: runs on processors only")
         return Identity({}, {}, {}, "auto", 1000, 256, 0, 1, frozenset(), lists=False)

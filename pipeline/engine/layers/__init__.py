@@ -1,1 +1,1 @@
-"""What stands in the place of a model's layers, and the checks that choose it."""
+"""Replacements for a model's layers, and the checks that choose among kernels."""

@@ -18,15 +18,15 @@ from pipeline.engine.native import library
 from pipeline.engine.native.elementwise import activate, activation_kind
 
 VECTOR = 64
-"""Elements: a multiple of what any kernel handles in one unrolled step."""
+"""A multiple of the elements that any kernel handles in one unrolled step."""
 GRAIN = 32768
-"""Elements that torch gives a thread at least (`at::internal::GRAIN_SIZE`)."""
+"""Least elements per thread in torch (`at::internal::GRAIN_SIZE`)."""
 _SINGLE = 16384
-"""Elements that no kernel splits among threads."""
+"""Number of elements up to which no kernel uses several threads."""
 
 
 class RowwiseActivation(nn.Module):
-    """An activation function, applied so that no row's bits depend on the number of rows or threads."""
+    """An activation function whose results for a row do not depend on the number of rows or threads."""
 
     def __init__(self, function: nn.Module) -> None:
         """Wrap `function`, which must be elementwise."""
@@ -53,7 +53,7 @@ class RowwiseActivation(nn.Module):
 
 
 class RotaryTable(nn.Module):
-    """A rotary embedding read from a table of all positions, computed once: cosines of a lone row round otherwise."""
+    """A rotary embedding read from a table of all positions, computed once: a single row's cosine rounds differently."""
 
     def __init__(self, rotary: nn.Module, max_len: int, like: torch.Tensor) -> None:
         """Tabulate `rotary` for positions 0 to max_len - 1 in the type and on the device of `like`."""
@@ -65,5 +65,5 @@ class RotaryTable(nn.Module):
         self.register_buffer("sin", torch.cat([sin[0] for _, sin in blocks]), persistent=False)
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines [B, T, D] of the positions [B, T]."""
+        """Return (cosines, sines), each [B, T, D], of the positions [B, T]."""
         return self.cos[position_ids], self.sin[position_ids]  # type: ignore[index]

@@ -28,13 +28,13 @@ from pipeline.errors import ModelRefused
 
 IMPLEMENTATION = "promptmill_slots"
 TRITON = "triton"
-"""The way of attention that steps of fixed shape need."""
+"""The attention kernel that steps of fixed shape need."""
 _UNSERVED = ("softcap", "s_aux", "position_bias")
-"""Options that change what attention computes. A sliding window is looked at when a model is loaded."""
+"""Options that change what attention computes. Sliding windows are checked when a model is loaded."""
 
 
 class StepLayout(Protocol):
-    """The sequence and position of each token of a step, and how to attend there. Padding may follow the real tokens."""
+    """The sequence and position of each token of a step, with the attention for them. Padding may follow the real tokens."""
 
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
@@ -42,14 +42,14 @@ class StepLayout(Protocol):
         """Write the step's keys and values into a layer of the cache, then attend.
 
         Args:
-            layer: Its number.
+            layer: The layer's index.
             query: [T, H, D].
             key: [T, H_kv, D].
             value: Likewise.
             scale: Factor on the scores.
 
         Returns:
-            [T, H, D] in the type of `query`; rows that are padding hold something finite.
+            [T, H, D] in the type of `query`; rows of padding are finite.
         """
 
 
@@ -90,7 +90,7 @@ class TorchLayout:
         """Attend in float32, whatever the model's type; see `StepLayout`."""
         keys, values, tokens = self.cache.keys[layer], self.cache.values[layer], len(self.places)
         plain_attention.write(keys, values, self.places, key[:tokens], value[:tokens])
-        # batched products in 16 bits depend on the batch, and a check would not see it behind their rounding
+        # batched products in 16 bits depend on the batch, and rounding would hide that from a check
         grouped = (query.float() * scale).reshape(len(query), key.shape[1], -1, query.shape[-1])
         found = plain_attention.attend(grouped, keys, values, self.spots, self.tables)
         return found.view(query.shape).to(query.dtype)
@@ -174,11 +174,11 @@ def slot_attention(
 def choose(
     heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device
 ) -> tuple[str, bool]:
-    """Return (the way that computes attention here, whether it keeps a row's bits in every batch).
+    """Return (name of the attention kernel to use here, whether a row's bits are the same in every batch).
 
-    The ways are `triton` on a GPU, `native-…` on a processor, and `torch`.
+    The names are `triton` on a GPU, `native-…` on a CPU, and `torch`.
 
-    A pure function of the machine and the installation: nothing is timed, so replicas on equal machines agree.
+    It depends on the machine and the installation only, not on timings, so replicas on equal machines agree.
     """
     groups = heads // kv_heads
     if gpu.serves(device) and kernels_are_right(heads, kv_heads, head_dim, dtype, kv_dtype, device):
@@ -198,7 +198,7 @@ def choose(
 
 
 def _native_is_right(groups: int, head_dim: int, dtype: torch.dtype) -> bool:
-    """Check the compiled kernel on this machine: right to rounding, and the same bits in one chunk, one by one and alone."""
+    """Check the compiled kernel on this machine: correct up to rounding, same bits in a chunk, token by token and alone."""
     if native.library() is None:
         return False
     draw = torch.Generator().manual_seed(0)

@@ -15,14 +15,14 @@ _SLICE, _ODD = 1024, 64
 
 @dataclass(frozen=True, slots=True)
 class DrawnLayer:
-    """What is the same of a drawn layer and those that it stands for.
+    """The properties that a random layer shares with the layers that it replaces in checks.
 
     Attributes:
         channels: Output channels.
         width: The inner dimension.
         dtype: Type of the weight.
         bias: Type of the bias; None: there is none.
-        turned: Whether a channel's elements lie apart, as GPT-2's files have them.
+        turned: Whether a channel's elements are not contiguous, as in GPT-2's files.
     """
 
     channels: int
@@ -35,7 +35,7 @@ class DrawnLayer:
     def like(
         cls, weight: torch.Tensor, bias: torch.Tensor | None, *, turned: bool = True, sliced: bool = False
     ) -> DrawnLayer:
-        """The one for a weight [N, K] and a bias [N].
+        """Return the properties of a weight [N, K] and a bias [N].
 
         Args:
             weight: The weight.
@@ -50,14 +50,14 @@ class DrawnLayer:
         return cls(channels, width, weight.dtype, kind, turned and not weight.is_contiguous())
 
     def __str__(self) -> str:
-        """What a verdict is remembered by."""
+        """The key under which a verdict is cached."""
         types = [str(kind).removeprefix("torch.") for kind in (self.dtype, self.bias)]
         return f"{self.channels}x{self.width} {types[0]} bias {types[1]} {'turned' if self.turned else 'straight'}"
 
     def draw(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return (weight [N, K], bias [N] or None), the same each time; channel i is channel i % DISTINCT again.
 
-        The first two are of one size: rows of their signs give the largest sums there are, which are exact in float32.
+        All elements of the first two have one magnitude: rows with their signs give the largest sums, exact in float32.
         """
         draw = torch.Generator().manual_seed(1)
         distinct = torch.randn(min(self.channels, DISTINCT), self.width, generator=draw) / math.sqrt(self.width)

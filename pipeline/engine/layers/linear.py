@@ -30,11 +30,11 @@ from pipeline.engine.plain.products import (
 from pipeline.machine import processor
 
 MIN_ROWS = 2
-"""torch gives a single row a matrix-vector kernel with other rounding, so a step never has one row only."""
+"""torch multiplies a single row by a matrix-vector kernel, which rounds differently, so a step always has more rows."""
 
 
 class Product(Protocol):
-    """x [M, K] → x · Wᵀ + b, [M, N], with the weight held in whatever form the kernel likes."""
+    """Computes x [M, K] → x · Wᵀ + b, [M, N], with the weight in the kernel's own format."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply; M is at least MIN_ROWS."""
@@ -44,7 +44,7 @@ Kernel = Callable[[torch.Tensor, torch.Tensor | None], Product]
 
 
 def _fixed(kernel: Kernel, rows: int) -> Kernel:
-    """A kernel that is always given the same number of rows."""
+    """Return a kernel that always gets the same number of rows."""
     return lambda weight, bias: FixedRowsProduct(kernel(weight, bias), rows)
 
 
@@ -63,18 +63,18 @@ KERNELS: dict[str, Kernel] = {
     "int8-compiled": CompiledInt8Product,
     "int8-torch": Int8Product,
 }
-"""Those whose names begin with int8 quantise; among themselves they give the same bits."""
+"""Kernels whose names begin with int8 quantise; they all give the same bits."""
 ROW_UNITS = {
     "fixed-rows": 32, "fixed-rows-256": 256, "fixed-rows-64": 64, "logits-256": 256, "logits-64": 64, "library": 64,
     "logits": 64,
 }  # fmt: skip
-"""Rows that a kernel computes at least. Steps come in multiples of that: each number of rows is a shape to be recorded."""
+"""Least number of rows of a kernel. Steps have multiples of it, as every number of rows is a shape to be recorded."""
 AS_IT_IS = frozenset({"fixed-rows", "fixed-rows-256", "fixed-rows-64", "library"})
-"""Kernels that keep the weight that they are given."""
+"""Kernels that keep a reference to the given weight."""
 COPY_FIRST = frozenset({"mkl-packed", "onednn-packed"})
-"""Kernels that copy a weight of other strides than a row's before they pack it, and keep neither."""
+"""Kernels that copy a weight that is not row-major before they pack it, and keep neither."""
 UNPREPARED = frozenset({"compiled", "compiled-bfloat16", "int8-compiled"})
-"""Kernels that prepare nothing for a number of rows, so that any number is as good as another."""
+"""Kernels that prepare nothing per number of rows, so that no number is better than another."""
 SLICED = UNPREPARED
 """Kernels that are checked with a slice of a weight's channels. They go over panels of channels, each with the same code and by
 itself, so a slice that ends as all channels do tells as much. So does one of int8's kernels, whose sums are whole numbers: what
@@ -83,7 +83,7 @@ divides the inner dimension: its products are checked whole."""
 
 
 class PackedLinear(nn.Module):
-    """Stands where a `Linear` or a `Conv1D` stood. The original weight is not kept."""
+    """Replaces a `Linear` or a `Conv1D`. The original weight is not kept."""
 
     def __init__(self, product: Product, in_features: int, out_features: int) -> None:
         """Wrap a product."""
@@ -97,33 +97,33 @@ class PackedLinear(nn.Module):
         return self._product(rows if rows.is_contiguous() else rows.contiguous()).view(*x.shape[:-1], self.out_features)
 
     def zeros(self, x: torch.Tensor) -> torch.Tensor:
-        """What stands for the result where only its shape matters."""
+        """Return zeros of the result's shape, where only the shape matters."""
         return x.new_zeros(*x.shape[:-1], self.out_features)
 
 
 def candidates(
     dtype: torch.dtype, device: torch.device, *, int8: bool = False, output: bool = False, deterministic: bool = True
 ) -> list[str]:
-    """Kernels to try, best first. A pure function of the machine: replicas must not disagree, so nothing is timed.
+    """Return the kernels to try, best first. Nothing is timed: replicas on equal machines must agree.
 
     Args:
-        dtype: Type of the model.
-        device: Where it is.
-        int8: Quantise.
-        output: For the layer that gives the logits.
-        deterministic: Give a row the same bits in every batch. Processors always do.
+        dtype: The model's dtype.
+        device: The model's device.
+        int8: Whether weights are quantised.
+        output: Whether the layer computes the logits.
+        deterministic: Give a row the same bits in every batch. CPUs always do.
     """
     if device.type != "cpu":
         if not deterministic:
             return ["logits"] if output else ["library"]
-        # a GPU hardly notices fewer rows than 256, as it reads the weights meanwhile
+        # with fewer than 256 rows, reading the weights takes most of a GPU's time
         return [*(["logits-256", "logits-64"] if output else []), "fixed-rows-256", "fixed-rows-64"]
     built = native.library() is not None
     if int8:
         return [*(["int8-compiled"] if built else []), "int8-torch"]
     if dtype == torch.bfloat16 and native.multiplies_bfloat16():
         return ["compiled-bfloat16", "onednn-packed", "fixed-rows"]
-    # where the processor multiplies bfloat16 itself, the library's product is faster even with rows that fill it up
+    # where the CPU has bfloat16 instructions, the library's product is faster even with padding rows
     widened = dtype == torch.bfloat16 and not processor()[1] & {"avx512_bf16", "amx_bf16"}
     compiled = ["compiled"] if built and (dtype == torch.float32 or widened) else []
     mkl = ["mkl-packed"] if processor()[0] == "GenuineIntel" and dtype == torch.float32 else []
@@ -135,19 +135,19 @@ def choose_kernel(
 ) -> tuple[str, bool]:
     """Return the first kernel that gives rows the same bits in every batch for a weight [N, K], and whether one does.
 
-    When none passes, the last is taken and the promise of identical bytes does not hold for this model here.
+    If none passes, the last is taken, and identical bytes are not guaranteed for this model on this machine.
 
     Args:
         weight: The weight.
         bias: Its bias [N].
         names: Kernels to try.
-        verdicts: What was found before; None: nothing.
+        verdicts: Cached results of checks; None: no cache.
     """
     verdicts = Verdicts(None, "") if verdicts is None else verdicts
     for name in names:
         exact = KERNELS["int8-torch"] if name.startswith("int8") else None
         check = partial(keeps_rows_apart, KERNELS[name], exact=exact)
-        # those that keep what they are given get it in a row's order: other strides may mean other kernels
+        # kernels that keep the weight get it row-major: other strides may select other kernels
         turned = name not in AS_IT_IS
         if weight.device.type != "cpu":  # quick enough, and its memory may hold no second weight
             right = check(weight if turned else weight.contiguous(), bias)

@@ -15,18 +15,18 @@ from pipeline.engine.layers.drawn_layer import DISTINCT
 Multiply = Callable[[torch.Tensor], torch.Tensor]
 """x [M, K] → [M, N]."""
 Kernel = Callable[[torch.Tensor, torch.Tensor | None], Multiply]
-"""A weight [N, K] and a bias [N] → what multiplies with them."""
+"""A weight [N, K] and a bias [N] → their kernel."""
 
 _PROBE_ROWS = 288
 _COMPARED = slice(0, None, 12)
-"""Rows of the probe that are compared with the truth, which is slow; the others must only agree with themselves."""
+"""Rows of the probe that are compared with float64, which is slow; the others are only compared among batches."""
 _PARTS = (
     (0, 2), (5, 8), (0, 4), (90, 95), (1, 7), (1, 8), (2, 11), (3, 13), (3, 19), (60, 93), (0, 64), (100, 228),
 )  # fmt: skip
 """Places and numbers of rows at which the product must give what it gives for all of the probe at once. With these and all
 of it, every size of group that the compiled products have code for is run."""
 _MORE_PARTS = (*_PARTS, (30, 67), (11, 59), (150, 230), (7, 107), (161, 288), (88, 288))
-"""More of them, for results in 16 bits: the libraries that give those have other kernels at other numbers of rows."""
+"""More rows, for results in 16 bits: libraries for these choose kernels by the number of rows."""
 _BLOCK = 4096
 """Channels that are compared at once, so that the float64 copy is small beside the weight."""
 _LOST = {"cpu": 5e-7, "cuda": 5e-5}
@@ -38,17 +38,17 @@ def keeps_rows_apart(
     kernel: Kernel, weight: torch.Tensor, bias: torch.Tensor | None, *, exact: Kernel | None = None,
     distinct: int | None = None,
 ) -> bool | None:  # fmt: skip
-    """Check a kernel: right, and the same bits whatever the number of rows and the row's place.
+    """Check that a kernel is correct, and gives a row the same bits for every number of rows and every position.
 
     Args:
-        kernel: What is checked.
+        kernel: The kernel to check.
         weight: [N, K].
         bias: [N].
-        exact: What gives the very bits that it must give; None: those of float64, to rounding.
+        exact: A kernel that gives the expected bits; None: compare with float64, up to rounding.
         distinct: Channels before weight and bias repeat; None: they do not.
 
     Returns:
-        What was found; None where the operator is absent in this build of torch, or not for this type on this processor.
+        The result; None if this build of torch lacks the operator, or has none for this dtype on this CPU.
     """
     x = _probe(weight)
     try:
@@ -77,17 +77,17 @@ def _same(product: Multiply, x: torch.Tensor, whole: torch.Tensor, parts: Iterab
 
 
 def _probe(weight: torch.Tensor) -> torch.Tensor:
-    """Rows to check with: random ones, and some compared ones whose products add up, to find sums that do not fit."""
+    """Return the rows to check with: random ones, and some whose products all have one sign, to find overflowing sums."""
     x = torch.randn(_PROBE_ROWS, weight.shape[1], generator=torch.Generator().manual_seed(0))
     x[0], x[12], x[24] = 1, -1, weight[0].sign()
     return x.to(weight.device, weight.dtype)
 
 
 def _cancelling(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows, and a weight of the same shape and type, whose exact products are all zero: a result is its sum's rounding.
+    """Return rows, and a weight of the same shape and type, whose exact products are all zero: results are rounding errors.
 
-    Two orders of sums differ in the last of float32's 24 bits. Rounded to 16 bits, nearly all results are equal all the
-    same, and random rows would not tell the orders apart. Here nothing hides the difference.
+    Two orders of summation differ in the last of float32's 24 bits. Rounded to 16 bits, nearly all results are equal
+    nevertheless, and random rows would not reveal the order. These rows do.
     """
     channels, width = weight.shape
     draw = torch.Generator().manual_seed(0)
@@ -106,9 +106,9 @@ def _cancelling(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _close(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, period: int) -> bool:
-    """Compare with float64: the result's own rounding, and what sums in float32 lose.
+    """Whether results agree with float64, up to their own rounding and that of float32 sums.
 
-    Products or sums in a shorter format than float32 lose many times as much.
+    Products or sums in a shorter format than float32 have errors many times as large.
     """
     x, eps = x.double(), torch.finfo(y.dtype).eps
     norm = _LOST[weight.device.type] * x.square().sum(1, keepdim=True).sqrt()

@@ -18,27 +18,27 @@ from pipeline.engine.layers.drawn_layer import DrawnLayer
 Multiply = Callable[[torch.Tensor], torch.Tensor]
 """x [M, K] → [M, N]."""
 Kernel = Callable[[torch.Tensor, torch.Tensor | None], Multiply]
-"""A weight [N, K] and a bias [N] → what multiplies with them."""
+"""A weight [N, K] and a bias [N] → their kernel."""
 Clock = Callable[[], float]
 
 _ROWS = 32
 _ELEMENTS = 1 << 19
-"""Elements of the measured slice of a weight, for each thread."""
+"""Elements of the measured slice of a weight, per thread."""
 _SMALLEST = 1 << 18
-"""Elements of a weight below which a call costs more than its arithmetic: such a model is quick anyway."""
+"""Elements of a weight below which a call's overhead exceeds its arithmetic: such a model is fast anyway."""
 _RUNS = 20
 _LONG = 0.05
-"""Seconds after which no more runs are begun."""
+"""Seconds after which no further run starts."""
 _SLOWER = 1.5
-"""How many times as long as the library's product one of the same type may take."""
+"""Ratio of times, ours to the library's in the same dtype, from which on a kernel counts as slow."""
 _SLOWER_SHORT = 1.1
-"""The same for short types, which are chosen for their speed."""
+"""The same for shorter dtypes, which are chosen for their speed."""
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """Operations a second, a multiplication and an addition counted as two.
+    """Operations per second; a multiplication with an addition counts as two.
 
     Attributes:
         chosen: Of the chosen kernel.
@@ -59,10 +59,10 @@ def measure(
         channels: Output channels of the weight.
         width: Its inner dimension.
         dtype: Type of the model.
-        clock: Seconds from any start.
+        clock: Returns the time in seconds.
 
     Returns:
-        The speeds; None where the weight is too small to tell.
+        The speeds; None if the weight is too small to measure.
     """
     if channels * width < _SMALLEST:
         return None
@@ -74,14 +74,16 @@ def measure(
     for way in ways:  # the first call may prepare something
         way()
     chosen, library = _best(ways, clock)
-    if chosen > _SLOWER_SHORT * library:  # something else may have been at work: only what is slow twice is slow
+    if (
+        chosen > _SLOWER_SHORT * library
+    ):  # other load may have interfered: only a kernel that is slow twice counts as slow
         chosen, library = (min(pair) for pair in zip((chosen, library), _best(ways, clock), strict=True))
     work = 2.0 * _ROWS * some * width
     return Speeds(work / chosen, work / library)
 
 
 def _best(ways: tuple[Callable[[], object], ...], clock: Clock) -> list[float]:
-    """The shortest time of each way, in seconds; they take turns, so that what else runs slows all of them."""
+    """Return the shortest time of each kernel in seconds. They take turns, so that other load slows all of them."""
     start, best = clock(), [float("inf")] * len(ways)
     for _ in range(_RUNS):
         for i, way in enumerate(ways):
@@ -94,12 +96,12 @@ def _best(ways: tuple[Callable[[], object], ...], clock: Clock) -> list[float]:
 
 
 def warning(name: str, dtype: torch.dtype, speeds: Speeds) -> str | None:
-    """What to say of a kernel's speed; None: nothing.
+    """Return a warning about a kernel's speed; None if there is none.
 
     Args:
         name: The kernel's name; those that begin with int8 quantise.
         dtype: Type of the model.
-        speeds: What was measured.
+        speeds: The measured speeds.
     """
     ratio = speeds.library / speeds.chosen
     chosen, library = (f"{speed / 1e9:.3g}" for speed in (speeds.chosen, speeds.library))
@@ -121,7 +123,7 @@ def warning(name: str, dtype: torch.dtype, speeds: Speeds) -> str | None:
 def warn_if_slow(
     name: str, kernel: Kernel, channels: int, width: int, dtype: torch.dtype, clock: Clock = time.perf_counter
 ) -> None:
-    """Measure the kernel of a model's largest weight, and warn in one line where the library's product is faster."""
+    """Measure the kernel of a model's largest weight, and warn in one line if the library's product is faster."""
     speeds = measure(kernel, channels, width, dtype, clock)
     told = None if speeds is None else warning(name, dtype, speeds)
     if told is not None:

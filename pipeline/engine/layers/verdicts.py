@@ -10,22 +10,17 @@ import hashlib
 import json
 import logging
 import os
-import stat
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from pipeline.engine import native
+from pipeline.user_cache import cache_file, read_cache, replace_cache
 
-VARIABLE = "PROMPTMILL_CACHE"
-"""Names another folder for the file; empty: nothing is remembered."""
 _FILE = "verdicts.json"
 _MOST = 2000
 """Verdicts that are kept; the oldest go."""
-_MOST_BYTES = 1 << 20
-"""A file that is larger is not ours: so many verdicts take a quarter of it."""
 _LONGEST = 200
 """Characters of a question that is kept."""
 _CAPS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
@@ -40,8 +35,8 @@ class Verdicts:
     """Answers to yes-or-no questions about this machine; new ones reach the file with `keep`.
 
     Args:
-        file: Where they are kept; None: nowhere.
-        machine: What the answers follow from, beside the question.
+        file: The cache file; None: no cache.
+        machine: A digest of the machine; see `machine`.
     """
 
     def __init__(self, file: Path | None, machine: str) -> None:
@@ -51,7 +46,7 @@ class Verdicts:
         self._new: dict[str, bool] = {}
 
     def answer(self, question: str, check: Callable[[], bool | None]) -> bool:
-        """The answer to a question: the known one, or what `check` finds; None counts as no, and is not remembered."""
+        """Return the answer to a question: the cached one, or that of `check`. None counts as no, and is not cached."""
         key = f"{self._machine} {question}"
         found = self._new.get(key, self._known.get(key))
         if found is None:
@@ -61,20 +56,20 @@ class Verdicts:
         return bool(found)
 
     def keep(self) -> None:
-        """Write new answers to the file, beside what others have written since. Where that fails, they are asked again."""
+        """Add new answers to the file. If that fails, the checks run again next time."""
         if self._file is None or not self._new:
             return
         # Two replicas may do this at once: what the slower one writes lacks the other's new answers. They are the same anyway.
         merged = {key: answer for key, answer in _read(self._file).items() if key not in self._new} | self._new
         try:
-            _replace(self._file, json.dumps(dict(list(merged.items())[-_MOST:]), indent=0))
+            replace_cache(self._file, dict(list(merged.items())[-_MOST:]))
         except OSError as error:
             logger.debug("%s is not written, and the checks will be run again: %s", self._file, error)
 
 
 def here() -> Verdicts:
-    """The verdicts of this machine, as torch and the kernels are set up now."""
-    file = cache_file()
+    """Return the verdicts of this machine, with the current settings of torch and the kernels."""
+    file = cache_file(_FILE)
     try:
         return Verdicts(file, "" if file is None else machine())
     except OSError as error:
@@ -82,21 +77,8 @@ def here() -> Verdicts:
         return Verdicts(None, "")
 
 
-def cache_file() -> Path | None:
-    """Where verdicts are kept: in VARIABLE's folder, or the user's cache. None: nowhere."""
-    folder = os.environ.get(VARIABLE)
-    if folder is not None:
-        return Path(folder) / _FILE if folder else None
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        # as its specification wants it, a relative one is as none
-        return (base if base.is_absolute() else Path.home() / ".cache") / "promptmill" / _FILE
-    except RuntimeError:  # no home
-        return None
-
-
 def machine() -> str:
-    """A digest of all that a check's answer follows from, beside its question."""
+    """Return a digest of everything besides the question that decides a check's answer."""
     return hashlib.sha256(json.dumps(_facts(), sort_keys=True).encode()).hexdigest()[:20]
 
 
@@ -120,14 +102,14 @@ def _processor() -> list[str]:
 
 
 def _built() -> str:
-    """A digest of the compiled kernels in use: another compiler makes others of the same sources."""
+    """Return a digest of the compiled kernels in use: another compiler builds others from the same sources."""
     library = native.library()
     name = getattr(library, "_name", None)
     return hashlib.sha256(Path(name).read_bytes()).hexdigest() if isinstance(name, str) else ""
 
 
 def _code() -> str:
-    """A digest of the engine's own code, which says what is checked, and how."""
+    """Return a digest of the engine's own code, which defines the checks."""
     digest, folder = hashlib.sha256(), Path(__file__).parents[1]
     for file in sorted(folder.rglob("*.py")):
         digest.update(file.read_bytes())
@@ -135,29 +117,5 @@ def _code() -> str:
 
 
 def _read(file: Path) -> dict[str, bool]:
-    """Return what a file has; nothing where it cannot be had, is none of ours, or others may write it."""
-    try:
-        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
-            facts = os.fstat(opened.fileno())
-            if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o022:
-                return {}
-            data = opened.read(_MOST_BYTES + 1)
-        found = json.loads(data) if len(data) <= _MOST_BYTES else None
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(found, dict):
-        return {}
-    return {key: answer for key, answer in found.items() if isinstance(answer, bool) and len(key) <= _LONGEST}
-
-
-def _replace(file: Path, text: str) -> None:
-    """Put a file in place whole."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    try:
-        with os.fdopen(handle, "w") as opened:
-            opened.write(text)
-        Path(name).replace(file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Return the verdicts in a file."""
+    return {key: told for key, told in read_cache(file).items() if isinstance(told, bool) and len(key) <= _LONGEST}

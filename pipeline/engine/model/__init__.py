@@ -1,1 +1,1 @@
-"""From a model's files to a model that is ready to run: checked, loaded whole, its parts exchanged."""
+"""From a model's files to a model that is ready to run: check, load, replace layers."""

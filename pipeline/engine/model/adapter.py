@@ -14,10 +14,10 @@ from pipeline.errors import ModelRefused
 from pipeline.wording import one_line
 
 _TOKENS = 8
-"""Tokens that the adapted and the merged model both read."""
+"""Tokens on which the adapted and the merged model are compared."""
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 _ROUGH = 0.2
-"""Difference of logits relative to the largest; in 16 bits, the sum of two weights is rounded."""
+"""Largest allowed difference of logits, relative to the largest logit. In 16 bits, the sum of two weights is rounded."""
 
 
 def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
@@ -25,11 +25,11 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
     Args:
         model: The model, on a processor.
-        folder: The adapter's.
+        folder: The adapter's folder.
 
     Raises:
-        ModelRefused: If peft is not installed, if a tensor of the adapter has no place in the model or the other way round, or
-            if the merged model computes something else than the model with the adapter beside it.
+        ModelRefused: If peft is not installed, if a tensor of the adapter has no counterpart in the model, or
+            if the merged model's logits differ from those of the model with the adapter attached.
     """
     try:
         from peft import PeftModel, get_peft_model_state_dict
@@ -57,7 +57,7 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
 
 def _untie(model: PreTrainedModel, saved: dict[str, Any]) -> None:
-    """Give the output layer a weight of its own, if the adapter changes it or the embedding, and both are one tensor."""
+    """Untie output layer and embedding, if they share a tensor and the adapter changes one of them."""
     inputs: Any = model.get_input_embeddings()
     outputs: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if outputs is None or inputs.weight is not outputs.weight:
@@ -70,7 +70,7 @@ def _untie(model: PreTrainedModel, saved: dict[str, Any]) -> None:
 
 
 def _check_whole(folder: Path, saved: dict[str, Any], loaded: dict[str, Any], everything: dict[str, Any]) -> None:
-    """Check that each tensor of the file is in the model as it was saved, and that the adapter has no other one."""
+    """Check that every tensor of the file was loaded unchanged, and that the adapter has no tensor beside them."""
     for name, tensor in saved.items():
         place = loaded.get(name, everything.get(name))
         if place is None:
@@ -84,7 +84,7 @@ def _check_whole(folder: Path, saved: dict[str, Any], loaded: dict[str, Any], ev
 
 @torch.inference_mode()
 def _logits(model: Any, base: PreTrainedModel) -> torch.Tensor:
-    """Float32 logits [T, V] of a few tokens, in transformers' own arithmetic."""
+    """Return float32 logits [T, V] of a few tokens, as transformers computes them."""
     before = base.config._attn_implementation
     base.set_attn_implementation("eager")
     vocab_size = base.config.get_text_config().vocab_size

@@ -13,24 +13,24 @@ from pipeline.errors import ModelRefused
 INSTEAD = (
     "docs/reference/families.md lists the families that are served, and transformers' own generate runs the others"
 )
-"""What a user can do whose model is refused."""
+"""Advice for a user whose model is refused."""
 _FULL = {"full_attention", "attention"}
 _SLIDING = "sliding_attention"
 _SHIFTED = frozenset({
     "camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
 })  # fmt: skip
-"""Models whose positions begin behind that of the padding token. Loading would find it, too, and takes longer."""
+"""Model types whose positions start after the padding token's id. Loading would notice it, too, but later."""
 
 
 def check_architecture(facts: Mapping[str, Any], path: str) -> None:
-    """Refuse by name what the engine cannot serve, before any weight is read.
+    """Refuse an architecture that the engine cannot serve, before any weight is read.
 
     Args:
         facts: The content of `config.json`.
-        path: The model as it was asked for.
+        path: The model's name in messages.
 
     Raises:
-        ModelRefused: If it cannot be served, whatever the length.
+        ModelRefused: If it cannot be served at any sequence length.
     """
     kind = facts.get("model_type", "unknown")
     if facts.get("auto_map") and not _is_known(kind):
@@ -60,10 +60,10 @@ def check_architecture(facts: Mapping[str, Any], path: str) -> None:
 
 
 def window(text: Mapping[str, Any]) -> int | None:
-    """Tokens that some layer sees at most, itself included; None: it sees all.
+    """Return the size in tokens of the smallest attention window, the current token included; None: there is none.
 
     Args:
-        text: What the configuration says of the language model.
+        text: The part of the configuration that is about the language model.
     """
     kinds = set(text.get("layer_types") or ())
     slides = _SLIDING in kinds if kinds else bool(text.get("use_sliding_window", True))
@@ -71,7 +71,7 @@ def window(text: Mapping[str, Any]) -> int | None:
 
 
 def _is_known(kind: str) -> bool:
-    """Whether transformers has a causal language model of this kind itself, so that it needs no code of a checkpoint."""
+    """Whether transformers itself has a causal language model of this type, so that no code from the checkpoint is needed."""
     # Imported here: it takes seconds, and few configurations ask for it.
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 

@@ -1,4 +1,4 @@
-"""Chat templates of a tokenizer: which one a folder has, rendered by transformers, and told a fixed day instead of today's."""
+"""Chat templates of a tokenizer: which one a folder has, rendered by transformers, with a fixed date in place of today's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def find_template(folder: Path) -> str | None:
     """Return the texts of a tokenizer's chat templates, one after the other; None if it has none.
 
     Raises:
-        ModelRefused: If a file that may hold them is not what it must be.
+        ModelRefused: If a file that may hold them is malformed.
     """
     files = [folder / FILE, *sorted((folder / MORE).glob("*.jinja"))]
     texts = [file.read_text("utf-8", "replace") for file in files if file.is_file()]
@@ -46,7 +46,7 @@ def asks_for_the_day(template: str) -> bool:
 
 
 def dated(template: str, day: str | None) -> str:
-    """Return the template with the date that it asks for in its place.
+    """Return the template with its request for today's date replaced by a fixed date.
 
     A prompt that holds the date of the day on which it is rendered would differ after midnight, and in a replay.
 
@@ -55,7 +55,7 @@ def dated(template: str, day: str | None) -> str:
         day: `2026-11-28`; None: the template asks for none.
 
     Raises:
-        ValueError: If the template asks for a date in a form that is not written out.
+        ValueError: If the template passes a format that is not a literal.
     """
     if day is None:
         return template
@@ -67,7 +67,7 @@ def dated(template: str, day: str | None) -> str:
 
 
 def renderer(inner: Any, form: ChatFormat) -> Renderer:
-    """Return what renders conversations with a transformers tokenizer.
+    """Return a function that renders conversations with a transformers tokenizer.
 
     Raises:
         ValueError: If the template does not compile, or there is none.
@@ -82,7 +82,7 @@ def renderer(inner: Any, form: ChatFormat) -> Renderer:
                 add_generation_prompt=not form.continue_final, continue_final_message=form.continue_final,
                 **json.loads(form.arguments),
             )  # fmt: skip
-        except Exception as error:  # whatever a template raises is about its row
+        except Exception as error:  # a template's exception concerns its row only
             raise ValueError(one_line(error) or type(error).__name__) from error
         return made
 
@@ -90,7 +90,7 @@ def renderer(inner: Any, form: ChatFormat) -> Renderer:
 
 
 def _own(inner: Any, form: ChatFormat) -> dict[str, str]:
-    """The templates by name, dated; each is compiled, so that a fault in it is found before any row."""
+    """Return the templates by name, with fixed dates. Each is compiled, so that an error in it is found before any row."""
     given = form.template if form.template is not None else inner.chat_template
     named = dict(given) if isinstance(given, dict) else {"default": given}
     if named.get("default") is None:

@@ -5,10 +5,7 @@ It reads no weights into memory and does not import torch, because the driver us
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from typing import Any
 from pipeline.engine.config import EngineConfig, ModelConfig
 from pipeline.engine.model.architecture import check_architecture, window
 from pipeline.engine.model.chat import MORE
+from pipeline.engine.model.digests import digests
 from pipeline.engine.model.facts import ADAPTER, CONFIG, GENERATION, INDEX, TOKENIZER, read_facts
 from pipeline.engine.model.shape import check_sizes
 from pipeline.errors import ModelRefused
@@ -27,13 +25,12 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 UNKNOWN_CONTEXT = 2048
-"""Context length taken when a model's configuration does not tell."""
+"""Context length assumed if a model's configuration does not say."""
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 _UNMERGED = frozenset({
     "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE", "ADAPTION_PROMPT", "XLORA",
 })  # fmt: skip
-"""Kinds of adapters that put tokens or layers of their own beside the model's weights."""
-_BLOB = re.compile(r"[0-9a-f]{64}")
+"""PEFT types that add tokens or layers instead of changing weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +51,23 @@ class Checkpoint:
 
     @property
     def text(self) -> dict[str, Any]:
-        """What the configuration says of the language model, which stands in a part of it where there are other models."""
+        """The part of the configuration about the language model; in multimodal models it is a section of its own."""
         return {**self.config, **(self.config.get("text_config") or {})}
 
     @property
     def vocab_size(self) -> int | None:
-        """Number of tokens, or None when its configuration does not tell."""
+        """Number of tokens in the vocabulary; None if the configuration does not say."""
         size = self.text.get("vocab_size")
         return None if size is None else int(size)
 
     @property
     def context_length(self) -> int | None:
-        """The longest sequence the model was made for, or None when its configuration does not tell."""
+        """The longest sequence that the model supports, in tokens; None if the configuration does not say."""
         return None if self._context_key is None else int(self.text[self._context_key])
 
     @property
     def context_source(self) -> str:
-        """Where that stands: a file and a key."""
+        """The file and key of the context length, for messages."""
         return f"{self.directory / 'config.json'}: {self._context_key}={self.context_length}"
 
     @property
@@ -80,25 +77,28 @@ class Checkpoint:
 
     @property
     def dtype(self) -> str:
-        """The type that the weights were saved in, as the configuration tells."""
+        """The dtype in which the weights were saved, according to the configuration."""
         return str(self.config.get("dtype") or self.config.get("torch_dtype") or "float32")
 
-    def content(self) -> dict[str, str]:
-        """File name → SHA-256 of everything that decides what the model computes and how text becomes tokens."""
+    def content(self, *, fresh: bool = False) -> dict[str, str]:
+        """Return file name → SHA-256 of everything that decides what the model computes and how text becomes tokens.
+
+        Args:
+            fresh: Read every file, also one whose digest is remembered.
+        """
         files = {f"model/{p.name}": p for p in _model_files(self.directory)}
         files |= {f"tokenizer/{n}": self.tokenizer / n for n in TOKENIZER_FILES if (self.tokenizer / n).is_file()}
         files |= {f"tokenizer/{MORE}/{p.name}": p for p in sorted((self.tokenizer / MORE).glob("*.jinja"))}
         if self.adapter is not None:
             files |= {f"adapter/{p.name}": p for p in _model_files(self.adapter, "adapter_config.json")}
-        with ThreadPoolExecutor() as pool:
-            return dict(zip(files, pool.map(_sha256, files.values()), strict=True))
+        return dict(zip(files, digests(list(files.values()), fresh=fresh), strict=True))
 
 
 def model_len(checkpoint: Checkpoint, config: EngineConfig) -> int:
-    """Longest prompt plus generation: the model's context, or `engine.max_model_len` if that is less.
+    """Return the longest prompt plus generation in tokens: the model's context, or `engine.max_model_len` if that is less.
 
     Raises:
-        ModelRefused: If more is asked for than the model was made for, or than its sliding window lets it see.
+        ModelRefused: If `engine.max_model_len` exceeds the model's context, or the length its sliding window.
     """
     context = checkpoint.context_length
     if context is not None and (config.max_model_len or 0) > context:
@@ -200,7 +200,7 @@ def _locate(path: str, revision: str | None, key: str) -> Path:
 
 
 def _beside(folder: Path) -> str:
-    """The folders that are where one is not, as the end of a message."""
+    """Return the end of a message that names the folders beside a missing one."""
     if folder.exists():
         return ": it is a file"
     try:
@@ -211,7 +211,7 @@ def _beside(folder: Path) -> str:
 
 
 def _check_adapter(folder: Path) -> None:
-    """Refuse an adapter that cannot become part of the model's weights."""
+    """Refuse an adapter that cannot be merged into the model's weights."""
     try:
         facts = read_facts(folder / "adapter_config.json", ADAPTER)
     except FileNotFoundError:
@@ -229,12 +229,3 @@ def _check_adapter(folder: Path) -> None:
 def _model_files(folder: Path, config: str = "config.json") -> Iterable[Path]:
     names = [config, "generation_config.json", *sorted(p.name for p in folder.glob("*.safetensors"))]
     return [folder / n for n in names if (folder / n).is_file()]
-
-
-def _sha256(path: Path) -> str:
-    """SHA-256 of a file. The hub's cache names large files by it, so those need not be read."""
-    target = path.resolve()
-    if path.is_symlink() and target.parent.name == "blobs" and _BLOB.fullmatch(target.name):
-        return target.name
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

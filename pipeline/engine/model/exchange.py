@@ -19,8 +19,8 @@ from pipeline.engine.layers.activation import RotaryTable, RowwiseActivation
 from pipeline.engine.layers.linear import AS_IT_IS, COPY_FIRST, KERNELS, PackedLinear, candidates, choose_kernel
 from pipeline.engine.layers.linear_speed import warn_if_slow
 from pipeline.engine.layers.verdicts import here
-from pipeline.engine.model.loading_log import LoadingLog
 from pipeline.engine.model.mapped import forget, mapped_ranges
+from pipeline.stages import doing
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ _LEAVES = (nn.Linear, Conv1D)
 def exchange(
     model: nn.Module, max_len: int, *, int8: bool = False, deterministic: bool = True
 ) -> tuple[dict[str, int], bool]:
-    """Exchange modules in place, one at a time, so that the peak is the weights plus one layer.
+    """Replace modules in place, one at a time, so that the peak memory is the weights plus one layer.
 
     Args:
         model: A transformers causal language model in evaluation mode.
@@ -43,20 +43,21 @@ def exchange(
         deterministic: Give a row the same bits in every batch; see `candidates`.
 
     Returns:
-        (number of linears for each kernel's name, whether every product with a weight keeps rows apart).
+        (number of linears for each kernel's name, whether every product with a weight treats rows independently).
     """
     reference = next(p for p in model.parameters() if p.is_floating_point())
     linears = _Linears(model, reference, int8=int8, deterministic=deterministic)
-    # Places, not modules: a list of modules would keep every original weight until the end.
+    # Names, not modules: a list of modules would keep every original weight alive until the end.
     places = [(m, a) for m in model.modules() if not isinstance(m, _LEAVES) for a, _ in m.named_children()]
-    with LoadingLog("packing", sum(isinstance(module, _LEAVES) for module in model.modules())) as log:
+    total, packed = sum(isinstance(module, _LEAVES) for module in model.modules()), 0
+    with doing("packing the weights", lambda: f"{packed} of {total} layers"):
         for parent, attribute in places:
             child = getattr(parent, attribute)
             if isinstance(child, nn.Linear | Conv1D):
                 setattr(parent, attribute, linears.packed(child))
-                del child  # and with it the original weight, where nothing else uses it
+                del child  # and the original weight with it, if nothing else uses it
                 _trim()
-                log.packed()
+                packed += 1
             elif isinstance(child, NewGELUActivation):
                 # the same function in one operation instead of five
                 setattr(parent, attribute, RowwiseActivation(nn.GELU(approximate="tanh")))
@@ -80,11 +81,11 @@ class _Linears:
 
     Attributes:
         kernels: Number of linears for each kernel's name.
-        exact: Whether every kernel so far keeps rows apart.
+        exact: Whether every kernel so far treats rows independently.
     """
 
     def __init__(self, model: nn.Module, reference: torch.Tensor, *, int8: bool, deterministic: bool) -> None:
-        """Note which weights several modules use, and where weight files are mapped."""
+        """Record which weights are shared by modules, and where weight files are mapped."""
         self.kernels: Counter[str] = Counter()
         self.exact = True
         embeddings = getattr(model, "get_output_embeddings", None)
@@ -101,7 +102,7 @@ class _Linears:
         self._users = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
 
     def packed(self, layer: nn.Linear | Conv1D) -> PackedLinear:
-        """Pack a layer's weight, and give the memory of the original back where it can be read again."""
+        """Pack a layer's weight, and release the original's memory if the file can supply it again."""
         weight = layer.weight.detach()
         if isinstance(layer, Conv1D):
             weight = weight.t()
@@ -126,13 +127,13 @@ class _Linears:
         return packed
 
     def _in_rows(self, weight: torch.Tensor) -> torch.Tensor:
-        """A copy in a row's order, until the next one: in fresh memory, each would take several times as long."""
+        """Return a row-major copy, valid until the next call: a fresh allocation each time would take several times as long."""
         if self._room.numel() < weight.numel():
             self._room = weight.new_empty(weight.numel())
         return self._room[: weight.numel()].view(weight.shape).copy_(weight)
 
     def finish(self) -> None:
-        """Remember what the checks found, and warn where the kernel of the largest weight is a slow one here."""
+        """Cache the results of the checks, and warn if the kernel of the largest weight is slow on this machine."""
         self._room = self._room.new_empty(0)
         self._verdicts.keep()
         _, channels, width, name = self._largest
@@ -141,7 +142,7 @@ class _Linears:
 
 
 def _trim() -> None:
-    """Give the heap's free pages back, where the C library can: what packing frees is in pieces, and would pile up."""
+    """Return free heap pages to the system, if the C library can: packing frees many small blocks, which would add up."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -17,7 +17,7 @@ from pipeline.wording import brief
 _MOST_BYTES = 64 * 2**20
 _SHOWN = 60
 Rule = tuple[Callable[[Any], bool], str]
-"""Whether a value is good, and what would be."""
+"""A predicate on a value, and a description of valid values for messages."""
 
 
 def _is_whole(value: Any, least: int, most: int) -> bool:
@@ -131,7 +131,7 @@ def read_facts(path: Path, rules: Mapping[str, Rule]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ModelRefused: If it cannot be read, or a value is of a wrong type or size; the text names file and key.
+        ModelRefused: If it cannot be read, or a value has a wrong type or size; the message names file and key.
     """
     try:
         if path.stat().st_size > _MOST_BYTES:
@@ -161,7 +161,7 @@ def _check(content: Mapping[str, Any], rules: Mapping[str, Rule], path: str, wit
 
 
 def _check_heads(content: Mapping[str, Any], path: str, within: str) -> None:
-    """Check that the numbers of a layer fit each other."""
+    """Check that heads and sizes of a layer are consistent."""
     heads = content.get("num_attention_heads") or content.get("n_head")
     width = content.get("hidden_size") or content.get("n_embd")
     keys = content.get("num_key_value_heads")

@@ -19,9 +19,9 @@ from pipeline.wording import one_line
 _FILE = "generation_config.json"
 _SHOWN = 40
 _DRAWN = ("temperature", "top_k", "top_p", "min_p")
-"""Keys that count where tokens are drawn, and have the same name here."""
+"""Keys that matter when sampling, and have the same name here."""
 _RENAMED = {"repetition_penalty": "repetition_penalty", "min_new_tokens": "min_tokens"}
-"""Keys that always count, with their name here."""
+"""Keys that always matter, with their name here."""
 _OFF: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("typical_p", "guidance_scale", "num_beams", "encoder_repetition_penalty"), (1,)),
     **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "epsilon_cutoff", "eta_cutoff"), (0,)),
@@ -36,7 +36,7 @@ _OFF: dict[str, tuple[Any, ...]] = {
 
 
 def ignored(checkpoint: Checkpoint, sampling: SamplingParams) -> Iterator[str]:
-    """Yield a line for settings that can be had by other means, and one for those that cannot."""
+    """Yield a line about ignored settings that have an equivalent here, and one about those that have none."""
     try:
         asked = read_facts(checkpoint.directory / _FILE, GENERATION)
     except FileNotFoundError:
@@ -63,7 +63,7 @@ def ignored(checkpoint: Checkpoint, sampling: SamplingParams) -> Iterator[str]:
 
 
 def _names(asked: dict[str, Any]) -> list[tuple[str, str]]:
-    """The keys that count and have a like here, with its name."""
+    """Return the keys that matter and have an equivalent here, with its name."""
     drawn = [(key, key) for key in _DRAWN] if asked.get("do_sample") else []
     return [*drawn, *_RENAMED.items()]
 

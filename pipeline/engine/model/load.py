@@ -17,32 +17,32 @@ from pipeline.engine.model.adapter import merge_adapter
 from pipeline.engine.model.architecture import INSTEAD
 from pipeline.engine.model.checkpoint import UNKNOWN_CONTEXT, Checkpoint
 from pipeline.engine.model.exchange import exchange
-from pipeline.engine.model.loading_log import LoadingLog
 from pipeline.engine.model.probe import check_attention
 from pipeline.engine.model.whole import check_whole
 from pipeline.errors import ModelRefused
+from pipeline.stages import doing
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model on its device, and what there is to know about it.
+    """A loaded model with the facts that the engine needs.
 
     Attributes:
         model: The transformers model.
-        device: Where it is.
+        device: The device that it is on.
         dtype: The type of its activations.
         kv_dtype: The type of the KV cache.
         layers: Number of layers that keep keys and values.
-        kv_heads: Key and value heads a layer.
-        head_dim: Elements a head.
-        vocab_size: Logits a position.
-        context_length: Positions it was made for.
+        kv_heads: Key and value heads per layer.
+        head_dim: Elements per head.
+        vocab_size: Logits per position.
+        context_length: Positions that it supports.
         eos_token_ids: Ids that end a text.
-        attention: How attention is computed; empty for an untouched model.
-        kernels: Name of a linear kernel → number of linears that use it; empty for an untouched model.
-        batch_invariant: Whether the kernels passed the checks that a row's bits do not depend on its batch.
+        attention: Name of the attention kernel; empty for a model with unchanged layers.
+        kernels: Name of a linear kernel → number of linears that use it; empty for a model with unchanged layers.
+        batch_invariant: Whether all kernels passed the check that a row's bits do not depend on its batch.
     """
 
     model: PreTrainedModel
@@ -61,7 +61,7 @@ class LoadedModel:
 
     @property
     def row_unit(self) -> int:
-        """Rows that the linears compute at least, and in multiples of which they waste nothing."""
+        """The number of rows that the linears compute at least; multiples of it waste no work."""
         return max((ROW_UNITS.get(name, 1) for name in self.kernels), default=1)
 
 
@@ -72,12 +72,12 @@ def load_model(
     """Load a checkpoint for inference.
 
     Args:
-        checkpoint: Where the files are.
-        config: Type of the weights and quantisation.
+        checkpoint: The model's files.
+        config: Dtype and quantisation.
         device: `cpu` or `cuda`.
         max_len: Longest sequence that will be run; None: the model's context.
-        plain: Leave transformers' own attention and linears, for the static engine.
-        deterministic: Give a row the same bits in every batch, where that costs something.
+        plain: Keep transformers' own attention and linears, for the static engine.
+        deterministic: Give a row the same bits in every batch, even where that is slower.
 
     Raises:
         ModelRefused: If transformers does not know the architecture, or the files do not fit it.
@@ -100,7 +100,7 @@ def load_model(
     set_precision(tf32=config.tf32)
     dtype = config.dtype if config.dtype != "auto" else ("float32" if where.type == "cpu" else "auto")
     try:
-        with LoadingLog(f"reading {checkpoint.directory.name}"):
+        with doing(f"reading {checkpoint.directory.name}"):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 checkpoint.directory, dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 attn_implementation="sdpa" if plain else IMPLEMENTATION,
@@ -122,7 +122,8 @@ def load_model(
     if not getattr(model, "_supports_attention_backend", False):
         raise _fixed_attention(checkpoint)
     if checkpoint.adapter is not None:
-        model = merge_adapter(model, checkpoint.adapter)
+        with doing(f"merging the adapter {checkpoint.adapter.name}"):
+            model = merge_adapter(model, checkpoint.adapter)
     _check_output(model, checkpoint)
     model.eval().requires_grad_(False).to(where)  # type: ignore[no-untyped-call]
     text = model.config.get_text_config()
@@ -147,22 +148,19 @@ def load_model(
                 f"{checkpoint.directory}: {model.config.model_type} is not served: its rotary embedding or another part cannot "
                 f"be exchanged: {' '.join(str(error).split())[:200]}; {INSTEAD}"
             ) from error
-        check_attention(
-            model,
-            layers=text.num_hidden_layers,
-            heads=heads,
-            kv_heads=kv_heads,
-            head_dim=head_dim,
-            max_len=max_len or context,
-        )
-        attention, rows_apart = choose(heads, kv_heads, head_dim, dtype_of, kv_dtype, where)
+        with doing("checking the attention"):
+            check_attention(
+                model, layers=text.num_hidden_layers, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
+                max_len=max_len or context,
+            )  # fmt: skip
+            attention, rows_apart = choose(heads, kv_heads, head_dim, dtype_of, kv_dtype, where)
         exact = linears and rows_apart
         if not exact and (deterministic or where.type == "cpu"):
             logger.warning(
                 "not every product of this model keeps rows apart here: output bytes may depend on the batch"
             )
         if where.type == "cpu":
-            with LoadingLog("copying what is not packed"):
+            with doing("copying what is not packed"):
                 _let_go_of_file(model)
     return LoadedModel(
         model=model, device=where, dtype=dtype_of, kv_dtype=kv_dtype, layers=text.num_hidden_layers, kv_heads=kv_heads,
@@ -172,9 +170,9 @@ def load_model(
 
 
 def set_precision(*, tf32: bool) -> None:
-    """Set how torch multiplies on GPUs, for this process: what is asked for, whatever was set before.
+    """Set the precision of matrix products on GPUs for this process.
 
-    Sums of products in 16 bits are kept in 32 bits until the end; torch's default adds parts of them in 16.
+    Products in 16 bits are summed in 32 bits throughout; torch's default reduces partial sums in 16 bits.
     """
     matmul = torch.backends.cuda.matmul
     matmul.fp32_precision = "tf32" if tf32 else "ieee"
@@ -183,10 +181,10 @@ def set_precision(*, tf32: bool) -> None:
 
 
 def _heads(text: Any, checkpoint: Checkpoint) -> tuple[int, int, int]:
-    """Query heads, key and value heads, and elements a head.
+    """Return (query heads, key and value heads, elements per head).
 
     Raises:
-        ModelRefused: If the configuration does not tell, as when layers differ.
+        ModelRefused: If the configuration does not say, for example because layers differ.
     """
     try:
         heads = int(text.num_attention_heads)
@@ -208,25 +206,25 @@ def _fixed_attention(checkpoint: Checkpoint) -> ModelRefused:
 
 
 def _let_go_of_file(model: PreTrainedModel) -> None:
-    """Copy what is left of the weights, so that nothing holds the mapped file: it would count as this process's memory."""
+    """Copy the weights that were not packed, so that the file can be unmapped: it would count as memory of this process."""
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
 
 
 def _eos_token_ids(model: PreTrainedModel) -> frozenset[int]:
-    """The ids that end a text: those of the generation settings, else of the configuration."""
+    """Return the ids that end a text: from the generation settings, or else from the configuration."""
     ids = model.generation_config.eos_token_id if model.generation_config is not None else None
     ids = ids if ids is not None else getattr(model.config, "eos_token_id", None)
     return frozenset(() if ids is None else [ids] if isinstance(ids, int) else ids)
 
 
 def _check_output(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
-    """Put a finite number in place of -inf in the output layer's bias, where it masks the padding of the vocabulary.
+    """Replace -inf in the output layer's bias, which masks the padding of the vocabulary, by a finite number.
 
-    Those tokens have a probability of 0 all the same, and what is not finite can be taken for a defect of the weights.
+    The probability of those tokens is still 0, and any non-finite logit is then a defect of the weights.
 
     Raises:
-        ModelRefused: If its weight has what is not finite: times a number of either sign, it makes no logit.
+        ModelRefused: If its weight has non-finite elements, which make non-finite logits.
     """
     output = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     bias, weight = (getattr(output, name, None) for name in ("bias", "weight"))

@@ -16,7 +16,7 @@ _SUFFIX = ".safetensors"
 
 
 def mapped_ranges(maps: Path = Path("/proc/self/maps")) -> list[tuple[int, int]]:
-    """Address ranges in which weight files are mapped; none where the system does not tell."""
+    """Return the address ranges in which weight files are mapped; none if the system does not say."""
     try:
         lines = maps.read_text().splitlines()
     except OSError:
@@ -26,9 +26,9 @@ def mapped_ranges(maps: Path = Path("/proc/self/maps")) -> list[tuple[int, int]]
 
 
 def forget(weight: torch.Tensor, ranges: list[tuple[int, int]]) -> None:
-    """Unmap a weight's whole pages if they lie in `ranges`; read again, they come from the file as they were.
+    """Drop a weight's whole pages if they lie in `ranges`; the next access reads them from the file again.
 
-    Memory that is not a file's is left alone: there, the same call would erase it.
+    Memory that is not backed by a file is left alone: there, the same call would erase it.
     """
     first = weight.data_ptr()
     last = first + weight.numel() * weight.element_size()

@@ -25,7 +25,7 @@ _RECORDER = "promptmill_recorder"
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """What an attention function was called with: the layer, the shapes of query, key and value, and what else matters."""
+    """The arguments of a call of an attention function: layer, shapes of query, key and value, and options."""
 
     layer: nn.Module
     shapes: tuple[tuple[int, ...], ...]
@@ -36,14 +36,14 @@ class _Call:
 def check_attention(
     model: PreTrainedModel, *, layers: int, heads: int, kv_heads: int, head_dim: int, max_len: int
 ) -> None:
-    """Check that every layer attends once, to all that came before, with queries, keys and values of the shapes expected.
+    """Check that every layer attends exactly once, to all previous positions, with the expected shapes.
 
     Args:
-        model: The model as it will run, with its attention exchangeable.
+        model: The model as it will run, with replaceable attention.
         layers: Number of layers.
-        heads: Query heads a layer.
-        kv_heads: Key and value heads a layer.
-        head_dim: Elements a head, of queries, keys and values alike.
+        heads: Query heads per layer.
+        kv_heads: Key and value heads per layer.
+        head_dim: Elements per head, the same for queries, keys and values.
         max_len: Longest sequence that will be run.
 
     Raises:
@@ -82,7 +82,7 @@ def check_attention(
 
 @torch.inference_mode()
 def _recorded(model: PreTrainedModel) -> list[_Call]:
-    """Return what the attention functions of a forward pass are called with."""
+    """Return the calls of attention functions in a forward pass."""
     before = model.config._attn_implementation
     calls: list[_Call] = []
     AttentionInterface.register(_RECORDER, _record)
@@ -113,7 +113,7 @@ def _recorded(model: PreTrainedModel) -> list[_Call]:
 
 
 class _Lookups(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes down which rows of embeddings are read."""
+    """Records which rows of embeddings are read."""
 
     def __init__(self) -> None:
         """Start with none."""
@@ -123,7 +123,7 @@ class _Lookups(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Note the indices of a lookup, and have it computed as ever."""
+        """Record the indices of a lookup, and compute it as usual."""
         if func is torch.ops.aten.embedding.default:
             self.rows.append(args[1].flatten().tolist())
         return func(*args, **(kwargs or {}))
@@ -131,7 +131,7 @@ class _Lookups(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def _without_products(model: PreTrainedModel) -> Iterator[None]:
-    """Let linear layers give zeros: only shapes are looked at, and to read all weights takes as long as half of loading."""
+    """Make linear layers return zeros: only shapes matter, and reading all weights would take half as long as loading."""
     layers = [module for module in model.modules() if isinstance(module, PackedLinear)]
     for layer in layers:
         layer.forward = layer.zeros  # type: ignore[method-assign]
@@ -153,7 +153,7 @@ def _record(
     sliding_window: int | None = None,
     **__: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Stand for an attention function."""
+    """Act as an attention function that records its call."""
     if layout is None:
         raise ValueError("its attention is not handed the step's layout")
     shapes = tuple(tuple(x.shape) for x in (query, key, value))

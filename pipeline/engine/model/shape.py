@@ -17,12 +17,12 @@ from typing import Any
 from pipeline.errors import ModelRefused
 
 _MOST_BYTES = 100_000_000
-"""Bytes of a header, as safetensors itself has it."""
+"""Largest header in bytes, as in safetensors itself."""
 _WIDTHS = (
     "vocab_size", "hidden_size", "n_embd", "d_model", "intermediate_size", "n_inner", "ffn_dim", "moe_intermediate_size",
     "head_dim", "num_attention_heads", "n_head", "n_heads", "num_heads", "num_key_value_heads",
 )  # fmt: skip
-"""Keys whose number is a dimension of a weight, or divides one."""
+"""Keys whose value is a dimension of a weight, or divides one."""
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
@@ -31,7 +31,7 @@ _NUMBER = re.compile(r"(?:^|\.)(\d+)(?=\.)")
 
 
 def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Tensor → shape, from the headers of a folder's safetensors; none of a file that has no header."""
+    """Return tensor → shape from the headers of a folder's safetensors; a file without a valid header is skipped."""
     found: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         found |= _of_file(path)
@@ -50,14 +50,14 @@ def _of_file(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def check_sizes(folder: Path, config: Mapping[str, Any]) -> None:
-    """Check that no size of the configuration is beyond what the weights have.
+    """Check that no size in the configuration exceeds that of the weights.
 
     Args:
-        folder: The model's.
+        folder: The model's folder.
         config: The content of its `config.json`.
 
     Raises:
-        ModelRefused: If one is; the text names the file, the key and what the weights have.
+        ModelRefused: If one does; the message names the file, the key and the size of the weights.
     """
     found = shapes(folder)
     if not found:
@@ -73,7 +73,7 @@ def check_sizes(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _limits(config: Mapping[str, Any], found: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, int, int, str]]:
-    """Yield key, value, the largest that the weights allow, and what they have."""
+    """Yield (key, value, largest value that the weights allow, the weights' shape for the message)."""
     widest = max((max(shape, default=1) for shape in found.values()), default=1)
     numbers = {int(number) for name in found for number in _NUMBER.findall(name)}
     layers = max(numbers, default=-1) + 1

@@ -16,14 +16,14 @@ from pipeline.types import ChatFormat, Renderer
 logger = logging.getLogger(__name__)
 
 REPLACEMENT = "\ufffd"
-"""What decoding makes of bytes that are no character, or not yet."""
+"""What decoding returns for bytes that are not, or not yet, a whole character."""
 _CONTEXT = 8
-"""Tokens of a prompt that tell how the text after it is decoded."""
+"""Number of prompt tokens that are decoded together with the text after them."""
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 class Tokenizer:
-    """A thin face over a transformers tokenizer, `inner`."""
+    """A thin interface to a transformers tokenizer, `inner`."""
 
     def __init__(self, inner: Any, vocab_size: int) -> None:
         """Wrap a loaded tokenizer; `vocab_size` is the model's, which may exceed the tokenizer's."""
@@ -31,17 +31,17 @@ class Tokenizer:
         self.vocab_size = vocab_size
         self.bos_token_id: int | None = inner.bos_token_id if inner.bos_token_id is not None else inner.eos_token_id
         self.eos_token_id: int | None = inner.eos_token_id
-        # a token may be special in tokenizer.json alone, and decoding leaves it out all the same
+        # a token may be special in tokenizer.json only, and decoding omits it nevertheless
         added = getattr(inner, "added_tokens_decoder", {})
         self._special = frozenset(inner.all_special_ids) | {i for i, token in added.items() if token.special}
 
     def encode_batch(self, texts: Sequence[str], special: bool | None = None) -> list[list[int]]:
-        """Token ids of each text.
+        """Return the token ids of each text.
 
         Args:
             texts: The texts.
-            special: Whether to add the special tokens that the model expects around a text; None: add them, but not a
-                second token of the beginning to a text that has it.
+            special: Whether to add the special tokens that the model expects around a text; None: add them, but no
+                second beginning-of-text token.
         """
         if not texts:
             return []
@@ -66,23 +66,23 @@ class Tokenizer:
 
     @cached_property
     def _start(self) -> int | None:
-        """The token that is put before every text, or None."""
+        """Return the token that precedes every text; None if there is none."""
         first = next(iter(self.inner("", verbose=False)["input_ids"]), None)
         return first if first in self._special else None
 
     def spell(self, text: str) -> list[int]:
-        """Token ids of a piece of text, as it stands within others."""
+        """Return the token ids of a text in the middle of another one: without special tokens or a leading space."""
         return self.inner.encode(text, add_special_tokens=False)  # type: ignore[no-any-return]
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
-        """Text of ids; special tokens leave nothing, unless `special`."""
+        """Return the text of ids; special tokens are omitted unless `special`."""
         return self.inner.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False)  # type: ignore[no-any-return]
 
     def context(self, prompt: Sequence[int]) -> tuple[int, ...]:
-        """The end of a prompt that tells how what follows is decoded.
+        """Return the end of a prompt, on which the decoding of the following tokens depends.
 
-        Many tokenizers leave out the space before the first token that they decode, or join it to the one before. The end
-        that is given back has some tokens that leave text, if the prompt has, and does not begin within a character.
+        Many tokenizers omit the space before the first decoded token, or join it to the previous one. The returned end
+        includes some tokens that decode to text, if the prompt has any, and does not begin within a character.
         """
         visible = 0
         for start in range(len(prompt) - 1, -1, -1):
@@ -98,20 +98,20 @@ class Tokenizer:
         return renderer(self.inner, form)
 
     def token(self, token_id: int) -> str:
-        """The token of an id as the vocabulary spells it, e.g. `<|endoftext|>`."""
+        """Return the token of an id as it is in the vocabulary, e.g. `<|endoftext|>`."""
         token = self.inner.convert_ids_to_tokens(token_id)
         return token if isinstance(token, str) else str(token_id)
 
     def is_special(self, token_id: int) -> bool:
-        """Whether decoding leaves the token out."""
+        """Whether decoding omits the token."""
         return token_id in self._special
 
     def special_id(self, text: str) -> int | None:
-        """The special token that is spelled so, or None."""
+        """Return the id of the special token with this text; None if there is none."""
         return self._special_names.get(text)
 
     def has_special(self, text: str) -> bool:
-        """Whether a special token stands in a text."""
+        """Whether a text contains a special token."""
         return any(name in text for name in self._special_names)
 
     @cached_property
@@ -139,9 +139,9 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
 
 
 def end_tokens(named: frozenset[int], tokenizer: Tokenizer) -> frozenset[int]:
-    """The ids that end a text: those that the model's configuration names, and the tokenizer's own.
+    """Return the ids that end a text: those of the model's configuration, and the tokenizer's own.
 
-    What the model does not have is left out, with a warning; so is it told when nothing is left.
+    Ids that the model does not have are dropped with a warning; a warning also says if no id is left.
     """
     own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
     found = frozenset(i for i in (*named, *own) if 0 <= i < tokenizer.vocab_size)

@@ -1,4 +1,4 @@
-"""Checks that a checkpoint was loaded completely: every weight came from the files, and every tensor of them was used."""
+"""Checks that a checkpoint was loaded completely: every weight came from the files, and all their tensors were used."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from pipeline.engine.model.shape import shapes
 from pipeline.errors import ModelRefused
 
 _COMPUTED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|rotary_pos_emb\.inv_freq|position_ids|masked_bias)$")
-"""Tensors that older versions saved and that are computed."""
+"""Tensors that older versions saved, and that are computed today."""
 _MASK = re.compile(r"(^|\.)(attn|attention|self_attention|self_attn)\.bias$")
-"""Likewise a causal mask, which has three dimensions at least, where a layer's bias has one."""
+"""The same for a causal mask; it has at least three dimensions, a layer's bias one."""
 
 
 def check_whole(folder: Path, report: Mapping[str, Any]) -> None:
-    """Check what transformers reports of loading.
+    """Check transformers' report on loading.
 
     Args:
-        folder: The checkpoint's.
+        folder: The checkpoint's folder.
         report: `missing_keys`, `unexpected_keys` and `mismatched_keys`.
 
     Raises:
-        ModelRefused: If anything is missing, left over or of another shape.
+        ModelRefused: If a tensor is missing, unused or of another shape.
     """
     lacking = sorted(report["missing_keys"])
-    if lacking:  # transformers fills them with random numbers, other ones in each replica
+    if lacking:  # transformers initialises them at random, differently in each replica
         raise ModelRefused(f"{folder}: its weights lack {_some(lacking)}")
     mismatched = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in report["mismatched_keys"])
     if mismatched:

@@ -20,7 +20,9 @@ import torch
 from pipeline.errors import ModelRefused
 from pipeline.machine import processor
 
-SOURCES = FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent
+SOURCES = FOLDER / "src"
+INCLUDE = FOLDER / "include"
 _V3 = frozenset({"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"})
 _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 LEVELS: dict[str, dict[str, frozenset[str]]] = {
@@ -45,22 +47,22 @@ _FUNCTIONS = {
     "pack_float32": "ppnni", "product_float32": "ppnppi", "pack_int8": "pppi", "product_int8": "ppnppppi",
     "choose_tokens": "pnnppppni", "measure_tokens": "pnnppi",
 }  # fmt: skip
-"""The types of what they take: pointers, numbers of 64 bits, ints."""
+"""Argument types of the functions: pointers, 64-bit integers, ints."""
 _BFLOAT16 = {"pack_bfloat16": "ppnni", "product_bfloat16": "ppnpppi"}
-"""Likewise, of those that are in the levels with instructions for bfloat16 only."""
+"""The same for functions of levels with bfloat16 instructions only."""
 logger = logging.getLogger(__name__)
 _wanted = "auto"
 
 
 def use(kernels: str) -> None:
-    """Say which kernels this process computes with from now on; models keep what they were loaded with.
+    """Choose the kernels of models that this process loads from now on.
 
     Args:
         kernels: As `engine.kernels`. `auto` is the best level that the processor has, `none` is torch's operations,
             `native-v3` and so on are a level.
 
     Raises:
-        ModelRefused: If the level is not for this processor, or its library is not there.
+        ModelRefused: If this CPU does not support the level, or its library was not built.
     """
     global _wanted
     if kernels == _wanted:
@@ -83,17 +85,17 @@ def use(kernels: str) -> None:
 
 
 def levels() -> list[str]:
-    """The levels that this processor can run, the best first, whether or not they were built."""
+    """Return the levels that this CPU supports, best first, whether or not they were built."""
     return [name for name, flags in _levels().items() if flags <= processor()[1]]
 
 
 def level() -> str:
-    """Which build of the kernels is in use, for the manifest: `none` where none is."""
+    """Return the level of the kernels in use, for the manifest; `none` if none is."""
     return _found()[0]
 
 
 def library() -> ctypes.CDLL | None:
-    """The kernels; None: not built (no C compiler when promptmill was installed), not for this processor, or not wanted."""
+    """Return the kernels; None if they are turned off, were not built (no C compiler), or do not support this CPU."""
     return _found()[1]
 
 
@@ -127,7 +129,7 @@ def _loaded(file: Path) -> ctypes.CDLL:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether the kernels in use have a product of their own for bfloat16, by instructions for it."""
+    """Whether the kernels in use have a bfloat16 product that uses the CPU's instructions for it."""
     return hasattr(library(), "product_bfloat16")
 
 
@@ -140,15 +142,15 @@ def _file(name: str) -> Path:
 
 
 def digest_of_sources() -> str:
-    """What names the C sources by their content, as `hatch_build.py` gives it to the compiler."""
+    """Return the digest of the C sources that `hatch_build.py` compiles into a library."""
     digest = hashlib.sha256()
-    for file in sorted([*SOURCES.glob("*.c"), *SOURCES.glob("*.h")]):
+    for file in sorted([*SOURCES.glob("*.c"), *INCLUDE.glob("*.h")], key=lambda file: file.name):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
 def serves(tensor: torch.Tensor) -> bool:
-    """Whether the kernels are there for a tensor: it is on a processor."""
+    """Whether the kernels can serve a tensor: it is on the CPU."""
     return tensor.device.type == "cpu" and library() is not None
 
 
@@ -165,7 +167,7 @@ def needed() -> ctypes.CDLL:
 
 
 def _openmp() -> str | None:
-    """Path of the OpenMP runtime in this process: torch's own, if there are several."""
+    """Return the path of this process's OpenMP runtime: torch's own, if there are several."""
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:

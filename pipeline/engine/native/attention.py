@@ -9,9 +9,9 @@ import torch
 from pipeline.engine.native import needed
 
 ROWS = 8
-"""Query rows that the kernel handles at once; as in attention.c."""
+"""Query rows per call of the inner kernel, as in attention.c."""
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
-"""Types that the cache may have."""
+"""Supported dtypes of the cache."""
 
 
 class _Step(Structure):
@@ -31,22 +31,22 @@ class _Layer(Structure):
 
 
 class NativeStep:
-    """What all layers of one step share.
+    """The arguments that all layers of a step share.
 
     Args:
         chunks: [N, 4] int32: first token, length, start position, row of `tables`.
         tables: [R, W] int32: block numbers.
         kv_heads: Key and value heads.
-        head_dim: Elements a head.
+        head_dim: Elements per head.
         dtype: Type of the cache, of KINDS.
-        alone: How many of the first chunks write what no other chunk of this step reads.
+        alone: How many of the first chunks write blocks that no other chunk of this step reads.
     """
 
     def __init__(
         self, chunks: torch.Tensor, tables: torch.Tensor, kv_heads: int, head_dim: int, dtype: torch.dtype,
         alone: int = 0,
     ) -> None:  # fmt: skip
-        """Keep the tensors, whose memory the kernel reads."""
+        """Keep references to the tensors, whose memory the kernel reads."""
         self._library = needed()
         threads, width = torch.get_num_threads(), tables.shape[1]
         per_thread = ROWS * (2 * (-(-head_dim // 16) * 16) + width * 32)
@@ -71,7 +71,7 @@ class NativeStep:
             scale: Factor on the scores.
 
         Returns:
-            [T, H, D]; rows of tokens that no chunk has are zero.
+            [T, H, D]; rows of tokens outside all chunks are zero.
         """
         out = torch.zeros(q.shape)
         self._step.heads, self._step.scale = q.shape[1], scale

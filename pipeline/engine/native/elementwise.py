@@ -9,7 +9,7 @@ from pipeline.engine.native import needed
 
 
 def activation_kind(function: nn.Module) -> int | None:
-    """Return the number of a compiled activation; None for others."""
+    """Return the number of a compiled activation; None if it is not compiled."""
     if isinstance(function, nn.GELU) and function.approximate == "tanh":
         return 0
     return 1 if isinstance(function, nn.SiLU) else None

@@ -12,13 +12,13 @@ import torch
 from pipeline.engine.native import multiplies_bfloat16, needed
 
 PANEL = 32
-"""Output channels that lie together, at the most: what is kept of a channel has room for whole panels."""
+"""Most output channels per panel: per-channel values have room for whole panels."""
 STRETCH = 64
 """Inner elements that share a scale in int8, as in product_int8.c."""
 OUTLIERS = 4
-"""Elements of a row that are not quantised, likewise."""
+"""Elements of a row that are not quantised, as in product_int8.c."""
 TALLEST, ROW_BYTES = 32, 64
-"""Rows that tiles multiply together, and bytes of a row that they take at once, as in tiles.h."""
+"""Rows per tile, and bytes of a row per tile, as in tiles.h."""
 
 
 class _Product(Structure):
@@ -51,7 +51,7 @@ class Float32Layer:
         )
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply contiguous rows [M, K] of the weight's type; so is the result, [M, N]."""
+        """Multiply contiguous rows [M, K] of the weight's type; the result, [M, N], is of that type, too."""
         x, dtype = x.float(), x.dtype
         rows = _checked(x, self._layer.in_features)
         y, packed = torch.empty(rows, self._layer.out_features), torch.empty(x.numel())
@@ -84,7 +84,7 @@ class Bfloat16Layer:
         )
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply contiguous bfloat16 rows [M, K]; so is the result, [M, N]."""
+        """Multiply contiguous bfloat16 rows [M, K]; the result, [M, N], is of that type, too."""
         rows, threads = _checked(x, self._layer.in_features, torch.bfloat16), torch.get_num_threads()
         places = _places(rows)
         y = torch.empty(rows, self._layer.out_features, dtype=torch.bfloat16)
@@ -130,23 +130,23 @@ class Int8Layer:
 
 
 def _places(rows: int) -> int:
-    """Rows with those that are idle where groups of TALLEST have room for as many as the largest of them."""
+    """Return the number of rows, idle ones included, when groups of TALLEST are padded to their largest."""
     return rows + -(-rows // TALLEST)
 
 
 def _checked(x: torch.Tensor, width: int, dtype: torch.dtype = torch.float32) -> int:
-    """Return the number of rows that the kernel may read."""
+    """Check the rows, and return their number."""
     assert x.dtype == dtype and x.is_contiguous() and x.shape == (len(x), width)
     return len(x)
 
 
 def _panels(channels: int) -> int:
-    """Channels with those that fill the last panel."""
+    """Return the number of channels, rounded up to whole panels."""
     return -(-channels // PANEL) * PANEL
 
 
 def _filled(channels: torch.Tensor) -> torch.Tensor:
-    """A value a channel, and zeros to the end of the last panel."""
+    """Return a value per channel, and zeros up to the end of the last panel."""
     filled = torch.zeros(_panels(len(channels)))
     filled[: len(channels)] = channels
     return filled

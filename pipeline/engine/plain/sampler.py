@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 BLOCK = 128
-"""Probabilities are summed in blocks of this many, then over the blocks in float64: exact enough, and quick."""
+"""Probabilities are summed in blocks of this size, and the blocks in float64: accurate and fast."""
 TOP = 512
 """Top-p looks at this many most likely tokens first; the whole vocabulary is sorted only for rows that need more."""
 
@@ -75,7 +75,7 @@ def sample_by_torch(logits: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
 
 
 def truncation_threshold(logits: torch.Tensor, probabilities: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
-    """The least logit that min-p, then top-k among what is left, then top-p keep, [B]. Ties with it are kept.
+    """Return the smallest logit, [B], that min-p, top-k and top-p keep, applied in this order. Ties are kept.
 
     Args:
         logits: [B, V] after temperature.
@@ -90,7 +90,7 @@ def truncation_threshold(logits: torch.Tensor, probabilities: torch.Tensor, rows
         mass = torch.where(both, _total(probabilities.masked_fill(logits < floor[:, None], 0)), mass)
     off = rows.top_k >= vocabulary
     largest_k = int(rows.top_k.masked_fill(off, 0).max())
-    width = min(vocabulary, max(TOP, largest_k + 1))  # one more shows whether tokens tie with the last
+    width = min(vocabulary, max(TOP, largest_k + 1))  # one more logit shows whether tokens tie with the last one
     parameters = (floor, mass, rows.top_k, rows.top_p)
     threshold, enough = _top_threshold(logits, probabilities, width, *parameters)
     short = (~enough).nonzero()[:, 0]
@@ -105,10 +105,10 @@ def _top_threshold(
     logits: torch.Tensor, probabilities: torch.Tensor, width: int, floor: torch.Tensor, mass: torch.Tensor,
     top_k: torch.Tensor, top_p: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Threshold of top-k and top-p from the `width` largest logits, and whether they were enough to tell. Both [B].
+    """Return (threshold of top-k and top-p from the `width` largest logits, whether these were enough), both [B].
 
-    Only logits from `floor` on count; `mass` is their probability, where top-k is off. Tokens that tie with the k-th are
-    among those of which top-p is a share, as in transformers and vLLM.
+    Only logits of at least `floor` count; `mass` is their probability, where top-k is off. As in transformers and vLLM, top-p
+    is a share of the tokens that top-k keeps, ties included.
     """
     values, indices = logits.topk(width)
     ordered = probabilities.gather(-1, indices).double()
@@ -133,7 +133,7 @@ def _top_threshold(
 
 
 def _total(probabilities: torch.Tensor) -> torch.Tensor:
-    """Sums of rows, [B, V] to float64 [B], in blocks: so that no row is shared among threads, however few there are."""
+    """Return the float64 sums [B] of rows [B, V], in blocks, so that no row is split among threads."""
     batch, vocabulary = probabilities.shape
     return F.pad(probabilities, (0, -vocabulary % BLOCK)).view(batch, -1, BLOCK).sum(-1).double().sum(-1)
 
@@ -148,13 +148,13 @@ def invert_cdf(probabilities: torch.Tensor, uniform: torch.Tensor) -> torch.Tens
     running = blocks.sum(-1).double().cumsum(-1)
     target = uniform * running[:, -1]
     block = torch.searchsorted(running, target[:, None], right=True)
-    # rounding can carry the target past the end: the last block that holds anything then
+    # rounding can move the target past the end: then take the last block with a positive sum
     last = (running < running[:, -1:]).sum(-1, keepdim=True)
     block = torch.minimum(block, last)
     before = torch.where(block > 0, running.gather(-1, (block - 1).clamp_(min=0)), 0)
     inside = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK))[:, 0].double()
     cumulative = inside.cumsum(-1)
     index = torch.searchsorted(cumulative, target[:, None] - before, right=True)
-    # and past the end of the block, likewise: its last token that holds anything
+    # and past the end of the block: then take its last token with a positive probability
     index = torch.minimum(index, (cumulative < cumulative[:, -1:]).sum(-1, keepdim=True))
     return (block * BLOCK + index)[:, 0]

@@ -25,6 +25,7 @@ from pipeline.run.cluster.nodes import nodes, this_node
 from pipeline.run.cluster.reach import check_reach
 from pipeline.run.dispatch.replica import ReplicaDied, ReplicaLost
 from pipeline.run.dispatch.sizing import Sizing
+from pipeline.stages import now_doing
 from pipeline.types import Progress, ShardReport, Task
 from pipeline.work.job import Job
 from pipeline.work.worker import Worker
@@ -53,11 +54,25 @@ class Place:
     many: bool
 
 
+def _environment(threads: int) -> dict[str, str]:
+    """Return the environment variables of a replica; `jobs/launch.py` says why threads sleep soon."""
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "10000",
+        "TOKENIZERS_PARALLELISM": "true",
+    }
+
+
 class ReplicaActor:
     """The worker in an actor's process. `ready` loads the model, so that errors reach the driver unchanged."""
 
     def __init__(self, job: Job, place: Place) -> None:
-        """Keep the arguments."""
+        """Keep the arguments, and set what torch and its libraries read when they are loaded, which is in `ready`.
+
+        A runtime environment could set that, too, but Ray would start a process for it, and leave the waiting one unused.
+        """
+        os.environ.update(_environment(place.sizing.threads))
         self._job, self._place = job, place
         self._worker: Worker | None = None
 
@@ -87,6 +102,10 @@ class ReplicaActor:
         except DeviceFault as error:  # another process may find this device, or another one, working
             print(error, file=sys.stderr, flush=True)
             os._exit(error.exit_code)
+
+    def doing(self) -> str:
+        """Return what this process is doing, and how far it is; for the time in which it loads the model."""
+        return now_doing()
 
     def progress(self) -> Progress:
         """Return the worker's counters."""

@@ -49,6 +49,8 @@ class RayPool:
         self._parked: list[Any] = []
         self._refusal: BaseException | None = None
         self._facts: dict[str, Any] = {}
+        self._doing = "waiting for Ray"
+        self._asked: Any = None
         self._guardian: Guardian | None = None
         self._failed_starts = self._refused = self._most = 0
         self._leaving: set[str] = set()
@@ -68,19 +70,14 @@ class RayPool:
         there = nodes()
         self._sizing = sizing = choose_sizing(config, self._demand, [node.size for node in there])
         self._note(f"starting {sizing}" + (f", on {len(there)} nodes" if len(there) > 1 else ""))
-        threads = {
-            "OMP_NUM_THREADS": str(sizing.threads),
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "GOMP_SPINCOUNT": "10000",
-            "TOKENIZERS_PARALLELISM": "true",
-        }
         self._remote = ray.remote(ReplicaActor).options(
             num_cpus=sizing.threads, num_gpus=sizing.gpus, memory=sizing.memory or None, max_concurrency=CALLS,
-            max_restarts=0, runtime_env={"env_vars": threads},
+            max_restarts=0,
         )  # fmt: skip
         self._job_ref = ray.put(self._job)
         grows = config.name == "existing" and config.replicas == "auto"
         self._place = Place(sizing, None if grows else sizing.replicas, this_node(), config.name == "existing")
+        self._doing = "waiting for a process"
         for _ in range(sizing.replicas):
             self._launch()
         needed = min(config.min_replicas, sizing.replicas)
@@ -129,6 +126,10 @@ class RayPool:
         """See `ReplicaPool.pending`."""
         return len(self._starting)
 
+    def doing(self) -> str:
+        """See `ReplicaPool.doing`: of the one that has been starting for the longest time."""
+        return self._doing
+
     def facts(self) -> dict[str, Any]:
         """See `ReplicaPool.facts`."""
         of_one = ("pid", "node", "node_id")
@@ -163,6 +164,7 @@ class RayPool:
         """Return the replicas whose model has been loaded meanwhile."""
         if not self._starting:
             return []
+        self._ask()
         done, _ = ray.wait(list(self._starting), num_returns=len(self._starting), timeout=timeout)
         ready: list[Replica] = []
         refused: list[tuple[str, Any, BaseException]] = []
@@ -185,6 +187,19 @@ class RayPool:
             self._go_without(name, actor, refusal)
         self._most = max(self._most, self._ready)
         return ready
+
+    def _ask(self) -> None:
+        """Take the answer to the last question what a starting replica is doing, and ask again, without waiting."""
+        _, actor = next(iter(self._starting.values()))
+        if self._asked is not None:
+            done, _ = ray.wait([self._asked], timeout=0)
+            if not done:
+                return  # its process is still being started
+            try:
+                self._doing = ray.get(self._asked)
+            except RayError:
+                self._doing = ""  # it is gone: its `ready` says so
+        self._asked = actor.doing.remote()
 
     def _go_without(self, name: str, actor: Any, error: BaseException) -> None:
         """Handle a replica that cannot run on its node: if others work, report it and go on without it.

@@ -32,7 +32,7 @@ def check_reach(job: Job) -> None:
     filesystem, _ = filesystem_for(job.source.path)
     RowReader(filesystem, job.plan.files, [], job.columns).look()
     planned = job.plan.fingerprint["model"]["content"]
-    found = open_backend(job.model, job.engine).identify(gpus=float(job.device == "cuda")).content
+    found = open_backend(job.model, job.engine).identify(gpus=float(job.device == "cuda"), fresh=True).content
     if found != planned:
         different = min(name for name in planned.keys() | found.keys() if planned.get(name) != found.get(name))
         raise ModelRefused(

@@ -19,6 +19,7 @@ from pipeline.run.dispatch.replica import Replica, ReplicaDied, ReplicaHung, Rep
 from pipeline.run.dispatch.stragglers import InHand, Pace
 from pipeline.run.shared.queue import Work
 from pipeline.types import ErrorCode, ShardReport, Task
+from pipeline.wording import counted, duration
 
 IN_FLIGHT = 2
 """Shards in flight per replica, so that its batch stays full when one of them runs out of rows."""
@@ -102,6 +103,25 @@ class Dispatcher:
         """Input rows of the shards that replicas work on."""
         wanted = {o.shard: o.task.shard.rows for future, o in self._in_flight.items() if future not in self._late}
         return sum(wanted.values())
+
+    def waiting_for(self) -> str:
+        """Return what would bring this run forward, for a line to the user."""
+        now = self.clock()
+        held = sorted((o for f, o in self._in_flight.items() if f not in self._late), key=lambda o: o.since)
+        if held:
+            oldest = held[0]
+            others = f", and {counted(len(held) - 1, 'other part')}" if len(held) > 1 else ""
+            return (
+                f"part {oldest.shard} on {oldest.replica.name}, {oldest.replica.node}, in hand for "
+                f"{duration(now - oldest.since)}{others}"
+            )
+        if self.pool.pending():
+            return f"{counted(self.pool.pending(), 'replica')} to start" + (
+                f": {d}" if (d := self.pool.doing()) else ""
+            )
+        if self.work.elsewhere:
+            return f"another driver, which works on {counted(self.work.elsewhere, 'part')}"
+        return "a free replica"
 
     def welcome(self, replica: Replica) -> None:
         """Add a replica that is ready."""

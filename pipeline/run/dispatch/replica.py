@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from pipeline.errors import ClusterLost
 from pipeline.machine import cores
 from pipeline.run.dispatch.sizing import Demand, Node, choose_sizing
+from pipeline.stages import now_doing
 from pipeline.types import Progress, ShardReport, Task
 from pipeline.work.config import ClusterConfig
 from pipeline.work.job import Job
@@ -80,6 +81,9 @@ class ReplicaPool(Protocol):
     def pending(self) -> int:
         """Return how many replicas are starting."""
 
+    def doing(self) -> str:
+        """Return what the replicas that are starting do now; empty if unknown."""
+
     def facts(self) -> dict[str, Any]:
         """Return facts about the replicas' machines, for the manifest."""
 
@@ -142,6 +146,10 @@ class InlinePool:
     def pending(self) -> int:
         """See `ReplicaPool.pending`."""
         return 0
+
+    def doing(self) -> str:
+        """See `ReplicaPool.doing`."""
+        return now_doing()
 
     def facts(self) -> dict[str, Any]:
         """See `ReplicaPool.facts`."""

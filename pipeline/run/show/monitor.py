@@ -109,9 +109,10 @@ class Monitor:
             tokens=tokens, tokens_per_second=made / seconds if made > 0 and seconds > 0 else None,
             tokens_left=None if length is None else self._tokens_left(length, in_hand, alive),
             tokens_elsewhere=(self._rows - self._before - self._rows_reported) * self._samples * (length or 0),
-            errors=sum(self._errors.values()), replicas=len(alive), shards_done=self._shards_done,
+            errors=dict(self._errors), replicas=len(alive), shards_done=self._shards_done,
             shards_total=self._plan.shard_count, elapsed_seconds=now - self._started,
             running=sum(self.latest[r.name].running for r in alive),
+            slots=sum(self.latest[r.name].room.max_num_seqs for r in alive),
         )  # fmt: skip
 
     def _length(self, tokens: int, ended: int) -> float | None:
@@ -128,6 +129,12 @@ class Monitor:
         open_tokens = sum(self.latest[replica.name].room.open_tokens for replica in alive)
         completions = max(0, self._plan.rows - self._rows - in_hand) * self._samples
         return max(completions * length - open_tokens, float(completions))
+
+    @property
+    def heartbeat(self) -> tuple[int, int, int]:
+        """Return numbers of which one grows with everything that any replica or driver gets done."""
+        beats = sum(p.beats for p in self.latest.values())
+        return beats, self.tokens_made, self._shards_done
 
     @property
     def completion_tokens(self) -> int:

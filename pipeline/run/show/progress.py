@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, TextIO
 
@@ -16,8 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.run.show.stages import Stage, interval
-from pipeline.wording import UNKNOWN, counted, duration, plain
+from pipeline.stages import Stage, interval, now_doing
+from pipeline.wording import UNKNOWN, by_code, counted, duration, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,13 @@ class RunSnapshot:
         tokens_per_second: The recent rate; None until it is known.
         tokens_left: Estimated number of tokens still to be made; None while unknown.
         tokens_elsewhere: Estimated number of tokens that other drivers have made since this start.
-        errors: Rows that became errors since this start.
+        errors: Error code → rows that became such errors since this start.
         replicas: Replicas at work.
         shards_done: Committed parts, those of an earlier start included.
         shards_total: Parts planned.
         elapsed_seconds: Time since this start.
         running: Sequences being generated now.
+        slots: Sequences that the replicas can generate at once; 0: unknown.
     """
 
     rows_done: int
@@ -47,12 +48,13 @@ class RunSnapshot:
     tokens_per_second: float | None = None
     tokens_left: float | None = None
     tokens_elsewhere: float = 0.0
-    errors: int = 0
+    errors: Mapping[str, int] = field(default_factory=dict)
     replicas: int = 0
     shards_done: int = 0
     shards_total: int = 0
     elapsed_seconds: float = 0.0
     running: int = 0
+    slots: int = 0
 
 
 class ProgressView(Protocol):
@@ -64,8 +66,13 @@ class ProgressView(Protocol):
     def note(self, text: str) -> None:
         """Show a line once, such as that a replica was replaced. The text is shown literally, never as markup."""
 
-    def stage(self, text: str) -> None:
-        """Show what the driver is doing, if it takes long, until the next stage, the next state or the end."""
+    def stage(self, text: str, detail: Callable[[], str] = now_doing) -> None:
+        """Show what the driver is doing, if it takes long, until the next stage, the next state or the end.
+
+        Args:
+            text: What it is doing.
+            detail: Returns what exactly, and how far it is.
+        """
 
     def __enter__(self) -> ProgressView:
         """Start the display."""
@@ -150,10 +157,10 @@ class _LineView:
     def note(self, text: str) -> None:
         self._write(plain(text))
 
-    def stage(self, text: str) -> None:
+    def stage(self, text: str, detail: Callable[[], str] = now_doing) -> None:
         self._end_stage()
         self._show_unshown()
-        self._stage = Stage(plain(text), self._write)
+        self._stage = Stage(plain(text), self._write, lambda: plain(detail()))
 
     def __enter__(self) -> ProgressView:
         return self
@@ -199,8 +206,8 @@ class _LiveView:
     def note(self, text: str) -> None:
         self._console.print(Text(f"{time.strftime('%H:%M:%S')} {plain(text)}"))
 
-    def stage(self, text: str) -> None:
-        self._shown = _Stage(plain(text), self._clock)
+    def stage(self, text: str, detail: Callable[[], str] = now_doing) -> None:
+        self._shown = _Stage(plain(text), detail, self._clock)
 
     def __enter__(self) -> ProgressView:
         self._live.start(refresh=False)
@@ -225,19 +232,22 @@ class _LiveView:
         figures = Text(" · ".join([_parts(snapshot), *_figures(snapshot)]), no_wrap=True, overflow="ellipsis")
         figures.highlight_regex(" · ", "dim")
         if snapshot.errors:
-            figures.highlight_regex(r"[\d,]+ errors?", "red")
+            figures.highlight_regex(r"[\d,]+ errors? \(.*?\)", "red")
         return Group(top, figures)
 
 
 class _Stage:
     """The current activity with its running time, which updates itself."""
 
-    def __init__(self, text: str, clock: Callable[[], float]) -> None:
-        self._text, self._clock, self._since = text, clock, clock()
+    def __init__(self, text: str, detail: Callable[[], str], clock: Callable[[], float]) -> None:
+        self._text, self._detail, self._clock, self._since = text, detail, clock, clock()
 
     def __rich__(self) -> Text:
         seconds = duration(self._clock() - self._since)
-        return Text(f"{self._text} · {seconds}", "cyan", no_wrap=True, overflow="ellipsis")
+        detail = plain(self._detail())
+        return Text(
+            f"{self._text}{f': {detail}' if detail else ''} · {seconds}", "cyan", no_wrap=True, overflow="ellipsis"
+        )
 
 
 def leveled(line: str) -> str:
@@ -260,7 +270,17 @@ def _figures(snapshot: RunSnapshot) -> list[str]:
     return [
         f"{'this start: ' if snapshot.rows_before else ''}{rate} tokens/s",
         f"{snapshot.tokens:,} tokens",
-        counted(snapshot.errors, "error"),
+        _errors(snapshot),
         f"{duration(snapshot.elapsed_seconds)} elapsed",
-        f"{counted(snapshot.replicas, 'replica')}, {snapshot.running:,} running",
+        f"{counted(snapshot.replicas, 'replica')}, {_occupancy(snapshot)}",
     ]
+
+
+def _errors(snapshot: RunSnapshot) -> str:
+    """Return the number of errors, and how many there are of each code."""
+    total = counted(sum(snapshot.errors.values()), "error")
+    return f"{total} ({by_code(snapshot.errors)})" if snapshot.errors else total
+
+
+def _occupancy(snapshot: RunSnapshot) -> str:
+    return f"{snapshot.running:,}{f' of {snapshot.slots:,}' if snapshot.slots else ''} running"

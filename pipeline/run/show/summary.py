@@ -14,7 +14,7 @@ from rich.text import Text
 
 from pipeline.output.counts import Counts
 from pipeline.types import FinishReason
-from pipeline.wording import counted, duration, plain
+from pipeline.wording import by_code, counted, duration, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def summary(result: RunSummary, *, stream: TextIO | None = None, console: Consol
         **_endings(result.totals, result.completion_tokens),
         "time": duration(result.wall_seconds),
         **({"figures": ", ".join(f"{n} {v:.6g}" for n, v in result.figures.items())} if result.figures else {}),
-        "errors": ", ".join(f"{n:,} {code}" for code, n in sorted(result.errors.items(), key=lambda e: (-e[1], e[0]))),
+        "errors": by_code(result.errors),
     }
     for name, value in figures.items():
         _print(out, Text.assemble((f"  {name:<8}", "dim"), plain(value) or "none"))

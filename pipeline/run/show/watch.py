@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import DeadlineReached
@@ -15,6 +15,7 @@ from pipeline.run.shared.queue import Work
 from pipeline.run.show.metrics import Metrics
 from pipeline.run.show.monitor import Monitor
 from pipeline.run.show.progress import ProgressView
+from pipeline.run.show.stall import Stall
 from pipeline.types import ShardReport
 from pipeline.wording import counted
 
@@ -42,6 +43,7 @@ class Watch:
         check_signals: Raises if there was a signal.
         deadline: Local time at which the run stops; None: no deadline.
         metrics: Publishes the progress; None: no metrics.
+        waiting_for: Returns what the run waits for, to be shown when nothing has happened for a while.
     """
 
     view: ProgressView
@@ -50,6 +52,8 @@ class Watch:
     check_signals: Callable[[], None]
     deadline: datetime.datetime | None
     metrics: Metrics | None = None
+    waiting_for: Callable[[], str] = str
+    _stall: Stall = field(default_factory=Stall)
     _next_show: float = 0.0
     _elsewhere: int = 0
 
@@ -93,6 +97,8 @@ class Watch:
         begin = time.monotonic()
         snapshot = self.monitor.snapshot(replicas)
         self.view.update(snapshot)
+        if (line := self._stall.look(self.monitor.heartbeat, self.waiting_for)) is not None:
+            self.view.note(line)
         if self.metrics is not None:
             self.metrics.publish(snapshot, self.monitor.latest, [replica.name for replica in replicas])
         end = time.monotonic()

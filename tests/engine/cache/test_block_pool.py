@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pipeline.engine.cache.block_pool import BLOCK, BlockPool, blocks_for, prefix_digests
+from tests.examples import examples
 
 DIGESTS = [bytes([i]) for i in range(6)]
 SOME = st.lists(st.sampled_from(DIGESTS), unique=True, max_size=4)
@@ -119,7 +120,7 @@ class PoolMachine(RuleBasedStateMachine):
 
 
 TestPool = PoolMachine.TestCase
-TestPool.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestPool.settings = settings(max_examples=examples(200), stateful_step_count=40, deadline=None)
 
 
 def test_more_than_there_is_cannot_be_taken_or_given_back() -> None:

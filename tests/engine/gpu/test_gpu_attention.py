@@ -17,13 +17,14 @@ from pipeline.engine.gpu.attention_check import kernels_are_right
 from pipeline.engine.plain import attention as plain_attention
 from tests.engine.gpu.device import DEVICE
 from tests.engine.gpu.device_steps import PART, TYPES, Ragged, make_ragged, ragged
+from tests.examples import examples
 
 F32, BF16, F16, I8 = torch.float32, torch.bfloat16, torch.float16, torch.int8
 ERROR = {F32: 2e-5, F16: 4e-3, BF16: 3e-2}
 """Of values of about 1: a few units in the last place of queries, weights and result."""
 
 
-@settings(deadline=None, max_examples=16)
+@settings(deadline=None, max_examples=examples(16))
 @given(step=ragged(), idle=st.tuples(*[st.integers(0, 2)] * 3))
 def test_every_token_attends_to_its_own_past(step: Ragged, idle: tuple[int, int, int]) -> None:
     found, *_ = step.run(idle=idle)

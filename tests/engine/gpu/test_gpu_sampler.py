@@ -24,7 +24,7 @@ TILE = 64
 """So that small vocabularies have several tiles, too."""
 BORDER = 2e-5
 VOCABULARIES = [1, 2, 63, 64, 65, 150, 300]
-few = settings(max_examples=15 if DEVICE == "cpu" else 300, deadline=None)
+few = settings(max_examples=8 if DEVICE == "cpu" else 300, deadline=None)
 
 
 def parameters(rows: SamplingRows) -> list[torch.Tensor]:

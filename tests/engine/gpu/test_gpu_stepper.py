@@ -19,6 +19,7 @@ from pipeline.types import Completion, Request
 from tests.engine.gpu.device import DEVICE
 from tests.engine.gpu.stepping import engine, loaded
 from tests.engine.small.tiny_models import Tiny, bits, drain, random_prompts, request
+from tests.examples import examples
 
 MakeTiny = Callable[..., Tiny]
 HEADER = random_prompts(27, [34])[0]
@@ -106,7 +107,7 @@ def test_the_same_bits_in_every_batch(tiny: MakeTiny, reference: dict[Any, Compl
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @CASES
 def test_the_same_bits_in_many_batches(tiny: MakeTiny, reference: dict[Any, Completion], **case: Any) -> None:
     check_bits(tiny(), reference, **case)

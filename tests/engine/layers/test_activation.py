@@ -12,6 +12,7 @@ from transformers.activations import NewGELUActivation
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from pipeline.engine.layers.activation import RotaryTable, RowwiseActivation
+from tests.examples import examples
 
 FUNCTIONS = [nn.GELU(approximate="tanh"), nn.GELU(), nn.SiLU(), nn.Tanh(), nn.ReLU(), nn.Sigmoid()]
 WIDTHS = [512, 500, 64, 3, 4096, 1]
@@ -31,7 +32,7 @@ def test_values_are_the_functions(function: nn.Module, width: int) -> None:
         torch.testing.assert_close(RowwiseActivation(function)(x).double(), exact, rtol=1e-6, atol=2e-6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(
     function=st.sampled_from(FUNCTIONS), width=st.sampled_from(WIDTHS), rows=st.integers(1, 300), start=st.integers(0, 299),
     threads=st.integers(1, 4), batched=st.booleans(), dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),

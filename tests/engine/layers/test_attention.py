@@ -18,15 +18,16 @@ from pipeline.engine import native
 from pipeline.engine.cache.block_pool import BlockPool
 from pipeline.engine.cache.kv_cache import KVCache
 from pipeline.engine.layers.attention import StepLayout, choose, slot_attention, step_layout
-from pipeline.engine.layers.verdicts import VARIABLE
 from pipeline.engine.native.attention import NativeStep
 from pipeline.engine.plain import attention as plain_attention
 from pipeline.engine.scheduler import Chunk, Scheduler, Step
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.steps.runner import ModelRunner
 from pipeline.errors import ModelRefused
+from pipeline.user_cache import VARIABLE
 from tests.engine.small.attention_cases import needs_kernels
 from tests.engine.small.tiny_models import Tiny, random_prompts, request, without_kernels
+from tests.examples import examples
 
 MakeTiny = Callable[..., Tiny]
 CPU = torch.device("cpu")
@@ -76,7 +77,7 @@ class Spy(nn.Module):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(
     lengths=st.lists(st.integers(1, 150), min_size=1, max_size=6), groups=st.sampled_from([1, 2, 4]),
     steps=st.integers(1, 4), budget=st.sampled_from([32, 64, 256]), spare=st.integers(0, 3),

@@ -15,6 +15,7 @@ from pipeline.engine.layers.linear import KERNELS
 from pipeline.engine.native.product import OUTLIERS, STRETCH
 from tests.engine.small.sample_layers import SHAPES, made, rows_for, weight_of
 from tests.engine.small.tiny_models import OLDER, kernels_of
+from tests.examples import examples
 
 INT8 = [name for name in KERNELS if name.startswith("int8")]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -29,7 +30,7 @@ def whole_numbers(rng: np.random.Generator, shape: tuple[int, int]) -> Ints:
 
 
 @pytest.mark.parametrize("name", INT8)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 70), width=st.integers(2, 300), out=st.integers(2, 200),
     extreme=st.sampled_from([None, STEPS, -STEPS]),

@@ -23,6 +23,7 @@ from pipeline.types import PromptRow, SamplingParams
 from tests.engine.small.attention_cases import needs_kernels
 from tests.engine.small.sampling_cases import LAST, RULES, WAYS, Array, chosen_by, rows_of
 from tests.engine.small.tiny_models import OLDER, Tiny, drain, kernels_of, random_prompts
+from tests.examples import examples
 
 MakeTiny = Callable[..., Tiny]
 
@@ -134,7 +135,7 @@ def test_presence_and_frequency_count_generated_tokens_only() -> None:
     ]  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1), vocab=st.sampled_from([1, 2, 127, 128, 129, 300, 1000]),
     holes=st.sampled_from([0.0, 0.5, 0.99]), scale=st.sampled_from([1e-30, 1.0, 1e10]),
@@ -161,7 +162,7 @@ def assert_inverted(p: Array, tokens: Array, uniform: float) -> None:
     assert (uniform * cumulative[:, -1] <= high + slack).all()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1), vocab=st.sampled_from([1, 2, 15, 16, 17, 127, 128, 129, 300, 1000]),
     holes=st.sampled_from([0.0, 0.5, 0.99]), temperature=st.sampled_from([1.0, 0.25, 7.0]),
@@ -182,7 +183,7 @@ def test_a_token_without_a_chance_is_never_drawn(
 
 
 @needs_kernels
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 9), threads=st.integers(2, 4), vocab=st.sampled_from([5, 300, 5003]),
     rule=st.sampled_from(RULES),

@@ -20,6 +20,7 @@ from pipeline.types import Completion
 from tests.engine.small.attention_cases import needs_kernels
 from tests.engine.small.sampling_cases import WAYS, chosen_by
 from tests.engine.small.tiny_models import FAMILIES, Tiny, drain, random_prompts, request, without_kernels
+from tests.examples import examples
 
 MakeTiny = Callable[..., Tiny]
 TOP = 4
@@ -132,7 +133,7 @@ def test_the_registry_holds_the_documented_statistics() -> None:
 
 
 @needs_kernels
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1), vocab=st.sampled_from([1, 2, 15, 16, 17, 300, 1024, 1025, 3000]),
     spread=st.sampled_from([0.01, 1.0, 30.0]), bad=st.sampled_from([None, torch.nan, torch.inf, -torch.inf]),

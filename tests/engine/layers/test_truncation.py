@@ -17,6 +17,7 @@ from pipeline.engine import native
 from pipeline.engine.native.sampler import choose_tokens
 from pipeline.engine.plain.sampler import TOP, SamplingRows, truncation_threshold
 from tests.engine.small.sampling_cases import WAYS, chosen_by, rows_of
+from tests.examples import examples
 
 
 @pytest.fixture(params=WAYS)
@@ -81,7 +82,7 @@ def random_logits(draw: st.DrawFn) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     logits=random_logits(), temperature=st.sampled_from([1.0, 0.5, 3.0]), top_k=st.sampled_from([0, 1, 3, 50, 600]),
     top_p=st.one_of(st.just(1.0), st.floats(0.01, 0.999)), min_p=st.one_of(st.just(0.0), st.floats(0.001, 1.0)),

@@ -29,7 +29,12 @@ pytestmark = [needs_kernels, pytest.mark.skipif(COMPILER is None, reason="there 
 def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The kernels for vectors of so many numbers, by the instructions that every processor has for which there are kernels."""
     folder, march = tmp_path_factory.mktemp("native"), ["-march=x86-64-v3"] if X86 else []
-    own = [*march, f"-DLANES={request.param}", f'-DPROMPTMILL_SOURCES="{native.digest_of_sources()}"']
+    own = [
+        *march,
+        f"-I{native.INCLUDE}",
+        f"-DLANES={request.param}",
+        f'-DPROMPTMILL_SOURCES="{native.digest_of_sources()}"',
+    ]
     objects = []
     for source in sorted(native.SOURCES.glob("*.c")):
         contract = "off" if source.name.startswith("product_int8") else "fast"

@@ -14,13 +14,14 @@ import torch
 
 from pipeline.engine import native
 from pipeline.engine.layers import verdicts
-from pipeline.engine.layers.verdicts import VARIABLE, Verdicts, cache_file, here, machine
+from pipeline.engine.layers.verdicts import Verdicts, here, machine
+from pipeline.user_cache import VARIABLE, cache_file
 
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
-    found = cache_file()
+    found = cache_file("verdicts.json")
     assert found is not None
     return found
 
@@ -35,7 +36,7 @@ def taught(answers: dict[str, bool]) -> Path | None:
         assert known.answer(question, partial(bool, answer)) == answer
         assert known.answer(question, unasked) == answer
     known.keep()
-    return cache_file()
+    return cache_file("verdicts.json")
 
 
 def test_answers_are_there_for_the_next_process(file: Path) -> None:
@@ -158,12 +159,12 @@ def test_it_is_in_the_cache_of_the_user(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.delenv(VARIABLE)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    assert cache_file() == tmp_path / "x" / "promptmill" / "verdicts.json"
+    assert cache_file("verdicts.json") == tmp_path / "x" / "promptmill" / "verdicts.json"
     for unusable in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", unusable)
-        assert cache_file() == tmp_path / ".cache" / "promptmill" / "verdicts.json"
+        assert cache_file("verdicts.json") == tmp_path / ".cache" / "promptmill" / "verdicts.json"
     monkeypatch.setattr(Path, "home", homeless)
-    assert cache_file() is None
+    assert cache_file("verdicts.json") is None
 
 
 def homeless() -> Path:

@@ -23,6 +23,7 @@ from pipeline.engine.model.checkpoint import Checkpoint, model_len, resolve
 from pipeline.engine.model.load import load_model
 from pipeline.errors import ModelRefused
 from tests.engine.small.tiny_models import DEMO, Tiny
+from tests.examples import examples
 
 MakeTiny = Callable[..., Tiny]
 
@@ -199,7 +200,9 @@ def test_content_is_the_sha256_of_what_decides_the_output(folder: Path) -> None:
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(25),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(name=st.sampled_from(["model.safetensors", "tokenizer.json", "config.json"]), data=st.data())
 def test_content_changes_with_any_byte(folder: Path, name: str, data: st.DataObject) -> None:

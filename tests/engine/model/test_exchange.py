@@ -16,9 +16,9 @@ from transformers.pytorch_utils import Conv1D
 from pipeline.engine.layers import linear
 from pipeline.engine.layers.activation import RotaryTable, RowwiseActivation
 from pipeline.engine.layers.linear import KERNELS, PackedLinear
-from pipeline.engine.layers.verdicts import VARIABLE
 from pipeline.engine.model.exchange import exchange
-from pipeline.engine.model.loading_log import LoadingLog
+from pipeline.stages import now_doing
+from pipeline.user_cache import VARIABLE
 from tests.engine.small.tiny_models import FAMILIES, Tiny
 
 MakeTiny = Callable[..., Tiny]
@@ -165,8 +165,8 @@ def test_a_model_is_checked_once_on_a_machine(int8: bool, tmp_path: Path, monkey
         exchange(fresh("gpt2"), 128, int8=int8)
 
 
-def test_the_log_counts_every_linear_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    counted: list[LoadingLog] = []
-    monkeypatch.setattr(LoadingLog, "packed", lambda log: counted.append(log))
+def test_it_says_how_many_layers_are_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("pipeline.engine.model.exchange._trim", lambda: told.append(now_doing()))
     exchange(fresh("gpt2"), 128)
-    assert len(counted) == 9 and {log._total for log in counted} == {9}
+    assert told == [f"packing the weights, {done} of 9 layers" for done in range(9)]

@@ -23,6 +23,7 @@ from pipeline.errors import ModelRefused
 from pipeline.types import FinishReason, SamplingParams
 from tests.engine.small.tiny_models import request
 from tests.engine.small.tokenizer_kinds import FOLLOWED, OTHERS, made
+from tests.examples import examples
 
 End = tuple[int, FinishReason, str | None, str]
 KINDS = [*FOLLOWED, *OTHERS]
@@ -71,7 +72,7 @@ def reference(kind: str, prompt: Sequence[int], ids: Sequence[int], stop: Sequen
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.data())
 def test_texts_and_stop_strings_are_those_of_the_whole(kind: str, data: st.DataObject) -> None:
     tokens = st.sampled_from(visible(kind))

@@ -14,6 +14,7 @@ from pipeline.engine.cache.kv_cache import key_scales
 from pipeline.engine.plain import attention as plain_attention
 from pipeline.engine.plain.attention import Spot, attend, batching_keeps_bits, write
 from tests.engine.small.attention_cases import Case, assert_exact, cases
+from tests.examples import examples
 
 CPU = torch.device("cpu")
 
@@ -35,7 +36,7 @@ def run(case: Case, spots: list[Spot] | None = None) -> torch.Tensor:
     return attend(grouped, case.keys, case.values, spots or case.spots, case.tables).view(tokens, heads, dim)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(cases())
 def test_it_is_attention_and_writes_only_what_is_new(case: Case) -> None:
     after = written(case)
@@ -44,7 +45,7 @@ def test_it_is_attention_and_writes_only_what_is_new(case: Case) -> None:
     assert_exact(case, run(after))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(cases(), st.integers(1, 4), st.data())
 def test_a_sequences_bits_are_its_own(case: Case, threads: int, data: st.DataObject) -> None:
     """Alone, in any company, in any order, by any number of threads, whatever another's numbers are."""

@@ -120,7 +120,7 @@ def test_the_compiled_product_has_the_same_bits_at_every_level(shape: tuple[int,
 @needs_kernels
 def test_the_check_at_loading_runs_every_size_of_group() -> None:
     """There is code for each: a compiler that gets one wrong must be found out."""
-    text = (native.SOURCES / "product.h").read_text()
+    text = (native.INCLUDE / "product.h").read_text()
     for most in map(int, re.findall(r"#define MOST (\d+)", text)):
         sizes = set[int]()
         for rows in [stop - start for start, stop in linear_check._PARTS] + [linear_check._PROBE_ROWS]:

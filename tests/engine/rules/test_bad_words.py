@@ -10,13 +10,14 @@ from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.rules.bad_words import BadWords, spellings
 from tests.engine.small.oracle_rules import bad_word_ids, forbidden
 from tests.engine.small.tiny_models import byte_tokenizer, piece
+from tests.examples import examples
 
 VOCAB = 6
 TOKENIZER = Tokenizer(byte_tokenizer(), 320)
 IDS = st.lists(st.integers(1, VOCAB - 1), min_size=1, max_size=4)
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(sequences=st.lists(IDS, min_size=1, max_size=6), generated=st.lists(st.integers(1, VOCAB - 1), max_size=8))
 def test_what_is_forbidden_is_what_transformers_forbids(sequences: list[list[int]], generated: list[int]) -> None:
     words = BadWords(tuple(s) for s in sequences)

@@ -19,6 +19,7 @@ from pipeline.engine.sequence import Sequence
 from pipeline.types import Completion, ErrorCode, FinishReason
 from tests.engine.small.oracle_rules import bad_word_ids, constrained
 from tests.engine.small.tiny_models import END, Tiny, bits, byte_tokenizer, drain, piece, random_prompts, request
+from tests.examples import examples
 
 MakeTiny = Callable[..., Tiny]
 VOCAB = 320
@@ -92,7 +93,7 @@ def cases(draw: st.DrawFn) -> tuple[list[int], dict[str, Any]]:
     return generated, rules
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(batch=st.lists(cases(), min_size=1, max_size=8), seed=st.integers(0, 2**32 - 1))
 def test_a_mixed_batch_is_as_transformers_has_it(batch: list[tuple[list[int], dict[str, Any]]], seed: int) -> None:
     logits = torch.from_numpy(np.random.default_rng(seed).normal(0, 3, (len(batch), VOCAB)).astype(np.float32))
@@ -115,7 +116,7 @@ def test_a_mixed_batch_is_as_transformers_has_it(batch: list[tuple[list[int], di
         assert torch.equal(ours[row], again[0]) and torch.equal(again[0], again[1])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(batch=st.lists(cases(), min_size=1, max_size=4), free=st.integers(1, 3))
 def test_rows_without_rules_keep_every_bit(batch: list[tuple[list[int], dict[str, Any]]], free: int) -> None:
     constraints = new()
@@ -261,7 +262,7 @@ def test_the_same_bits_in_any_company(tiny: MakeTiny) -> None:
     model = tiny()
     alone = {name: bits(c) for one in POOL for name, c in drain(model.engine(1, top_logprobs=2), [one]).items()}
 
-    @settings(max_examples=15, deadline=None)
+    @settings(max_examples=examples(15), deadline=None)
     @given(order=st.permutations(POOL), slots=st.sampled_from([1, 2, 5, 16]), threads=st.sampled_from([1, 3]))
     def same(order: list[Any], slots: int, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -271,7 +272,7 @@ def test_the_same_bits_in_any_company(tiny: MakeTiny) -> None:
     same()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     words=st.lists(st.sampled_from(["a", "e", "ab", "the cat", "STOP", "\n", "🚂", "é", " "]), min_size=1, max_size=5)
 )

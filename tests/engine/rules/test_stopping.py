@@ -17,6 +17,7 @@ from pipeline.engine.rules.stopping import StopWatch
 from pipeline.types import FinishReason
 from tests.engine.small.llama_like import llama_tokenizer
 from tests.engine.small.tiny_models import DEMO, END, PARTIAL, WORDS, Tiny, byte_tokenizer, drain, piece, request
+from tests.examples import examples
 
 MakeTiny = Callable[..., Tiny]
 TOKENIZER = Tokenizer(byte_tokenizer(), 320)
@@ -80,7 +81,7 @@ STOPS = [
 ]
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 @given(
     ids=st.lists(st.sampled_from(IDS), min_size=1, max_size=24),
     stop=st.lists(st.sampled_from(STOPS), max_size=4, unique=True), min_tokens=st.integers(0, 8),
@@ -97,7 +98,7 @@ def test_a_watch_does_what_decoding_the_whole_does(
     assert followed(ids, **rules) == reference(ids, TOKENIZER, **rules)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     st.lists(st.integers(1, 1023), min_size=1, max_size=30),
     st.lists(st.sampled_from(["e", " the", "ing", ". ", "a", "or", "\n"]), max_size=3, unique=True),
@@ -110,7 +111,7 @@ PLAIN = [piece(bytes([b])) for b in b"abST .,\n"] + [piece(w.encode()) for w in 
 """Tokens that end between characters: transformers' own criterion knows no others."""
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     ids=st.lists(st.sampled_from(PLAIN), min_size=1, max_size=20),
     stop=st.lists(st.sampled_from([s for s in STOPS if s.isascii()]), min_size=1, max_size=4, unique=True),

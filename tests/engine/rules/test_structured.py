@@ -25,6 +25,7 @@ from pipeline.errors import ConfigurationError, ModelRefused
 from pipeline.types import Completion, FinishReason, SamplingParams
 from tests.engine.small.oracle_rules import Array, distribution, may_match, permitted, token_bytes
 from tests.engine.small.tiny_models import DEMO, END, Tiny, byte_tokenizer, drain, piece, request
+from tests.examples import examples
 
 MakeTiny = Callable[..., Tiny]
 VOCAB = 320
@@ -58,7 +59,7 @@ def run(model: Tiny, kind: str, rules: list[dict[str, Any]]) -> list[Completion]
     return [done[f"{i}", i] for i in range(len(rules))]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     found=st.lists(patterns('ab京é/\n"', ATOMS), min_size=1, max_size=6), ignore_eos=st.booleans(),
     min_tokens=st.integers(0, 6), temperature=st.sampled_from([0.0, 1.0, 3.0]), kind=st.sampled_from(["engine", "static"]),
@@ -81,7 +82,7 @@ def test_a_text_that_stops_matches_its_regex(
             assert regex.fullmatch(pattern, text, partial=True), (pattern, text)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(choices=st.lists(st.text(min_size=1, max_size=7), min_size=1, max_size=6), min_tokens=st.integers(0, 9))
 def test_a_text_is_one_of_the_choices(tiny: MakeTiny, choices: list[str], min_tokens: int) -> None:
     rule = {"choice": choices, "max_tokens": 60, "min_tokens": min_tokens}
@@ -130,7 +131,7 @@ def test_properties_come_in_the_order_of_the_schema(tiny: MakeTiny) -> None:
         assert done.text is not None and list(json.loads(done.text)) == list(order)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     pattern=patterns("ab", ["[0-9]", "[a-c]", "[b-d0-9]", r"\.", "the", " cat"]),
     steps=st.lists(st.integers(0, 10**6), max_size=8),

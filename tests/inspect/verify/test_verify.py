@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from pipeline.inspect.verify.findings import REMAKE
 from pipeline.planning.fingerprint import digest
+from tests.examples import examples
 from tests.inspect.finished import ROWS, SAMPLES, SHARDS, Output, with_value
 from tests.small_runs import write
 
@@ -93,7 +94,7 @@ class TestBytes:
         assert all(line.endswith(REMAKE) for line in found.findings)
 
     @given(place=st.floats(0, 1, exclude_max=True), by=st.integers(1, 255), part=st.integers(0, SHARDS - 1))
-    @settings(max_examples=30)
+    @settings(max_examples=examples(30))
     def test_any_byte_changes(
         self, place: float, by: int, part: int, original: Output, tmp_path_factory: pytest.TempPathFactory
     ) -> None:
@@ -212,7 +213,7 @@ class TestMend:
 
 class TestManifest:
     @given(kept=st.floats(0, 1, exclude_max=True))
-    @settings(max_examples=20)
+    @settings(max_examples=examples(20))
     def test_a_cut_off_manifest(self, kept: float, original: Output, tmp_path_factory: pytest.TempPathFactory) -> None:
         damaged = original.copied(tmp_path_factory.mktemp("cut") / "out")
         path = damaged.path / "_job" / "manifest.json"

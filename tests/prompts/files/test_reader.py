@@ -18,6 +18,7 @@ from pipeline.prompts.files.reader import RowReader
 from pipeline.prompts.parquet.footer import open_file, read_footer
 from pipeline.types import Segment
 from tests import small_runs
+from tests.examples import examples
 
 Write = Callable[..., Path]
 LOCAL = fs.LocalFileSystem()
@@ -48,7 +49,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.data())
 def test_any_segments_of_any_files_are_the_slices_of_the_tables(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:

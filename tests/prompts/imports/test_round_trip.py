@@ -25,6 +25,7 @@ from pipeline.prompts.imports.config import ImportConfig, ImportOutput, ImportSo
 from pipeline.prompts.imports.importing import import_prompts
 from pipeline.prompts.imports.readers import blocks as blocks_module
 from pipeline.prompts.imports.readers import csv_rows, json_values, text
+from tests.examples import examples
 
 TEXTS = st.text(st.characters(blacklist_categories=["Cs"]), max_size=12) | st.sampled_from(
     ["2024-01-31", "2024-01-31 10:00:00", "1", "null", "true", "", "\0", "a\nb", '"', "\\ud800", "{[", "é€😀"]
@@ -102,7 +103,7 @@ def unlike(records: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[A
 @pytest.mark.parametrize("size", [20, 200, 8 << 20])
 @pytest.mark.parametrize("layout", ["jsonl", "ascii", "array", "laid out"])
 def test_any_records_come_back(size: int, layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    @settings(max_examples=60)
+    @settings(max_examples=examples(60))
     @given(lists_of_records())
     def check(records: list[dict[str, Any]]) -> None:
         if not any(records) or inexact(records):
@@ -193,7 +194,7 @@ CELLS = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters=
 @pytest.mark.parametrize("size", [10, 8 << 20])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_any_csv_comes_back_as_text(size: int, delimiter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    @settings(max_examples=60)
+    @settings(max_examples=examples(60))
     @given(st.lists(st.tuples(CELLS, CELLS | st.just("007"), CELLS), max_size=8))
     def check(rows: list[tuple[str, ...]]) -> None:
         written = io.StringIO()
@@ -205,7 +206,7 @@ def test_any_csv_comes_back_as_text(size: int, delimiter: str, tmp_path: Path, m
         check()
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.lists(CELLS, min_size=1))
 def test_any_lines_of_text_come_back_without_the_blank_ones(tmp_path_factory: Any, lines: list[str]) -> None:
     folder = tmp_path_factory.mktemp("text")

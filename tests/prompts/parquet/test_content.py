@@ -20,6 +20,7 @@ from pipeline.prompts.files import listing
 from pipeline.prompts.files.listing import Source, open_source
 from pipeline.prompts.files.reader import RowReader
 from pipeline.types import Segment
+from tests.examples import examples
 
 Write = Callable[..., Path]
 PLAIN: dict[str, Any] = {"use_dictionary": False, "compression": "none", "write_statistics": False}
@@ -54,7 +55,7 @@ def test_a_column_that_is_not_used_is_none_of_it(write: Write) -> None:
     assert identities(opened(path, keep_columns=["note"])) != identities(both)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.data())
 def test_every_byte_of_a_used_page_counts(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     path = tmp_path_factory.mktemp("in") / "a.parquet"

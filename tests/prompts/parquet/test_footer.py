@@ -13,6 +13,7 @@ from pyarrow import fs
 
 from pipeline.errors import InputRefused
 from pipeline.prompts.parquet.footer import Footer, open_file, read_footer
+from tests.examples import examples
 
 Write = Callable[..., Path]
 LOCAL = fs.LocalFileSystem()
@@ -82,7 +83,7 @@ def test_fault_11_a_corrupt_footer_is_refused_with_the_name(
     assert "\n" not in str(refused.value)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_fault_11_damage_anywhere_in_the_footer_is_refused_or_harmless(write: Write, data: st.DataObject) -> None:
     path = write("broken.parquet", {"x": [1, 2, 3], "y": ["a", "b", "c"]})

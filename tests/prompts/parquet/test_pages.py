@@ -24,6 +24,7 @@ from pipeline.prompts.parquet.footer import open_file, read_footer
 from pipeline.prompts.parquet.pages import chunks, leaves, scan_group
 from pipeline.prompts.parquet.thrift import Reader, write_struct
 from pipeline.prompts.parquet.trial import deadly_signal
+from tests.examples import examples
 
 Write = Callable[..., Path]
 LOCAL = fs.LocalFileSystem()
@@ -43,7 +44,7 @@ def with_footer(path: Path, change: Callable[[Any], None]) -> None:
     path.write_bytes(content[: -8 - length] + raw + len(raw).to_bytes(4, "little") + b"PAR1")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.data())
 def test_a_scan_reads_each_byte_once_and_believes_honest_files(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -73,7 +74,7 @@ def test_a_scan_reads_each_byte_once_and_believes_honest_files(
             assert scan.whole
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(rows=st.integers(0, 20), names=st.lists(st.text("abc.", min_size=1, max_size=4), min_size=1, unique=True))
 def test_thrift_there_and_back(rows: int, names: list[str]) -> None:
     sink = pa.BufferOutputStream()

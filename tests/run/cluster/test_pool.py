@@ -35,14 +35,17 @@ class FakeRay:
         def launch(*_: Any) -> Any:
             number = len(self.launched)
             self.launched.append(number)
-            return SimpleNamespace(number=number, ready=SimpleNamespace(remote=lambda: number))
+            ready, doing = SimpleNamespace(remote=lambda: number), SimpleNamespace(remote=lambda: "reading weights")
+            return SimpleNamespace(number=number, ready=ready, doing=doing)
 
         return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=launch))
 
-    def wait(self, references: list[int], **_: Any) -> tuple[list[int], list[int]]:
+    def wait(self, references: list[Any], **_: Any) -> tuple[list[Any], list[Any]]:
         return [r for r in references if r not in self.held_back], []
 
-    def get(self, number: int) -> Any:
+    def get(self, number: int | str) -> Any:
+        if isinstance(number, str):  # what it is doing
+            return number
         fate = self.fate(number)
         if isinstance(fate, BaseException):
             raise fate
@@ -185,3 +188,13 @@ def test_who_is_on_a_node_that_leaves(fake: FakeRay) -> None:
 )  # fmt: skip
 def test_what_ray_says_of_a_replica_is_a_death_or_a_loss(error: Exception, kind: type[ReplicaDied]) -> None:
     assert type(unwrap(error)) is kind
+
+
+def test_what_a_starting_replica_does_can_be_told(fake: FakeRay) -> None:
+    made = pool()
+    assert made.doing() == "waiting for Ray"
+    fake.held_back = {1}
+    made.start()
+    assert made.doing() == "waiting for a process"
+    made.arrivals(10)
+    assert made.doing() == "reading weights"

@@ -11,6 +11,7 @@ from pipeline.errors import ClusterLost, CorruptInput, DeadlineReached, WorkerFa
 from pipeline.run.dispatch import dispatch
 from pipeline.run.dispatch.replica import ReplicaDied, ReplicaLost
 from pipeline.types import ErrorCode, Progress
+from tests.examples import examples
 from tests.run.fakes import FakePool, FakeReplica, Story
 
 
@@ -281,7 +282,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(count=st.integers(0, 25), replicas=st.integers(1, 4), patience=st.integers(0, 3), actions=ACTIONS)
 def test_any_order_of_ends_and_deaths_reports_each_shard_once(
     count: int, replicas: int, patience: int, actions: list[tuple[str, int]]

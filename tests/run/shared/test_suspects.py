@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pipeline.errors import WorkerFailed
 from pipeline.run.shared.suspects import DEATHS, GUILTY, SUSPECTS, UNEXPLAINED, Suspect, Suspects
 from pipeline.types import ErrorCode, Segment, Shard
+from tests.examples import examples
 from tests.run.simulated_store import SharedFiles, memory
 
 CRASH, HANG = ErrorCode.WORKER_CRASH, ErrorCode.TIMEOUT
@@ -32,7 +33,7 @@ def search(suspect: Suspect, deadly: dict[int, ErrorCode]) -> tuple[int, dict[in
     raise AssertionError("no end")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     rows=st.integers(1, 60),
     places=st.dictionaries(st.integers(0, 59), st.sampled_from([CRASH, HANG]), max_size=GUILTY),

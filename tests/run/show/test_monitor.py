@@ -31,7 +31,8 @@ def test_reports_and_rows_in_hand_add_up() -> None:
     assert monitor.snapshot([replica]).rows_done == 3, "seven of two samples a row"
     monitor.report(report(PLAN.shard(0), errors={"NULL_PROMPT": 2}))
     shown = monitor.snapshot([replica])
-    assert (shown.rows_done, shown.errors, shown.running) == (4, 2, 3), "what is committed is not counted twice"
+    assert (shown.rows_done, shown.running) == (4, 3), "what is committed is not counted twice"
+    assert shown.errors == {"NULL_PROMPT": 2}
     assert monitor.shards_done == 1 and set(monitor.reports) == {0}
 
 

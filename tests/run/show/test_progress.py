@@ -4,6 +4,7 @@ import io
 import re
 import sys
 import time
+from collections.abc import Mapping
 
 import pytest
 from rich.console import Console
@@ -15,8 +16,9 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def snapshot(
-    rows: int = 0, elapsed: float = 0.0, *, running: int = 64, total: int = 100, errors: int = 0, tokens: int = 1234,
-    left: float | None = None, elsewhere: float = 0.0, before: int = 0,
+    rows: int = 0, elapsed: float = 0.0, *, running: int = 64, total: int = 100, tokens: int = 1234,
+    errors: Mapping[str, int] | None = None, slots: int = 0, left: float | None = None, elsewhere: float = 0.0,
+    before: int = 0,
 ) -> RunSnapshot:  # fmt: skip
     return RunSnapshot(
         rows_done=rows,
@@ -26,7 +28,8 @@ def snapshot(
         tokens_per_second=117.4,
         tokens_left=left,
         tokens_elsewhere=elsewhere,
-        errors=errors,
+        errors=errors or {},
+        slots=slots,
         replicas=2,
         shards_done=rows // 10,
         shards_total=10,
@@ -184,11 +187,16 @@ class TestLive:
         monkeypatch.delenv("NO_COLOR", raising=False)
 
     def test_two_lines_that_fit(self) -> None:
-        text = ESCAPES.sub("", self.shown(120, snapshot(0, 0, tokens=0), snapshot(30, 30, errors=3, left=2879.3)))
+        errors = {"TIMEOUT": 1, "NULL_PROMPT": 2}
+        last = snapshot(30, 30, errors=errors, slots=128, left=2879.3)
+        text = ESCAPES.sub("", self.shown(140, snapshot(0, 0, tokens=0), last))
         lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
         assert len(lines) == 2
         assert re.fullmatch(r"30/100 rows  30% [━╸╺ ]+ 1:10 left", lines[0])
-        assert lines[1] == "3/10 parts · 117 tokens/s · 1,234 tokens · 3 errors · 0:30 elapsed · 2 replicas, 64 running"
+        assert lines[1] == (
+            "3/10 parts · 117 tokens/s · 1,234 tokens · 3 errors (2 NULL_PROMPT, 1 TIMEOUT) · 0:30 elapsed · "
+            "2 replicas, 64 of 128 running"
+        )
 
     @pytest.mark.parametrize("width", [20, 40, 60, 80, 200])
     def test_any_width(self, width: int) -> None:
@@ -205,7 +213,7 @@ class TestLive:
 
     def test_no_color(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NO_COLOR", "1")
-        assert not re.search(r"\x1b\[[0-9;]*3[0-9]", self.shown(100, snapshot(30, 30, errors=1)))
+        assert not re.search(r"\x1b\[[0-9;]*3[0-9]", self.shown(100, snapshot(30, 30, errors={"TIMEOUT": 1})))
 
     def test_notes_stay_above_and_are_not_markup(self) -> None:
         text = self.shown(100, snapshot(1, 1), note="[red]x[/red] \x1b[2J")

@@ -1,10 +1,12 @@
-"""Shows what a slow stage is doing, so that no wait is silent: after one and a half seconds, then at growing intervals.
+"""Says what this process is doing while it takes long, so that no wait is silent.
 
-It imports the standard library only.
+Code at any depth says what it does with `doing`. A `Stage` shows it: after one and a half seconds, then at growing
+intervals, from a thread of its own, because a slow disk may block the working thread anywhere.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -14,6 +16,33 @@ FIRST_SECONDS = 1.5
 """Seconds after which a stage is shown; a shorter one is not worth a line."""
 PACE = ((120.0, 5.0), (3600.0, 60.0), (float("inf"), 300.0))
 """Pairs (seconds after the start, interval between lines until then)."""
+_open: list[tuple[str, Callable[[], str] | None]] = []
+"""What this process is doing, innermost last: like a log, the only one of its process."""
+
+
+@contextlib.contextmanager
+def doing(text: str, far: Callable[[], str] | None = None) -> Iterator[None]:
+    """Say what the block does.
+
+    Args:
+        text: The activity, such as `reading gpt2-large`.
+        far: Returns how far it is, such as `3 of 12 layers`; None: unknown.
+    """
+    entry = text, far
+    _open.append(entry)
+    try:
+        yield
+    finally:
+        _open.remove(entry)
+
+
+def now_doing() -> str:
+    """Return what this process is doing, and how far it is; empty if nothing was said."""
+    try:
+        text, far = _open[-1]
+    except IndexError:
+        return ""
+    return f"{text}, {far()}" if far is not None else text
 
 
 def interval(elapsed: float) -> float:
@@ -41,14 +70,19 @@ class Stage:
     Args:
         text: The activity.
         say: Shows a line.
+        detail: Returns what is being done now, or nothing.
         wait: Waits for the end, at most this many seconds, and returns whether it has come; for tests.
     """
 
     def __init__(
-        self, text: str, say: Callable[[str], None] = on_stderr, wait: Callable[[float], bool] | None = None
+        self,
+        text: str,
+        say: Callable[[str], None] = on_stderr,
+        detail: Callable[[], str] = now_doing,
+        wait: Callable[[float], bool] | None = None,
     ) -> None:
         """Begin."""
-        self._text, self._say = text, say
+        self._text, self._say, self._detail = text, say, detail
         self._over = threading.Event()
         self._wait = wait if wait is not None else self._over.wait
         self._thread = threading.Thread(target=self._run, name="stage", daemon=True)
@@ -74,4 +108,6 @@ class Stage:
                 return
             before = moment
             minutes, seconds = divmod(int(moment), 60)
-            self._say(self._text if moment == FIRST_SECONDS else f"{self._text}, {minutes}:{seconds:02} so far")
+            told = "" if moment == FIRST_SECONDS else f", {minutes}:{seconds:02} so far"
+            detail = self._detail()
+            self._say(self._text + (f": {detail}" if detail else "") + told)
