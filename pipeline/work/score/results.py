@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import secrets
@@ -9,7 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import PromptmillError
 from pipeline.output.manifest import Manifest
+from pipeline.wording import one_line
 from pipeline.work.score.config import ScoreConfig
 
 _WHOLE = {"word_perplexity": "word_perplexity", "byte_perplexity": "byte_perplexity", "bits_per_byte": "bits_per_byte"}
@@ -55,12 +58,21 @@ def lm_eval_results(config: ScoreConfig, manifest: Manifest) -> dict[str, Any]:
 
 
 def write_results(path: str, content: Mapping[str, Any]) -> None:
-    """Write a result file, whole or not at all; one that is there is replaced."""
+    """Write a result file, whole or not at all; one that is there is replaced.
+
+    Raises:
+        PromptmillError: If it cannot be written.
+    """
     target = Path(path).expanduser()
-    target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         beside.replace(target)
+    except OSError as error:
+        raise PromptmillError(
+            f"results={path}: cannot be written: {one_line(error)}; the output is complete"
+        ) from error
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
