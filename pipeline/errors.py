@@ -43,6 +43,7 @@ class ExitCode(IntEnum):
     TOO_MANY_ERRORS = 3, "complete, but more than max_error_rate of the rows are errors"
     DAMAGED = 4, "verify: something is wrong; each finding is a line that says what mends it"
     DIFFERENT = 5, "diff: the two outputs differ"
+    OFF = 6, "complete, but a figure is not what is expected of it"
     TO_MEND = 7, "doctor: something must be mended; its line says how"
     STOPPED = 75, "stopped early (deadline, storage full, lost cluster); the same command goes on from there"
     INTERRUPTED = 130, "interrupted (SIGINT); the same command goes on from there"

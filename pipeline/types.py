@@ -29,6 +29,7 @@ class ErrorCode(StrEnum):
     BAD_TEMPLATE_ROW = "BAD_TEMPLATE_ROW"
     BAD_SAMPLING = "BAD_SAMPLING"
     BAD_TOKEN_ID = "BAD_TOKEN_ID"
+    BAD_ANSWER = "BAD_ANSWER"
     CORRUPT_INPUT = "CORRUPT_INPUT"
     NONFINITE_LOGITS = "NONFINITE_LOGITS"
     WORKER_CRASH = "WORKER_CRASH"
@@ -43,6 +44,29 @@ class RowError:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Tokens to score, within the text that they are read in.
+
+    Attributes:
+        token_ids: Ids of the whole text.
+        start: Where the tokens begin that are scored. The very first token of a text cannot be scored.
+        stop: Where they end (exclusive).
+        size: Bytes in UTF-8, characters, and words between blanks, of the text that these tokens stand for.
+        text: That text; None: the same as the row's prompt.
+        windowed: Whether a long text is read in windows of the context's length; else it is read in one piece, and fits.
+        leads: Whether no row before it, of those that are read together, has windows that reach into it.
+    """
+
+    token_ids: tuple[int, ...]
+    start: int
+    stop: int
+    size: tuple[int, int, int]
+    text: str | None = None
+    windowed: bool = False
+    leads: bool = True
+
+
 Messages = Sequence[Mapping[str, Any]]
 """A conversation: `role` and `content` of each message, and any other fields that a template uses."""
 
@@ -55,6 +79,8 @@ class PromptRow:
     `prompt_token_ids` is empty exactly when `error` is set. `prompt_length` is the number of prompt tokens before truncation,
     0 if unknown. `messages` is the conversation that the prompt was rendered from; with `continues`, the completion continues
     its last message.
+    `passages` is what a job that scores does with the row: one passage, or one per ending, of which `answer` is the right one;
+    `aside` has the endings without their context.
     """
 
     row_id: str
@@ -65,6 +91,9 @@ class PromptRow:
     prompt_length: int = 0
     messages: Messages | None = None
     continues: bool = False
+    passages: tuple[Passage, ...] = ()
+    aside: tuple[Passage, ...] = ()
+    answer: int | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -85,15 +114,23 @@ class PromptRow:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One completion to make. Its result is a pure function of this value and the model.
+    """One completion to make, or tokens to score. Its result is a pure function of this value and the model.
 
-    `max_tokens` of the sampling parameters is an upper bound; the engine clamps it to what the context leaves.
+    `max_tokens` of the sampling parameters is an upper bound; the engine clamps it to what the context leaves. With
+    `scored_from`, at least 1, nothing is generated: each token from that position on is scored, given those before it. The last
+    token is only scored and not read, so there may be one more than the context holds.
     """
 
     row_id: str
     sample_index: int
     prompt_token_ids: tuple[int, ...]
     sampling: SamplingParams
+    scored_from: int | None = None
+
+    @property
+    def read(self) -> int:
+        """Number of its tokens that the model reads."""
+        return len(self.prompt_token_ids) - (self.scored_from is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +139,11 @@ class Completion:
 
     Attributes:
         request: The request this answers.
-        token_ids: Generated ids, the ending token included when it was generated.
-        text: The generated text without the stop string; None on error.
+        token_ids: Generated ids, the ending token included when it was generated; of a request that scores, the scored ids.
+        text: The generated text without the stop string; None on error, and of a request that scores.
         finish_reason: Why it ended.
         stop_reason: The stop string or token that ended it, else None.
-        statistics: Column name → array of one value (or k values) per generated token, e.g. `token_logprobs` [G].
+        statistics: Column name → array of one value (or k values) per token of `token_ids`, e.g. `token_logprobs` [G].
         prompt_token_logprobs: [P] with NaN at the first position, or None when not requested.
         error: Set exactly when `finish_reason` is `error`.
     """
@@ -181,7 +218,7 @@ class Task:
 class ShardReport:
     """What the driver is told about a finished shard; no text passes through the driver.
 
-    `rows` are input rows, `completions` output rows; `already_there`: another attempt had committed it. The last four
+    `rows` are input rows, `completions` output rows; `already_there`: another attempt had committed it. The last five
     are those of `pipeline.output.counts.Counts`.
     """
 
@@ -198,6 +235,7 @@ class ShardReport:
     lengths: Mapping[str, int] = field(default_factory=dict)
     clamped_rows: int = 0
     cut_off: int = 0
+    sums: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +306,9 @@ class Tokenizer(Protocol):
 
     def encode_batch(self, texts: Sequence[str], special: bool | None = None) -> list[list[int]]:
         """Return the token ids of each text, with or without special tokens; None: decided per text."""
+
+    def encode_spans(self, text: str, special: bool | None = None) -> tuple[list[int], list[int]]:
+        """Return the token ids of a text as `encode_batch` does, and the character at which each begins."""
 
     def token(self, token_id: int) -> str:
         """Return a token as the vocabulary spells it."""

@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from jobs.options import schema as schemas
 from jobs.options.arguments import Arguments
 from jobs.options.files import take_in
-from jobs.options.keys import keys, sections
+from jobs.options.keys import fixed, keys, sections
 from jobs.options.mistakes import explain, no_such_key
 from jobs.options.precheck import check
 from jobs.options.sweep import Variant, variants
@@ -128,7 +128,7 @@ def _to_object(node: Any, prefix: str) -> Any:
 
 def _check_keys(tree: DictConfig, schema: type) -> None:
     """Refuse unknown keys from overrides such as `sampling={…}`, which `to_object` would silently ignore."""
-    known = keys(schema)
+    known = {*keys(schema), *fixed(schema)}
     groups = sections(schema)
     for name in tree:
         if name not in groups and name not in known:

@@ -13,6 +13,8 @@ from jobs.spec import specs
 from pipeline.errors import ExitCode
 from pipeline.output.events import EVENTS
 from pipeline.output.schema import COLUMNS, MEANINGS, spelled
+from pipeline.output.scores.schema import COLUMNS as SCORES
+from pipeline.output.scores.schema import MEANINGS as SCORES_MEAN
 
 _NAMED = re.compile(r"^[a-z]+(?=: )|max_error_rate")
 """What stands in the meaning of an exit code and is written as code: a job, a key."""
@@ -57,6 +59,9 @@ def columns() -> str:
     ]
     lines += ["`sample_index`. `make options` writes this page.", "", "| column | type | meaning |", "|---|---|---|"]
     lines += [f"| `{name}` | `{spelled(kind)}` | {_cell(MEANINGS[name])} |" for name, kind in COLUMNS.items()]
+    lines += ["", "## Scored texts", "", "The columns of an output of `score`:", ""]
+    lines += ["| column | type | meaning |", "|---|---|---|"]
+    lines += [f"| `{name}` | `{spelled(kind)}` | {_cell(SCORES_MEAN[name])} |" for name, kind in SCORES.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -45,7 +45,7 @@ def keys(schema: type) -> dict[str, Key]:
     """List the keys of a configuration dataclass, those of its sections included, in the order they are written."""
     found: dict[str, Key] = {}
     hints = typing.get_type_hints(schema)
-    for field in dataclasses.fields(schema):
+    for field in _offered(schema):
         kind = hints[field.name]
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
             for key in keys(kind).values():
@@ -61,8 +61,24 @@ def keys(schema: type) -> dict[str, Key]:
 def sections(schema: type) -> dict[str, str]:
     """List the sections of a configuration dataclass, which are the groups that presets fill, each with its meaning."""
     hints = typing.get_type_hints(schema)
-    fields = dataclasses.fields(schema)
+    fields = _offered(schema)
     return {f.name: f.metadata["help"] for f in fields if dataclasses.is_dataclass(hints[f.name])}
+
+
+def _offered(schema: type) -> list[dataclasses.Field[Any]]:
+    """Return the fields that are options: a job that shares another's configuration may fix some of them."""
+    return [
+        f for f in dataclasses.fields(schema) if not (f.metadata.get("omegaconf_ignore") or f.metadata.get("fixed"))
+    ]
+
+
+def fixed(schema: type) -> set[str]:
+    """Return the keys that presets of another job may set, and this job does not look at."""
+    hints = typing.get_type_hints(schema)
+    inner = {f.name: hints[f.name] for f in _offered(schema) if dataclasses.is_dataclass(hints[f.name])}
+    return {
+        f"{name}.{f.name}" for name, kind in inner.items() for f in dataclasses.fields(kind) if f.metadata.get("fixed")
+    }
 
 
 def nearest(name: str, schema: type) -> str:

@@ -6,7 +6,7 @@ It imports no torch, so a job can be planned where torch is not installed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
@@ -25,7 +25,8 @@ class Engine(Protocol):
     def add(self, requests: Sequence[Request]) -> None:
         """Queue requests. Requests of one call may start in any order; calls are served first come, first served.
 
-        Every request must have 1 to `max_model_len` - 1 prompt tokens, each within the vocabulary.
+        Every request must have 1 to `max_model_len` - 1 prompt tokens, each within the vocabulary; one that scores, 2 to
+        `max_model_len` + 1. The requests in an engine either all score or all generate.
         """
 
     def step(self) -> list[Completion]:
@@ -80,6 +81,9 @@ class Identity:
         lists: Whether it can give the most likely tokens per step and the log-probabilities of prompts.
         chat_template: The text of the model's own chat template; None: it has none.
         notes: Lines about what was chosen and is not obvious, for the person who runs the job.
+        scores: Whether it can score given tokens.
+        provenance: Name → where the model comes from, for the manifest and the card.
+        doubts: A line for each thing about the model that is legal and surely a mistake.
     """
 
     content: Mapping[str, str]
@@ -94,6 +98,9 @@ class Identity:
     lists: bool = True
     chat_template: str | None = None
     notes: tuple[str, ...] = ()
+    scores: bool = False
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    doubts: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +175,6 @@ class Foreseeable(Protocol):
         Args:
             quick: Only without the seconds that it takes to import a large library; chat templates may be missing.
         """
-
-    def misfits(self) -> Sequence[str]:
-        """Return a line for each way in which the tokenizer does not fit the model. Call `identify` first."""
 
     def calibration(
         self, stats: StatsConfig, sampling: SamplingParams, threads: int, measure: Callable[[int, int], None] | None

@@ -23,8 +23,8 @@ from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.scheduler import Scheduler, few_for
 from pipeline.engine.sequence import Sequence
-from pipeline.engine.steps.eager import EagerStepper
-from pipeline.engine.steps.flight import NONFINITE, Flight, Stepper
+from pipeline.engine.steps.eager import LOGITS_BYTES, EagerStepper
+from pipeline.engine.steps.flight import NONFINITE, Flight, Scores, Stepper
 from pipeline.engine.steps.graphs import GraphStepper
 from pipeline.engine.steps.record import Record
 from pipeline.engine.steps.runner import ModelRunner
@@ -68,6 +68,7 @@ class ContinuousEngine:
         self._scheduler = Scheduler(
             runner.slots, max_num_batched_tokens, self._pool, share=share, few=few, expected=expected,
             max_chunks=max_num_batched_tokens // TOKENS_A_CHUNK if graphs else None,
+            max_scored=LOGITS_BYTES // (4 * loaded.vocab_size),
         )  # fmt: skip
         self._grammars = Grammars(tokenizer, loaded.vocab_size, loaded.eos_token_ids, torch.get_num_threads())
         self._state = SlotState(
@@ -83,7 +84,10 @@ class ContinuousEngine:
     def add(self, requests: Seq[Request]) -> None:
         """Queue requests; see `Engine.add`."""
         limit = self._runner.max_len
-        self._scheduler.add(Sequence(r, min(r.sampling.max_tokens, limit - len(r.prompt_token_ids))) for r in requests)
+        self._scheduler.add(
+            Sequence(r, 0 if r.scored_from is not None else min(r.sampling.max_tokens, limit - r.read))
+            for r in requests
+        )
 
     def load(self) -> tuple[int, int]:
         """Return (running, waiting)."""
@@ -122,7 +126,7 @@ class ContinuousEngine:
 
     def _give_way(self) -> str | None:
         """Restart all sequences with less memory, and return how; None if nothing is left to do without."""
-        if self._stepper.shed():
+        if self.stepper.shed():
             self._scheduler.restart()
             return "without recorded steps, which is slower"
         return "with fewer sequences at once" if self._scheduler.lower() else None
@@ -143,8 +147,10 @@ class ContinuousEngine:
         if not self._scheduler.running:
             self._flights.clear()  # only results that nobody needs
 
-    def _watch(self, sequence: Sequence) -> StopWatch:
-        """Make the stop watch of an admitted sequence."""
+    def _watch(self, sequence: Sequence) -> StopWatch | None:
+        """Make the stop watch of an admitted sequence; None if it is scored."""
+        if sequence.scored:
+            return None
         sampling = sequence.request.sampling
         watch = StopWatch(
             sequence.request, sequence.max_new, self._runner.loaded.eos_token_ids, self._tokenizer,
@@ -160,6 +166,7 @@ class ContinuousEngine:
         outcome = flight.wait()
         self.waited += time.perf_counter() - since
         self._record.add_prompt(outcome.prompt_logprobs)
+        done += [end for scores in outcome.scores if (end := self._scored(scores)) is not None]
         # a sequence that ended one step earlier no longer has a slot
         rows = [row for row, sequence in enumerate(flight.sequences) if sequence.slot >= 0]
         self._record.add([flight.sequences[row] for row in rows], rows, outcome.values)
@@ -175,6 +182,22 @@ class ContinuousEngine:
             ended = self._watches[sequence.slot].check(sequence.generated)
             if ended is not None:
                 done.append(self._finish(sequence, *ended))
+
+    def _scored(self, scores: Scores) -> Completion | None:
+        """Keep statistics of scored tokens, and return the completion of a sequence that ends with them."""
+        sequence, request = scores.sequence, scores.sequence.request
+        if sequence.slot < 0:  # its logits were not finite one step earlier
+            return None
+        self._record.add_scores(sequence, scores.values)
+        if scores.finite and not scores.last:
+            return None
+        completion = Completion(request, finish_reason=FinishReason.ERROR, error=NONFINITE)
+        if scores.finite:
+            statistics = MappingProxyType(self._record.scores(sequence))
+            completion = Completion(request, request.prompt_token_ids[request.scored_from :], statistics=statistics)
+        self._record.forget(sequence)
+        self._scheduler.release(sequence)
+        return completion
 
     def _finish(
         self, sequence: Sequence, reason: FinishReason, stopped_by: str | None, error: RowError | None = None

@@ -164,7 +164,7 @@ def _of_all(text: str) -> WorkerFailed:
 
 def _short(request: Request) -> Request:
     sampling = replace(request.sampling, n=1, min_tokens=0, max_tokens=min(PROBE_TOKENS, request.sampling.max_tokens))
-    return Request(PROBE, 0, request.prompt_token_ids, sampling)
+    return replace(request, row_id=PROBE, sample_index=0, sampling=sampling)
 
 
 def _key(request: Request) -> tuple[str, int]:

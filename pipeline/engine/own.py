@@ -18,8 +18,9 @@ from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.model.chat import find_template
 from pipeline.engine.model.checkpoint import Checkpoint, model_len, resolve
 from pipeline.engine.model.ignored import ignored
+from pipeline.engine.model.provenance import misfits, provenance
 from pipeline.engine.model.quick import quick_tokenizer
-from pipeline.engine.model.tokenizer import Tokenizer, load_tokenizer, misfits
+from pipeline.engine.model.tokenizer import Tokenizer, load_tokenizer
 from pipeline.engine.rules.structured import Grammars
 from pipeline.machine import compute_capability
 from pipeline.stages import doing
@@ -63,13 +64,15 @@ class ContinuousBackend:
         kv_dtype = dtype if model.kv_cache_dtype == "auto" else model.kv_cache_dtype
         weight_bytes = sum(p.stat().st_size for p in checkpoint.directory.glob("*.safetensors"))
         longest = model_len(checkpoint, engine)
+        content = checkpoint.content(fresh=fresh)
         return Identity(
-            content=checkpoint.content(fresh=fresh),
+            content=content,
             model={"dtype": dtype, "quantization": model.quantization, "kv_cache_dtype": kv_dtype, **rounding},
             engine=batching,
             dtype=dtype, max_model_len=longest, vocab_size=checkpoint.vocab_size, weight_bytes=weight_bytes,
             parameters=weight_bytes / (2 if "16" in checkpoint.dtype else 4), statistics=frozenset(STATISTICS),
-            chat_template=find_template(checkpoint.tokenizer), notes=self._notes(dtype, gpus),
+            chat_template=find_template(checkpoint.tokenizer), notes=self._notes(dtype, gpus), scores=True,
+            provenance=provenance(checkpoint, content), doubts=tuple(misfits(checkpoint)),
         )  # fmt: skip
 
     def check(self, sampling: SamplingParams) -> Sequence[str]:
@@ -88,11 +91,6 @@ class ContinuousBackend:
         if quick and "_tokenizer" not in vars(self):
             return quick_tokenizer(self.checkpoint)
         return self._tokenizer
-
-    def misfits(self) -> Sequence[str]:
-        """See `Foreseeable.misfits`."""
-        size = self.checkpoint.vocab_size
-        return () if size is None else tuple(misfits(self._tokenizer, size))
 
     def calibration(
         self, stats: StatsConfig, sampling: SamplingParams, threads: int, measure: Callable[[int, int], None] | None

@@ -38,6 +38,12 @@ class Chunk:
         """Whether it ends the prompt: its last position then gives the first token."""
         return self.start + self.length == self.sequence.prompt_len
 
+    @property
+    def scored(self) -> range:
+        """Its tokens, counted from `start`, after which a scored token comes."""
+        first = self.sequence.request.scored_from
+        return range(0) if first is None else range(max(0, first - 1 - self.start), self.length)
+
 
 @dataclass(frozen=True, slots=True)
 class Twin:
@@ -58,7 +64,13 @@ class Step:
     @property
     def choosing(self) -> list[Sequence]:
         """The sequences that choose a token, in the order of their logits, twins last."""
-        return [*self.decodes, *(c.sequence for c in self.chunks if c.last), *(t.sequence for t in self.twins)]
+        ending = (c.sequence for c in self.chunks if c.last and not c.sequence.scored)
+        return [*self.decodes, *ending, *(t.sequence for t in self.twins)]
+
+    @property
+    def scores(self) -> bool:
+        """Whether its sequences are scored."""
+        return bool(self.chunks) and self.chunks[0].sequence.scored
 
 
 class Scheduler:
@@ -73,13 +85,15 @@ class Scheduler:
         few: Batch size below which a step costs nearly the same.
         expected: Approximate number of sequences in all; None: assume that no more come than were added.
         max_chunks: Bound on the chunks of a step; None: no bound.
+        max_scored: Bound on the scored tokens of a step, whose logits it holds, unless one chunk has more; None: no bound.
     """
 
     def __init__(
         self, slots: int, max_batched_tokens: int, pool: BlockPool, *, share: bool = True, few: int = FEW,
-        expected: int | None = None, max_chunks: int | None = None,
+        expected: int | None = None, max_chunks: int | None = None, max_scored: int | None = None,
     ) -> None:  # fmt: skip
         """Start with every slot free."""
+        self._max_scored = max_scored
         self._few, self._to_come, self._max_chunks = few, expected or 0, max_chunks
         self._free = list(range(slots))  # a heap
         self._waiting: deque[Sequence] = deque()
@@ -98,16 +112,17 @@ class Scheduler:
         return self._most
 
     def add(self, sequences: Iterable[Sequence]) -> None:
-        """Queue sequences, the longest first, behind those of earlier calls.
+        """Queue sequences, the longest first, behind those of earlier calls; those that are scored stay in their order.
 
         A long completion that starts last would run alone at the end, and a step with one sequence costs almost as much as a
-        full one.
+        full one. Scored sequences fill every step, and those with a common beginning are best read one after the other.
         """
-        queue = sorted(sequences, key=lambda s: -(s.prompt_len + s.max_new))
+        queue = sorted(sequences, key=lambda s: 0 if s.scored else -(s.prompt_len + s.max_new))
         if self._share:
             known: dict[tuple[int, ...], tuple[bytes, ...]] = {}
             for sequence in queue:
-                prompt = sequence.request.prompt_token_ids
+                # blocks hold no logits: a token that is followed by a scored one must be computed
+                prompt = sequence.request.prompt_token_ids[: sequence.request.scored_from]
                 sequence.digests = known[prompt] = known.get(prompt) or prefix_digests(prompt)
                 self._pool.want(sequence.digests)
         self._waiting.extend(queue)
@@ -171,7 +186,7 @@ class Scheduler:
         known = [*self._waiting, *self.running.values()]
         tokens = sum(s.tokens_left for s in known)
         longest = max(s.max_new - len(s.generated) for s in known)
-        return max(self._few, -(-tokens // longest))
+        return max(self._few, -(-tokens // longest)) if longest else self._slots
 
     def _last_end(self) -> int:
         """Return the most tokens that any running sequence still has to generate."""
@@ -216,18 +231,25 @@ class Scheduler:
                 sequence.blocks[number] = block
                 sequence.prefilled += length
                 continue
-            last = sequence.prefilled + length == len(prompt)
-            if last and self._share and prompt in leaders:
+            last = sequence.prefilled + length == sequence.prompt_len
+            if last and self._share and not sequence.scored and prompt in leaders:
                 step.twins.append(Twin(sequence, leaders[prompt]))
                 sequence.prefilled += length
                 break
-            if step.chunks and (length > budget or len(step.chunks) == self._max_chunks):
+            chunk = Chunk(sequence, sequence.prefilled, length)
+            if step.chunks and (length > budget or len(step.chunks) == self._max_chunks or self._too_many(step, chunk)):
                 break
-            if last:
+            if last and not sequence.scored:
                 leaders[prompt] = sequence
-            step.chunks.append(Chunk(sequence, sequence.prefilled, length))
+            step.chunks.append(chunk)
             if digest is not None:
                 self._pool.remember(sequence.blocks[number], digest)
             sequence.prefilled += length
             budget -= length
         return budget
+
+    def _too_many(self, step: Step, chunk: Chunk) -> bool:
+        """Whether a step with another chunk would hold more logits than it may."""
+        if self._max_scored is None or not chunk.scored:
+            return False
+        return sum(len(c.scored) for c in (*step.chunks, chunk)) > self._max_scored

@@ -17,7 +17,7 @@ class Sequence:
 
     Attributes:
         request: The request.
-        max_new: Tokens it may generate: `max_tokens`, clamped to what the context leaves.
+        max_new: Tokens it may generate: `max_tokens`, clamped to what the context leaves; 0 if it is scored.
         slot: Its slot in the batch, or -1 while it waits.
         blocks: Its blocks of the KV cache, in the order of positions; some may be shared.
         digests: Of the prompt's blocks that others may share; empty where nothing is shared.
@@ -39,8 +39,13 @@ class Sequence:
 
     @property
     def prompt_len(self) -> int:
-        """Number of prompt tokens."""
-        return len(self.request.prompt_token_ids)
+        """Number of prompt tokens; of a sequence that is scored, those that the model reads."""
+        return self.request.read
+
+    @property
+    def scored(self) -> bool:
+        """Whether its tokens are given and scored, and none is generated."""
+        return self.request.scored_from is not None
 
     @property
     def decoding(self) -> bool:
@@ -60,12 +65,14 @@ class Sequence:
     @property
     def steppable(self) -> bool:
         """Whether the next step can give it a token: it decodes, is not done, and knows the last token if it needs that."""
-        return self.decoding and self.asked < self.max_new and not (self.needs_last and self.in_flight)
+        return (
+            self.decoding and not self.scored and self.asked < self.max_new and not (self.needs_last and self.in_flight)
+        )
 
     @property
     def blocks_needed(self) -> int:
         """Blocks for the prompt and all tokens it may generate, except the last one, which is not fed back."""
-        return blocks_for(self.prompt_len + self.max_new - 1)
+        return blocks_for(self.prompt_len + max(self.max_new, 1) - 1)
 
     @property
     def tokens_left(self) -> int:

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 from pipeline.engine.config import StatsConfig
-from pipeline.engine.layers.stats import token_logprobs
+from pipeline.engine.layers.stats import Values, token_logprobs
 from pipeline.engine.model.load import LoadedModel
 from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.rules.structured import Grammars
 from pipeline.engine.sequence import Sequence
-from pipeline.engine.steps.eager import choose
+from pipeline.engine.steps.eager import LOGITS_BYTES, choose, measured
 from pipeline.engine.steps.flight import NONFINITE
 from pipeline.engine.steps.record import Record
 from pipeline.engine.steps.slots import SlotState
@@ -85,6 +85,8 @@ class StaticEngine:
     @torch.inference_mode()
     def step(self) -> list[Completion]:
         """Add a token to each sequence of the batch, which is a new one if the last one has ended; see `Engine.step`."""
+        if self._batch is None and self._waiting and self._waiting[0].scored_from is not None:
+            return [self._score(self._waiting.popleft())]
         if self._batch is None and self._waiting:
             self._batch = self._begin()
         batch = self._batch
@@ -108,6 +110,26 @@ class StaticEngine:
         if not batch.live:
             self._batch = None
         return done
+
+    def _score(self, request: Request) -> Completion:
+        """Score a request's tokens in pieces, so that few logits are in memory at once."""
+        ids, first, device = request.prompt_token_ids, request.scored_from or 1, self._loaded.device
+        size, cache, found = max(1, LOGITS_BYTES // (4 * self._loaded.vocab_size)), None, list[Values]()
+        for start in range(0, request.read, size):
+            piece = torch.tensor(ids[start : min(start + size, request.read)], device=device)
+            places = torch.arange(start, start + len(piece), device=device)
+            out = self._loaded.model(
+                input_ids=piece[None], position_ids=places[None], past_key_values=cache, use_cache=True
+            )
+            cache, skip = out.past_key_values, max(0, first - 1 - start)
+            if skip < len(piece):
+                targets = ids[start + skip + 1 : start + len(piece) + 1]
+                values, finite = measured(out.logits[0, skip:].float(), targets, self._stats)
+                if not finite:
+                    return Completion(request, finish_reason=FinishReason.ERROR, error=NONFINITE)
+                found.append(values)
+        statistics = {name: torch.cat([values[name] for values in found]).numpy() for name in found[0]}
+        return Completion(request, ids[first:], statistics=statistics)
 
     def _begin(self) -> _Batch:
         """Take the next requests: their prompts, padded on the left to the longest."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import collections
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
+from pipeline.output.scores.figures import Sums
 from pipeline.types import FinishReason, PromptRow
 
 
@@ -20,7 +22,8 @@ class Counts:
     `errors` counts output rows by error code, `finish_reasons` by finish reason. `lengths` has the least and the greatest
     number of tokens generated for an output row without an error (`shortest`, `longest`); empty if there is no such row.
     `clamped_rows` counts input rows whose prompt leaves less of the context than `max_tokens`, `cut_off` output rows that
-    followed a grammar and ended by `length`. Parts of earlier versions do not have the last four.
+    followed a grammar and ended by `length`. Parts of earlier versions do not have these four. `sums` has what is added up of
+    scored texts.
     """
 
     rows: int = 0
@@ -32,6 +35,7 @@ class Counts:
     lengths: Mapping[str, int] = field(default_factory=dict)
     clamped_rows: int = 0
     cut_off: int = 0
+    sums: Mapping[str, float] = field(default_factory=dict)
 
 
 def count_rows(rows: Sequence[PromptRow], table: pa.Table, max_model_len: int | None = None) -> Counts:
@@ -46,7 +50,9 @@ def count_rows(rows: Sequence[PromptRow], table: pa.Table, max_model_len: int | 
     errors = dict(sorted(codes.items()))
     prompts = sum(row.prompt_tokens for row in rows)
     if not {"completion_tokens", "finish_reason"} <= set(table.column_names):
-        return Counts(len(rows), table.num_rows, prompts, errors=errors)
+        sums = Sums()
+        sums.add(table)
+        return Counts(len(rows), table.num_rows, prompts, errors=errors, sums=sums.totals())
     generated: list[Any] = table.column("completion_tokens").to_pylist()
     reasons: list[Any] = table.column("finish_reason").to_pylist()
     structured = [row.sampling.structured is not None for row in rows for _ in range(row.sampling.n)]
@@ -77,6 +83,7 @@ def total(counts: Iterable[Counts]) -> Counts:
     errors, reasons = collections.Counter[str](), collections.Counter[str]()
     rows = completions = prompt_tokens = completion_tokens = clamped_rows = cut_off = 0
     lengths: list[int] = []
+    sums: dict[str, list[float]] = {}
     for count in counts:
         rows, completions = rows + count.rows, completions + count.completions
         prompt_tokens += count.prompt_tokens
@@ -85,7 +92,9 @@ def total(counts: Iterable[Counts]) -> Counts:
         errors.update(count.errors)
         reasons.update(count.finish_reasons)
         lengths = list(lengths_of([*lengths, *count.lengths.values()]).values())
+        for name, value in count.sums.items():
+            sums.setdefault(name, []).append(value)
     return Counts(
         rows, completions, prompt_tokens, completion_tokens, dict(sorted(errors.items())), dict(sorted(reasons.items())),
-        lengths_of(lengths), clamped_rows, cut_off,
+        lengths_of(lengths), clamped_rows, cut_off, {name: math.fsum(terms) for name, terms in sums.items()},
     )  # fmt: skip

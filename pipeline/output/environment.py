@@ -16,6 +16,8 @@ from pipeline.machine import cpuinfo
 PACKAGES = ("torch", "transformers", "pyarrow", "ray")
 _SPEED_ONLY = {"python", "pyarrow", "ray", "max_num_seqs", "kv_blocks", "replicas", "pid", "node"}
 """Facts that change no bit. All others count, as an unnecessary doubt is better than a false promise."""
+_IN_THE_PLAN = {"model_commit", "model_licence", "weights_sha256", "tokenizer_sha256"}
+"""Facts about the model, whose content is part of the plan."""
 _NEEDS_THREADS = "fixed-rows"
 """The kernel whose sums are split by the number of threads."""
 
@@ -43,7 +45,7 @@ def identity(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts about a machine and an engine that a row's bits depend on."""
     kernels = facts.get("linear_kernels")
     with_threads = isinstance(kernels, Mapping) and _NEEDS_THREADS in kernels
-    left_out = _SPEED_ONLY if with_threads else _SPEED_ONLY | {"threads"}
+    left_out = {*_SPEED_ONLY, *_IN_THE_PLAN, *(() if with_threads else ("threads",))}
     return {name: value for name, value in facts.items() if name not in left_out}
 
 

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline import __version__
@@ -24,6 +24,7 @@ from pipeline.output.part import (
     read_report,
     sha256_of,
 )
+from pipeline.output.scores.figures import figures
 from pipeline.planning.plan import Plan
 from pipeline.store.base import Store
 from pipeline.store.door import checked, fetch, parse
@@ -67,12 +68,16 @@ class Manifest:
     timings: Mapping[str, float | None]
     parts: tuple[Part, ...]
     environment: Mapping[str, Any]
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """Return the file's bytes, with one line per part; `json` would indent every value of up to a million parts."""
+        totals = asdict(self.totals)
+        if not self.totals.sums:
+            del totals["sums"]  # of a job that does not score
         head = {
-            "plan_id": self.plan_id, "promptmill_version": self.promptmill_version, "totals": asdict(self.totals),
-            "timings": self.timings,
+            "plan_id": self.plan_id, "promptmill_version": self.promptmill_version, "totals": totals,
+            "timings": self.timings, **({"figures": dict(self.figures)} if self.figures else {}),
         }  # fmt: skip
         file = io.BytesIO()
         file.write(_indented(head).removesuffix("\n}").encode() + b',\n  "parts": [')
@@ -168,7 +173,8 @@ def assemble(
             parts += [_part(plan, index, *found[index]) for index in batch]
             totals = total([totals, *(counts for counts, _ in found.values())])
     finite = {key: value if math.isfinite(value) else None for key, value in timings.items()}
-    return Manifest(plan.plan_id, __version__, totals, finite, tuple(parts), dict(environment))
+    scored = figures(totals.sums)
+    return Manifest(plan.plan_id, __version__, totals, finite, tuple(parts), dict(environment), scored)
 
 
 def _part(plan: Plan, index: int, counts: Counts, sha256: str) -> Part:
@@ -238,6 +244,6 @@ def _read(store: Store, plan: Plan, index: int) -> tuple[Counts, str]:
 def _reported(report: ShardReport) -> tuple[Counts, str]:
     counts = Counts(
         report.rows, report.completions, report.prompt_tokens, report.completion_tokens, dict(report.errors),
-        dict(report.finish_reasons), dict(report.lengths), report.clamped_rows, report.cut_off,
+        dict(report.finish_reasons), dict(report.lengths), report.clamped_rows, report.cut_off, dict(report.sums),
     )  # fmt: skip
     return counts, report.sha256

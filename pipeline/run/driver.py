@@ -114,7 +114,8 @@ class _Run:
         self._missing = [i for i in range(plan.shard_count) if i not in committed]
         self._recipe = open_recipe(plan.fingerprint)
         samples = self._recipe.samples or config.sampling.n
-        self._monitor = Monitor(plan, committed, samples, max_tokens=config.sampling.max_tokens)
+        most = config.sampling.max_tokens if "sampling" in plan.fingerprint else None
+        self._monitor = Monitor(plan, committed, samples, max_tokens=most)
         self._deadline = config.deadline_after(datetime.datetime.now())
         self._environment: dict[str, object] = {}
         self._lost = "no row in hand is lost"
@@ -208,12 +209,13 @@ class _Run:
             return done
         try:
             manifest = assemble(store, self._plan, self._monitor.reports, self._monitor.timings(),
-                                {**environment(), **self._environment})  # fmt: skip
+                                {**environment(), **self._environment, **self._prepared.provenance})  # fmt: skip
         except DamagedPart as error:
             write_down(store, [error.file])
             raise
+        options = self._plan.fingerprint.get("score") or config.sampling.params().plain()
         card = dataset_card(
-            manifest, self._plan, model=_shown(config.model.path), sampling=config.sampling.params().plain(),
+            manifest, self._plan, model=_shown(config.model.path), sampling=options,
             schema=self._prepared.job.schema, title=self._recipe.title, meanings=self._recipe.meanings,
             samples=read_samples(store, manifest.parts[0].file),
         )  # fmt: skip
@@ -243,7 +245,7 @@ class _Run:
             rows_total=self._plan.rows, completions=totals.completions, prompt_tokens=totals.prompt_tokens,
             completion_tokens=totals.completion_tokens, tokens_per_second=timings.get("tokens_per_second") or None,
             wall_seconds=timings["wall_seconds"] or 0.0, errors=totals.errors,
-            samples=read_samples(self._folder.store, manifest.parts[0].file, 2), totals=totals,
+            samples=read_samples(self._folder.store, manifest.parts[0].file, 2), totals=totals, figures=manifest.figures,
         ))  # fmt: skip
 
 

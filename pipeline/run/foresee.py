@@ -95,8 +95,7 @@ def foresee(config: GenerateConfig) -> Foreseen:
         calibration, unknown = _calibration(config, prepared, place, backend, measure)
         view.stage("estimating")
         found = estimate(prepared.job, config, place, prepared.weight_bytes, backend, calibration, THOROUGH)
-        misfits = backend.misfits() if isinstance(backend, Foreseeable) else ()
-        lines = (*told, *doubts, *prepared.doubts, *misfits, *hurts(found, config, datetime.datetime.now()))
+        lines = (*told, *doubts, *prepared.doubts, *hurts(found, config, datetime.datetime.now()))
         return Foreseen(found, config, len(folder.committed(prepared.job.plan)), lines, unknown, bool(measured))
 
 

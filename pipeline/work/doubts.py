@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pipeline.engine.base import Identity
 from pipeline.prompts.template.template import compile_template
 from pipeline.work.config import GenerateConfig
+from pipeline.work.score.config import ScoreConfig
 
 _ESCAPE = re.compile(r"\\[ntr]")
 _MARKUP = re.compile(r"<\|\w+\|>|\[INST\]|<start_of_turn>")
@@ -42,7 +43,8 @@ def doubts(config: GenerateConfig, identity: Identity) -> Iterator[str]:
             f"sampling.max_tokens={sampling.max_tokens} leaves no room for a prompt in the context of {context} tokens: "
             "a completion may end sooner, at the end of the context"
         )
-    yield from _of_chats(config, identity)
+    if not isinstance(config, ScoreConfig):  # any text may be scored with a model that is tuned for chat
+        yield from _of_chats(config, identity)
     if config.source.limit == 0:
         yield "source.limit=0 takes no row, so the output is empty; null takes all"
 

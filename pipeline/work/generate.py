@@ -16,7 +16,7 @@ class Generate:
     """`n` completions of each prompt, an output row each."""
 
     title = "Generated texts"
-    meanings = MEANINGS
+    meanings: Mapping[str, str] = MEANINGS
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         """See `Recipe`."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.engine.base import BuiltEngine, Resources
 from pipeline.engine.config import StatsConfig
 from pipeline.engine.guarded import GuardedEngine
 from pipeline.engine.registry import open_backend
 from pipeline.prompts.rows import RowBuilder
+from pipeline.prompts.scored.builder import ScoredBuilder
+from pipeline.prompts.scored.config import ScoreOptions, ScoreSource
+from pipeline.prompts.scored.corpus import CorpusRows
 from pipeline.prompts.shard import ShardRows
 from pipeline.types import Request, SamplingParams, Tokenizer
 from pipeline.work.job import Job
@@ -27,7 +30,7 @@ class Opened:
     """
 
     recipe: Recipe
-    rows: ShardRows
+    rows: ShardRows | CorpusRows
     engine: GuardedEngine
     built: BuiltEngine
 
@@ -45,11 +48,22 @@ def open_job(job: Job, resources: Resources, stats: StatsConfig | None = None) -
     """
     built = open_backend(job.model, job.engine).build(stats or job.stats, resources)
     engine = GuardedEngine(built.engine, built.renew, _probe(job.sampling, built.tokenizer), built.lost)
-    builder = RowBuilder(
-        job.source, job.sampling, built.tokenizer, built.max_model_len, job.plan.files, check=built.check
-    )
-    rows = ShardRows(job.source, builder, job.plan.files, job.columns)
-    return Opened(open_recipe(job.plan.fingerprint), rows, engine, built)
+    return Opened(open_recipe(job.plan.fingerprint), _rows(job, built), engine, built)
+
+
+def _rows(job: Job, built: BuiltEngine) -> ShardRows | CorpusRows:
+    """Return what reads the rows of the job."""
+    source, plan, tokenizer = job.source, job.plan, built.tokenizer
+    if not isinstance(source, ScoreSource):
+        builder = RowBuilder(source, job.sampling, tokenizer, built.max_model_len, plan.files, check=built.check)
+        return ShardRows(source, builder, plan.files, job.columns)
+    options = ScoreOptions(**plan.fingerprint["score"])
+    scored = ScoredBuilder(source, options, job.sampling, tokenizer, built.max_model_len, plan.files)
+    rows = ShardRows(source, scored, plan.files, job.columns)
+    if not options.concatenate:
+        return rows
+    whole = replace(plan, rows_per_shard=max(1, plan.rows)).shard(0)
+    return CorpusRows(rows, whole, plan.files, options, tokenizer, source.add_special_tokens)
 
 
 def _probe(sampling: SamplingParams, tokenizer: Tokenizer) -> Request:

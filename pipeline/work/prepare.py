@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -31,6 +31,7 @@ from pipeline.work.config import GenerateConfig
 from pipeline.work.doubts import doubts
 from pipeline.work.job import Job
 from pipeline.work.recipe import open_recipe
+from pipeline.work.score.config import ScoreConfig
 
 SCHEMA_VERSION = 2
 """Increased when the meaning of an output column or of an option changes, so that old and new rows never mix."""
@@ -47,6 +48,7 @@ class Prepared:
         doubts: One line per option that is legal and surely a mistake.
         statistics: The names of those that the engine can measure.
         notes: Lines about what was chosen and is not obvious.
+        provenance: Name → where the model comes from.
     """
 
     job: Job
@@ -55,6 +57,7 @@ class Prepared:
     doubts: tuple[str, ...] = ()
     statistics: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
 
 def prepare(
@@ -87,8 +90,9 @@ def prepare(
     config = _with_chat(config, backend, identity, begun)
     _check_vocabulary(config, identity.vocab_size)
     _check_statistics(config, identity)
+    _check_scores(config, identity)
     try:
-        undone = backend.check(config.sampling.params())
+        undone = () if isinstance(config, ScoreConfig) else backend.check(config.sampling.params())
     except ValueError as error:
         raise ConfigurationError(f"sampling.{error}") from error
     if not source.files:
@@ -100,10 +104,11 @@ def prepare(
         rows_per_shard=config.output.rows_per_shard or effort.rows_per_shard,
         limit=config.source.limit,
     )
-    doubtful = (*doubts(config, identity), *undone)
+    doubtful = (*doubts(config, identity), *identity.doubts, *undone)
     return Prepared(
         _job(config, plan, source, schema, identity), effort, identity.weight_bytes, doubtful, identity.statistics,
         identity.notes,
+        identity.provenance,
     )  # fmt: skip
 
 
@@ -127,6 +132,8 @@ def _effort(config: GenerateConfig, identity: Identity, source: Source) -> Effor
     longest, sampling, cluster = identity.max_model_len, config.sampling, config.cluster
     size, rows = sum(f.size for f in source.files), sum(f.rows for f in source.files)
     prompt = min(longest - 1, size / BYTES_A_TOKEN / max(1, rows))
+    if isinstance(config, ScoreConfig):
+        prompt = size / BYTES_A_TOKEN / max(1, rows) * longest / (config.score.stride or max(1, longest // 2))
     speed = CORE_SPEED * cluster.likely_threads()
     if cluster.gpus_per_replica > 0:
         speed = GPU_SPEED * cluster.gpus_per_replica
@@ -218,14 +225,28 @@ def _check_statistics(config: GenerateConfig, identity: Identity) -> None:
         raise ConfigurationError(f"stats.{key}: engine={name} cannot give these")
 
 
+def _check_scores(config: GenerateConfig, identity: Identity) -> None:
+    """Refuse to score with an engine that cannot, or in windows that leave tokens out."""
+    if not isinstance(config, ScoreConfig):
+        return
+    if not identity.scores:
+        raise ConfigurationError(f"engine={config.engine.name}: cannot score given texts")
+    stride, context = config.score.stride, identity.max_model_len
+    if stride is not None and stride > context:
+        raise ConfigurationError(f"score.stride={stride}: must be at most the context, which has {context} tokens")
+
+
 def _asked(config: GenerateConfig, recipe: str) -> dict[str, Any]:
     """Return the options that decide the output's bytes: no paths, as the files' content counts instead."""
     source = asdict(config.source)
     del source["path"], source["template_file"]
+    how: dict[str, Any] = {"sampling": config.sampling.params().plain()}
+    if isinstance(config, ScoreConfig):
+        how = {"score": asdict(config.score)}
     return {
         "recipe": recipe,
         "schema": SCHEMA_VERSION,
-        "sampling": config.sampling.params().plain(),
+        **how,
         "stats": asdict(config.stats),
         "source": source,
         "output": {"include_prompt": config.output.include_prompt, "messages": config.output.messages},

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipeline.types import Completion, PromptRow, Request
 
-RECIPES = {"generate": "pipeline.work.generate:Generate"}
+RECIPES = {"generate": "pipeline.work.generate:Generate", "score": "pipeline.work.score.recipe:ScoreRecipe"}
 """Job → its recipe. The module is imported when the recipe is opened."""
 
 

@@ -70,6 +70,7 @@ class Worker:
         expected = math.ceil(job.plan.rows * job.sampling.n * work_share)
         opened = open_job(job, Resources(job.device, threads, memory_share, expected))
         self._recipe, self._rows, self._engine = opened.recipe, opened.rows, opened.engine
+        self._samples = self._recipe.samples or math.inf  # a row may need more requests than it has output rows
         self.facts = {**opened.built.facts, "vocab_size": opened.built.tokenizer.vocab_size}
         self._max_model_len = opened.built.max_model_len
         self._environment = identity({**environment(), **self.facts})
@@ -170,7 +171,7 @@ class Worker:
         before = self._progress
         running, waiting = self._engine.load()
         self._progress = Progress(
-            before.completions + len(completions),
+            before.completions + sum(c.request.sample_index < self._samples for c in completions),
             before.completion_tokens + sum(len(c.token_ids) for c in completions),
             before.prompt_tokens + sum(len(c.request.prompt_token_ids) for c in completions),
             before.errors + sum(c.error is not None for c in completions),
@@ -201,7 +202,7 @@ class Worker:
         return ShardReport(
             shard.index, name, counts.rows, counts.completions, counts.prompt_tokens, counts.completion_tokens,
             counts.errors, digest, already_there=not mine, finish_reasons=counts.finish_reasons, lengths=counts.lengths,
-            clamped_rows=counts.clamped_rows, cut_off=counts.cut_off,
+            clamped_rows=counts.clamped_rows, cut_off=counts.cut_off, sums=counts.sums,
         )  # fmt: skip
 
 

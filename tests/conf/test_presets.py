@@ -10,6 +10,7 @@ from jobs.options.arguments import Arguments
 from jobs.options.compose import compose_runs
 from jobs.options.page import default_presets, presets
 from pipeline.work.config import GenerateConfig
+from pipeline.work.score.config import ScoreConfig
 
 CONF = Path(__file__).parents[2] / "conf"
 PRESETS = [(path.parent.name, path.stem) for path in sorted(CONF.glob("*/*.yaml"))]
@@ -23,6 +24,12 @@ def composed(*overrides: str) -> GenerateConfig:
     return run.config
 
 
+def scored(*overrides: str) -> ScoreConfig:
+    (run,) = compose_runs("score", ScoreConfig, Arguments(overrides))
+    assert type(run.config) is ScoreConfig
+    return run.config
+
+
 @pytest.fixture(autouse=True)
 def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "demo-model").mkdir()
@@ -32,7 +39,22 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("group", "preset"), PRESETS, ids=IDS)
 def test_composes(group: str, preset: str) -> None:
-    composed(f"{group}={preset}", *PATHS)
+    if group != "benchmark":
+        composed(f"{group}={preset}", *PATHS)
+    if group in default_presets("score"):
+        scored(f"{group}={preset}", *PATHS)
+
+
+@pytest.mark.parametrize("preset", [preset for group, preset in PRESETS if group == "benchmark"])
+def test_a_benchmark_says_what_was_published(preset: str) -> None:
+    benchmark = scored(f"benchmark={preset}", *PATHS).benchmark
+    assert benchmark.name == preset and benchmark.status in ("reproduced", "paper") and benchmark.sources
+    for model, figures in benchmark.published.items():
+        assert (
+            benchmark.expected_of(f"openai-community/{model}") == benchmark.expected_of(f"/models/{model}") == figures
+        )
+        # what no public script gives is a range
+        assert all(isinstance(v, list) == (benchmark.status == "paper") for v in figures.values())
 
 
 @pytest.mark.parametrize("experiment", ["demo"])
@@ -44,6 +66,9 @@ def test_the_default_presets_are_the_defaults_of_the_dataclasses() -> None:
     config = GenerateConfig()
     config.source.path, config.output.path = "in.parquet", "out"
     assert composed(*PATHS) == config
+    of_scores = ScoreConfig()
+    of_scores.source.path, of_scores.output.path = "in.parquet", "out"
+    assert scored(*PATHS) == of_scores
 
 
 @pytest.mark.parametrize(("group", "preset"), PRESETS, ids=IDS)
@@ -55,7 +80,7 @@ def test_only_picks_and_overrides(group: str, preset: str) -> None:
 
 
 def test_every_group_has_a_default() -> None:
-    assert set(default_presets("generate")) == {group for group, _ in PRESETS}
+    assert {*default_presets("generate"), *default_presets("score")} == {group for group, _ in PRESETS}
 
 
 def test_the_demo() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,19 @@ def test_fault_7_in_the_static_engine(spoilt: Tiny) -> None:
             assert completion.error is not None and completion.error.code is ErrorCode.NONFINITE_LOGITS
         else:
             assert completion.token_ids == expected[name].token_ids
+
+
+def test_fault_7_where_tokens_are_scored(spoilt: Tiny) -> None:
+    good = [replace(r, scored_from=1) for r in good_requests(6) if len(r.prompt_token_ids) > 1]
+    bad = [replace(r, prompt_token_ids=(*r.prompt_token_ids, 5), scored_from=1) for r in bad_requests(6)]
+    expected = {name: bits(c) for name, c in drain(spoilt.engine(1), good).items()}
+    for engine in (spoilt.engine(3, tokens=32), spoilt.engine(3, ahead=True), spoilt.static()):
+        for name, completion in drain(engine, [*bad, *good]).items():
+            if name[0].startswith("bad"):
+                assert completion.error is not None and completion.error.code is ErrorCode.NONFINITE_LOGITS
+                assert completion.finish_reason is FinishReason.ERROR and not completion.statistics
+            else:
+                assert completion.token_ids and (engine.room.kv_blocks == 0 or bits(completion) == expected[name])
 
 
 def test_fault_7_values_that_overflow(tiny: MakeTiny, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pipeline.engine.device import lost
 from pipeline.engine.guarded import GuardedEngine
 from pipeline.errors import DeviceFault, ModelRefused, WorkerFailed
 from pipeline.types import Completion, ErrorCode, Request, Room, SamplingParams
-from tests.examples import examples
+from tests.example_counts import examples
 
 PROBE = Request("", 0, (0,), SamplingParams())
 

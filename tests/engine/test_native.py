@@ -35,7 +35,7 @@ from tests.engine.small.attention_cases import (
     put,
 )
 from tests.engine.small.tiny_models import OLDER, kernels_of, without_kernels
-from tests.examples import examples
+from tests.example_counts import examples
 
 pytestmark = needs_kernels
 Run = tuple[torch.Tensor, torch.Tensor, torch.Tensor]

@@ -16,7 +16,7 @@ from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.steps.record import Record
 from pipeline.types import Completion
 from tests.engine.small.tiny_models import Tiny, bits, drain, random_prompts, request
-from tests.examples import examples
+from tests.example_counts import examples
 
 MakeTiny = Callable[..., Tiny]
 HEADER = random_prompts(7, [64])[0]

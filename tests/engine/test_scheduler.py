@@ -13,7 +13,7 @@ from pipeline.engine.cache.block_pool import BLOCK, BlockPool
 from pipeline.engine.scheduler import FEW, Scheduler
 from pipeline.engine.sequence import Sequence
 from tests.engine.small.scheduled import Run, sequence
-from tests.examples import examples
+from tests.example_counts import examples
 
 JOBS = st.lists(st.tuples(st.integers(1, 200), st.integers(1, 12)), max_size=12)
 CALLS = st.lists(st.tuples(JOBS, st.integers(0, 6)), min_size=1, max_size=4)

@@ -85,7 +85,9 @@ def test_every_key_and_section_has_a_meaning() -> None:
 
 
 def test_every_job_is_its_modules() -> None:
-    assert list(specs()) == ["diff", "doctor", "generate", "import", "plan", "report", "show", "submit", "verify"]
+    assert list(specs()) == [
+        "diff", "doctor", "generate", "import", "plan", "report", "score", "show", "submit", "verify",
+    ]  # fmt: skip
     for name, spec in specs().items():
         module = "import_prompts" if name == "import" else name  # which is no name for a module
         assert importlib.import_module(f"jobs.{module}").JOB is spec

@@ -13,7 +13,7 @@ from pipeline.errors import StorageFull
 from pipeline.output.guilty import MOST_GUILTY, Content, written
 from pipeline.output.table import build_table
 from pipeline.types import ErrorCode
-from tests.examples import examples
+from tests.example_counts import examples
 from tests.output.made_output import FULL, KEPT, row, shard
 
 Write = Callable[[Content], pa.Table]

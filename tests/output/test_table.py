@@ -18,7 +18,7 @@ from pipeline.output.schema import output_schema
 from pipeline.output.table import build_table
 from pipeline.statistics import STATISTICS
 from pipeline.types import Completion, ErrorCode, FinishReason, PromptRow, RowError
-from tests.examples import examples
+from tests.example_counts import examples
 from tests.output.made_output import FULL, KEPT, completion, row, shard
 
 BAD = RowError(ErrorCode.NULL_PROMPT, "no prompt")

@@ -22,7 +22,7 @@ from pipeline.planning.plan import InputFile
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.rows import RowBuilder
 from pipeline.types import ErrorCode, PromptRow, SamplingParams, Segment
-from tests.examples import examples
+from tests.example_counts import examples
 from tests.prompts.chat_templates import FAMILIES, Family
 
 FILES = [InputFile("x.parquet", "/x.parquet", 1, 100, "")]

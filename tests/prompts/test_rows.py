@@ -37,6 +37,9 @@ class Letters:
         self.special = special
         return [[ord(c) % 1000 for c in text if c != "\xad"] for text in texts]
 
+    def encode_spans(self, text: str, special: bool | None = None) -> tuple[list[int], list[int]]:
+        raise NotImplementedError
+
     def token(self, token_id: int) -> str:
         return chr(token_id)
 

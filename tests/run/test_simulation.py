@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from tests.examples import examples
+from tests.example_counts import examples
 from tests.run.simulation import World, make_repeatable
 
 WORLDS = 4_000

@@ -266,9 +266,13 @@ class _Timed:
         """Begin at zero."""
         self._inner, self.seconds = inner, 0.0
 
-    def admit(self, admitted: Seq[tuple[Sequence, StopWatch]]) -> None:
+    def admit(self, admitted: Seq[tuple[Sequence, StopWatch | None]]) -> None:
         """See `Stepper.admit`; that is the host's work."""
         self._inner.admit(admitted)
+
+    def shed(self) -> bool:
+        """See `Stepper.shed`."""
+        return self._inner.shed()
 
     def launch(self, step: Step) -> Flight:
         """See `Stepper.launch`."""

@@ -132,6 +132,8 @@ def load_model(
     if checkpoint.adapter is not None:
         with doing(f"merging the adapter {checkpoint.adapter.name}"):
             model = merge_adapter(model, checkpoint.adapter)
+    if where.type == "cuda":
+        move(model.requires_grad_(False), where, None if read_as == dtype else getattr(torch, dtype))
     return make_ready(
         model, checkpoint, config, device=device, max_len=max_len, plain=plain, deterministic=deterministic
     )
@@ -145,8 +147,6 @@ def make_ready(
     where = torch.device(device)
     _check_output(model, checkpoint)
     model.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
-    if where.type == "cuda":
-        move(model, where, None if read_as == dtype else getattr(torch, dtype))
     text = model.config.get_text_config()
     context = checkpoint.context_length or UNKNOWN_CONTEXT
     heads, kv_heads, head_dim = _heads(text, checkpoint)

@@ -14,7 +14,7 @@ from pipeline.types import ChatFormat, Renderer
 
 
 class QuickTokenizer:
-    """A thin face over a tokenizer of the library `tokenizers`."""
+    """A thin interface to a tokenizer of the library `tokenizers`."""
 
     def __init__(self, inner: Any, vocab_size: int, bos_token_id: int | None) -> None:
         """Wrap one."""
@@ -23,6 +23,11 @@ class QuickTokenizer:
     def encode_batch(self, texts: Sequence[str], special: bool | None = None) -> list[list[int]]:
         """Token ids of each text; see `pipeline.types.Tokenizer`."""
         return [found.ids for found in self._inner.encode_batch(list(texts), add_special_tokens=special is not False)]
+
+    def encode_spans(self, text: str, special: bool | None = None) -> tuple[list[int], list[int]]:
+        """Return token ids and where each begins; see `pipeline.types.Tokenizer`."""
+        found = self._inner.encode(text, add_special_tokens=special is not False)
+        return found.ids, [start for start, _ in found.offsets]
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
         """Text of ids."""

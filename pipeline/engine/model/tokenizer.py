@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,6 @@ REPLACEMENT = "\ufffd"
 """What decoding returns for bytes that are not, or not yet, a whole character."""
 _CONTEXT = 8
 """Number of prompt tokens that are decoded together with the text after them."""
-_FITTING = 0.9
-"""Share of a model's tokens that its tokenizer has at least; the others fill its embedding up."""
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -52,6 +50,19 @@ class Tokenizer:
         if special is None and self._start is not None:
             return [ids[1:] if ids[:2] == [self._start] * 2 else ids for ids in made]
         return made  # type: ignore[no-any-return]
+
+    def encode_spans(self, text: str, special: bool | None = None) -> tuple[list[int], list[int]]:
+        """See `pipeline.types.Tokenizer`.
+
+        Raises:
+            ModelRefused: If the tokenizer does not say where tokens begin.
+        """
+        if not self.inner.is_fast:
+            raise ModelRefused("the tokenizer does not say where its tokens begin; it is of the slow kind")
+        made = self.inner(text, verbose=False, add_special_tokens=special is not False, return_offsets_mapping=True)
+        ids, starts = made["input_ids"], [start for start, _ in made["offset_mapping"]]
+        twice = special is None and self._start is not None and ids[:2] == [self._start] * 2
+        return (ids[1:], starts[1:]) if twice else (ids, starts)
 
     @cached_property
     def _start(self) -> int | None:
@@ -125,26 +136,6 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
         raise ModelRefused(
             f"{directory}: the tokenizer cannot be loaded: {' '.join(str(error).split())[:200]}"
         ) from error
-
-
-def misfits(tokenizer: Tokenizer, vocab_size: int) -> Iterator[str]:
-    """Yield a line for each way in which a tokenizer does not fit a model of `vocab_size` tokens."""
-    size, special = len(tokenizer.inner), sorted(i for i in tokenizer.inner.all_special_ids if i >= vocab_size)
-    if special:
-        yield (
-            f"the tokenizer's special token {tokenizer.token(special[0])} has id {special[0]}, and the model ids 0 to "
-            f"{vocab_size - 1}: rows that have it become errors; name the model's own with model.tokenizer"
-        )
-    elif size > vocab_size:
-        yield (
-            f"the tokenizer has {size} tokens, and the model {vocab_size}: rows that have one of the others become errors; "
-            "name the model's own with model.tokenizer"
-        )
-    if size < _FITTING * vocab_size:
-        yield (
-            f"the tokenizer has {size} tokens, and the model {vocab_size}: it may be another model's, and its ids then mean "
-            "other texts; name the model's own with model.tokenizer"
-        )
 
 
 def end_tokens(named: frozenset[int], tokenizer: Tokenizer) -> frozenset[int]:

@@ -9,13 +9,16 @@ import torch
 from pipeline.engine import native
 from pipeline.engine.config import StatsConfig
 from pipeline.engine.layers.sampler import sample
-from pipeline.engine.layers.stats import Distribution, compute, token_logprobs, wanted
+from pipeline.engine.layers.stats import Distribution, Values, compute, token_logprobs, wanted
 from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.scheduler import Step
 from pipeline.engine.sequence import Sequence
-from pipeline.engine.steps.flight import Flight, Outcome
+from pipeline.engine.steps.flight import Flight, Outcome, Scores
 from pipeline.engine.steps.runner import ModelRunner
 from pipeline.engine.steps.slots import SlotState
+
+LOGITS_BYTES = 64 << 20
+"""Most bytes of float32 logits of scored tokens that a step holds."""
 
 
 class EagerStepper:
@@ -31,7 +34,7 @@ class EagerStepper:
         """Keep the parts."""
         self._runner, self._state, self._stats = runner, state, stats
 
-    def admit(self, admitted: Seq[tuple[Sequence, StopWatch]]) -> None:
+    def admit(self, admitted: Seq[tuple[Sequence, StopWatch | None]]) -> None:
         """Admit sequences; see `Stepper.admit`."""
         self._state.admit(admitted)
 
@@ -41,6 +44,9 @@ class EagerStepper:
 
     def launch(self, step: Step) -> Flight:
         """Compute a step; see `Stepper.launch`."""
+        if step.scores:
+            scores = scored_tokens(step, self._runner.run(step, self._state.tokens), self._stats)
+            return Flight([], lambda: Outcome(scores=scores))
         prompts = self._stats.prompt_logprobs
         with_prompt = frozenset(c.sequence.slot for c in step.chunks) if prompts else frozenset[int]()
         logits = self._runner.run(step, self._state.tokens, prompt_logits=with_prompt)
@@ -119,3 +125,39 @@ def prompt_logprobs(step: Step, logits: torch.Tensor) -> list[tuple[Sequence, to
     # fetched together: a GPU is waited for once
     found = torch.split(torch.cat(values).cpu(), counts)
     return [(c.sequence, v) for c, v in zip(step.chunks, found, strict=True)]
+
+
+def scored_tokens(step: Step, logits: torch.Tensor, stats: StatsConfig) -> list[Scores]:
+    """Return the statistics of a step's scored tokens.
+
+    Args:
+        step: The step, whose sequences are all scored.
+        logits: Float32 [R, V]: the rows of each chunk before a scored token, in order.
+        stats: Which statistics to compute.
+    """
+    found, row = [], 0
+    for chunk in step.chunks:
+        if count := len(chunk.scored):
+            first = chunk.start + chunk.scored.start + 1
+            ids = chunk.sequence.request.prompt_token_ids[first : first + count]
+            values, finite = measured(logits[row : row + count], ids, stats)
+            found.append(Scores(chunk.sequence, values, finite, chunk.last))
+            row += count
+    return found
+
+
+def measured(logits: torch.Tensor, ids: Seq[int], stats: StatsConfig) -> tuple[Values, bool]:
+    """Return the statistics of given tokens, in the host's memory, and whether all logits are finite.
+
+    Args:
+        logits: Float32 [N, V].
+        ids: The N tokens.
+        stats: Which statistics to compute.
+    """
+    rows, targets = len(ids), torch.tensor(ids, dtype=torch.long, device=logits.device)
+    if logits.device.type == "cpu" and not native.serves(logits):
+        # a copy starts at an aligned address, and has two rows at least: otherwise torch would round differently
+        logits, targets = (torch.cat([t, t]) if rows == 1 else t.clone() for t in (logits, targets))
+    distribution = Distribution(logits, targets, stats.top_logprobs)
+    values = {name: value[:rows].cpu() for name, value in compute(wanted(stats), distribution).items()}
+    return values, bool(distribution.measures.finite[:rows].all())

@@ -22,6 +22,23 @@ NONFINITE = RowError(
 
 
 @dataclass(frozen=True, slots=True)
+class Scores:
+    """The statistics of some scored tokens of a sequence, which follow those of its earlier steps.
+
+    Attributes:
+        sequence: The sequence.
+        values: The statistics; [N, …] per column.
+        finite: Whether all logits were finite.
+        last: Whether its last token is among them.
+    """
+
+    sequence: Sequence
+    values: Values
+    finite: bool
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """A step's results, in the host's memory.
 
@@ -31,6 +48,7 @@ class Outcome:
         values: The statistics; [B, …] per column.
         prompt_logprobs: Log-probabilities of prompt tokens, in order, with the sequences that they belong to.
         ends: How rows end for which no token is allowed.
+        scores: The statistics of scored tokens.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -38,6 +56,7 @@ class Outcome:
     values: Values = field(default_factory=dict)
     prompt_logprobs: list[tuple[Sequence, torch.Tensor]] = field(default_factory=list)
     ends: dict[int, End] = field(default_factory=dict)
+    scores: list[Scores] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +75,8 @@ class Flight:
 class Stepper(Protocol):
     """Computes steps, in the order in which they are launched."""
 
-    def admit(self, admitted: Seq[tuple[Sequence, StopWatch]]) -> None:
-        """Prepare sequences that were given a slot."""
+    def admit(self, admitted: Seq[tuple[Sequence, StopWatch | None]]) -> None:
+        """Prepare sequences that were given a slot; one that is scored has no stop watch."""
 
     def launch(self, step: Step) -> Flight:
         """Start a step that has work."""

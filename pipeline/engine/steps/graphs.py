@@ -21,8 +21,8 @@ from pipeline.engine.layers.stats import Distribution, compute, wanted
 from pipeline.engine.rules.stopping import StopWatch
 from pipeline.engine.scheduler import Step
 from pipeline.engine.sequence import Sequence
-from pipeline.engine.steps.eager import choosing_rows, prompt_logprobs
-from pipeline.engine.steps.flight import Flight, Outcome
+from pipeline.engine.steps.eager import choosing_rows, prompt_logprobs, scored_tokens
+from pipeline.engine.steps.flight import Flight, Outcome, Scores
 from pipeline.engine.steps.recording import Recordings, fetch
 from pipeline.engine.steps.runner import ModelRunner, copy_twins
 from pipeline.engine.steps.shapes import (
@@ -87,7 +87,7 @@ class GraphStepper:
         self._rows: dict[int, torch.Tensor] = {}
         self._recordings = Recordings(self._device)
 
-    def admit(self, admitted: Seq[tuple[Sequence, StopWatch]]) -> None:
+    def admit(self, admitted: Seq[tuple[Sequence, StopWatch | None]]) -> None:
         """Admit sequences; see `Stepper.admit`."""
         self._state.admit(admitted)
 
@@ -99,6 +99,9 @@ class GraphStepper:
             self._tokens[shape] = _Tokens(shape, self._tables, self._runner.slots)
         tokens = self._tokens[shape]
         tokens.packed.copy_(upload(pack_tokens(step, shape, self._state.slots), np.int32, self._device))
+        if step.scores:
+            scores = self._run_scored(step, tokens)
+            return Flight([], lambda: Outcome(scores=scores))
         read: list[tuple[Sequence, torch.Tensor]] = []
         if self._stats.prompt_logprobs and step.chunks:
             read = self._run_with_prompts(step, tokens)
@@ -176,6 +179,16 @@ class GraphStepper:
         rows = upload(choosing_rows(step), np.int64, self._device)
         self._logits[: len(rows)] = logits[rows]
         return prompt_logprobs(step, logits)
+
+    def _run_scored(self, step: Step, tokens: _Tokens) -> list[Scores]:
+        """Compute a step of sequences that are scored, with the logits before each scored token."""
+        rows, first = list[int](), 0
+        for chunk in step.chunks:
+            rows += [first + at for at in chunk.scored]
+            first += chunk.length
+        keep = rows + [0] * (rounded(len(rows), self._unit) - len(rows))
+        logits = self._model(tokens, upload(keep, np.int64, self._device))[: len(rows)].float()
+        return scored_tokens(step, logits, self._stats)
 
     def _choose(self, sequences: list[Sequence], count: int, read: list[tuple[Sequence, torch.Tensor]]) -> Flight:
         """Choose a token for each sequence from the `count` rows of logits, and compute its statistics."""

@@ -28,6 +28,7 @@ class Record:
         self._shape = slots, max_len
         self._values: dict[str, Array] = {}
         self._prompt: dict[int, list[torch.Tensor]] = {}
+        self._scores: dict[int, list[Values]] = {}
 
     def add(self, sequences: Seq[Sequence], rows: Seq[int], values: Values) -> None:
         """Keep a step's statistics at the position of each sequence's next token, which is not in `generated` yet.
@@ -51,6 +52,15 @@ class Record:
         for sequence, found in logprobs:
             self._prompt.setdefault(sequence.slot, [torch.full((1,), torch.nan)]).append(found)
 
+    def add_scores(self, sequence: Sequence, values: Values) -> None:
+        """Keep the statistics of scored tokens, [N, …] per column, in order."""
+        self._scores.setdefault(sequence.slot, []).append(values)
+
+    def scores(self, sequence: Sequence) -> dict[str, Array]:
+        """Return the statistics of a sequence's scored tokens."""
+        found = self._scores.get(sequence.slot, [])
+        return {name: torch.cat([values[name] for values in found]).numpy() for name in (found[0] if found else ())}
+
     def of(self, sequence: Sequence) -> tuple[dict[str, Array], Array | None]:
         """Return copies of a sequence's statistics, and of its prompt's log-probabilities if there are any."""
         slot, count = sequence.slot, len(sequence.generated)
@@ -61,7 +71,9 @@ class Record:
     def forget(self, sequence: Sequence) -> None:
         """Forget what a slot's next sequence would not overwrite."""
         self._prompt.pop(sequence.slot, None)
+        self._scores.pop(sequence.slot, None)
 
     def clear(self) -> None:
         """Forget all sequences."""
         self._prompt.clear()
+        self._scores.clear()

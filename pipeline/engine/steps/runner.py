@@ -50,7 +50,8 @@ class ModelRunner:
             prompt_logits: Slots whose chunks give logits at every position, not only at the prompt's end.
 
         Returns:
-            Float32 logits [R, V]: first one row per decoding sequence, then the requested rows of each chunk, in order, then
+            Float32 logits [R, V]: first one row per decoding sequence, then the rows of each chunk, in order: those before a
+            scored token, or all of them if they were requested, or that of the prompt's end; then
             one row per twin, a copy of its leader's.
         """
         device = self.loaded.device
@@ -63,7 +64,9 @@ class ModelRunner:
             spots.append((first, chunk.length, chunk.start, len(spots)))
             slots += [slot] * chunk.length
             positions += range(chunk.start, chunk.start + chunk.length)
-            if slot in prompt_logits:
+            if chunk.sequence.scored:
+                wanted += [first + at for at in chunk.scored]
+            elif slot in prompt_logits:
                 wanted += range(first, first + chunk.length)
             elif chunk.last:
                 wanted.append(first + chunk.length - 1)

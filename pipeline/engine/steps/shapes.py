@@ -112,7 +112,7 @@ def pack_tokens(step: Step, shape: Shape, nobody: int) -> NDArray[np.int32]:
         chunks += (first, chunk.length, chunk.start, slot)
         slots += [slot] * chunk.length
         positions += range(chunk.start, chunk.start + chunk.length)
-        if chunk.last:
+        if chunk.last and not chunk.sequence.scored:
             ends[slot] = len(slots) - 1
             keep.append(ends[slot])
     keep += [ends[twin.leader.slot] for twin in step.twins]

@@ -53,8 +53,8 @@ class SlotState:
         self._sampling = [False] * slots
         self._truncating = [False] * slots
 
-    def admit(self, admitted: Seq[tuple[Sequence, StopWatch]]) -> None:
-        """Fill the rows of the slots that sequences were given."""
+    def admit(self, admitted: Seq[tuple[Sequence, StopWatch | None]]) -> None:
+        """Fill the rows of the slots that sequences were given; a sequence that is scored has no stop watch."""
         if not admitted:
             return
         longest = max(s.prompt_len for s, _ in admitted)
@@ -64,7 +64,7 @@ class SlotState:
         for row, (sequence, watch) in enumerate(admitted):
             request, slot = sequence.request, sequence.slot
             sampling = request.sampling
-            tokens[row, : sequence.prompt_len] = request.prompt_token_ids
+            tokens[row, : sequence.prompt_len] = request.prompt_token_ids[: sequence.prompt_len]
             greedy = sampling.temperature < COLDEST
             off = sampling.top_k == 0 or sampling.top_k >= self._vocab_size
             parameters.append([
@@ -77,7 +77,8 @@ class SlotState:
                 noise[row, : sequence.max_new] = uniforms(
                     sampling.seed, request.row_id, request.sample_index, sequence.max_new
                 )
-            self._constraints.admit(sequence, watch)
+            if watch is not None:
+                self._constraints.admit(sequence, watch)
         slots = upload([s.slot for s, _ in admitted], np.int64, self._device)
         self.tokens[slots, :longest] = upload(tokens, np.int64, self._device)
         self._parameters[slots] = upload(parameters, np.float32, self._device)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.inspect.batch import Batch, Found, Lists, Mask
+from pipeline.inspect.verify.scores import check_scores
 from pipeline.inspect.verify.wanted import Wanted
 from pipeline.statistics import SLACK, STATISTICS
 from pipeline.types import ErrorCode, FinishReason
@@ -35,7 +36,13 @@ class NumberCheck:
         """Report every defective row, once per kind of mistake."""
         error = _errors(batch, found)
         prompt = batch.values("prompt_tokens", -1)
-        found("prompt_tokens", (prompt < 0) | (~error & (prompt < 1)), lambda i: f"prompt_tokens is {prompt[i]}")
+        scores = batch.has(
+            "negative_log_likelihood"
+        )  # a row that is part of a longer text may have no token of its own
+        least = 0 if scores else 1
+        found("prompt_tokens", (prompt < 0) | (~error & (prompt < least)), lambda i: f"prompt_tokens is {prompt[i]}")
+        if scores:
+            check_scores(batch, error, self._tokens, found)
         if batch.has("finish_reason"):
             self._generated(batch, error, found)
 

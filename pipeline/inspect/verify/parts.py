@@ -20,6 +20,7 @@ from pipeline.inspect.verify.order import RowOrder
 from pipeline.inspect.verify.wanted import Wanted
 from pipeline.output.counts import Counts, lengths_of
 from pipeline.output.part import PartInfo, part_name, read_report, sha256_of
+from pipeline.output.scores.figures import Sums
 from pipeline.types import FinishReason
 from pipeline.wording import brief, listed, one_line
 
@@ -120,6 +121,7 @@ class _RowReading:
         self._errors: collections.Counter[str] = collections.Counter()
         self._reasons: collections.Counter[str] = collections.Counter()
         self._lengths: dict[str, int] = {}
+        self._sums = Sums()
         self._told = info.counts
 
     @property
@@ -130,7 +132,7 @@ class _RowReading:
         return Counts(
             self.order.input_rows, self._rows, self._prompt_tokens, self._completion_tokens, errors,
             reasons if told.finish_reasons else {}, self._lengths if told.finish_reasons else {}, told.clamped_rows,
-            told.cut_off,
+            told.cut_off, self._sums.totals(),
         )  # fmt: skip
 
     def read(self, parquet: pq.ParquetFile, tick: Callable[[], None]) -> None:
@@ -182,6 +184,7 @@ class _RowReading:
         self._numbers.check(batch, found)
         first_samples = batch.values("sample_index", -1) == 0
         self._prompt_tokens += int(batch.values("prompt_tokens")[first_samples].sum())
+        self._sums.add(batch.rows)
         self._errors.update(code for code in rows.column("error_code").to_pylist() if code is not None)
         if batch.has("finish_reason"):
             self._count_generated(batch)

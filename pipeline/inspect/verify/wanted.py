@@ -46,7 +46,7 @@ class Wanted:
         varies = source["sampling_column"] is not None
         return cls(
             plan, open_recipe(made), made["stats"]["top_logprobs"], tuple(source["keep_columns"]),
-            None if varies else made["sampling"]["max_tokens"], made["engine"]["max_model_len"], _numbered(source),
+            None if varies else made.get("sampling", {}).get("max_tokens"), made["engine"]["max_model_len"], _numbered(source),
         )  # fmt: skip
 
     def fault_of(self, schema: pa.Schema, kept: pa.Schema | None) -> str | None:

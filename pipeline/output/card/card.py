@@ -43,7 +43,7 @@ def dataset_card(
         manifest: The finished output.
         plan: Its plan.
         model: The model's hub id or directory, as a person would name it.
-        sampling: Parameter → value.
+        sampling: Parameter → value; of a job that scores, its own options.
         schema: The parts' schema.
         title: What the rows are.
         meanings: Column → what it holds; the others were copied from the input.
@@ -66,8 +66,9 @@ def dataset_card(
             f"{totals.completions:,} output rows of {totals.rows:,} prompts by {_text(model)}, made with promptmill"
             f" {_text(manifest.promptmill_version)}.\n",
             *_table("Model", "", {"model": model, **_strings(manifest.environment)}),
-            *_table("Sampling", "", _strings(sampling)),
+            *_table("Scoring" if "score" in plan.fingerprint else "Sampling", "", _strings(sampling)),
             *_table("Counts", "", {name: f"{count:,}" for name, count in counts.items()}),
+            *(_table("Figures", "", {n: f"{v:.6g}" for n, v in manifest.figures.items()}) if manifest.figures else []),
             *_inputs(plan),
             *_columns(schema, meanings),
             *_samples(samples),

@@ -11,6 +11,8 @@ import pyarrow.types as kinds
 from pipeline.errors import InputRefused
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.files.kinds import ANNOTATION, is_json, is_list, is_text, is_uuid
+from pipeline.prompts.scored.config import ScoreSource
+from pipeline.prompts.scored.tasks import TASKS
 from pipeline.prompts.template.template import compile_template
 from pipeline.wording import brief, did_you_mean, listed, one_line
 
@@ -74,10 +76,25 @@ def _uses(config: SourceConfig) -> Iterable[_Use]:
     if config.id_template is not None:
         for name in compile_template(config.id_template).columns:
             yield "source.id_template", name, _is_plain, _PLAIN
+    if isinstance(config, ScoreSource):
+        yield from _of_scores(config)
     if config.sampling_column is not None:
         yield "source.sampling_column", config.sampling_column, _is_sampling, "a struct or a string with JSON"
     for name in config.keep_columns:
         yield "source.keep_columns", name, _is_plain, f"{_PLAIN}, or leave it out"
+
+
+def _of_scores(config: ScoreSource) -> Iterable[_Use]:
+    if config.task is not None:
+        for name in TASKS[config.task].columns:
+            yield f"source.task={config.task}", name, _is_plain, _PLAIN
+    if config.completion_column is not None:
+        name = config.completion_column
+        yield "source.completion_column", name, lambda f: _is_text(f) or _is_ids(f), "a string or a list of integers"
+    if config.endings_column is not None:
+        yield "source.endings_column", config.endings_column, _is_texts, "a list of strings"
+    if config.answer_column is not None:
+        yield "source.answer_column", config.answer_column, _is_id, "a string or an integer"
 
 
 def _there_are(schema: pa.Schema) -> str:
@@ -110,6 +127,11 @@ def _is_text(field: pa.Field[Any]) -> bool:
 def _is_ids(field: pa.Field[Any]) -> bool:
     kind = field.type
     return bool(kinds.is_null(kind) or (is_list(kind) and kinds.is_integer(kind.value_type)))
+
+
+def _is_texts(field: pa.Field[Any]) -> bool:
+    kind = field.type
+    return bool(kinds.is_null(kind) or (is_list(kind) and (is_text(kind.value_type) or kinds.is_null(kind.value_type))))
 
 
 def _is_id(field: pa.Field[Any]) -> bool:

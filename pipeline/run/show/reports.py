@@ -17,7 +17,7 @@ _REASONS = tuple(FinishReason)
 class Reports(Mapping[int, ShardReport]):
     """Shard → report, for the shards of one plan.
 
-    Rare facts are stored separately: errors, and that a part was already there.
+    Rare facts are stored separately: errors, sums of scores, and that a part was already there.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -26,6 +26,7 @@ class Reports(Mapping[int, ShardReport]):
         self._records = bytearray(self._shards * _RECORD.size)
         self._errors: dict[int, dict[str, int]] = {}
         self._already_there: set[int] = set()
+        self._sums: dict[int, Mapping[str, float]] = {}
         self._number = 0
 
     def add(self, report: ShardReport) -> None:
@@ -41,6 +42,9 @@ class Reports(Mapping[int, ShardReport]):
         self._errors.pop(index, None)
         if report.errors:
             self._errors[index] = dict(report.errors)
+        self._sums.pop(index, None)
+        if report.sums:
+            self._sums[index] = report.sums
         self._already_there.discard(index)
         if report.already_there:
             self._already_there.add(index)
@@ -58,7 +62,7 @@ class Reports(Mapping[int, ShardReport]):
         return ShardReport(
             index, part_name(self._plan8, index, self._shards), rows, completions, prompts, generated,
             self._errors.get(index, {}), sha256.hex(), already_there=index in self._already_there, finish_reasons=reasons,
-            lengths=lengths, clamped_rows=more[5], cut_off=more[6],
+            lengths=lengths, clamped_rows=more[5], cut_off=more[6], sums=self._sums.get(index, {}),
         )  # fmt: skip
 
     def __contains__(self, index: object) -> bool:

@@ -33,7 +33,8 @@ class RunSummary:
         wall_seconds: From start to end.
         errors: Error code → number of rows.
         samples: A few prompts and what was generated from them.
-        totals: How completions ended, and how long they are.
+        totals: How completions ended, and how long they are; the sums of scored texts.
+        figures: What follows from these sums.
     """
 
     path: str
@@ -48,6 +49,7 @@ class RunSummary:
     errors: Mapping[str, int] = field(default_factory=dict)
     samples: Sequence[tuple[str, str]] = ()
     totals: Counts = field(default_factory=Counts)
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 WIDTH = 100
@@ -80,11 +82,15 @@ def summary(result: RunSummary, *, stream: TextIO | None = None, console: Consol
     _print(out, Text.assemble((meaning, f"bold {colour}"), "  ", plain(result.path)))
     rows = f"{result.rows:,}" if result.rows == result.rows_total else f"{result.rows:,} of {result.rows_total:,}"
     rate = "" if result.tokens_per_second is None else f", {result.tokens_per_second:,.0f} tokens/s"
+    made = f"{result.completion_tokens:,} generated{rate}, {result.prompt_tokens:,} of prompts"
+    if sums := result.totals.sums:
+        made = f"{sums['scored_tokens']:,.0f} scored{rate}"
     figures = {
-        "rows": f"{rows}, {counted(result.completions, 'completion')}",
-        "tokens": f"{result.completion_tokens:,} generated{rate}, {result.prompt_tokens:,} of prompts",
+        "rows": f"{rows}, {counted(result.completions, 'output row' if sums else 'completion')}",
+        "tokens": made,
         **_endings(result.totals, result.completion_tokens),
         "time": duration(result.wall_seconds),
+        **({"figures": ", ".join(f"{n} {v:.6g}" for n, v in result.figures.items())} if result.figures else {}),
         "errors": by_code(result.errors),
     }
     for name, value in figures.items():

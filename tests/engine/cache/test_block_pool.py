@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pipeline.engine.cache.block_pool import BLOCK, BlockPool, blocks_for, prefix_digests
-from tests.examples import examples
+from tests.example_counts import examples
 
 DIGESTS = [bytes([i]) for i in range(6)]
 SOME = st.lists(st.sampled_from(DIGESTS), unique=True, max_size=4)

@@ -36,7 +36,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def backend(engine: EngineConfig | None = None, **model: str) -> Foreseeable:
+def backend(engine: EngineConfig | None = None, **model: Any) -> Foreseeable:
     found: Any = open_backend(
         ModelConfig(**{"path": str(MODEL), "dtype": "float32", **model}), engine or EngineConfig(max_num_seqs="4")
     )

@@ -17,7 +17,7 @@ from pipeline.engine.gpu.attention_check import kernels_are_right
 from pipeline.engine.plain import attention as plain_attention
 from tests.engine.gpu.device import DEVICE
 from tests.engine.gpu.device_steps import PART, TYPES, Ragged, make_ragged, ragged
-from tests.examples import examples
+from tests.example_counts import examples
 
 F32, BF16, F16, I8 = torch.float32, torch.bfloat16, torch.float16, torch.int8
 ERROR = {F32: 2e-5, F16: 4e-3, BF16: 3e-2}

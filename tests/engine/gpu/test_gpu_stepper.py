@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipeline.types import Completion, Request
 from tests.engine.gpu.device import DEVICE
 from tests.engine.gpu.stepping import engine, loaded
 from tests.engine.small.tiny_models import Tiny, bits, drain, random_prompts, request
-from tests.examples import examples
+from tests.example_counts import examples
 
 MakeTiny = Callable[..., Tiny]
 HEADER = random_prompts(27, [34])[0]
@@ -68,6 +69,18 @@ def compare(found: dict[Any, Completion], expected: dict[Any, Completion]) -> No
 
 def test_what_a_processor_chooses(tiny: MakeTiny, reference: dict[Any, Completion]) -> None:
     compare(reference, drain(tiny().engine(4, top_logprobs=2), POOL))
+
+
+def test_given_tokens_are_scored(tiny: MakeTiny) -> None:
+    scored = [
+        replace(request(f"row-{i}", prompt), scored_from=1 + i % 2 * (len(prompt) // 2))
+        for i, prompt in enumerate(PROMPTS) if len(prompt) > 1
+    ]  # fmt: skip
+    found = run(tiny(), scored, slots=3, tokens=64, top_logprobs=2)
+    compare(found, drain(tiny().engine(4, top_logprobs=2), scored))
+    for asked in scored[:3]:
+        alone = run(tiny(), [asked], slots=1, top_logprobs=2)
+        assert bits(alone[asked.row_id, 0]) == bits(found[asked.row_id, 0])
 
 
 @pytest.mark.parametrize(("family", "kv"), [("gpt2", "int8"), ("llama", "auto")])

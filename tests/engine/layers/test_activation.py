@@ -12,7 +12,7 @@ from transformers.activations import NewGELUActivation
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from pipeline.engine.layers.activation import RotaryTable, RowwiseActivation
-from tests.examples import examples
+from tests.example_counts import examples
 
 FUNCTIONS = [nn.GELU(approximate="tanh"), nn.GELU(), nn.SiLU(), nn.Tanh(), nn.ReLU(), nn.Sigmoid()]
 WIDTHS = [512, 500, 64, 3, 4096, 1]

@@ -27,7 +27,7 @@ from pipeline.errors import ModelRefused
 from pipeline.user_cache import VARIABLE
 from tests.engine.small.attention_cases import needs_kernels
 from tests.engine.small.tiny_models import Tiny, random_prompts, request, without_kernels
-from tests.examples import examples
+from tests.example_counts import examples
 
 MakeTiny = Callable[..., Tiny]
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from pipeline.engine.layers.linear import KERNELS
 from pipeline.engine.native.product import OUTLIERS, STRETCH
 from tests.engine.small.sample_layers import SHAPES, made, rows_for, weight_of
 from tests.engine.small.tiny_models import OLDER, kernels_of
-from tests.examples import examples
+from tests.example_counts import examples
 
 INT8 = [name for name in KERNELS if name.startswith("int8")]
 Ints = np.ndarray[Any, np.dtype[np.int64]]

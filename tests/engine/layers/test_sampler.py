@@ -23,7 +23,7 @@ from pipeline.types import PromptRow, SamplingParams
 from tests.engine.small.attention_cases import needs_kernels
 from tests.engine.small.sampling_cases import LAST, RULES, WAYS, Array, chosen_by, rows_of
 from tests.engine.small.tiny_models import OLDER, Tiny, drain, kernels_of, random_prompts
-from tests.examples import examples
+from tests.example_counts import examples
 
 MakeTiny = Callable[..., Tiny]
 

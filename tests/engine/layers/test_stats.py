@@ -20,7 +20,7 @@ from pipeline.types import Completion
 from tests.engine.small.attention_cases import needs_kernels
 from tests.engine.small.sampling_cases import WAYS, chosen_by
 from tests.engine.small.tiny_models import FAMILIES, Tiny, drain, random_prompts, request, without_kernels
-from tests.examples import examples
+from tests.example_counts import examples
 
 MakeTiny = Callable[..., Tiny]
 TOP = 4

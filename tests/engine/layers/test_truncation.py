@@ -17,7 +17,7 @@ from pipeline.engine import native
 from pipeline.engine.native.sampler import choose_tokens
 from pipeline.engine.plain.sampler import TOP, SamplingRows, truncation_threshold
 from tests.engine.small.sampling_cases import WAYS, chosen_by, rows_of
-from tests.examples import examples
+from tests.example_counts import examples
 
 
 @pytest.fixture(params=WAYS)

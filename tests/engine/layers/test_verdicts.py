@@ -15,6 +15,7 @@ import torch
 from pipeline.engine import native
 from pipeline.engine.layers import verdicts
 from pipeline.engine.layers.verdicts import Verdicts, here, machine
+from pipeline.engine.setting import about_processor
 from pipeline.user_cache import VARIABLE, cache_file
 
 
@@ -80,7 +81,7 @@ def test_another_machine_or_installation_asks_again(
 
 
 def test_the_processor_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    facts = verdicts.about_processor()
+    facts = about_processor()
     assert len(facts) == 13
     if Path("/proc/cpuinfo").exists():
         assert any(facts)

@@ -23,7 +23,7 @@ from pipeline.engine.model.checkpoint import Checkpoint, model_len, resolve
 from pipeline.engine.model.load import load_model
 from pipeline.errors import ModelRefused
 from tests.engine.small.tiny_models import DEMO, Tiny
-from tests.examples import examples
+from tests.example_counts import examples
 
 MakeTiny = Callable[..., Tiny]
 

@@ -25,7 +25,7 @@ from pipeline.errors import ModelRefused
 from pipeline.types import FinishReason, SamplingParams
 from tests.engine.small.tiny_models import request
 from tests.engine.small.tokenizer_kinds import FOLLOWED, OTHERS, made
-from tests.examples import examples
+from tests.example_counts import examples
 
 End = tuple[int, FinishReason, str | None, str]
 KINDS = [*FOLLOWED, *OTHERS]

@@ -14,7 +14,7 @@ from pipeline.engine.cache.kv_cache import key_scales
 from pipeline.engine.plain import attention as plain_attention
 from pipeline.engine.plain.attention import Spot, attend, batching_keeps_bits, write
 from tests.engine.small.attention_cases import Case, assert_exact, cases
-from tests.examples import examples
+from tests.example_counts import examples
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ from pipeline.engine.model.tokenizer import Tokenizer
 from pipeline.engine.rules.bad_words import BadWords, spellings
 from tests.engine.small.oracle_rules import bad_word_ids, forbidden
 from tests.engine.small.tiny_models import byte_tokenizer, piece
-from tests.examples import examples
+from tests.example_counts import examples
 
 VOCAB = 6
 TOKENIZER = Tokenizer(byte_tokenizer(), 320)

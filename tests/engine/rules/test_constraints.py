@@ -19,7 +19,7 @@ from pipeline.engine.sequence import Sequence
 from pipeline.types import Completion, ErrorCode, FinishReason
 from tests.engine.small.oracle_rules import bad_word_ids, constrained
 from tests.engine.small.tiny_models import END, Tiny, bits, byte_tokenizer, drain, piece, random_prompts, request
-from tests.examples import examples
+from tests.example_counts import examples
 
 MakeTiny = Callable[..., Tiny]
 VOCAB = 320

@@ -17,7 +17,7 @@ from pipeline.engine.rules.stopping import StopWatch
 from pipeline.types import FinishReason
 from tests.engine.small.llama_like import llama_tokenizer
 from tests.engine.small.tiny_models import DEMO, END, PARTIAL, WORDS, Tiny, byte_tokenizer, drain, piece, request
-from tests.examples import examples
+from tests.example_counts import examples
 
 MakeTiny = Callable[..., Tiny]
 TOKENIZER = Tokenizer(byte_tokenizer(), 320)

@@ -27,7 +27,7 @@ from pipeline.errors import ConfigurationError, ModelRefused
 from pipeline.types import Completion, FinishReason, SamplingParams
 from tests.engine.small.oracle_rules import Array, distribution, may_match, permitted, token_bytes
 from tests.engine.small.tiny_models import DEMO, END, Tiny, byte_tokenizer, drain, piece, request
-from tests.examples import examples
+from tests.example_counts import examples
 
 MakeTiny = Callable[..., Tiny]
 VOCAB = 320

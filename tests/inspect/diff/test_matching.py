@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.errors import PlanRefused
 from pipeline.inspect.diff import buckets
 from pipeline.inspect.diff.matching import Matched, match
-from tests.examples import examples
+from tests.example_counts import examples
 
 SCHEMA = pa.table({"row_id": ["a"], "sample_index": pa.array([0], pa.int32()), "value": [0]}).schema
 Row = tuple[str, int, int]

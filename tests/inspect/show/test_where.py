@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ConfigurationError
 from pipeline.inspect.show.where import holds, parse
-from tests.examples import examples
+from tests.example_counts import examples
 
 DAY = datetime.date(2026, 1, 2)
 TABLE = pa.table({

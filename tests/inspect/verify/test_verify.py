@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from pipeline.inspect.verify.findings import REMAKE
 from pipeline.planning.fingerprint import digest
-from tests.examples import examples
+from tests.example_counts import examples
 from tests.inspect.finished import ROWS, SAMPLES, SHARDS, Output, with_value
 from tests.small_runs import write
 

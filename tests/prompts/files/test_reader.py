@@ -18,7 +18,7 @@ from pipeline.prompts.files.reader import RowReader
 from pipeline.prompts.parquet.footer import open_file, read_footer
 from pipeline.types import Segment
 from tests import small_runs
-from tests.examples import examples
+from tests.example_counts import examples
 
 Write = Callable[..., Path]
 LOCAL = fs.LocalFileSystem()

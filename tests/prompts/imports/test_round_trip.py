@@ -25,7 +25,7 @@ from pipeline.prompts.imports.config import ImportConfig, ImportOutput, ImportSo
 from pipeline.prompts.imports.importing import import_prompts
 from pipeline.prompts.imports.readers import blocks as blocks_module
 from pipeline.prompts.imports.readers import csv_rows, json_values, text
-from tests.examples import examples
+from tests.example_counts import examples
 
 TEXTS = st.text(st.characters(blacklist_categories=["Cs"]), max_size=12) | st.sampled_from(
     ["2024-01-31", "2024-01-31 10:00:00", "1", "null", "true", "", "\0", "a\nb", '"', "\\ud800", "{[", "é€😀"]

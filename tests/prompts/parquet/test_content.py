@@ -20,7 +20,7 @@ from pipeline.prompts.files import listing
 from pipeline.prompts.files.listing import Source, open_source
 from pipeline.prompts.files.reader import RowReader
 from pipeline.types import Segment
-from tests.examples import examples
+from tests.example_counts import examples
 
 Write = Callable[..., Path]
 PLAIN: dict[str, Any] = {"use_dictionary": False, "compression": "none", "write_statistics": False}

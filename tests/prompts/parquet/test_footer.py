@@ -13,7 +13,7 @@ from pyarrow import fs
 
 from pipeline.errors import InputRefused
 from pipeline.prompts.parquet.footer import Footer, open_file, read_footer
-from tests.examples import examples
+from tests.example_counts import examples
 
 Write = Callable[..., Path]
 LOCAL = fs.LocalFileSystem()

@@ -24,7 +24,7 @@ from pipeline.prompts.parquet.footer import open_file, read_footer
 from pipeline.prompts.parquet.pages import chunks, leaves, scan_group
 from pipeline.prompts.parquet.thrift import Reader, write_struct
 from pipeline.prompts.parquet.trial import deadly_signal
-from tests.examples import examples
+from tests.example_counts import examples
 
 Write = Callable[..., Path]
 LOCAL = fs.LocalFileSystem()

@@ -11,7 +11,7 @@ from pipeline.errors import ClusterLost, CorruptInput, DeadlineReached, WorkerFa
 from pipeline.run.dispatch import dispatch
 from pipeline.run.dispatch.replica import ReplicaDied, ReplicaFailed, ReplicaLost
 from pipeline.types import ErrorCode, Progress
-from tests.examples import examples
+from tests.example_counts import examples
 from tests.run.fakes import FakePool, FakeReplica, Story
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.errors import WorkerFailed
 from pipeline.run.shared.suspects import DEATHS, GUILTY, SUSPECTS, UNEXPLAINED, Suspect, Suspects
 from pipeline.types import ErrorCode, Segment, Shard
-from tests.examples import examples
+from tests.example_counts import examples
 from tests.run.simulated_store import SharedFiles, memory
 
 CRASH, HANG = ErrorCode.WORKER_CRASH, ErrorCode.TIMEOUT

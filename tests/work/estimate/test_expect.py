@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pytest
 
@@ -17,7 +19,7 @@ OPTIONS = {
 }  # fmt: skip
 
 
-def request(tokens: int = 4, **sampling: int) -> Request:
+def request(tokens: int = 4, **sampling: Any) -> Request:
     return Request("r", 0, tuple(range(tokens)), SamplingParams(**sampling))
 
 

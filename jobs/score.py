@@ -1,0 +1,110 @@
+"""`promptmill score`: texts in Parquet → log-probabilities per token, perplexity and accuracy in Parquet."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from jobs.launch import launch
+from jobs.leave import leave
+from jobs.spec import JobSpec
+from pipeline import __version__
+from pipeline.errors import ExitCode
+from pipeline.wording import without_secrets
+from pipeline.work.score.benchmark import compare, table
+from pipeline.work.score.config import ScoreConfig
+
+if TYPE_CHECKING:
+    from pipeline.run.driver import Outcome
+    from pipeline.work.score.benchmark import Compared
+
+
+def run(config: ScoreConfig, config_yaml: str) -> int:
+    """Score, and return the exit code."""
+    from pipeline.stages import Stage, on_stderr
+
+    on_stderr(
+        f"promptmill {__version__}: {without_secrets(config.source.path)} → {without_secrets(config.output.path)}"
+    )
+    with Stage("starting"):
+        from pipeline.run.driver import run_job  # imported late: it loads Ray and pyarrow
+
+    done = run_job(config, config_yaml=config_yaml, recipe="score")
+    if config.results is not None:
+        from pipeline.work.score.results import lm_eval_results, write_results
+
+        write_results(config.results, lm_eval_results(config, done.manifest))
+    return _compared(config, done) or done.exit_code
+
+
+def _compared(config: ScoreConfig, done: Outcome) -> int:
+    """Print the figures beside what is expected of them; return exit code 6 if one is off."""
+    expected = config.expect or config.benchmark.expected_of(config.model.path)
+    found = compare(done.manifest.figures, done.manifest.totals.sums, expected)
+    if found and not config.expect:
+        benchmark = config.benchmark
+        known = {"reproduced": "reproduced by public scripts", "paper": "in a paper only"}
+        said = known.get(benchmark.status or "", "published")
+        print(f"  {benchmark.name}: the expected figures are {said}: {'; '.join(benchmark.sources)}", file=sys.stderr)
+    for line in table(found) if found else ():
+        print(f"  {line}", file=sys.stderr)
+    off = [figure for figure in found if not figure.good]
+    if off and config.explain:
+        for line in _explained(config, done, off):
+            print(f"  {line}", file=sys.stderr)
+    return ExitCode.OFF if off else ExitCode.COMPLETE
+
+
+def _explained(config: ScoreConfig, done: Outcome, off: list[Compared]) -> list[str]:
+    from omegaconf import OmegaConf
+
+    from pipeline.inspect.output import open_output
+    from pipeline.run.explain import explain
+    from pipeline.work.score.explain import last_tokens
+
+    output = open_output(config.output.path)
+    context = int(output.plan().fingerprint["engine"]["max_model_len"])
+    last = last_tokens(output.rows(["token_logprobs", "token_ranks"])) if config.source.paired else {}
+    return explain(config, done.manifest, context, off, last, lambda run: OmegaConf.to_yaml(OmegaConf.structured(run)))
+
+
+JOB = JobSpec(
+    name="score",
+    summary="texts in Parquet → log-probabilities per token, perplexity and accuracy in Parquet",
+    schema=ScoreConfig,
+    run=run,
+    examples=(
+        (
+            "perplexity of texts",
+            "promptmill score model=gpt2 source.prompt_column=text source.path=texts.parquet output.path=outputs/scores",
+        ),
+        (
+            "one long text out of many rows, in windows half a context apart",
+            "promptmill score score.concatenate=true score.stride=512 source.path=lines.parquet output.path=outputs/corpus",
+        ),
+        (
+            "only what follows a prompt",
+            "promptmill score source.completion_column=answer source.path=pairs.parquet output.path=outputs/pairs",
+        ),
+        (
+            "multiple choice",
+            """promptmill score source.endings_column=choices source.answer_column=label 'score.delimiter=" "' """
+            "source.path=questions.parquet output.path=outputs/choices",
+        ),
+        (
+            "is this still the model that it was?",
+            "promptmill score expect={perplexity:29.94} source.path=texts.parquet output.path=outputs/again",
+        ),
+    ),
+    exit_codes=tuple(code for code in ExitCode if code is not ExitCode.DAMAGED),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job with a command line (default: that of this process) and return the exit code."""
+    return launch(JOB, sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,78 @@
+"""The figures of a run in the form of lm-evaluation-harness' result files, for what reads those."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import PromptmillError
+from pipeline.output.manifest import Manifest
+from pipeline.wording import one_line
+from pipeline.work.score.config import ScoreConfig
+
+_WHOLE = {"word_perplexity": "word_perplexity", "byte_perplexity": "byte_perplexity", "bits_per_byte": "bits_per_byte"}
+_FOLLOWING = {"text_perplexity": "perplexity", "greedy_accuracy": "acc"}
+_CHOICES = {
+    "accuracy": "acc", "accuracy_per_character": "acc_norm", "accuracy_per_byte": "acc_bytes",
+    "accuracy_unconditional": "acc_mutual_info",
+}  # fmt: skip
+"""Figure → the harness's metric."""
+
+
+def lm_eval_results(config: ScoreConfig, manifest: Manifest) -> dict[str, Any]:
+    """Return the content of a result file; a metric without a standard error has `N/A`, as there.
+
+    Args:
+        config: The run's configuration.
+        manifest: Its manifest.
+    """
+    sums, task = manifest.totals.sums, config.benchmark.name or Path(config.source.path).stem
+    names = _CHOICES if "questions" in sums else _FOLLOWING if config.source.paired else _WHOLE
+    count = int(sums.get("questions") or sums.get("texts", 0))
+    metrics: dict[str, Any] = {"alias": task}
+    better = {}
+    for figure, metric in names.items():
+        if figure in manifest.figures:
+            share = metric.startswith("acc")
+            value = manifest.figures[figure]
+            metrics[f"{metric},none"] = value
+            metrics[f"{metric}_stderr,none"] = (
+                math.sqrt(value * (1 - value) / (count - 1)) if share and count > 1 else "N/A"
+            )
+            better[metric] = share
+    model = f"pretrained={config.model.path},dtype={manifest.environment.get('dtype', config.model.dtype)}"
+    return {
+        "results": {task: metrics}, "group_subtasks": {task: []}, "configs": {task: {"task": task, "num_fewshot": 0}},
+        "versions": {task: "promptmill"}, "n-shot": {task: 0}, "higher_is_better": {task: better},
+        "n-samples": {task: {"original": count, "effective": count}},
+        "config": {"model": "promptmill", "model_args": model, "batch_size": None, "limit": config.source.limit},
+        "model_source": "promptmill", "model_name": config.model.path,
+        "transformers_version": manifest.environment.get("transformers"),
+        "total_evaluation_time_seconds": str(manifest.timings.get("wall_seconds")),
+    }  # fmt: skip
+
+
+def write_results(path: str, content: Mapping[str, Any]) -> None:
+    """Write a result file, whole or not at all; one that is there is replaced.
+
+    Raises:
+        PromptmillError: If it cannot be written.
+    """
+    target = Path(path).expanduser()
+    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside.replace(target)
+    except OSError as error:
+        raise PromptmillError(
+            f"results={path}: cannot be written: {one_line(error)}; the output is complete"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)

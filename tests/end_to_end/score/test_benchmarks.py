@@ -1,0 +1,106 @@
+"""Benchmarks on small files of their form: figures, exit code 6, the explainer, and the result file."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.score.conftest import Score
+from tests.small_runs import MODEL, OPENINGS, manifest
+
+PAGES = [f" = Title = \n \n {text} @-@ ( and ) , he said ' so ' . \n" for text in OPENINGS[:4]]
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err
+
+
+def test_wikitext_counts_the_words_and_bytes_of_the_original(tmp_path: Path, score: Score) -> None:
+    rows = score(MODEL, {"page": PAGES}, "benchmark=wikitext2")
+    assert [row["bytes"] for row in rows] == [len(page.encode()) for page in PAGES]
+    assert [row["words"] for row in rows] == [len(page.split()) + 2 for page in PAGES]  # with those of its ends
+    assert "-(and), he" in rows[0]["text"] and rows[0]["token_logprobs"][0] is not None
+    nats = sum(row["negative_log_likelihood"] for row in rows)
+    words = sum(row["words"] for row in rows)
+    assert manifest(tmp_path / "out")["figures"]["word_perplexity"] == pytest.approx(math.exp(nats / words))
+
+
+@pytest.mark.parametrize(
+    ("preset", "table", "figures"),
+    [
+        ("lambada", {"text": ["Once there was an old bear", "The train to Larkfield"]}, {"greedy_accuracy", "text_perplexity"}),
+        ("wikitext2-tokens", {"text": ["", " = A = \n", " b c \n"]}, {"perplexity"}),
+        ("ptb", {"sentence": ["it 's N", "do n't"]}, {"word_perplexity"}),
+        ("enwik8", {"text": ["<page>", "  <b>é</b>"]}, {"bits_per_byte"}),
+        ("1bw", {"text": ["One .", "Two ."]}, {"word_perplexity"}),
+        (
+            "winogrande", {"sentence": ["Ann saw _ run ."], "option1": ["Bob"], "option2": ["Eve"], "answer": ["2"]},
+            {"accuracy"},
+        ),
+        (
+            "arc", {"question": ["Why?"], "choices": [{"text": ["x", "y"], "label": ["A", "B"]}], "answerKey": ["B"]},
+            {"accuracy", "accuracy_per_character"},
+        ),
+    ],
+)  # fmt: skip
+def test_presets(tmp_path: Path, score: Score, preset: str, table: dict[str, Any], figures: set[str]) -> None:
+    # the demo model has a shorter context than the one that a preset may name
+    more = ("score.stride=100",) if preset == "wikitext2-tokens" else ()
+    score(MODEL, table, f"benchmark={preset}", *more)
+    assert figures <= manifest(tmp_path / "out")["figures"].keys()
+
+
+def test_a_figure_that_is_off(tmp_path: Path, score: Score, capsys: pytest.CaptureFixture[str]) -> None:
+    table = {"prompt": ["The train to", "Dear"], "ends": [[" Larkfield", " York"], [" Anna", " Tom"]], "label": [0, 0]}
+    results = tmp_path / "made" / "lm_eval.json"
+    options = ["source.endings_column=ends", "source.answer_column=label", f"results={results}"]
+    score(MODEL, table, *options, "expect={accuracy:[2,3]}", code=6)
+    assert "OFF by -" in told(capsys)
+    score(MODEL, table, *options, "expect={accuracy:[0,1]}")
+    assert "as expected" in told(capsys)
+    body = json.loads(results.read_text())
+    (metrics,) = body["results"].values()
+    assert metrics["acc,none"] == manifest(tmp_path / "out")["figures"]["accuracy"]
+    assert body["n-samples"]["in"] == {"original": 2, "effective": 2}
+
+
+def test_what_a_figure_is_off_by(tmp_path: Path, score: Score, capsys: pytest.CaptureFixture[str]) -> None:
+    table = {"prompt": OPENINGS[:5]}
+    score(MODEL, table, "score.bos=true")
+    due = manifest(tmp_path / "out")["figures"]
+    told(capsys)
+    score(
+        MODEL,
+        table,
+        f"expect={{perplexity:{due['perplexity']},word_perplexity:{due['perplexity']}}}",
+        "explain=true",
+        code=6,
+    )
+    lines = [line.strip() for line in told(capsys).splitlines()]
+    assert any(
+        line.startswith("the expected figure is that with first token: after the beginning-of-text token (perplexity ")
+        for line in lines
+    )
+    axes = {line.split("  ")[0] for line in lines}
+    assert {"unit of division", "de-tokeniser", "stride and context", "first token", "precision"} <= axes
+    assert any("word_perplexity as perplexity" in line and "as expected" in line for line in lines)
+
+
+def test_the_last_token_and_another_version_of_the_text(
+    tmp_path: Path, score: Score, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    from tests.small_runs import write
+
+    other = write({"text": ["Once there was an old bear", "The train to York"]}, tmp_path / "other" / "text.parquet")
+    score(MODEL, {"text": ["Once there was an old bear", "The train to York"]}, "benchmark=lambada")
+    due = manifest(tmp_path / "out")["figures"]["text_perplexity"]
+    told(capsys)
+    score(MODEL, {"text": ["Once there was an old cat", "The train to York"]}, "benchmark=lambada", "explain=true",
+          f"explain_sources=[{other}]", f"expect={{text_perplexity:{due}}}", code=6)  # fmt: skip
+    lines = told(capsys)
+    assert f"the expected figure is that with version of the text: {other} (text_perplexity" in lines
+    assert "last token or last word" in lines
