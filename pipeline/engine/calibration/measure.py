@@ -55,6 +55,8 @@ _FAR_SEQUENCES, _FAR_BYTES = 16, 512 << 20
 """Steps with a long context: most positions, sequences and bytes of cache."""
 _LEAST, _MOST, _LONG = 3, 12, 5.0
 """Fewest and most rounds over all steps, and seconds after which no more is begun."""
+_TURN, _TURN_SECONDS = 8, 0.03
+"""Most repetitions of a step in a round, and seconds after which there are no more."""
 _HOST_REQUESTS, _HOST_TOKENS = 48, 12
 _RATE_ROWS, _BAND_BYTES = 1024, 128 << 20
 
@@ -289,18 +291,20 @@ def _shortest(ways: Seq[Callable[[], Callable[[], object]]]) -> list[float]:
     Args:
         ways: Each prepares a step, whose time does not count, and returns it.
     """
-    times: list[list[float]] = [[] for _ in ways]
-    began = time.perf_counter()
+    best, began = [float("inf")] * len(ways), time.perf_counter()
     for number in range(_MOST + 1):
         if number > _LEAST and time.perf_counter() - began > _LONG:
             break
-        for way, found in zip(ways, times, strict=True):
-            run = way()
-            before = time.perf_counter()
-            run()
-            if number:  # the first round prepares memory
-                found.append(time.perf_counter() - before)
-    return [min(found) for found in times]
+        for place, way in enumerate(ways):
+            run, turn = way(), time.perf_counter()
+            for _ in range(_TURN):
+                before = time.perf_counter()
+                run()
+                if number:  # the first round prepares memory
+                    best[place] = min(best[place], time.perf_counter() - before)
+                if time.perf_counter() - turn > _TURN_SECONDS:
+                    break
+    return best
 
 
 def _rising(values: Seq[float]) -> tuple[float, ...]:
