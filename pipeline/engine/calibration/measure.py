@@ -167,6 +167,7 @@ class _Bench:
         self._max_len = min(task.max_len, self._far + needs.most_tokens + 2 * BLOCK)
         prompts = -(-needs.most_tokens // self._chunk) * blocks_for(self._max_len)  # if each has one chunk
         blocks = max(most * blocks_for(self._near + 1), _FAR_SEQUENCES * blocks_for(self._far + 1), prompts)
+        self._blocks = blocks
         runner = ModelRunner(loaded, self._slots, self._max_len, blocks)
         before = time.perf_counter()
         runner.cache.take(blocks)
@@ -234,6 +235,7 @@ class _Bench:
         """Make a sequence whose prompt has been read, and let the slot know it."""
         sequence = Sequence(Request(str(slot), 0, tuple(self._ids(length, slot)), self._sampling), 2, slot)
         needed = blocks_for(length + 1)
+        assert first_block + needed <= self._blocks, "kernels do not check where they write"
         sequence.blocks, sequence.prefilled = list(range(first_block, first_block + needed)), length
         watch = StopWatch(sequence.request, 2, self._loaded.eos_token_ids, self._tokenizer)
         self._stepper.admit([(sequence, watch)])
@@ -249,7 +251,7 @@ class _Bench:
         """Return a step that reads so many tokens of prompts that go on after them, from a position on."""
         each = max(1, (self._max_len - 2 - start) // BLOCK)  # chunks of a prompt
         lengths = [min(self._chunk, tokens - done) for done in range(0, tokens, self._chunk)]
-        step, needed = Step([], [], []), blocks_for(start + each * BLOCK + 1)
+        step, needed = Step([], [], []), blocks_for(min(start + each * BLOCK + 1, self._max_len))
         for slot, first in enumerate(range(0, len(lengths), each)):
             some = lengths[first : first + each]
             sequence = self._sequence(slot, start + sum(some) + 1, slot * needed)

@@ -36,7 +36,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def backend(engine: EngineConfig | None = None, **model: str) -> Foreseeable:
+def backend(engine: EngineConfig | None = None, **model: Any) -> Foreseeable:
     found: Any = open_backend(
         ModelConfig(**{"path": str(MODEL), "dtype": "float32", **model}), engine or EngineConfig(max_num_seqs="4")
     )
@@ -111,6 +111,12 @@ def test_how_completions_ended_is_remembered(cache: Path) -> None:
     assert key_of_endings({"a": "c"}, SAMPLING) != key != key_of_endings({"a": "b"}, replace(SAMPLING, stop=("x",)))
     (cache / "endings.json").write_text(json.dumps({key: [1, "x", 2]}))
     assert known_endings(key) is None
+
+
+@pytest.mark.parametrize("longest", [2, 20, 33, 64, 70])
+def test_a_short_context_is_measured_within_it(longest: int) -> None:
+    found, _ = calibrated(backend(EngineConfig(max_num_seqs="4", max_model_len=longest)))
+    assert found is not None and found.read[-1][0] == 256
 
 
 def test_the_static_engine_is_not_measured() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pytest
 
@@ -9,15 +11,15 @@ from pipeline.engine.calibration.known import Endings
 from pipeline.types import ErrorCode, PromptRow, Request, RowError, SamplingParams
 from pipeline.work.estimate.expect import Lengths, ends_early, shards_of
 from pipeline.work.estimate.sample import Sample
-from pipeline.work.generate import Generate
+from pipeline.work.recipe import open_recipe
 
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "stats": {"columns": [], "top_logprobs": 0, "prompt_logprobs": False}, "output": {"include_prompt": False},
     "source": {"sampling_column": None}, "sampling": {"n": 1},
 }  # fmt: skip
 
 
-def request(tokens: int = 4, **sampling: int) -> Request:
+def request(tokens: int = 4, **sampling: Any) -> Request:
     return Request("r", 0, tuple(range(tokens)), SamplingParams(**sampling))
 
 
@@ -57,7 +59,7 @@ def rows(*prompts: tuple[int, ...]) -> Sample:
 
 def test_rows_come_again_as_others_with_the_same_beginning() -> None:
     sample = rows((1, 2, 3), (1, 2, 4), (9, 9, 9))
-    shards = [list(shard) for shard in shards_of(sample, Generate(OPTIONS), Lengths(100), 4, 3)]
+    shards = [list(shard) for shard in shards_of(sample, open_recipe(OPTIONS), Lengths(100), 4, 3)]
     prompts = [[e.request.prompt_token_ids for e in shard] for shard in shards]
     assert prompts[0] == [(1, 2, 3), (1, 2, 4), (9, 9, 9)]  # the fourth row is an error
     again = prompts[1]
@@ -69,4 +71,4 @@ def test_rows_come_again_as_others_with_the_same_beginning() -> None:
 
 def test_no_rows_make_empty_shards() -> None:
     empty = Sample((), pa.table({}), 0, 0.0)
-    assert [list(s) for s in shards_of(empty, Generate(OPTIONS), Lengths(100), 4, 1)] == [[]]
+    assert [list(s) for s in shards_of(empty, open_recipe(OPTIONS), Lengths(100), 4, 1)] == [[]]
