@@ -5,6 +5,7 @@ It needs Chromium, node, and a folder with playwright-core and axe-core that NOD
 
 from __future__ import annotations
 
+import contextlib
 import random
 import subprocess
 import sys
@@ -57,8 +58,8 @@ def small(picture: Path) -> None:
 
 def main() -> int:
     """Make all pictures; return 0 if the page passed its checks."""
-    with tempfile.TemporaryDirectory() as folder:
-        source, output = Path(folder) / "prompts.parquet", Path(folder) / "out"
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # the page shows paths as they were given
+        source, output = Path("prompts.parquet"), Path("outputs/weather")
         pq.write_table(prompts(), source)
         code = generate([
             "experiment=demo", "cluster=inline", f"source.path={source}", f"output.path={output}", "sampling.temperature=1.0",

@@ -113,6 +113,12 @@ def test_how_completions_ended_is_remembered(cache: Path) -> None:
     assert known_endings(key) is None
 
 
+@pytest.mark.parametrize("longest", [2, 20, 33, 64, 70])
+def test_a_short_context_is_measured_within_it(longest: int) -> None:
+    found, _ = calibrated(backend(EngineConfig(max_num_seqs="4", max_model_len=longest)))
+    assert found is not None and found.read[-1][0] == 256
+
+
 def test_the_static_engine_is_not_measured() -> None:
     found, told = calibrated(backend(EngineConfig(name="static")))
     assert found is None and told == []

@@ -11,9 +11,9 @@ from pipeline.engine.calibration.known import Endings
 from pipeline.types import ErrorCode, PromptRow, Request, RowError, SamplingParams
 from pipeline.work.estimate.expect import Lengths, ends_early, shards_of
 from pipeline.work.estimate.sample import Sample
-from pipeline.work.generate import Generate
+from pipeline.work.recipe import open_recipe
 
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "stats": {"columns": [], "top_logprobs": 0, "prompt_logprobs": False}, "output": {"include_prompt": False},
     "source": {"sampling_column": None}, "sampling": {"n": 1},
 }  # fmt: skip
@@ -59,7 +59,7 @@ def rows(*prompts: tuple[int, ...]) -> Sample:
 
 def test_rows_come_again_as_others_with_the_same_beginning() -> None:
     sample = rows((1, 2, 3), (1, 2, 4), (9, 9, 9))
-    shards = [list(shard) for shard in shards_of(sample, Generate(OPTIONS), Lengths(100), 4, 3)]
+    shards = [list(shard) for shard in shards_of(sample, open_recipe(OPTIONS), Lengths(100), 4, 3)]
     prompts = [[e.request.prompt_token_ids for e in shard] for shard in shards]
     assert prompts[0] == [(1, 2, 3), (1, 2, 4), (9, 9, 9)]  # the fourth row is an error
     again = prompts[1]
@@ -71,4 +71,4 @@ def test_rows_come_again_as_others_with_the_same_beginning() -> None:
 
 def test_no_rows_make_empty_shards() -> None:
     empty = Sample((), pa.table({}), 0, 0.0)
-    assert [list(s) for s in shards_of(empty, Generate(OPTIONS), Lengths(100), 4, 1)] == [[]]
+    assert [list(s) for s in shards_of(empty, open_recipe(OPTIONS), Lengths(100), 4, 1)] == [[]]
