@@ -147,7 +147,7 @@ def remember_endings(plan: Plan, sampling: SamplingParams, totals: Counts) -> No
     if asked.get("recipe") != "generate" or asked["source"]["sampling_column"] is not None or not ends_early(sampling):
         return
     stopped, cut = (totals.finish_reasons.get(reason, 0) for reason in (FinishReason.STOP, FinishReason.LENGTH))
-    if stopped + cut:
+    if stopped + cut and "model" in asked:  # a benchmark of the driver has none
         key = key_of_endings(asked["model"]["content"], sampling)
         keep_endings(key, Endings(totals.completion_tokens, stopped, stopped + cut))
 
