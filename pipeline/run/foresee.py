@@ -142,11 +142,13 @@ class Foreseeing:
 
 def remember_endings(plan: Plan, sampling: SamplingParams, totals: Counts) -> None:
     """Remember how long completions became, for the next plan with this model and these stop rules."""
-    made = totals.finish_reasons.get(FinishReason.STOP, 0) + totals.finish_reasons.get(FinishReason.LENGTH, 0)
-    if made and plan.fingerprint["source"]["sampling_column"] is None and ends_early(sampling):
-        key = key_of_endings(plan.fingerprint["model"]["content"], sampling)
-        stopped = totals.finish_reasons.get(FinishReason.STOP, 0)
-        keep_endings(key, Endings(totals.completion_tokens, stopped, made))
+    asked = plan.fingerprint
+    if asked.get("recipe") != "generate" or asked["source"]["sampling_column"] is not None or not ends_early(sampling):
+        return
+    stopped, cut = (totals.finish_reasons.get(reason, 0) for reason in (FinishReason.STOP, FinishReason.LENGTH))
+    if stopped + cut and "model" in asked:  # a benchmark of the driver has none
+        key = key_of_endings(asked["model"]["content"], sampling)
+        keep_endings(key, Endings(totals.completion_tokens, stopped, stopped + cut))
 
 
 def _of_folder(folder: OutputFolder, prepared: Prepared) -> list[str]:
