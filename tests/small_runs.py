@@ -64,6 +64,11 @@ MIXED_TYPE = pa.struct(
 )
 
 
+def messages(err: str) -> list[str]:
+    """The lines of standard error that are no log."""
+    return [line for line in err.splitlines() if " INFO " not in line]
+
+
 def prompts(rows: int) -> pa.Table:
     """Texts of many lengths, some null or empty, and every kind of sampling parameter."""
     texts: list[str | None] = [f"{OPENINGS[i % len(OPENINGS)]}{' and' * (i % 3)}" for i in range(rows)]

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli import main
-from tests.small_runs import MODEL, generate, manifest, python, read, write
+from tests.small_runs import MODEL, generate, manifest, messages, python, read, write
 
 ROWS = 12
 
@@ -174,7 +174,7 @@ class TestAgain:
         told = capsys.readouterr().err
         assert "sampling.seed: 0 → 9" in told and "stats.top_logprobs: 2 → 0" in told
         assert "max_tokens" not in told
-        assert len(told.splitlines()) == 1
+        assert len(messages(told)) == 1
         assert snapshot(output) == before
 
     def test_a_changed_input_is_refused_and_named(

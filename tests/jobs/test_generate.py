@@ -12,13 +12,9 @@ from jobs.cli import main
 from jobs.options.restore import restored
 from pipeline.errors import Interrupted, PlanRefused, StorageFull
 from pipeline.work.config import GenerateConfig
+from tests.small_runs import messages
 
 PATHS = ["source.path=in.parquet", "output.path=out"]
-
-
-def errors(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """The lines on standard error that are no log."""
-    return [line for line in capsys.readouterr().err.splitlines() if " INFO " not in line]
 
 
 def generate(*overrides: str) -> int:
@@ -237,7 +233,7 @@ def test_errors_of_ours_are_one_line(driver: Any, capsys: pytest.CaptureFixture[
 
     driver.answer = answer
     assert generate(*PATHS) == 2
-    assert errors(capsys) == ["promptmill: out holds another plan"]
+    assert messages(capsys.readouterr().err) == ["promptmill: out holds another plan"]
 
 
 def test_full_traces_when_asked_for(
@@ -267,7 +263,7 @@ def test_a_keyboard_interrupt_is_no_bug(driver: Any, capsys: pytest.CaptureFixtu
 
     driver.answer = answer
     assert generate(*PATHS) == 130
-    assert errors(capsys)[0].startswith("promptmill: interrupted")
+    assert messages(capsys.readouterr().err)[0].startswith("promptmill: interrupted")
 
 
 def test_logging_is_one_line_with_time_and_level(driver: Any, capsys: pytest.CaptureFixture[str]) -> None:
