@@ -198,6 +198,8 @@ class Scheduler:
         """Whether the next sequence may start: too few are running, or it would end last and must not wait."""
         if len(self.running) >= self._most:
             return False
+        if self._waiting[0].scored:  # a few fill every step, and more would only hold memory
+            return sum(s.tokens_left for s in self.running.values()) < 2 * self._max_batched_tokens
         return len(self.running) < enough or self._waiting[0].max_new >= last
 
     def _reserve(self, sequence: Sequence) -> bool:
