@@ -31,6 +31,10 @@ def run(config: ScoreConfig, config_yaml: str) -> int:
         from pipeline.run.driver import run_job  # imported late: it loads Ray and pyarrow
 
     done = run_job(config, config_yaml=config_yaml, recipe="score")
+    if config.output.report:
+        from jobs.report import report_of_a_run  # late: it brings in what reads outputs
+
+        report_of_a_run(config.output.path, worked=done.worked)
     if config.results is not None:
         from pipeline.work.score.results import lm_eval_results, write_results
 
