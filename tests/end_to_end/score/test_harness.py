@@ -44,7 +44,7 @@ def backend() -> Any:
 def asked(kind: str, arguments: Sequence[tuple[str, ...]]) -> list[Any]:
     from lm_eval.api.instance import Instance
 
-    return [Instance(request_type=kind, doc={}, arguments=a, idx=i) for i, a in enumerate(arguments)]  # type: ignore[arg-type]
+    return [Instance(request_type=kind, doc={}, arguments=a, idx=i) for i, a in enumerate(arguments)]
 
 
 def likelihoods(rows: Rows) -> list[float]:
