@@ -34,7 +34,7 @@ demo: install  ## generate with the embedded model and prompts
 	$(BIN)/promptmill generate experiment=demo
 
 test: install  ## run the tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -n auto
 
 # The CUDA build of torch imports without a card, and answers some calls otherwise than the CPU build.
 CUDA_VENV ?= build/cuda-venv
@@ -48,7 +48,7 @@ test-cuda:  ## run tests/engine/gpu under a CUDA build of torch, no card needed 
 	PYTHONPATH=. $(CUDA_VENV)/bin/python -m pytest -m "not slow" tests/engine/gpu
 
 fuzz: install  ## run the tests with other random examples than last time
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --hypothesis-profile=new
+	$(BIN)/python -m pytest -n auto --hypothesis-profile=new
 
 simulate: install  ## run simulated worlds in which everything fails; RUNS=1000000 of them from seed FIRST=0
 	$(BIN)/python -m tests.run.simulation $(or $(RUNS),100000) $(or $(FIRST),0)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from pipeline.machine import cores
 from tests.small_runs import Stage, generate, prompts, write
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +50,12 @@ def starts_a_ray(file: str) -> bool:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that start a Ray: they take longest."""
     items.sort(key=lambda item: not starts_a_ray(item.nodeid.partition("::")[0]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """With `pytest -n auto`: a process for each core, four at the most, and one more for the Rays, which mostly waits."""
+    return min(4, cores()) + 1
 
 
 @pytest.hookimpl(optionalhook=True)
