@@ -64,8 +64,8 @@ def test_a_tokenizer_that_fits_is_silent(model: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "told"),
     [
-        ({"vocab_size": 100}, "the tokenizer has 320 tokens, and the model 100: rows that"),
-        ({"vocab_size": 5000}, "the tokenizer has 320 tokens, and the model 5,000: it may be another"),
+        ({"vocab_size": 100}, "and the model 100: rows that have one of the others become errors"),
+        ({"vocab_size": 5000}, "and the model 5,000: it may be another model's"),
         (
             {"eos_token_id": [0, 9999]},
             "config.json: eos_token_id=9999 is no token of the model, which has ids 0 to 319",
@@ -74,7 +74,7 @@ def test_a_tokenizer_that_fits_is_silent(model: Path) -> None:
     ],
 )
 def test_a_tokenizer_that_does_not_fit_is_told(model: Path, keys: dict[str, Any], told: str) -> None:
-    assert any(line.startswith(told) for line in misfits(changed(model, **keys)))
+    assert any(told in line for line in misfits(changed(model, **keys)))
 
 
 def test_a_tokenizer_of_another_form_says_nothing(model: Path) -> None:
