@@ -18,15 +18,13 @@ def run(config: GenerateConfig, config_yaml: str) -> int:
     """Generate, or show a preview, and return the exit code."""
     if config.preview is not None:
         return _preview(config)
-    from pipeline.stages import Stage, on_stderr
+    from pipeline.stages import Opening, Stage
 
-    on_stderr(
-        f"promptmill {__version__}: {without_secrets(config.source.path)} → {without_secrets(config.output.path)}"
-    )
-    with Stage("starting"):
-        from pipeline.run.driver import run_job  # imported late: it loads Ray and pyarrow
-
-    outcome = run_job(config, config_yaml=config_yaml)
+    paths = f"{without_secrets(config.source.path)} → {without_secrets(config.output.path)}"
+    with Opening(f"promptmill {__version__}: {paths}") as opening:
+        with Stage("starting"):
+            from pipeline.run.driver import run_job  # imported late: it loads Ray and pyarrow
+        outcome = run_job(config, config_yaml=config_yaml, accepted=opening.accepted)
     if config.output.report:
         from jobs.report import report_of_a_run  # late: it brings in what reads outputs
 

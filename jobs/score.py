@@ -22,15 +22,13 @@ if TYPE_CHECKING:
 
 def run(config: ScoreConfig, config_yaml: str) -> int:
     """Score, and return the exit code."""
-    from pipeline.stages import Stage, on_stderr
+    from pipeline.stages import Opening, Stage
 
-    on_stderr(
-        f"promptmill {__version__}: {without_secrets(config.source.path)} → {without_secrets(config.output.path)}"
-    )
-    with Stage("starting"):
-        from pipeline.run.driver import run_job  # imported late: it loads Ray and pyarrow
-
-    done = run_job(config, config_yaml=config_yaml, recipe="score")
+    paths = f"{without_secrets(config.source.path)} → {without_secrets(config.output.path)}"
+    with Opening(f"promptmill {__version__}: {paths}") as opening:
+        with Stage("starting"):
+            from pipeline.run.driver import run_job  # imported late: it loads Ray and pyarrow
+        done = run_job(config, config_yaml=config_yaml, recipe="score", accepted=opening.accepted)
     if config.output.report:
         from jobs.report import report_of_a_run  # late: it brings in what reads outputs
 

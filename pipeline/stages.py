@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 
 FIRST_SECONDS = 1.5
 """Seconds after which a stage is shown; a shorter one is not worth a line."""
+MOMENT = 0.3
+"""Seconds after which a run says what it is: with what comes before, that is within the first second of the process."""
 PACE = ((120.0, 5.0), (3600.0, 60.0), (float("inf"), 300.0))
 """Pairs (seconds after the start, interval between lines until then)."""
 _open: list[tuple[str, Callable[[], str] | None]] = []
@@ -111,3 +113,40 @@ class Stage:
             told = "" if moment == FIRST_SECONDS else f", {minutes}:{seconds:02} so far"
             detail = self._detail()
             self._say(self._text + (f": {detail}" if detail else "") + told)
+
+
+class Opening:
+    """The first line of a run: said after a moment, or as soon as the run is accepted.
+
+    A run that is refused within the moment says only why. A context manager, which takes back what is not said yet.
+
+    Args:
+        text: The line.
+        say: Shows a line.
+        moment: Seconds to wait.
+    """
+
+    def __init__(self, text: str, say: Callable[[str], None] = on_stderr, moment: float = MOMENT) -> None:
+        """Begin to wait."""
+        self._text, self._say = text, say
+        self._lock, self._done = threading.Lock(), False
+        self._timer = threading.Timer(moment, self.accepted)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def accepted(self) -> None:
+        """Say the line, unless it was said."""
+        with self._lock:
+            if not self._done:
+                self._done = True
+                self._say(self._text)
+
+    def __enter__(self) -> Opening:
+        """Nothing more to do."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Say nothing from here on."""
+        with self._lock:
+            self._done = True
+        self._timer.cancel()

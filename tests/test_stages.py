@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from pipeline.stages import Stage, doing, interval, moments, now_doing
+from pipeline.stages import Opening, Stage, doing, interval, moments, now_doing
 
 
 def test_moments_thin_out() -> None:
@@ -60,3 +60,21 @@ def test_nothing_is_said_of_what_failed() -> None:
     with pytest.raises(OSError, match="gone"), doing("reading"):
         raise OSError("gone")
     assert now_doing() == ""
+
+
+def test_a_run_says_what_it_is_after_a_moment() -> None:
+    said: queue.SimpleQueue[str] = queue.SimpleQueue()
+    with Opening("generate: a → b", said.put, moment=0.0) as opening:
+        assert said.get(timeout=600) == "generate: a → b"
+        opening.accepted()
+    assert said.empty(), "once"
+
+
+def test_a_run_that_is_accepted_says_it_at_once_and_one_that_is_refused_does_not() -> None:
+    said: list[str] = []
+    with Opening("one", said.append, moment=600.0) as opening:
+        opening.accepted()
+        assert said == ["one"]
+    with pytest.raises(ValueError, match="refused"), Opening("two", said.append, moment=600.0):
+        raise ValueError("refused")
+    assert said == ["one"]

@@ -65,13 +65,16 @@ class Outcome:
     worked: bool = True
 
 
-def run_job(config: GenerateConfig, *, config_yaml: str, recipe: str = "generate") -> Outcome:
+def run_job(
+    config: GenerateConfig, *, config_yaml: str, recipe: str = "generate", accepted: Callable[[], None] = lambda: None
+) -> Outcome:
     """Run a job to its manifest, and show its progress.
 
     Args:
         config: What to do.
         recipe: What the job makes of a row: a name in `pipeline.work.recipe`.
         config_yaml: The composed configuration that is kept with the output, interpolations unresolved.
+        accepted: Called when the job is not refused, before anything is shown.
 
     Raises:
         PromptmillError: The message is one line for the person who runs the job; the process ends with its `exit_code`.
@@ -82,6 +85,7 @@ def run_job(config: GenerateConfig, *, config_yaml: str, recipe: str = "generate
             view.stage("checking the input and the model's files")
             folder = OutputFolder(open_store(config.output.path, allow_unsafe=config.output.allow_unsafe_store))
             prepared = prepare(config, recipe, folder.begun())
+        accepted()
         check_vacant(folder.store, config.output.path)
         folder.store.probe()
         for line in mend(folder.store, prepared.job.plan):

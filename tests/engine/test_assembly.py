@@ -90,7 +90,7 @@ def test_memory_limits_the_sequences(tiny: MakeTiny, monkeypatch: pytest.MonkeyP
 
 def test_the_static_engine_has_a_whole_row_for_each_sequence(tiny: MakeTiny, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = MemoryPlan(sequences=8, blocks=3 * CONTEXT // BLOCK + 1)  # of which 8 sequences might well do for short ones
-    monkeypatch.setattr(build, "plan_memory", lambda *_, **__: plan)
+    monkeypatch.setattr("pipeline.engine.cache.memory.plan_memory", lambda *_, **__: plan)
     made = built(tiny, name="static", max_num_seqs="8")
     made.engine.add([request(str(i), [5, 6], max_tokens=2) for i in range(8)])
     made.engine.step()

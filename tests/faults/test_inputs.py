@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.planning.fingerprint import digest
 from pipeline.planning.plan import Plan
-from tests.small_runs import generate, manifest, read, write
+from tests.small_runs import generate, manifest, messages, read, write
 
 
 def by_row(output: Path) -> dict[str, dict[str, Any]]:
@@ -43,7 +43,7 @@ def test_fault_02_prompt_column_missing(tmp_path: Path, capsys: pytest.CaptureFi
     assert generate(source, tmp_path / "out") == 2
     told = capsys.readouterr().err
     assert "'prompt'" in told and "text (string)" in told and "url (string)" in told
-    assert len(told.splitlines()) == 1
+    assert len(messages(told)) == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -119,7 +119,7 @@ def test_fault_11_corrupt_footer(tmp_path: Path, capsys: pytest.CaptureFixture[s
     damaged.write_bytes(content)
     assert generate(tmp_path / "in", tmp_path / "out") == 2
     told = capsys.readouterr().err
-    assert "worse.parquet" in told and len(told.splitlines()) == 1
+    assert "worse.parquet" in told and len(messages(told)) == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -209,7 +209,7 @@ class TestHostileInputs:
         source = texts(tmp_path / "in.parquet", "Lost")
         code = generate(source, tmp_path / "out", 'source.template="' + template.replace('"', '\\"') + '"')
         if code == 2:
-            assert len(capsys.readouterr().err.splitlines()) == 1
+            assert len(messages(capsys.readouterr().err)) == 1
             return
         (row,) = read(tmp_path / "out").to_pylist()
         assert (code, row["error_code"]) == (0, "BAD_TEMPLATE_ROW")
@@ -228,7 +228,7 @@ def test_fault_13_a_row_is_corrected_in_place(tmp_path: Path, capsys: pytest.Cap
     capsys.readouterr()
     assert generate(source, output) == 2
     told = capsys.readouterr().err
-    assert "in.parquet.content" in told and len(told.splitlines()) == 1
+    assert "in.parquet.content" in told and len(messages(told)) == 1
 
 
 def test_fault_13_an_output_of_an_earlier_version_is_not_gone_on_with(

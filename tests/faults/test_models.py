@@ -12,7 +12,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pipeline.work.prepare import prepare
-from tests.small_runs import MODEL, generate, read, write
+from tests.small_runs import MODEL, generate, messages, read, write
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def copied(folder: Path, **changes: object) -> Path:
 def refused(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
     """Run, and return the one line that says why not."""
     assert generate(source, tmp_path / "out", *options) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = messages(capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
     assert line.startswith("promptmill: ")
     return line

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer, StopStringCriteria
@@ -272,7 +272,7 @@ def streamed(prompt: Sequence[int], ids: Sequence[int], tokenizer: Tokenizer) ->
     return "".join(stream.step(tokenizer.inner.backend_tokenizer, i) or "" for i in ids)
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(
     st.lists(st.sampled_from(LLAMA_IDS), min_size=1, max_size=40), st.lists(st.sampled_from(LLAMA_IDS), min_size=1, max_size=20)
 )  # fmt: skip
