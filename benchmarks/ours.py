@@ -25,7 +25,7 @@ from benchmarks.workload import Answers, Work, answers, longest, make
 from pipeline.engine.assembly import build_engine
 from pipeline.engine.base import BuiltEngine, Engine
 from pipeline.engine.config import KERNELS
-from pipeline.engine.model.checkpoint import resolve
+from pipeline.engine.model.files.checkpoint import resolve
 from pipeline.types import Request, SamplingParams
 
 ONE = Answers()

@@ -28,7 +28,7 @@ from benchmarks.procedure import versions
 from benchmarks.smollm2 import NAME, model
 from pipeline.engine.assembly import build_engine
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
-from pipeline.engine.model.checkpoint import resolve
+from pipeline.engine.model.files.checkpoint import resolve
 from pipeline.errors import PromptmillError
 from pipeline.sampling import SamplingParams
 from pipeline.types import Request

@@ -26,7 +26,7 @@ from benchmarks.procedure import report
 from pipeline.engine.assembly import build_engine
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.continuous import ContinuousEngine
-from pipeline.engine.model.checkpoint import resolve
+from pipeline.engine.model.files.checkpoint import resolve
 from pipeline.types import Request, SamplingParams
 
 Asked = list[tuple[list[int], list[int]]]

@@ -22,7 +22,7 @@ from benchmarks.sizes import TOKENIZER, Linears, linears
 from pipeline.engine.assembly import build_engine
 from pipeline.engine.base import BuiltEngine, Engine
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
-from pipeline.engine.model.checkpoint import resolve
+from pipeline.engine.model.files.checkpoint import resolve
 from pipeline.types import Completion, Request
 
 DEMO = TOKENIZER

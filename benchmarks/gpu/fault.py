@@ -22,7 +22,7 @@ import torch
 from pipeline.engine.assembly import build_engine
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.guarded import GuardedEngine
-from pipeline.engine.model.checkpoint import resolve
+from pipeline.engine.model.files.checkpoint import resolve
 from pipeline.errors import PromptmillError
 from pipeline.types import Request, SamplingParams
 

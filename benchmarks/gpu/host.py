@@ -24,7 +24,7 @@ from benchmarks.sizes import TOKENIZER
 from pipeline.engine.config import ModelConfig, StatsConfig
 from pipeline.engine.continuous import ContinuousEngine
 from pipeline.engine.layers.attention import TRITON
-from pipeline.engine.model.checkpoint import resolve
+from pipeline.engine.model.files.checkpoint import resolve
 from pipeline.engine.model.load import load_model
 from pipeline.engine.model.tokenizer import load_tokenizer
 from pipeline.engine.steps import graphs as stepper

@@ -20,7 +20,7 @@ from pipeline.engine.continuous import ContinuousEngine
 from pipeline.engine.device import lost
 from pipeline.engine.layers.attention import TRITON
 from pipeline.engine.layers.linear import PackedLinear
-from pipeline.engine.model.checkpoint import Checkpoint, model_len
+from pipeline.engine.model.files.checkpoint import Checkpoint, model_len
 from pipeline.engine.model.load import LoadedModel, load_model
 from pipeline.engine.model.tokenizer import Tokenizer, end_tokens, load_tokenizer
 from pipeline.engine.rules.grammar_guard import check_in_time

@@ -16,9 +16,9 @@ from pipeline.engine.calibration.figures import Calibration
 from pipeline.engine.calibration.known import keep_calibration, key_of, known_calibration
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.model.chat import find_template
-from pipeline.engine.model.checkpoint import Checkpoint, model_len, resolve
-from pipeline.engine.model.ignored import ignored
-from pipeline.engine.model.provenance import misfits, provenance
+from pipeline.engine.model.files.checkpoint import Checkpoint, model_len, resolve
+from pipeline.engine.model.files.ignored import ignored
+from pipeline.engine.model.files.provenance import misfits, provenance
 from pipeline.engine.model.quick import quick_tokenizer
 from pipeline.engine.model.tokenizer import Tokenizer, load_tokenizer
 from pipeline.engine.rules.structured import Grammars

@@ -141,7 +141,7 @@ def _random(model: Any) -> Any:
 def _served(kind: str, folder: Path) -> tuple[str, str]:
     from pipeline.engine.assembly import build_engine
     from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
-    from pipeline.engine.model.checkpoint import resolve
+    from pipeline.engine.model.files.checkpoint import resolve
     from pipeline.errors import ModelRefused
     from tests.engine.small.tiny_models import drain, request
 

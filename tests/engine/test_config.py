@@ -53,7 +53,7 @@ def test_sequences_are_a_number_or_null() -> None:
 
 def test_no_torch_is_needed_to_say_so() -> None:
     code = (
-        "import sys, pipeline.engine.config, pipeline.engine.model.checkpoint\n"
+        "import sys, pipeline.engine.config, pipeline.engine.model.files.checkpoint\n"
         "assert not {'torch', 'transformers'} & {*sys.modules}"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

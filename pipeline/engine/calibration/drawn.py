@@ -13,9 +13,9 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline.engine.layers.attention import IMPLEMENTATION
 from pipeline.engine.layers.linear import PackedLinear
-from pipeline.engine.model.checkpoint import Checkpoint
+from pipeline.engine.model.files.checkpoint import Checkpoint
+from pipeline.engine.model.files.shape import shapes
 from pipeline.engine.model.load import LoadedModel
-from pipeline.engine.model.shape import shapes
 from pipeline.errors import ModelRefused
 
 _ALL_BYTES = 600 << 20

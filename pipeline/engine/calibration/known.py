@@ -12,8 +12,8 @@ from typing import Any
 
 from pipeline.engine.calibration.figures import Calibration
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
-from pipeline.engine.model.checkpoint import Checkpoint
-from pipeline.engine.model.shape import shapes
+from pipeline.engine.model.files.checkpoint import Checkpoint
+from pipeline.engine.model.files.shape import shapes
 from pipeline.engine.setting import about_processor, caps, digest_of_code
 from pipeline.machine import cores
 from pipeline.sampling import SamplingParams

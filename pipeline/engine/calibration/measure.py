@@ -30,7 +30,7 @@ from pipeline.engine.calibration.drawn import (
 from pipeline.engine.calibration.figures import Calibration, Curve
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.continuous import ContinuousEngine
-from pipeline.engine.model.checkpoint import Checkpoint
+from pipeline.engine.model.files.checkpoint import Checkpoint
 from pipeline.engine.model.load import LoadedModel, make_ready
 from pipeline.engine.model.tokenizer import Tokenizer, load_tokenizer
 from pipeline.engine.rules.stopping import StopWatch

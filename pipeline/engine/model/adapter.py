@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from pipeline.engine.model.checkpoint import ADAPTER_WEIGHTS
+from pipeline.engine.model.files.checkpoint import ADAPTER_WEIGHTS
 from pipeline.errors import ModelRefused
 from pipeline.wording import one_line
 

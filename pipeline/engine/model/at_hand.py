@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.engine.config import ModelConfig
-from pipeline.engine.model.checkpoint import TOKENIZER_FILES
-from pipeline.engine.model.digests import digests
+from pipeline.engine.model.files.checkpoint import TOKENIZER_FILES
+from pipeline.engine.model.files.digests import digests
 from pipeline.engine.model.tokenizer import Tokenizer, load_tokenizer
 from pipeline.errors import ModelRefused
 from pipeline.wording import one_line

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.model.facts import TOKENIZER, read_facts
+from pipeline.engine.model.files.facts import TOKENIZER, read_facts
 from pipeline.types import ChatFormat, Renderer
 from pipeline.wording import one_line
 

@@ -19,7 +19,7 @@ from pipeline.engine.layers.activation import RotaryTable, RowwiseActivation
 from pipeline.engine.layers.linear import AS_IT_IS, COPY_FIRST, KERNELS, PackedLinear, candidates, choose_kernel
 from pipeline.engine.layers.linear_speed import warn_if_slow
 from pipeline.engine.layers.verdicts import here
-from pipeline.engine.model.mapped import forget, mapped_ranges
+from pipeline.engine.model.files.mapped import forget, mapped_ranges
 from pipeline.stages import doing
 
 logger = logging.getLogger(__name__)

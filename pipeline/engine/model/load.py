@@ -15,8 +15,8 @@ from pipeline.engine.layers.attention import IMPLEMENTATION, choose
 from pipeline.engine.layers.linear import ROW_UNITS
 from pipeline.engine.model.adapter import merge_adapter
 from pipeline.engine.model.architecture import INSTEAD
-from pipeline.engine.model.checkpoint import UNKNOWN_CONTEXT, Checkpoint
 from pipeline.engine.model.exchange import exchange
+from pipeline.engine.model.files.checkpoint import UNKNOWN_CONTEXT, Checkpoint
 from pipeline.engine.model.probe import check_attention
 from pipeline.engine.model.whole import check_whole
 from pipeline.errors import ModelRefused

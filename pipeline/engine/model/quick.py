@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.engine.model.checkpoint import Checkpoint
+from pipeline.engine.model.files.checkpoint import Checkpoint
 from pipeline.types import ChatFormat, Renderer
 
 

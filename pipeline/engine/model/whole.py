@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.model.shape import shapes
+from pipeline.engine.model.files.shape import shapes
 from pipeline.errors import ModelRefused
 
 _COMPUTED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|rotary_pos_emb\.inv_freq|position_ids|masked_bias)$")

@@ -17,7 +17,7 @@ from pipeline.engine.calibration.drawn import held_bytes
 from pipeline.engine.calibration.figures import Calibration
 from pipeline.engine.calibration.known import CALIBRATIONS, Endings, keep_endings, key_of_endings, known_endings
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
-from pipeline.engine.model.checkpoint import resolve
+from pipeline.engine.model.files.checkpoint import resolve
 from pipeline.engine.model.load import load_model
 from pipeline.engine.registry import open_backend
 from pipeline.types import SamplingParams

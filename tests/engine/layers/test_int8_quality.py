@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.engine.assembly import build_engine
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
-from pipeline.engine.model.checkpoint import resolve
+from pipeline.engine.model.files.checkpoint import resolve
 from tests.engine.small.tiny_models import DEMO, drain, request
 
 EXAMPLES = Path(__file__).parents[3] / "examples"

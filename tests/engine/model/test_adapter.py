@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.engine.assembly import build_engine
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
-from pipeline.engine.model.checkpoint import resolve
+from pipeline.engine.model.files.checkpoint import resolve
 from pipeline.engine.model.load import load_model
 from pipeline.errors import ModelRefused
 from tests.engine.small.tiny_models import FAMILIES, Tiny, drain, request, write_model

@@ -89,7 +89,7 @@ def hub() -> Iterator[Hub]:
 
 def test_replicas_of_a_node_that_start_together_download_the_weights_once(hub: Hub, tmp_path: Path) -> None:
     code = (
-        "from pipeline.engine.model.checkpoint import resolve; from pipeline.engine.config import ModelConfig; "
+        "from pipeline.engine.model.files.checkpoint import resolve; from pipeline.engine.config import ModelConfig; "
         f"print(resolve(ModelConfig(path={NAME!r})).directory)"
     )
     environment = {

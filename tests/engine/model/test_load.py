@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, BloomConfig
 
 from pipeline.engine import native
 from pipeline.engine.config import ModelConfig
-from pipeline.engine.model.checkpoint import resolve
+from pipeline.engine.model.files.checkpoint import resolve
 from pipeline.engine.model.load import LoadedModel, load_model, move, set_precision
 from pipeline.errors import ModelRefused
 from tests.engine.small.attention_cases import BUILT

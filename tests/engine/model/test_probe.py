@@ -22,7 +22,7 @@ from transformers import (
 
 from pipeline.engine.config import ModelConfig
 from pipeline.engine.layers.linear import PackedLinear
-from pipeline.engine.model.checkpoint import Checkpoint, resolve
+from pipeline.engine.model.files.checkpoint import Checkpoint, resolve
 from pipeline.engine.model.load import load_model
 from pipeline.engine.model.probe import check_attention
 from pipeline.errors import ModelRefused

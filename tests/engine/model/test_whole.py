@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PhiConfig
 
 from pipeline.engine.assembly import build_engine
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
-from pipeline.engine.model.checkpoint import resolve
+from pipeline.engine.model.files.checkpoint import resolve
 from pipeline.engine.model.load import load_model
 from pipeline.engine.model.whole import check_whole
 from pipeline.errors import ModelRefused

@@ -26,7 +26,7 @@ from pipeline.engine import native
 from pipeline.engine.base import Engine
 from pipeline.engine.config import ModelConfig, StatsConfig
 from pipeline.engine.continuous import ContinuousEngine
-from pipeline.engine.model.checkpoint import Checkpoint, resolve
+from pipeline.engine.model.files.checkpoint import Checkpoint, resolve
 from pipeline.engine.model.load import LoadedModel, load_model
 from pipeline.engine.model.tokenizer import Tokenizer, load_tokenizer
 from pipeline.engine.static import StaticEngine

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.engine.model.checkpoint import resolve
+from pipeline.engine.model.files.checkpoint import resolve
 from pipeline.engine.model.quick import QuickTokenizer, quick_tokenizer
 from pipeline.engine.model.tokenizer import Tokenizer, load_tokenizer
 from pipeline.planning.plan import InputFile, make_plan

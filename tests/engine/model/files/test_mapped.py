@@ -6,7 +6,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from pipeline.engine.model.mapped import forget, mapped_ranges
+from pipeline.engine.model.files.mapped import forget, mapped_ranges
 
 
 def resident() -> int:

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.engine.config import ModelConfig
-from pipeline.engine.model.checkpoint import resolve
-from pipeline.engine.model.facts import CONFIG, read_facts
+from pipeline.engine.model.files.checkpoint import resolve
+from pipeline.engine.model.files.facts import CONFIG, read_facts
 from pipeline.errors import ModelRefused
 from tests.engine.small.tiny_models import DEMO
 

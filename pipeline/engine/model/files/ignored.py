@@ -11,8 +11,8 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.engine.model.checkpoint import Checkpoint
-from pipeline.engine.model.facts import GENERATION, read_facts
+from pipeline.engine.model.files.checkpoint import Checkpoint
+from pipeline.engine.model.files.facts import GENERATION, read_facts
 from pipeline.sampling import SamplingParams
 from pipeline.wording import one_line
 

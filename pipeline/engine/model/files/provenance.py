@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.model.checkpoint import Checkpoint
+from pipeline.engine.model.files.checkpoint import Checkpoint
 from pipeline.wording import brief
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")

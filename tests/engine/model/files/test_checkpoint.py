@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.engine.config import EngineConfig, ModelConfig
-from pipeline.engine.model.checkpoint import Checkpoint, model_len, resolve
+from pipeline.engine.model.files.checkpoint import Checkpoint, model_len, resolve
 from pipeline.engine.model.load import load_model
 from pipeline.errors import ModelRefused
 from tests.engine.small.tiny_models import DEMO, Tiny
@@ -250,7 +250,7 @@ def hub_home(tmp_path: Path) -> Path:
 
 SCRIPT = """
 import json, sys
-from pipeline.engine.model.checkpoint import resolve
+from pipeline.engine.model.files.checkpoint import resolve
 from pipeline.engine.config import ModelConfig
 from pipeline.errors import ModelRefused
 told = []

@@ -13,8 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from pipeline.engine.config import ModelConfig
-from pipeline.engine.model.checkpoint import resolve
-from pipeline.engine.model.ignored import ignored
+from pipeline.engine.model.files.checkpoint import resolve
+from pipeline.engine.model.files.ignored import ignored
 from pipeline.engine.model.load import load_model
 from pipeline.errors import ModelRefused
 from pipeline.sampling import SamplingParams

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine.model import digests as module
-from pipeline.engine.model.digests import digests
+from pipeline.engine.model.files import digests as module
+from pipeline.engine.model.files.digests import digests
 from pipeline.stages import now_doing
 from pipeline.user_cache import VARIABLE
 

@@ -16,8 +16,8 @@ import safetensors.numpy
 
 from pipeline.engine.cache.memory import check_length
 from pipeline.engine.config import ModelConfig
-from pipeline.engine.model.checkpoint import resolve
-from pipeline.engine.model.shape import check_sizes, shapes
+from pipeline.engine.model.files.checkpoint import resolve
+from pipeline.engine.model.files.shape import check_sizes, shapes
 from pipeline.errors import ModelRefused
 from tests.engine.small.tiny_models import DEMO, FAMILIES, Tiny
 

@@ -13,9 +13,9 @@ from typing import Any
 from pipeline.engine.config import EngineConfig, ModelConfig
 from pipeline.engine.model.architecture import check_architecture, window
 from pipeline.engine.model.chat import MORE
-from pipeline.engine.model.digests import digests
-from pipeline.engine.model.facts import ADAPTER, CONFIG, GENERATION, INDEX, TOKENIZER, read_facts
-from pipeline.engine.model.shape import check_sizes
+from pipeline.engine.model.files.digests import digests
+from pipeline.engine.model.files.facts import ADAPTER, CONFIG, GENERATION, INDEX, TOKENIZER, read_facts
+from pipeline.engine.model.files.shape import check_sizes
 from pipeline.errors import ModelRefused
 from pipeline.wording import one_line
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from pipeline.engine.config import ModelConfig
-from pipeline.engine.model.checkpoint import Checkpoint, resolve
-from pipeline.engine.model.provenance import misfits, provenance
+from pipeline.engine.model.files.checkpoint import Checkpoint, resolve
+from pipeline.engine.model.files.provenance import misfits, provenance
 from tests.engine.small.tiny_models import Tiny
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
