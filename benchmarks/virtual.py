@@ -19,8 +19,8 @@ import pyarrow as pa
 
 from pipeline.errors import DeadlineReached
 from pipeline.output.config import OutputConfig
-from pipeline.output.counts import Counts
 from pipeline.output.part import FOLDER, commit_part, encode_part, part_metadata, part_name
+from pipeline.output.record.counts import Counts
 from pipeline.planning.plan import Plan
 from pipeline.run.dispatch.replica import Replica
 from pipeline.store.base import Entry, Kind, Store, StoredFile

@@ -219,7 +219,7 @@ class ShardReport:
     """What the driver is told about a finished shard; no text passes through the driver.
 
     `rows` are input rows, `completions` output rows; `already_there`: another attempt had committed it. The last five
-    are those of `pipeline.output.counts.Counts`.
+    are those of `pipeline.output.record.counts.Counts`.
     """
 
     shard: int

@@ -11,7 +11,7 @@ from jobs.options.keys import Key, keys, sections
 from jobs.options.page import written_default
 from jobs.spec import specs
 from pipeline.errors import ExitCode
-from pipeline.output.events import EVENTS
+from pipeline.output.record.events import EVENTS
 from pipeline.output.schema import COLUMNS, MEANINGS, spelled
 from pipeline.output.scores.schema import COLUMNS as SCORES
 from pipeline.output.scores.schema import MEANINGS as SCORES_MEAN

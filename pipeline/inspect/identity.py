@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.output.environment import identity
+from pipeline.output.record.environment import identity
 from pipeline.planning.fingerprint import flatten
 
 UNKNOWN = "not recorded"

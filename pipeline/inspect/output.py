@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import PlanRefused
 from pipeline.output.folder import PLAN
-from pipeline.output.manifest import MANIFEST, Manifest
 from pipeline.output.part import FOLDER, parse_part_name
+from pipeline.output.record.manifest import MANIFEST, Manifest
 from pipeline.planning.plan import Plan
 from pipeline.store.base import Store, open_store
 from pipeline.store.door import fetch, parse

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.errors import PlanRefused
-from pipeline.output.events import EventLog
-from pipeline.output.manifest import MANIFEST, Manifest, read_manifest
 from pipeline.output.part import FOLDER, SMALLEST, parse_part_name, part_name
+from pipeline.output.record.events import EventLog
+from pipeline.output.record.manifest import MANIFEST, Manifest, read_manifest
 from pipeline.planning.fingerprint import differences
 from pipeline.planning.plan import Plan
 from pipeline.store.base import Store

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.output.folder import PLAN
-from pipeline.output.manifest import MANIFEST
 from pipeline.output.part import FOLDER, SET_ASIDE, parse_part_name, sha256_of
+from pipeline.output.record.manifest import MANIFEST
 from pipeline.planning.plan import Plan
 from pipeline.store.base import Store, checked_name
 from pipeline.store.door import fetch, parse

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pipeline import __version__
 from pipeline.errors import PlanRefused
 from pipeline.output.config import OutputConfig
-from pipeline.output.counts import Counts
+from pipeline.output.record.counts import Counts
 from pipeline.output.schema import COLUMNS
 from pipeline.store.base import Store
 from pipeline.store.door import parse

@@ -21,12 +21,12 @@ from pipeline.errors import ExitCode, Interrupted, PromptmillError
 from pipeline.output.card.card import CARD, dataset_card
 from pipeline.output.card.samples import read_samples
 from pipeline.output.card.seal import put_card
-from pipeline.output.environment import environment
-from pipeline.output.events import EventLog
 from pipeline.output.folder import OutputFolder
 from pipeline.output.foreign import check_vacant
-from pipeline.output.manifest import DamagedPart, Manifest, assemble, put_manifest
 from pipeline.output.mending import mend, write_down
+from pipeline.output.record.environment import environment
+from pipeline.output.record.events import EventLog
+from pipeline.output.record.manifest import DamagedPart, Manifest, assemble, put_manifest
 from pipeline.planning.pace import AT_RISK, SHARDS_AT_RISK, Effort
 from pipeline.planning.plan import Plan
 from pipeline.run.cluster.capacity import check_machine

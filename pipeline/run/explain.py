@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from pipeline.errors import Refused
-from pipeline.output.manifest import Manifest
+from pipeline.output.record.manifest import Manifest
 from pipeline.run.driver import run_job
 from pipeline.work.score.benchmark import Compared
 from pipeline.work.score.config import ScoreConfig

@@ -14,10 +14,10 @@ from pipeline.engine.calibration.known import Endings, keep_endings, key_of_endi
 from pipeline.engine.registry import open_backend
 from pipeline.errors import ModelRefused, PromptmillError
 from pipeline.machine import available_bytes, cores
-from pipeline.output.counts import Counts
 from pipeline.output.folder import OutputFolder
 from pipeline.output.foreign import check_vacant
-from pipeline.output.prediction import Prediction, put_prediction
+from pipeline.output.record.counts import Counts
+from pipeline.output.record.prediction import Prediction, put_prediction
 from pipeline.planning.fingerprint import differences
 from pipeline.planning.plan import Plan
 from pipeline.run.cluster.capacity import check_machine

@@ -18,11 +18,11 @@ from typing import Any
 
 from pipeline.engine.base import Resources
 from pipeline.errors import PromptmillError, WorkerFailed
-from pipeline.output.counts import Counts, count_rows
-from pipeline.output.environment import environment, identity
 from pipeline.output.guilty import Content, written
-from pipeline.output.inputs import agree
 from pipeline.output.part import commit_part, encode_part, part_metadata, part_name, sha256_of
+from pipeline.output.record.counts import Counts, count_rows
+from pipeline.output.record.environment import environment, identity
+from pipeline.output.record.inputs import agree
 from pipeline.store.base import open_store
 from pipeline.types import Completion, Progress, PromptRow, Request, ShardReport, Task
 from pipeline.wording import named, one_line

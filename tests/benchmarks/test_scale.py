@@ -13,8 +13,8 @@ import pytest
 
 from benchmarks import scale
 from benchmarks.virtual import Meter, Metered, Parts, PartStore
-from pipeline.output.manifest import MANIFEST, Manifest
 from pipeline.output.part import part_name, read_report
+from pipeline.output.record.manifest import MANIFEST, Manifest
 
 SHARDS = 60
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ExitCode
-from pipeline.output.events import EVENTS, EventLog
+from pipeline.output.record.events import EVENTS, EventLog
 from pipeline.run.show.metrics import METRICS
 from pipeline.store.local import LocalStore
 from tests.docs.document import ROOT, Document

@@ -16,7 +16,7 @@ import pytest
 from jobs.cli import main
 from jobs.options.keys import keys
 from pipeline.engine.calibration import measure
-from pipeline.output.prediction import Prediction, read_prediction
+from pipeline.output.record.prediction import Prediction, read_prediction
 from pipeline.run.config import PlanConfig
 from pipeline.store.local import LocalStore
 from pipeline.user_cache import VARIABLE

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.output.config import OutputConfig
-from pipeline.output.counts import count_rows
 from pipeline.output.part import commit_part, encode_part, part_metadata, part_name
+from pipeline.output.record.counts import count_rows
 from pipeline.output.schema import output_schema
 from pipeline.output.table import build_table
 from pipeline.planning.plan import InputFile, Plan, make_plan

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import __version__, machine
-from pipeline.output import environment as module
+from pipeline.output.record import environment as module
 
 
 def test_versions_and_machine() -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import StorageFull
-from pipeline.output import events
-from pipeline.output.events import EventLog
+from pipeline.output.record import events
+from pipeline.output.record.events import EventLog
 from pipeline.store.local import LocalStore
 
 NAME = "_job/events/d.jsonl"

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import PlanRefused
 from pipeline.output.folder import CONFIG, PLAN, OutputFolder
-from pipeline.output.manifest import MANIFEST, finish
+from pipeline.output.record.manifest import MANIFEST, finish
 from pipeline.planning.plan import InputFile, Plan, make_plan
 from pipeline.store.base import StoredFile
 from pipeline.store.local import LocalStore

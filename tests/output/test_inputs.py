@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputRefused
-from pipeline.output.inputs import agree
+from pipeline.output.record.inputs import agree
 from pipeline.store.base import open_store
 
 

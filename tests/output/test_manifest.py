@@ -10,9 +10,9 @@ import math
 import pytest
 
 from pipeline.errors import PlanRefused, WorkerFailed
-from pipeline.output.counts import Counts
-from pipeline.output.manifest import MANIFEST, Manifest, assemble, finish, put_manifest, read_manifest
 from pipeline.output.part import part_name
+from pipeline.output.record.counts import Counts
+from pipeline.output.record.manifest import MANIFEST, Manifest, assemble, finish, put_manifest, read_manifest
 from pipeline.store.local import LocalStore
 from tests.output.made_output import commit, plan
 

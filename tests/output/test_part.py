@@ -18,7 +18,6 @@ from pipeline import __version__
 from pipeline.errors import PlanRefused
 from pipeline.output import part
 from pipeline.output.config import COMPRESSIONS, OutputConfig
-from pipeline.output.counts import Counts, count_rows
 from pipeline.output.folder import OutputFolder
 from pipeline.output.part import (
     PartInfo,
@@ -31,6 +30,7 @@ from pipeline.output.part import (
     read_report,
     sha256_of,
 )
+from pipeline.output.record.counts import Counts, count_rows
 from pipeline.output.schema import output_schema
 from pipeline.output.table import build_table
 from pipeline.store.local import LocalStore

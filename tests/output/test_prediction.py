@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import PlanRefused
 from pipeline.output.foreign import check_vacant
-from pipeline.output.prediction import PREDICTION, Prediction, put_prediction, read_prediction
+from pipeline.output.record.prediction import PREDICTION, Prediction, put_prediction, read_prediction
 from pipeline.store.local import LocalStore
 
 FULL = Prediction(

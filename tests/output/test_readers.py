@@ -14,8 +14,8 @@ import pytest
 
 from pipeline.output.card.card import CARD, dataset_card
 from pipeline.output.config import OutputConfig
-from pipeline.output.manifest import finish
 from pipeline.output.part import encode_part
+from pipeline.output.record.manifest import finish
 from pipeline.output.table import build_table
 from pipeline.store.local import LocalStore
 from pipeline.types import ErrorCode, RowError

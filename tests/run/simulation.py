@@ -22,12 +22,12 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import PromptmillError, StorageFull, WorkerFailed
-from pipeline.output import manifest as manifests
 from pipeline.output.config import OutputConfig
-from pipeline.output.counts import Counts
 from pipeline.output.folder import OutputFolder
-from pipeline.output.manifest import MANIFEST, Manifest, assemble, put_manifest
 from pipeline.output.part import commit_part, encode_part, part_metadata, part_name, sha256_of
+from pipeline.output.record import manifest as manifests
+from pipeline.output.record.counts import Counts
+from pipeline.output.record.manifest import MANIFEST, Manifest, assemble, put_manifest
 from pipeline.planning.plan import InputFile, Plan, make_plan
 from pipeline.run.dispatch import dispatch
 from pipeline.run.dispatch.dispatch import Dispatcher

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from pipeline.errors import ConfigurationError, DeadlineReached, InputRefused, Interrupted, ModelRefused
-from pipeline.output.counts import Counts
-from pipeline.output.manifest import Manifest
+from pipeline.output.record.counts import Counts
+from pipeline.output.record.manifest import Manifest
 from pipeline.planning.pace import Effort
 from pipeline.planning.plan import InputFile, Plan, make_plan
 from pipeline.run import driver, signals

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.output.manifest import Manifest
+from pipeline.output.record.manifest import Manifest
 from pipeline.planning.fingerprint import digest
 from pipeline.planning.plan import InputFile, Plan, make_plan
 from pipeline.run.shared.suspects import Suspect

@@ -15,8 +15,8 @@ from pipeline.inspect.report.subject import Origin, Subject
 from pipeline.inspect.report.timeline import read_timeline
 from pipeline.output.card.seal import put_sealed
 from pipeline.output.folder import REPORT
-from pipeline.output.manifest import Manifest
-from pipeline.output.prediction import read_prediction
+from pipeline.output.record.manifest import Manifest
+from pipeline.output.record.prediction import read_prediction
 from pipeline.planning.plan import Plan
 from pipeline.wording import one_line
 

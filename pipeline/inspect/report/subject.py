@@ -8,8 +8,8 @@ from typing import Any
 
 from pipeline.inspect.report.measure.measured import Measured
 from pipeline.inspect.report.timeline import Timeline
-from pipeline.output.manifest import Manifest
-from pipeline.output.prediction import Prediction
+from pipeline.output.record.manifest import Manifest
+from pipeline.output.record.prediction import Prediction
 from pipeline.planning.plan import Plan
 from pipeline.sampling import SamplingParams
 from pipeline.types import FinishReason, Tokenizer

@@ -9,9 +9,9 @@ from pipeline.inspect.output import Output
 from pipeline.inspect.verify.findings import AGAIN, ELSEWHERE, MOVE, REWRITE, Finding
 from pipeline.inspect.verify.wanted import Wanted
 from pipeline.output.folder import PLAN
-from pipeline.output.manifest import MANIFEST, Manifest
 from pipeline.output.mending import can_be_set_aside
 from pipeline.output.part import FOLDER, part_name
+from pipeline.output.record.manifest import MANIFEST, Manifest
 from pipeline.planning.plan import Plan
 from pipeline.store.base import Kind
 from pipeline.wording import one_line

@@ -18,8 +18,8 @@ from pipeline.inspect.verify.findings import Finding, RowFindings
 from pipeline.inspect.verify.numbers import NumberCheck
 from pipeline.inspect.verify.order import RowOrder
 from pipeline.inspect.verify.wanted import Wanted
-from pipeline.output.counts import Counts, lengths_of
 from pipeline.output.part import PartInfo, part_name, read_report, sha256_of
+from pipeline.output.record.counts import Counts, lengths_of
 from pipeline.output.scores.figures import Sums
 from pipeline.types import FinishReason
 from pipeline.wording import brief, listed, one_line

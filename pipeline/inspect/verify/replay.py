@@ -17,8 +17,8 @@ from pipeline.errors import ModelRefused
 from pipeline.inspect.identity import differences
 from pipeline.inspect.output import Output
 from pipeline.inspect.verify.findings import Finding
-from pipeline.output.environment import environment, identity
 from pipeline.output.part import part_name
+from pipeline.output.record.environment import environment, identity
 from pipeline.planning.plan import Plan
 from pipeline.types import ErrorCode, Segment, Shard, Task
 from pipeline.wording import brief, one_line

@@ -10,8 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.output.counts import Counts
-from pipeline.output.manifest import Manifest
+from pipeline.output.record.counts import Counts
+from pipeline.output.record.manifest import Manifest
 from pipeline.planning.plan import InputFile, Plan
 from pipeline.wording import shortened
 

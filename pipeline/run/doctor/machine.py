@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.machine import available_bytes, cores, quota
-from pipeline.output.environment import environment
+from pipeline.output.record.environment import environment
 from pipeline.run.doctor.finding import Finding, ok, to_mend, warning
 
 GIB = 2**30

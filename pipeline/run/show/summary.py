@@ -12,7 +12,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.output.counts import Counts
+from pipeline.output.record.counts import Counts
 from pipeline.types import FinishReason
 from pipeline.wording import by_code, counted, duration, plain
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import DeadlineReached
-from pipeline.output.events import EventLog
+from pipeline.output.record.events import EventLog
 from pipeline.run.dispatch.replica import Replica
 from pipeline.run.shared.queue import Work
 from pipeline.run.show.metrics import Metrics

@@ -12,7 +12,7 @@ from pipeline.engine.calibration.figures import Calibration, at
 from pipeline.engine.calibration.known import key_of_endings, known_endings
 from pipeline.engine.calibration.simulate import Setup, Simulated, simulate
 from pipeline.errors import ModelRefused
-from pipeline.output.prediction import Prediction
+from pipeline.output.record.prediction import Prediction
 from pipeline.planning.plan import Plan
 from pipeline.work.config import GenerateConfig
 from pipeline.work.estimate.disk import Disk, estimate_disk

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PromptmillError
-from pipeline.output.manifest import Manifest
+from pipeline.output.record.manifest import Manifest
 from pipeline.wording import one_line
 from pipeline.work.score.config import ScoreConfig
 

@@ -88,7 +88,7 @@ def change_events(module: Any) -> None:
 CHANGES: dict[str, Callable[[Any], None]] = {
     "pipeline.work.worker": change_worker,
     "pipeline.run.dispatch.dispatch": change_dispatch,
-    "pipeline.output.events": change_events,
+    "pipeline.output.record.events": change_events,
 }
 
 

@@ -21,7 +21,7 @@ from pipeline.inspect.output import open_output
 from pipeline.inspect.report.measure import measured
 from pipeline.inspect.report.report import made
 from pipeline.inspect.report.subject import Origin
-from pipeline.output.prediction import Prediction, put_prediction
+from pipeline.output.record.prediction import Prediction, put_prediction
 from pipeline.store.base import open_store
 from pipeline.work.config import GenerateConfig
 from pipeline.work.prepare import prepare

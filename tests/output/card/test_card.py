@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from pipeline.output.card.card import dataset_card
-from pipeline.output.counts import Counts
-from pipeline.output.manifest import Manifest
+from pipeline.output.record.counts import Counts
+from pipeline.output.record.manifest import Manifest
 from pipeline.output.schema import MEANINGS
 from pipeline.planning.plan import InputFile, Plan, make_plan
 from tests.output.made_output import FULL, plan

@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from pipeline.output.counts import Counts
+from pipeline.output.record.counts import Counts
 from pipeline.run.show.summary import RunSummary, look_command, summary
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

@@ -15,7 +15,6 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.errors import PlanRefused, WorkerFailed
-from pipeline.output.counts import Counts, total
 from pipeline.output.part import (
     FOLDER,
     SMALLEST,
@@ -24,6 +23,7 @@ from pipeline.output.part import (
     read_report,
     sha256_of,
 )
+from pipeline.output.record.counts import Counts, total
 from pipeline.output.scores.figures import figures
 from pipeline.planning.plan import Plan
 from pipeline.store.base import Store
