@@ -73,7 +73,7 @@ lint: install  ## check style, types and the floors
 	$(BIN)/lint-imports
 
 options: install  ## write what the code decides: options.md, columns.md, exit-codes.md and events.md of docs/reference
-	$(BIN)/python -m jobs.options.document docs/reference
+	$(BIN)/python -m jobs.help.document docs/reference
 
 docs: install  ## build the documentation as a site, in site/; broken links are errors
 	$(BIN)/python -m docs.build site

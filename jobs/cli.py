@@ -77,7 +77,7 @@ def page() -> str:
 
 
 def _completion(words: Sequence[str]) -> int:
-    from jobs.options.completion import SHELLS, script
+    from jobs.help.completion import SHELLS, script
 
     if len(words) != 1 or words[0] not in SHELLS:
         given = " ".join(["completion", *words])

@@ -9,8 +9,8 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from jobs.help.page import job_page
 from jobs.options.arguments import Arguments, parse
-from jobs.options.page import job_page
 from jobs.spec import Config, JobSpec
 from pipeline.errors import Interrupted, PromptmillError
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from jobs.help.page import default_presets, presets
 from jobs.options.arguments import Arguments
 from jobs.options.compose import compose_runs
-from jobs.options.page import default_presets, presets
 from pipeline.work.config import GenerateConfig
 from pipeline.work.score.config import ScoreConfig
 

@@ -13,10 +13,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from jobs.cli import TOOLS, main
+from jobs.help.page import presets
 from jobs.options.arguments import parse
 from jobs.options.compose import compose_runs
 from jobs.options.keys import keys, sections
-from jobs.options.page import presets
 from jobs.spec import specs
 from pipeline.engine.cache.block_pool import BLOCK
 from pipeline.engine.cache.kv_cache import block_bytes

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.options.document import PAGES
+from jobs.help.document import PAGES
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import main
+from jobs.help.page import default_presets, presets
 from jobs.options.keys import keys, sections
-from jobs.options.page import default_presets, presets
 from jobs.spec import JobSpec, specs
 from pipeline import __version__
 from pipeline.work.config import GenerateConfig

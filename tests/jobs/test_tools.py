@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli import TOOLS, main
+from jobs.help.page import presets
 from jobs.options.keys import keys
-from jobs.options.page import presets
 from jobs.spec import specs
 from pipeline.work.config import GenerateConfig
 

@@ -1,4 +1,4 @@
-"""Writes the reference pages that the code decides: `python -m jobs.options.document docs/reference`."""
+"""Writes the reference pages that the code decides: `python -m jobs.help.document docs/reference`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from jobs.help.page import written_default
 from jobs.options.keys import Key, keys, sections
-from jobs.options.page import written_default
 from jobs.spec import specs
 from pipeline.errors import ExitCode
 from pipeline.output.record.events import EVENTS

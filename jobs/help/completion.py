@@ -8,9 +8,9 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterable
 
+from jobs.help.page import default_presets, presets
 from jobs.options.arguments import FLAGS
 from jobs.options.keys import keys
-from jobs.options.page import default_presets, presets
 
 SHELLS = ("bash", "zsh", "fish")
 
