@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from jobs.launch import launch, show
-from jobs.leave import leave
+from jobs.console.launch import launch, show
+from jobs.console.leave import leave
 from jobs.spec import specs
 from pipeline import __version__
 from pipeline.errors import ExitCode
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name == "completion":
         return _completion(rest)
     if name == "look":
-        return int(importlib.import_module("jobs.look").main(rest))
+        return int(importlib.import_module("jobs.console.look").main(rest))
     if name in ("-V", "--version"):
         print(f"promptmill {__version__}")
         return 0

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jobs.launch import launch, show
-from jobs.leave import leave
+from jobs.console.launch import launch, show
+from jobs.console.leave import leave
 from jobs.options.arguments import Arguments
 from jobs.options.words import placed
 from jobs.spec import JobSpec

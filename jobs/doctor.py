@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from jobs.launch import launch, show
-from jobs.leave import leave
+from jobs.console.launch import launch, show
+from jobs.console.leave import leave
 from jobs.options.arguments import Arguments
 from jobs.options.words import placed
 from jobs.spec import JobSpec

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from jobs.launch import launch, show
-from jobs.leave import leave
+from jobs.console.launch import launch, show
+from jobs.console.leave import leave
 from jobs.options.arguments import Arguments
 from jobs.spec import JobSpec
 from pipeline.errors import ConfigurationError, ExitCode

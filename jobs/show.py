@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jobs.launch import launch
-from jobs.launch import show as print_page
-from jobs.leave import leave
+from jobs.console.launch import launch
+from jobs.console.launch import show as print_page
+from jobs.console.leave import leave
 from jobs.options.arguments import Arguments
 from jobs.options.words import placed
 from jobs.spec import JobSpec

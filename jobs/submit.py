@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from jobs.launch import launch
-from jobs.leave import leave
+from jobs.console.launch import launch
+from jobs.console.leave import leave
 from jobs.options.arguments import Arguments
 from jobs.spec import JobSpec
 from pipeline.errors import ConfigurationError, ExitCode

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs.launch import launch
-from jobs.leave import leave
+from jobs.console.launch import launch
+from jobs.console.leave import leave
 from jobs.spec import JobSpec
 from pipeline.errors import ExitCode
 from pipeline.inspect.config import VerifyConfig

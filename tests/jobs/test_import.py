@@ -282,7 +282,7 @@ def test_a_signal_leaves_nothing(signum: int, tmp_path: Path) -> None:
         "    print('WRITTEN', flush=True)\n"
         "    time.sleep(900)\n"
         "parts.Parts._write_group = slow\n"
-        "from jobs.leave import leave\n"
+        "from jobs.console.leave import leave\n"
         "from jobs.cli import main\n"
         "leave(main(['import', *sys.argv[1:]]))\n"
     )

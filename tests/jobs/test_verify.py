@@ -59,7 +59,7 @@ SLOW = """
 import sys
 from pipeline.inspect.verify import verify
 verify.verify = lambda *_, **__: open(sys.argv[1]).read()
-from jobs.leave import leave
+from jobs.console.leave import leave
 from jobs.verify import main
 leave(main(["output.path=out"]))
 """

@@ -54,7 +54,7 @@ class Place:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """Return the environment variables of a replica; `jobs/launch.py` says why threads sleep soon."""
+    """Return the environment variables of a replica; `jobs/console/launch.py` says why threads sleep soon."""
     return {
         "OMP_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "PASSIVE",

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 
-from jobs.launch import show
+from jobs.console.launch import show
 from pipeline.errors import ConfigurationError, PromptmillError
 
 ROWS = 5
