@@ -25,7 +25,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.machine import describe
+from benchmarks.parts.machine import describe
 
 WORDS = " ".join(p.read_text() for p in sorted(Path(__file__).parent.glob("*.md"))).split()
 SHARED = 60

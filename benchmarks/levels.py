@@ -21,9 +21,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import level_engines
-from benchmarks.level_engines import ratio
-from benchmarks.machine import describe
+from benchmarks.parts import level_engines
+from benchmarks.parts.level_engines import ratio
+from benchmarks.parts.machine import describe
 
 ROOT = Path(__file__).parents[1]
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -57,7 +57,7 @@ def main() -> None:
     if arguments.level:
         print(json.dumps(measured(arguments.level, arguments.threads, arguments.rounds)))
         return
-    from benchmarks.sizes import make_model
+    from benchmarks.parts.sizes import make_model
     from pipeline.engine import native
 
     print("\n".join(f"- {name}: {value}" for name, value in describe().items()))

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from benchmarks.procedure import report
-from benchmarks.sizes import Linears, linears
+from benchmarks.parts.procedure import report
+from benchmarks.parts.sizes import Linears, linears
 
 LARGE_ROWS = 1024
 LARGE_SQUARE = 2048

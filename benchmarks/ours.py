@@ -20,8 +20,8 @@ from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the jobs set it
 
-from benchmarks.procedure import measure, parser, report
-from benchmarks.workload import Answers, Work, answers, longest, make
+from benchmarks.parts.procedure import measure, parser, report
+from benchmarks.parts.workload import Answers, Work, answers, longest, make
 from pipeline.engine.assembly import build_engine
 from pipeline.engine.base import BuiltEngine, Engine
 from pipeline.engine.config import KERNELS

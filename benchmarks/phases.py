@@ -17,8 +17,8 @@ from importlib import import_module
 from typing import Any
 
 from benchmarks import ours  # first: it sets how threads wait, which is read when torch is loaded
-from benchmarks.procedure import report
-from benchmarks.workload import Answers, Work, answers, make
+from benchmarks.parts.procedure import report
+from benchmarks.parts.workload import Answers, Work, answers, make
 
 BOOKKEEPING = "cache, bookkeeping"
 OUTPUT = "output layer"

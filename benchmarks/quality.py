@@ -22,10 +22,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from benchmarks.machine import describe
-from benchmarks.perplexity import SHORTEST, compare, cut, failures, heading, perplexity, row
-from benchmarks.procedure import versions
-from benchmarks.smollm2 import NAME, model
+from benchmarks.parts.machine import describe
+from benchmarks.parts.perplexity import SHORTEST, compare, cut, failures, heading, perplexity, row
+from benchmarks.parts.procedure import versions
+from benchmarks.parts.smollm2 import NAME, model
 from pipeline.engine.assembly import build_engine
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.model.files.checkpoint import resolve

@@ -19,8 +19,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.machine import describe
-from benchmarks.sizes import make_model
+from benchmarks.parts.machine import describe
+from benchmarks.parts.sizes import make_model
 from jobs.generate import main as generate
 from pipeline.machine import cores
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.run --model DIR [--peers FILE] [--measure uniform mixed …] [--rounds 3] [--only ENGINE …] [--profile]
 
-Every run is written to a JSON file the moment it ends, with the machine and all versions; `python -m benchmarks.table FILE …`
+Every run is written to a JSON file the moment it ends, with the machine and all versions; `python -m benchmarks.parts.table FILE …`
 prints the table of one or several of them again. A line that fails is reported and left out of later rounds.
 Absolute figures move from hour to hour; the ratios of alternating runs are what counts.
 """
@@ -21,9 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import lines as rows
-from benchmarks.machine import describe
-from benchmarks.table import render
+from benchmarks.parts import lines as rows
+from benchmarks.parts.machine import describe
+from benchmarks.parts.table import render
 
 ROOT = Path(__file__).parents[1]
 PEERS = Path(__file__).parent / "peers.toml"
@@ -51,7 +51,7 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--max-num-seqs", type=int, default=64)
     made.add_argument("--timeout", type=float, default=3600, help="seconds after which a run is ended")
     made.add_argument(
-        "--quality", type=Path, help="a file of perplexities to print beside the speeds; see benchmarks.table"
+        "--quality", type=Path, help="a file of perplexities to print beside the speeds; see benchmarks.parts.table"
     )
     made.add_argument("--json", type=Path, help="default: a file named by the time in outputs/benchmarks")
     made.add_argument("--profile", action="store_true", help="show where a step's time goes instead")
@@ -165,7 +165,7 @@ def _brief(outcome: dict[str, Any]) -> str:
 
 
 def _made(size: str, folder: Path) -> Path:
-    from benchmarks.sizes import make_model  # torch is loaded only when it is needed
+    from benchmarks.parts.sizes import make_model  # torch is loaded only when it is needed
 
     return make_model(size, folder)
 

@@ -27,8 +27,8 @@ from unittest import mock
 
 import pyarrow as pa
 
-from benchmarks.machine import describe
-from benchmarks.virtual import Meter, Metered, Parts, PartStore, VirtualPool
+from benchmarks.parts.machine import describe
+from benchmarks.parts.virtual import Meter, Metered, Parts, PartStore, VirtualPool
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.errors import DeadlineReached
 from pipeline.output.config import OutputConfig

@@ -22,7 +22,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the jobs set it
 import numpy as np
 import torch
 
-from benchmarks.procedure import report
+from benchmarks.parts.procedure import report
 from pipeline.engine.assembly import build_engine
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
 from pipeline.engine.continuous import ContinuousEngine

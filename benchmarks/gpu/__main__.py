@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.gpu.parts import LIMITS, NO_DEVICE
+from benchmarks.gpu.limits import LIMITS, NO_DEVICE
 from benchmarks.gpu.report import Reporter, ends, failures, read, table
 
 LOADING = 150

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from benchmarks.gpu.device import Cpu, Cuda
 from benchmarks.gpu.report import Reporter
 from benchmarks.gpu.scale import Scale, Shape
-from benchmarks.sizes import TOKENIZER, Linears, linears
+from benchmarks.parts.sizes import TOKENIZER, Linears, linears
 from pipeline.engine.assembly import build_engine
 from pipeline.engine.base import BuiltEngine, Engine
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig

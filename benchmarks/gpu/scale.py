@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.workload import Work, make
+from benchmarks.parts.workload import Work, make
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,10 @@ if sys.argv[4:5] == ["cpu"]:
 import torch
 from transformers.utils import logging as transformers_logging
 
-from benchmarks.gpu import (
+from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.device import Cpu, Cuda
+from benchmarks.gpu.limits import LIMITS, NO_DEVICE, OutOfTime
+from benchmarks.gpu.measured import (
     attention,
     ceilings,
     correctness,
@@ -36,9 +39,6 @@ from benchmarks.gpu import (
     throughput,
     whole_job,
 )
-from benchmarks.gpu.bench import Bench
-from benchmarks.gpu.device import Cpu, Cuda
-from benchmarks.gpu.parts import LIMITS, NO_DEVICE, OutOfTime
 from benchmarks.gpu.report import Reporter
 from benchmarks.gpu.scale import FULL, TINY
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import ctranslate2  # type: ignore[import-not-found]
 
-from benchmarks.procedure import measure, parser, report
-from benchmarks.workload import Work
+from benchmarks.parts.procedure import measure, parser, report
+from benchmarks.parts.workload import Work
 
 
 def main() -> None:

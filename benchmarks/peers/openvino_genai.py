@@ -15,8 +15,8 @@ import numpy as np
 import openvino  # type: ignore[import-not-found]
 import openvino_genai as genai  # type: ignore[import-not-found]
 
-from benchmarks.procedure import measure, parser, report
-from benchmarks.workload import SHARING, Answers, Work, answers
+from benchmarks.parts.procedure import measure, parser, report
+from benchmarks.parts.workload import SHARING, Answers, Work, answers
 
 KV_CACHE_GIB = 6
 BATCHED_TOKENS = 256

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.procedure import measure, parser, report
-from benchmarks.workload import Work, answers
+from benchmarks.parts.procedure import measure, parser, report
+from benchmarks.parts.workload import Work, answers
 
 PAD = 50_256
 

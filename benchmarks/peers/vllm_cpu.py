@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from benchmarks.procedure import measure, parser, report
-from benchmarks.workload import Answers, Work, answers
+from benchmarks.parts.procedure import measure, parser, report
+from benchmarks.parts.workload import Answers, Work, answers
 
 KV_CACHE_GIB = "6"
 

@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as supervisor
-from benchmarks.gpu import correctness, peers, roofline, same_bytes, throughput, worker
-from benchmarks.gpu.attention import make_case, masked
+from benchmarks.gpu import worker
 from benchmarks.gpu.bench import DEMO, Bench
 from benchmarks.gpu.device import Cpu, Span
-from benchmarks.gpu.parts import LIMITS, OutOfTime
+from benchmarks.gpu.limits import LIMITS, OutOfTime
+from benchmarks.gpu.measured import correctness, peers, roofline, same_bytes, throughput
+from benchmarks.gpu.measured.attention import make_case, masked
 from benchmarks.gpu.report import LONGEST_TABLE, Reporter, ends, failures, ratios, read, table
 from benchmarks.gpu.scale import FULL, TINY, Load
 from pipeline.engine.base import BuiltEngine

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import level_engines, levels
-from benchmarks.level_engines import Load, Pair
-from benchmarks.sizes import make_model
+from benchmarks import levels
+from benchmarks.parts import level_engines
+from benchmarks.parts.level_engines import Load, Pair
+from benchmarks.parts.sizes import make_model
 from pipeline.engine import native
 
 

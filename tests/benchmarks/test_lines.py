@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.lines import Settings, absent, lines, read_peers, refuse_other_models
+from benchmarks.parts.lines import Settings, absent, lines, read_peers, refuse_other_models
 
 MODEL = Path("/models/m")
 

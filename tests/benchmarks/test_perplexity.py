@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.perplexity import Change, compare, cut, perplexity, render
+from benchmarks.parts.perplexity import Change, compare, cut, perplexity, render
 
 NAN = float("nan")
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import quality, smollm2
+from benchmarks import quality
+from benchmarks.parts import smollm2
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo-model"
 TEXT = "The gardener watered the tomatoes before sunrise. A river runs past the old mill, and nobody minds. " * 4

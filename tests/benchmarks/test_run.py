@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.parts.table import TARGETS, main
 from benchmarks.run import measure, options
-from benchmarks.table import TARGETS, main
 
 ROOT = Path(__file__).parents[2]
 

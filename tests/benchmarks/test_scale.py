@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import scale
-from benchmarks.virtual import Meter, Metered, Parts, PartStore
+from benchmarks.parts.virtual import Meter, Metered, Parts, PartStore
 from pipeline.output.part import part_name, read_report
 from pipeline.output.record.manifest import MANIFEST, Manifest
 

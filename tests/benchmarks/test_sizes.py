@@ -7,8 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig
 
-from benchmarks.arithmetic import Sizes, kv_bytes, limit_share, token_flops, weight_bytes, work_flops
-from benchmarks.sizes import linears
+from benchmarks.parts.arithmetic import Sizes, kv_bytes, limit_share, token_flops, weight_bytes, work_flops
+from benchmarks.parts.sizes import linears
 
 GPT2 = GPT2Config(n_embd=64, n_layer=2, n_head=2, vocab_size=500, n_positions=64)
 LLAMA = LlamaConfig(

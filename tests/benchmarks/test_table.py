@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.arithmetic import Sizes, kv_bytes, weight_bytes
-from benchmarks.table import SHARE_TARGETS, TARGETS, Run, against, render
+from benchmarks.parts.arithmetic import Sizes, kv_bytes, weight_bytes
+from benchmarks.parts.table import SHARE_TARGETS, TARGETS, Run, against, render
 
 SIZES = {"body": 1000, "head": 100, "others": 10, "kv_values": 8}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.workload import REQUESTS, TURNS, WORKLOADS, answers, distinct_tokens, longest, make
+from benchmarks.parts.workload import REQUESTS, TURNS, WORKLOADS, answers, distinct_tokens, longest, make
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo-model"
 

@@ -1,6 +1,6 @@
 """Causes one fault under a small engine, and prints a line of JSON: the tokens of all requests, and what was said.
 
-    python -m benchmarks.gpu.fault NAME MODEL cuda|cpu
+    python -m benchmarks.gpu.measured.fault NAME MODEL cuda|cpu
 
 On a processor, where nothing is recorded and no memory of a card can be taken, the fault is one that is raised.
 """

@@ -15,9 +15,9 @@ import torch
 
 from benchmarks import ours
 from benchmarks.gpu.bench import Bench
-from benchmarks.gpu.ceilings import bandwidth
 from benchmarks.gpu.device import Span
-from benchmarks.workload import Work
+from benchmarks.gpu.measured.ceilings import bandwidth
+from benchmarks.parts.workload import Work
 from pipeline.engine.base import BuiltEngine
 from pipeline.engine.cache.block_pool import BLOCK
 from pipeline.engine.cache.kv_cache import block_bytes

@@ -10,8 +10,8 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 from benchmarks import ours
-from benchmarks.gpu import peers
 from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.measured import peers
 from benchmarks.gpu.scale import Load
 from pipeline.engine.base import BuiltEngine
 

@@ -1,6 +1,6 @@
 """The results as one Markdown table: medians, ratios, shares of the limit, and whether the targets are met.
 
-    python -m benchmarks.table [--quality QUALITY.json] RESULTS.json …
+    python -m benchmarks.parts.table [--quality QUALITY.json] RESULTS.json …
 
 Several files are taken together as one. It measures nothing. QUALITY.json has the perplexities of lines, with what they were
 measured on, as `{"model": "…", "text": "…", "perplexity": {"promptmill int8": 20.1, "OpenVINO GenAI int8": 20.2}}`.
@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import arithmetic
-from benchmarks.arithmetic import Sizes
+from benchmarks.parts import arithmetic
+from benchmarks.parts.arithmetic import Sizes
 
 PRECISIONS = ("float32", "int8")
 TARGETS = {

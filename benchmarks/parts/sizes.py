@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
-from benchmarks.arithmetic import Sizes
+from benchmarks.parts.arithmetic import Sizes
 
 TOKENIZER = Path(__file__).parents[1] / "examples" / "demo-model"
 """Any will do: the workloads are token ids."""

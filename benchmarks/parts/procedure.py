@@ -12,7 +12,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from benchmarks.workload import WORKLOADS, Work, answers, distinct_tokens, make
+from benchmarks.parts.workload import WORKLOADS, Work, answers, distinct_tokens, make
 
 WARM_UP_TOKENS = 2
 """New tokens of each of the two requests that are left out of the time."""

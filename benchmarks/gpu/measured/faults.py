@@ -39,7 +39,7 @@ def _caused(name: str, kind: str) -> dict[str, object]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": cache}
         if name == "no C compiler":
             environment |= {"CC": "/nonexistent/cc"}
-        command = [sys.executable, "-m", "benchmarks.gpu.fault", name, str(DEMO), kind]
+        command = [sys.executable, "-m", "benchmarks.gpu.measured.fault", name, str(DEMO), kind]
         done = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=90
         )

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.gpu.bench import Bench
-from benchmarks.gpu.ceilings import bandwidth
 from benchmarks.gpu.device import Run
-from benchmarks.gpu.roofline import token_bytes
+from benchmarks.gpu.measured.ceilings import bandwidth
+from benchmarks.gpu.measured.roofline import token_bytes
 from benchmarks.gpu.scale import FULL
 from pipeline.engine.cache.block_pool import BLOCK
 from pipeline.engine.cache.kv_cache import key_scales, side_shapes, value_scales

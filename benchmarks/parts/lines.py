@@ -11,7 +11,7 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.workload import REQUESTS, SHARING, answers
+from benchmarks.parts.workload import REQUESTS, SHARING, answers
 
 WORKLOADS_OF_ALL = ("uniform", "mixed", *SHARING)
 """What every engine runs."""

@@ -14,7 +14,7 @@ import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from benchmarks.gpu.device import Cpu, Cuda
-from benchmarks.workload import Work
+from benchmarks.parts.workload import Work
 
 
 @dataclass(frozen=True, slots=True)

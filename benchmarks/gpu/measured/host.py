@@ -1,6 +1,6 @@
 """What the host has to do for a step on a GPU, measured without one: the device's work is left out.
 
-    python -m benchmarks.gpu.host [SEQUENCES …]
+    python -m benchmarks.gpu.measured.host [SEQUENCES …]
 
 The engine schedules, packs, fetches and finishes as on a GPU; what it would replay is not computed, so every token is the
 same. What CUDA's own calls take is not in it.
@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.machine import describe
-from benchmarks.procedure import report
-from benchmarks.sizes import TOKENIZER
+from benchmarks.parts.machine import describe
+from benchmarks.parts.procedure import report
+from benchmarks.parts.sizes import TOKENIZER
 from pipeline.engine.config import ModelConfig, StatsConfig
 from pipeline.engine.continuous import ContinuousEngine
 from pipeline.engine.layers.attention import TRITON

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.gpu.bench import Bench
-from benchmarks.gpu.roofline import step_milliseconds
-from benchmarks.gpu.throughput import timed
+from benchmarks.gpu.measured.roofline import step_milliseconds
+from benchmarks.gpu.measured.throughput import timed
 
 LOADING: dict[str, dict[str, Any]] = {
     "kv_cache_dtype=int8": {"loading": {"kv_cache_dtype": "int8"}},

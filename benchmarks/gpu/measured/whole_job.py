@@ -6,8 +6,8 @@ import time
 from importlib.util import find_spec
 
 from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.measured.throughput import timed
 from benchmarks.gpu.scale import Load
-from benchmarks.gpu.throughput import timed
 
 NEEDED = ("pyarrow", "jinja2")
 """What reading and writing rows takes beside what the engine needs."""

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 
 from benchmarks.gpu.bench import Bench
-from benchmarks.procedure import versions
+from benchmarks.parts.procedure import versions
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ class Load:
         model: The model's folder.
         requests: Requests of `workload`, all at once.
         threads: Threads of the engine.
-        workload: One of `benchmarks.workload`.
+        workload: One of `benchmarks.parts.workload`.
     """
 
     model: Path

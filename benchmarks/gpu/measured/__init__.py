@@ -1,0 +1,1 @@
+"""What is measured on a GPU, a module for each part."""

@@ -1,0 +1,1 @@
+"""What several benchmarks share: workloads, procedure, models, tables."""
