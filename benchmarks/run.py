@@ -2,8 +2,8 @@
 
     python -m benchmarks.run --model DIR [--peers FILE] [--measure uniform mixed …] [--rounds 3] [--only ENGINE …] [--profile]
 
-Every run is written to a JSON file the moment it ends, with the machine and all versions; `python -m benchmarks.parts.table FILE …`
-prints the table of one or several of them again. A line that fails is reported and left out of later rounds.
+Every run is written to a JSON file the moment it ends, with the machine and all versions; the table of one or several of them
+is printed again by `python -m benchmarks.parts.table FILE …`. A line that fails is reported and left out of later rounds.
 Absolute figures move from hour to hour; the ratios of alternating runs are what counts.
 """
 

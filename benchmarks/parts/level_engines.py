@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PRECISIONS: dict[str, tuple[str, ...]] = {
     "float32": ("--dtype", "float32"), "int8": ("--int8",), "bfloat16": ("--dtype", "bfloat16"),
 }  # fmt: skip

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from benchmarks.parts.arithmetic import Sizes
 
-TOKENIZER = Path(__file__).parents[1] / "examples" / "demo-model"
+TOKENIZER = Path(__file__).parents[2] / "examples" / "demo-model"
 """Any will do: the workloads are token ids."""
 RANDOM = {"tiny": (64, 2, 2), "gpt2": (768, 12, 12), "gpt2-large": (1280, 36, 20)}
 """Name → (width, layers, heads)."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.gpu.bench import DEMO, Bench
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EXPECTED = {
     "none": "", "recording that fails": "cannot be recorded", "memory that another program takes": "out of memory: going on",
     "illegal access": "DeviceFault", "no C compiler": "are not used, and torch does their work",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.gpu.bench import Bench
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FILES = ("test_gpu_stepper.py", "test_gpu_recording.py", "test_gpu_memory.py")
 """Those that compile few kernels: each shape of head and type is a kernel of its own."""
 ON_A_PROCESSOR = "test_gpu_shapes.py"

@@ -270,7 +270,7 @@ def offline(home: Path, *options: dict[str, str]) -> list[Any]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGINGFACE"))}
     environment |= {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
     out = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(options)], env=environment, cwd=Path(__file__).parents[3],
+        [sys.executable, "-c", SCRIPT, json.dumps(options)], env=environment, cwd=Path(__file__).parents[4],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert out.returncode == 0, out.stderr
