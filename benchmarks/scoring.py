@@ -4,9 +4,9 @@
 
 It prints one JSON line: tokens per second of each way (the median of the repeats), and ratios, such as what all statistics cost
 against log-probabilities alone. The limit is measured by the same turns: `products` multiplies by the weights of all linear
-layers as often as so many tokens need it, at the rows of the engine's steps with its kernels, `library products` at the rows of a
-batch with the library's. The quicker of the two is the limit, and each way's share of it is printed. With `--choices`, the texts
-are contexts of so many tokens with that many endings of a twelfth of them. Loading and a warm-up are left out.
+layers as often as so many tokens need it, at the rows of the engine's steps with its kernels, `library products` at the rows of
+a batch with the library's. The quicker of the two is the limit, and each way's share of it is printed. With `--choices`, the
+texts are contexts of so many tokens with that many endings of a twelfth of them. Loading and a warm-up are left out.
 """
 
 from __future__ import annotations
