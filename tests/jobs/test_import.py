@@ -64,6 +64,7 @@ NAMES = [
     "\\.jsonl",
     "12",
     "~",
+    "lang=en.jsonl",
 ]
 
 
