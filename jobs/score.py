@@ -16,7 +16,7 @@ from pipeline.work.score.benchmark import compare, table
 from pipeline.work.score.config import ScoreConfig
 
 if TYPE_CHECKING:
-    from pipeline.run.driver import Outcome
+    from pipeline.run.finish import Outcome
     from pipeline.work.score.benchmark import Compared
 
 
