@@ -95,7 +95,7 @@ def _perform(job: JobSpec[Config], run: Composed[Config]) -> tuple[int, bool]:
     except PromptmillError as error:
         return tell(error), isinstance(error, Interrupted)
     except KeyboardInterrupt:
-        return tell(Interrupted("interrupted; the same command goes on from there")), True
+        return tell(Interrupted("interrupted; the same command resumes from there")), True
     except Exception:
         log.exception("unexpected error")
         return 1, False

@@ -140,7 +140,7 @@ class Output:
             ) from error
         except (pa.ArrowException, OSError) as error:
             raise PlanRefused(
-                f"{self.path.rstrip('/')}/{part} cannot be read: {one_line(error)}; `promptmill verify` says what mends it"
+                f"{self.path.rstrip('/')}/{part} cannot be read: {one_line(error)}; `promptmill verify` says how to repair it"
             ) from error
 
 

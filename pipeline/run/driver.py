@@ -107,7 +107,7 @@ class _Run:
         self._monitor = Monitor(plan, committed, samples, max_tokens=most)
         self._deadline = config.deadline_after(datetime.datetime.now())
         self._environment: dict[str, object] = {}
-        self._lost = "no row in hand is lost"
+        self._lost = "no row in flight is lost"
 
     def run(self) -> Outcome:
         """Do what is missing, then finish."""
@@ -143,8 +143,8 @@ class _Run:
             view.note(f"WARNING: {doubt}")
         if config.output.rows_per_shard not in (None, plan.rows_per_shard):
             view.note(
-                f"this output was begun with output.rows_per_shard={plan.rows_per_shard}, which stays "
-                f"(asked: {config.output.rows_per_shard})"
+                f"this output was begun with output.rows_per_shard={plan.rows_per_shard}, which is kept "
+                f"(requested: {config.output.rows_per_shard})"
             )
         if self._missing and (warning := _at_risk(self._prepared.effort, plan)) is not None:
             view.note(warning)
@@ -207,7 +207,7 @@ class _Run:
             return error
         total = self._plan.shard_count
         done = f"{self._monitor.shards_done:,} of {counted(total, 'part')} {'is' if total == 1 else 'are'} committed"
-        text = f"{error}; {done}, {self._lost}; the same command goes on from there"
+        text = f"{error}; {done}, {self._lost}; the same command resumes from there"
         return Interrupted(text, error.signum) if isinstance(error, Interrupted) else type(error)(text)
 
 

@@ -115,7 +115,8 @@ def test_the_deadline_stops_the_run(
     with pytest.raises(DeadlineReached) as raised:
         driver.run_job(config, config_yaml="a: b\n")
     assert str(raised.value) == (
-        "the deadline 06:00 has come; 0 of 5 parts are committed, no row in hand is lost; the same command goes on from there"
+        "the deadline 06:00 has passed; 0 of 5 parts are committed, no row in flight is lost; "
+        "the same command resumes from there"
     )
     assert raised.value.exit_code == 75
     assert closed == [True]
@@ -163,7 +164,9 @@ def test_a_stop_says_which_rows_are_lost(config: GenerateConfig, monkeypatch: py
     monkeypatch.setattr(pool, "start", lambda: [Slow("slow")], raising=False)
     use(pool, monkeypatch)
     monkeypatch.setattr(GenerateConfig, "deadline_after", lambda self, now: datetime.datetime(2000, 1, 1, 6, 0))
-    with pytest.raises(DeadlineReached, match=r"committed, 3 rows in hand are lost \(1 finished, 2 begun\); the same"):
+    with pytest.raises(
+        DeadlineReached, match=r"committed, 3 rows in flight are lost \(1 finished, 2 begun\); the same"
+    ):
         driver.run_job(config, config_yaml="")
 
 

@@ -122,7 +122,7 @@ def _as(batch: pa.RecordBatch, schema: pa.Schema, where: str) -> pa.RecordBatch:
             columns.append(column if column.type == field.type else _unwrapped(column).cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise PlanRefused(f"{where}: column {field.name} is {column.type} here and {field.type} in the parts before; "
-                              "`promptmill verify` says what mends it") from error  # fmt: skip
+                              "`promptmill verify` says how to repair it") from error  # fmt: skip
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 

@@ -106,7 +106,7 @@ class Tail:
         busy: How many of them had work, averaged over it.
         shard: The shard that was committed last.
         replica: Who had it; empty if that was not logged.
-        took: Seconds it was in hand; None if that was not logged.
+        took: Seconds it was in flight; None if that was not logged.
     """
 
     seconds: float

@@ -101,7 +101,7 @@ class JobServer:
             if now.exit_code is None:
                 return Handed.RUNNING
             raise ConfigurationError(
-                f"submission_id={submission_id}: the cluster does not let go of its last try, which ended with exit code "
+                f"submission_id={submission_id}: the cluster does not delete its last attempt, which ended with exit code "
                 f"{now.exit_code}; take another submission_id"
             ) from error
         return Handed.NEW if before is None else Handed.AGAIN
@@ -259,7 +259,7 @@ def _asking(what: str) -> Iterator[None]:
             ) from error
         if "authenti" in text.lower():
             raise ConfigurationError(
-                f"{what}: the cluster wants its token, and not another: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+                f"{what}: the cluster requires its own token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
                 "RAY_AUTH_TOKEN_PATH"
             ) from error
         raise ConfigurationError(f"{what}: {text[:300]}") from error

@@ -29,7 +29,7 @@ WATCH = 1.0
 TICK = 0.2
 """Seconds between checks of signals, the deadline and the display."""
 FAILURES = 3
-"""How many replicas may end in an exception with the same shard in hand before that is the job's own fault."""
+"""How many replicas may end in an exception with the same shard in flight before that is the job's own fault."""
 
 
 @dataclass
@@ -116,7 +116,7 @@ class Dispatcher:
             oldest = held[0]
             others = f", and {counted(len(held) - 1, 'other part')}" if len(held) > 1 else ""
             return (
-                f"part {oldest.shard} on {oldest.replica.name}, {oldest.replica.node}, in hand for "
+                f"part {oldest.shard} on {oldest.replica.name}, {oldest.replica.node}, in flight for "
                 f"{duration(now - oldest.since)}{others}"
             )
         if self.pool.pending():

@@ -115,10 +115,10 @@ def test_no_engine_no_rate() -> None:
 @pytest.mark.parametrize(
     ("completions", "running", "in_hand", "told"),
     [
-        (0, 0, 8, "no row in hand is lost"),
-        (2, 0, 8, "1 row in hand is lost (1 finished, 0 begun)"),
-        (5, 3, 8, "4 rows in hand are lost (2 finished, 2 begun)"),
-        (50, 9, 8, "8 rows in hand are lost (8 finished, 0 begun)"),
+        (0, 0, 8, "no row in flight is lost"),
+        (2, 0, 8, "1 row in flight is lost (1 finished, 0 begun)"),
+        (5, 3, 8, "4 rows in flight are lost (2 finished, 2 begun)"),
+        (50, 9, 8, "8 rows in flight are lost (8 finished, 0 begun)"),
     ],
 )
 def test_what_a_stop_loses(completions: int, running: int, in_hand: int, told: str) -> None:
