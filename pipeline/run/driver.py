@@ -187,7 +187,7 @@ class _Run:
         finally:
             try:
                 watch.end(dispatcher.replicas, reason)
-                self._lost = self._monitor.lost(dispatcher.rows_in_hand, dispatcher.replicas)
+                self._lost = self._monitor.lost(dispatcher.rows_in_flight, dispatcher.replicas)
             finally:
                 pool.close()
 

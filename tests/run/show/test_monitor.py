@@ -25,7 +25,7 @@ def test_what_was_there_at_the_start_is_done() -> None:
     assert (shown.tokens, shown.tokens_per_second, shown.rows_before) == (0, None, 6)
 
 
-def test_reports_and_rows_in_hand_add_up() -> None:
+def test_reports_and_rows_in_flight_add_up() -> None:
     monitor, replica = Monitor(PLAN, [], 2), FakeReplica("a")
     replica.counters = Progress(completions=7, completion_tokens=70, running=3)
     assert monitor.snapshot([replica]).rows_done == 3, "seven of two samples a row"
