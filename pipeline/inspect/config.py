@@ -48,7 +48,7 @@ class DiffConfig:
     b: str = field(default="???", metadata={"help": "the folder of the output that it is compared with"})
     json: str | None = field(default=None, metadata={"help": "a file for everything that was found, as JSON"})
     html: str | None = field(
-        default=None, metadata={"help": "a file for a page that shows rows that differ beside each other"}
+        default=None, metadata={"help": "a file for a page that shows differing rows side by side"}
     )
 
     def __post_init__(self) -> None:

@@ -279,7 +279,7 @@ def _check_keys(output: str, columns: Sequence[str]) -> None:
         key, equals, _ = folder.partition("=")
         if equals and key.casefold() in names:
             raise PlanRefused(
-                f"output.path={output}: who reads the output takes the folder {folder!r} for the column {key!r}, which it has; "
+                f"output.path={output}: readers take the folder {folder!r} for the column {key!r}, which the output has; "
                 "choose another"
             )
 

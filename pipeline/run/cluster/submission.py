@@ -107,7 +107,7 @@ class JobServer:
         return Handed.NEW if before is None else Handed.AGAIN
 
     def state(self, submission_id: str) -> State | None:
-        """Return the state of a job; None if there is none of this id."""
+        """Return the state of a job; None if no job has this id."""
         try:
             with _asking(f"submission_id={submission_id}"):
                 info = self._client.get_job_info(submission_id)
@@ -151,7 +151,7 @@ class JobServer:
         """Stop a job, and wait until it has ended.
 
         Raises:
-            ConfigurationError: If there is none of this id.
+            ConfigurationError: If no job has this id.
         """
         state = self.known(submission_id)
         if state.exit_code is None:
@@ -166,7 +166,7 @@ class JobServer:
         """How a job stands.
 
         Raises:
-            ConfigurationError: If there is none of this id.
+            ConfigurationError: If no job has this id.
         """
         state = self.state(submission_id)
         if state is None:

@@ -20,7 +20,7 @@ FINISHED = "finished"
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric: its name and meaning, and its tags beside those of the run.
+    """One metric: its name and meaning, and its tags besides those of the run.
 
     A name that ends in `_total` is a counter's, any other a gauge's.
     """
