@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline.run.show.progress import RunSnapshot, TimeLeft
+from pipeline.run.show.snapshot import RunSnapshot, TimeLeft
 from pipeline.types import Progress, ShardReport
 
 PREFIX = "ray_"

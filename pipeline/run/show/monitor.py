@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 
 from pipeline.planning.plan import Plan
 from pipeline.run.dispatch.replica import Replica
-from pipeline.run.show.progress import RunSnapshot
 from pipeline.run.show.reports import Reports
+from pipeline.run.show.snapshot import RunSnapshot
 from pipeline.types import Progress, ShardReport
 from pipeline.wording import counted
 

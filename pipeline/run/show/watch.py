@@ -14,7 +14,8 @@ from pipeline.run.dispatch.replica import Replica
 from pipeline.run.shared.queue import Work
 from pipeline.run.show.metrics import Metrics
 from pipeline.run.show.monitor import Monitor
-from pipeline.run.show.progress import ProgressView, RunSnapshot
+from pipeline.run.show.progress import ProgressView
+from pipeline.run.show.snapshot import RunSnapshot
 from pipeline.run.show.stall import Stall
 from pipeline.types import ShardReport
 from pipeline.wording import counted
