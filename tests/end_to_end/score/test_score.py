@@ -152,7 +152,7 @@ def test_figures_that_would_mean_nothing_are_not_there(tmp_path: Path, score: Sc
     assert [*manifest(tmp_path / "out")["figures"]] == of_texts
     # which of the endings is right is not known
     score(MODEL, {"prompt": ["Dear"], "endings": [[" Anna", " bear"]]}, "source.endings_column=endings")
-    assert manifest(tmp_path / "out")["figures"] == {}
+    assert "figures" not in manifest(tmp_path / "out")
 
 
 KILLED_AT_A_COMMIT = """
