@@ -172,7 +172,8 @@ def _transformers(arguments: argparse.Namespace) -> dict[str, Way]:
     from transformers import AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
 
-    model: Any = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
+    model.eval()
 
     @torch.inference_mode()
     def run(asked: Asked) -> object:
