@@ -134,8 +134,8 @@ def connect(config: ClusterConfig, folder: str | None, note: Callable[[str], Non
 def _without_servers() -> Iterator[None]:
     """Within it, Ray starts without the processes that serve people and larger clusters.
 
-    Its start takes less than two thirds of the time then. `include_dashboard=False` leaves out only the pages of the API server,
-    for which the start waits.
+    Its start takes less than two thirds of the time then. `include_dashboard=False` leaves out only the pages of the API server
+    and waits for it.
     """
 
     def start_nothing(node: Any, **_: object) -> None:
