@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +30,9 @@ from pipeline.types import ChatFormat, SamplingParams
 
 MULTIPLIES_BFLOAT16 = (8, 0)
 """Least compute capability that does so; others emulate it."""
+_SPINS = "5000"
+"""Turns that a thread waits awake for the others, some 0.1 ms: longer than threads of a step are apart, and short beside the
+slice of another process that has the core of one of them. OpenMP's own 300,000 make a step 20 times as long then."""
 _INT8_SCHEME = 2
 """Version of the `int8` quantisation, part of the plan: a run begun with another version is not resumed with this one."""
 
@@ -93,22 +97,24 @@ class ContinuousBackend:
         return self._tokenizer
 
     def calibration(
-        self, stats: StatsConfig, sampling: SamplingParams, threads: int, measure: Callable[[int, int], None] | None
-    ) -> Calibration | None:
+        self, stats: StatsConfig, sampling: SamplingParams, threads: int, measure: Callable[[int, int], None] | None,
+        *, scoring: bool = False,
+    ) -> Calibration | None:  # fmt: skip
         """See `Foreseeable.calibration`."""
         checkpoint, max_len = self.checkpoint, model_len(self.checkpoint, self._engine)
         model = replace(self._model, dtype=self._dtype(0))
-        key = key_of(checkpoint, model, self._engine, stats, sampling, max_len=max_len, threads=threads)
+        key = key_of(checkpoint, model, self._engine, stats, None if scoring else sampling, max_len, threads)
         found = known_calibration(key)
-        if found is None and measure is not None:
-            began = time.perf_counter()
+        if measure is not None and (found is None or found.disturbed):
+            began = time.thread_time()  # of the processor: the files are in memory when the job begins
             _assembly()
-            importing = time.perf_counter() - began
+            importing = time.thread_time() - began
             from pipeline.engine.calibration.drawn import layers_to_measure  # with torch, which is there now
-            from pipeline.engine.calibration.measure import Task, calibrate
+            from pipeline.engine.calibration.measure import calibrate
+            from pipeline.engine.calibration.task import Task
 
             measure(*reversed(layers_to_measure(checkpoint)))
-            task = Task(checkpoint, model, self._engine, stats, sampling, max_len, threads)
+            task = Task(checkpoint, model, self._engine, stats, sampling, max_len, threads, scoring)
             found = replace(calibrate(task), importing=importing)
             keep_calibration(key, found)
         return found
@@ -153,8 +159,9 @@ class StaticBackend(ContinuousBackend):
     kind = "static"
 
     def calibration(
-        self, stats: StatsConfig, sampling: SamplingParams, threads: int, measure: Callable[[int, int], None] | None
-    ) -> Calibration | None:
+        self, stats: StatsConfig, sampling: SamplingParams, threads: int, measure: Callable[[int, int], None] | None,
+        *, scoring: bool = False,
+    ) -> Calibration | None:  # fmt: skip
         """None: it serves to check the other engine, and its speed is nobody's concern."""
         return None
 
@@ -165,6 +172,8 @@ def _assembly() -> Callable[..., BuiltEngine]:
     The import makes some hundred thousand objects that live as long as the process. Excluding them from garbage collection
     saves a sixth of the time to the first token.
     """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = _SPINS  # read when torch loads OpenMP
     first = "pipeline.engine.assembly" not in sys.modules and gc.isenabled()
     if first:
         gc.disable()
