@@ -30,9 +30,9 @@ READS = (2, 8, 32, 64, 128, 256)
 """Tokens of prompts in a step that are measured, as far as a step has so many."""
 NEAR = 32
 """Positions of a sequence in most steps."""
-_FAR = 1024
-_FAR_SEQUENCES, _FAR_BYTES = 16, 512 << 20
-"""Steps with a long context: most positions, sequences and bytes of cache."""
+_FAR, _LEAST_FAR = 1024, 256
+_FAR_SEQUENCES, _FAR_BYTES = 64, 512 << 20
+"""Steps with a long context: most positions, those that are worth having fewer sequences, most sequences, bytes of cache."""
 
 
 def plain(sampling: SamplingParams) -> SamplingParams:
@@ -57,12 +57,14 @@ class Bench:
         self.sequences = (*(n for n in DECODES if n < most), most)
         self.reads = (*(n for n in READS if n < needs.most_tokens), needs.most_tokens)
         self._near, self._chunk = min(NEAR, task.max_len - 1), min(BLOCK, max(1, task.max_len - 2))
-        room = _FAR_BYTES // max(1, needs.block_bytes) * BLOCK // _FAR_SEQUENCES
-        self._far = max(self._near, min(_FAR, task.max_len - 2, room) // BLOCK * BLOCK)
-        self._slots = max(most, _FAR_SEQUENCES, -(-needs.most_tokens // self._chunk))
+        room = _FAR_BYTES // max(1, needs.block_bytes) * BLOCK  # positions in all
+        long = max(BLOCK, min(_LEAST_FAR, task.max_len))
+        self._distant = max(1, min(_FAR_SEQUENCES, 1 if task.scoring else most, room // long))
+        self._far = max(self._near, min(_FAR, task.max_len - 2, room // self._distant) // BLOCK * BLOCK)
+        self._slots = max(most, -(-needs.most_tokens // self._chunk))
         self._max_len = min(task.max_len, self._far + needs.most_tokens + 2 * BLOCK)
         prompts = -(-needs.most_tokens // self._chunk) * blocks_for(self._max_len)  # if each has one chunk
-        blocks = max(most * blocks_for(self._near + 1), _FAR_SEQUENCES * blocks_for(self._far + 1), prompts)
+        blocks = max(most * blocks_for(self._near + 1), self._distant * blocks_for(self._far + 1), prompts)
         self._blocks = blocks
         runner = ModelRunner(loaded, self._slots, self._max_len, blocks)
         before = time.perf_counter()
@@ -89,7 +91,7 @@ class Bench:
         """Return the seconds of steps."""
         scoring = self._task.scoring
         sequences = self.sequences[:1] if scoring else self.sequences
-        few, tokens, far = min(_FAR_SEQUENCES, sequences[-1]), self.reads[-1], self._far - self._near
+        few, tokens, far = self._distant, self.reads[-1], self._far - self._near
         start, scored = max(0, min(self._far, self._max_len - 2 - BLOCK) // BLOCK * BLOCK), self._most_scored
         ways: list[Way] = [
             *(partial(self._decoding, number, self._near) for number in sequences),
