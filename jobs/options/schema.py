@@ -20,8 +20,9 @@ def register() -> None:
     A job's root dataclass holds its sections typed, so a preset of any group is checked against its section when it
     is merged: the groups need no schema of their own.
     """
-    for name, job in specs().items():
-        ConfigStore.instance().store(name=f"{name}_schema", node=as_written(job.schema), provider="promptmill")
+    for job in specs().values():
+        for name, schema in {job.name: job.schema, **job.variants}.items():
+            ConfigStore.instance().store(name=f"{name}_schema", node=as_written(schema), provider="promptmill")
     OmegaConf.register_new_resolver("promptmill.examples", example, replace=True)
 
 

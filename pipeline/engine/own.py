@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -30,9 +29,6 @@ from pipeline.types import ChatFormat, SamplingParams
 
 MULTIPLIES_BFLOAT16 = (8, 0)
 """Least compute capability that does so; others emulate it."""
-_SPINS = "5000"
-"""Turns that a thread waits awake for the others, some 0.1 ms: longer than threads of a step are apart, and short beside the
-slice of another process that has the core of one of them. OpenMP's own 300,000 make a step 20 times as long then."""
 _INT8_SCHEME = 2
 """Version of the `int8` quantisation, part of the plan: a run begun with another version is not resumed with this one."""
 
@@ -172,8 +168,6 @@ def _assembly() -> Callable[..., BuiltEngine]:
     The import makes some hundred thousand objects that live as long as the process. Excluding them from garbage collection
     saves a sixth of the time to the first token.
     """
-    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = _SPINS  # read when torch loads OpenMP
     first = "pipeline.engine.assembly" not in sys.modules and gc.isenabled()
     if first:
         gc.disable()

@@ -125,6 +125,7 @@ class Calibration:
         bandwidth: Bytes per second that are read from memory.
         token_flops: Operations for a token, without the output layer.
         output_flops: Operations of the output layer, for a token that is chosen.
+        most_scored: Most tokens that are scored in one step.
         streamed: Bytes of weights that a step reads.
     """
 
@@ -147,6 +148,7 @@ class Calibration:
     token_flops: float
     output_flops: float
     streamed: int
+    most_scored: int
 
     @property
     def disturbed(self) -> bool:

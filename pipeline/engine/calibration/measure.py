@@ -18,6 +18,7 @@ from pipeline.engine.calibration.rates import flops as flops_of
 from pipeline.engine.calibration.task import Task
 from pipeline.engine.model.load import make_ready
 from pipeline.engine.model.tokenizer import load_tokenizer
+from pipeline.engine.steps.eager import LOGITS_BYTES
 from pipeline.machine import resident_bytes, waited_seconds
 
 
@@ -62,4 +63,5 @@ def calibrate(task: Task) -> Calibration:
         beside=rest, importing=0.0, packing=packing, taking=taking, process=process, weights=sizes,
         transient=largest_bytes(loaded.model), step=step, needs=needs, flops=speed, bandwidth=bandwidth(),
         token_flops=flops[0], output_flops=flops[1], streamed=round(flops[2]),
+        most_scored=LOGITS_BYTES // (4 * loaded.vocab_size),
     )  # fmt: skip
