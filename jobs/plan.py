@@ -44,7 +44,6 @@ JOB = JobSpec(
     name="plan",
     summary="what generate or score would take with the same options: rows, memory, time, disk, cost",
     schema=PlanConfig,
-    variants={"plan_score": PlanScoreConfig},
     compose=_compose,
     run=run,
     examples=(

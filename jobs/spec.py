@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipeline.errors import ExitCode
@@ -30,7 +30,6 @@ class JobSpec(Generic[Config]):
         exit_codes: Those that it may end with.
         usage: What may follow its name, a line per form.
         flags: Flags of its own, each with the override that it stands for and what it does.
-        variants: Other configurations that it may take: the name of their file in `conf/` → their dataclass.
         compose: Makes the runs that a command line asks for; None: as every job's keys are composed.
     """
 
@@ -44,7 +43,6 @@ class JobSpec(Generic[Config]):
     )
     usage: tuple[str, ...] = ("[KEY=VALUE | GROUP=PRESET ...]",)
     flags: tuple[tuple[str, str, str], ...] = ()
-    variants: Mapping[str, type] = field(default_factory=dict)
     compose: Callable[[Arguments], list[Composed[Config]]] | None = None
 
 

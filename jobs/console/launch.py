@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -32,6 +33,7 @@ def launch(job: JobSpec[Config], argv: Sequence[str]) -> int:
     # reads this when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    gc.disable()  # what is made until a run begins stays until the end
     try:
         arguments = parse(argv, {flag: override for flag, override, _ in job.flags})
         if arguments.help:
@@ -41,6 +43,9 @@ def launch(job: JobSpec[Config], argv: Sequence[str]) -> int:
         return tell(error)
     except KeyboardInterrupt:
         return tell(Interrupted("stopped by SIGINT before anything was started"))
+    finally:
+        gc.freeze()
+        gc.enable()
     if arguments.show_config:
         return show("---\n".join(run.yaml for run in runs))
     configure_logging(verbose=any(run.verbose for run in runs))

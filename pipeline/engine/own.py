@@ -15,6 +15,7 @@ from pipeline.engine.base import BuiltEngine, Identity, Resources
 from pipeline.engine.calibration.figures import Calibration
 from pipeline.engine.calibration.known import keep_calibration, key_of, known_calibration
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
+from pipeline.engine.libraries import import_libraries
 from pipeline.engine.model.chat import find_template
 from pipeline.engine.model.files.checkpoint import Checkpoint, model_len, resolve
 from pipeline.engine.model.files.ignored import ignored
@@ -173,6 +174,7 @@ def _assembly() -> Callable[..., BuiltEngine]:
         gc.disable()
     try:
         with doing("importing torch and transformers"):
+            import_libraries()
             from pipeline.engine.assembly import build_engine
     finally:
         if first:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from jobs.cli import main
+from jobs.generate import JOB
 from jobs.options.keys import keys
 from jobs.options.schema import register
 from pipeline.work.config import GenerateConfig
@@ -247,8 +248,8 @@ def test_a_missing_preset_in_a_sweep(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_registering_twice_does_no_harm() -> None:
-    register()
-    register()
+    register(JOB.name, JOB.schema)
+    register(JOB.name, JOB.schema)
 
 
 @pytest.mark.parametrize(
