@@ -205,7 +205,7 @@ def test_errors_only(plan: Plan, tmp_path: Path) -> None:
         (("price_per_hour=much",), "price_per_hour=much: must be null or a number"),
         (("json=maybe",), "json=maybe: must be true or false"),
         (("price_per_our=1",), "price_per_our: no such key; did you mean price_per_hour?"),
-        (("job=verify",), "job=verify: must be generate or score"),
+        (("job=verify",), "job='verify': must be generate or score"),
         (("sampling.n=0",), "sampling.n=0: must be from 1 to 1000000"),
     ],
 )
