@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.engine.assembly import needs_of
 from pipeline.engine.base import Foreseeable
-from pipeline.engine.calibration import bench, beside, drawn, timing
+from pipeline.engine.calibration import bench, beside, drawn, measure, timing
 from pipeline.engine.calibration.drawn import held_bytes
 from pipeline.engine.calibration.figures import Calibration
 from pipeline.engine.calibration.known import CALIBRATIONS, Endings, keep_endings, key_of_endings, known_endings
@@ -34,6 +34,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(timing, "_MOST", 1)
     monkeypatch.setattr(beside, "_TIMES", 1)
     monkeypatch.setattr(bench, "DECODES", (1, 4))
+    monkeypatch.setattr(measure, "waited_seconds", lambda: 0.0)  # whatever else runs on the machine
     return tmp_path / "cache"
 
 
@@ -104,7 +105,7 @@ def test_what_is_scored_is_measured_as_such() -> None:
 
 def test_a_disturbed_calibration_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     waited = iter([0.0, 1e6])
-    monkeypatch.setattr("pipeline.engine.calibration.measure.waited_seconds", lambda: next(waited, 1e6))
+    monkeypatch.setattr(measure, "waited_seconds", lambda: next(waited, 1e6))
     first, _ = calibrated(backend())
     assert first is not None and first.disturbed
     assert backend().calibration(StatsConfig(), SAMPLING, 1, None) == first  # better than none
