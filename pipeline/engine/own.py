@@ -90,7 +90,7 @@ class ContinuousBackend:
     def tokenizer(self, *, quick: bool) -> types.Tokenizer | None:
         """See `Foreseeable.tokenizer`."""
         if quick and "_tokenizer" not in vars(self):
-            return quick_tokenizer(self.checkpoint)
+            return quick_tokenizer(self.checkpoint.tokenizer, self.checkpoint.vocab_size)
         return self._tokenizer
 
     def calibration(
