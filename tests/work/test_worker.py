@@ -18,8 +18,8 @@ import pipeline.output.table
 from pipeline.engine.config import EngineConfig
 from pipeline.errors import DeviceFault, ModelRefused, PlanRefused, PromptmillError, WorkerFailed
 from pipeline.types import ErrorCode, Request, Segment, ShardReport, Task
-from pipeline.work import worker as work
 from pipeline.work.job import Job
+from pipeline.work.opened import open_job
 from pipeline.work.prepare import prepare
 from pipeline.work.sampling import SamplingConfig
 from pipeline.work.worker import Worker
@@ -197,13 +197,13 @@ def test_fault_41_a_device_fault_is_held_against_no_row(worker: Worker, tmp_path
 
 
 def test_the_model_is_loaded_where_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found, where = work.open_job, list[str]()
+    where: list[str] = []
 
     def opened(*given: Any) -> Any:
         where.append(threading.current_thread().name)
-        return found(*given)
+        return open_job(*given)
 
-    monkeypatch.setattr(work, "open_job", opened)
+    monkeypatch.setattr("pipeline.work.worker.open_job", opened)
     made = Worker(job(tmp_path), threads=1)
     made.close()
     assert where == [made._thread.name]
@@ -215,7 +215,7 @@ def test_a_model_that_cannot_be_loaded_is_told_where_the_worker_is_made(
     def opened(*_: Any) -> Any:
         raise ModelRefused("no such thing")
 
-    monkeypatch.setattr(work, "open_job", opened)
+    monkeypatch.setattr("pipeline.work.worker.open_job", opened)
     with pytest.raises(ModelRefused, match="no such thing"):
         Worker(job(tmp_path), threads=1)
 
