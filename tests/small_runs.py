@@ -143,10 +143,9 @@ def read(output: Path) -> pa.Table:
 def as_bytes(table: pa.Table) -> bytes:
     """The rows as one Arrow record batch: equal rows, to the last bit of every float, give equal bytes."""
     plain = table.replace_schema_metadata(None)
-    kind = plain.schema.field("finish_reason")
-    plain = plain.set_column(
-        plain.schema.get_field_index(kind.name), kind.name, plain.column(kind.name).cast(pa.string())
-    )
+    at = plain.schema.get_field_index("finish_reason")
+    if at >= 0:  # scores have none
+        plain = plain.set_column(at, "finish_reason", plain.column("finish_reason").cast(pa.string()))
     # Taken row by row, so that nothing of where the parts began is left in the buffers.
     columns: list[Any] = [pa.concat_arrays([c.combine_chunks()]) if c.num_chunks else c for c in plain.columns]
     plain = pa.Table.from_arrays(columns, schema=plain.schema)

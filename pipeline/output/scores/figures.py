@@ -31,7 +31,11 @@ class Sums:
         for name in _SUMMED:
             self._terms.setdefault(name, []).extend(good.column(name).to_pylist())
         if "is_greedy" in good.schema.names:
-            self._take("greedy", _true(good.column("is_greedy")))
+            self._take("completions", good.num_rows)
+            if "token_ranks" in good.schema.names:
+                self._take("greedy", _true(good.column("is_greedy")))
+        if "best" in good.schema.names:
+            self._take("endings", good.num_rows)
         if "is_answer" in good.schema.names:
             answers = pc.fill_null(good.column("is_answer"), False)
             self._take("questions", _true(answers))
@@ -55,17 +59,19 @@ def figures(sums: Mapping[str, float]) -> dict[str, float]:
     """Return the figures that sums over all output rows give, in the order of `FIGURES`.
 
     Args:
-        sums: What `Sums.totals` returned. With `questions`, the rows are endings, and the figures are accuracies.
+        sums: What `Sums.totals` returned. With `endings`, the figures are accuracies, and there are none without `questions`:
+            a perplexity over right and wrong endings means nothing. With `completions`, texts follow a context.
     """
-    if sums.get("questions"):
-        return {name: sums[name] / sums["questions"] for name in ACCURACIES if name in sums}
+    if sums.get("endings") or sums.get("questions"):
+        asked = sums.get("questions")
+        return {name: sums[name] / asked for name in ACCURACIES if name in sums} if asked else {}
     loss, found = sums.get("negative_log_likelihood", 0.0), dict[str, float]()
     for name, by in (("perplexity", "scored_tokens"), ("word_perplexity", "words"), ("byte_perplexity", "bytes"),
-                     ("text_perplexity", "texts")):  # fmt: skip
+                     ("text_perplexity", "completions")):  # fmt: skip
         if sums.get(by) and loss / sums[by] < 700:
             found[name] = math.exp(loss / sums[by])
     if sums.get("bytes"):
         found["bits_per_byte"] = loss / (sums["bytes"] * math.log(2))
-    if sums.get("texts") and "greedy" in sums:
-        found["greedy_accuracy"] = sums["greedy"] / sums["texts"]
+    if sums.get("completions") and "greedy" in sums:
+        found["greedy_accuracy"] = sums["greedy"] / sums["completions"]
     return {name: found[name] for name in FIGURES if name in found}

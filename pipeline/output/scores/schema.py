@@ -58,7 +58,7 @@ MEANINGS = {
     "perplexity": "exp(negative_log_likelihood / scored_tokens); null without scored tokens",
     "word_perplexity": "exp(negative_log_likelihood / words); null without words",
     "bits_per_byte": "negative_log_likelihood / (bytes · ln 2); null without bytes",
-    "is_greedy": "whether each scored token is the most likely one",
+    "is_greedy": "of what follows a context: whether each token is the most likely one; null without ranks",
     "is_answer": "whether it is the right ending; null if that is unknown",
     **_CHOICES,
     "unconditional_negative_log_likelihood": "that of the ending without its context, nats",
@@ -73,8 +73,8 @@ MEANINGS = {
 
 
 def score_schema(
-    kept: pa.Schema, *, statistics: Sequence[str], top_logprobs: int, texts: bool, endings: bool, answers: bool,
-    unconditional: bool,
+    kept: pa.Schema, *, statistics: Sequence[str], top_logprobs: int, texts: bool, paired: bool, endings: bool,
+    answers: bool, unconditional: bool,
 ) -> pa.Schema:  # fmt: skip
     """Return the schema of the parts.
 
@@ -83,6 +83,7 @@ def score_schema(
         statistics: Which of `STATISTICS` have a column.
         top_logprobs: How many of the most likely tokens are written per position; 0: no such columns.
         texts: Whether contexts and texts are written.
+        paired: Whether what is scored follows a context.
         endings: Whether a row has several endings.
         answers: Whether the right one is known.
         unconditional: Whether they are scored without their context too.
@@ -93,7 +94,7 @@ def score_schema(
     left_out = {s.column for s in STATISTICS.values() if s.name not in statistics}
     left_out |= set() if top_logprobs else {"top_token_ids", "top_token_logprobs"}
     left_out |= set() if texts else {"prompt", "text"}
-    left_out |= set() if "rank" in statistics else {"is_greedy"}
+    left_out |= set() if paired else {"is_greedy"}
     left_out |= set() if endings else set(_CHOICES)
     left_out |= set() if endings and answers else {"is_answer"}
     left_out |= set() if endings and unconditional else {"unconditional_negative_log_likelihood", "best_unconditional"}

@@ -139,7 +139,9 @@ def _ratio(score: float, by: float) -> float | None:
     return math.exp(score / by) if score / by < 700 else math.inf
 
 
-def _greedy(s: Score, _: Passage) -> bool:
+def _greedy(s: Score, _: Passage) -> bool | None:
+    if s.tokens and "token_ranks" not in s.values:
+        return None
     return bool((np.asarray(s.values["token_ranks"])[s.scored] == 1).all()) if s.tokens else True
 
 

@@ -95,7 +95,11 @@ def units(sums: Mapping[str, float], figures: Mapping[str, float]) -> dict[str, 
         figures: Its figures.
     """
     loss, tokens = sums.get("negative_log_likelihood", 0.0), sums.get("scored_tokens", 0.0)
-    more = {} if not tokens or "questions" in sums else {"bits per token": loss / (tokens * math.log(2))}
+    more = (
+        {}
+        if not tokens or {"questions", "endings"} & sums.keys()
+        else {"bits per token": loss / (tokens * math.log(2))}
+    )
     return {**figures, **more}
 
 

@@ -34,6 +34,7 @@ class ScoreRecipe:
             "statistics": tuple(stats["columns"]),
             "top_logprobs": stats["top_logprobs"],
             "texts": options["output"]["include_prompt"],
+            "paired": endings or source["completion_column"] is not None or (task is not None and task.paired),
             "endings": endings,
             "answers": source["answer_column"] is not None or task is not None,
             "unconditional": score["unconditional"],

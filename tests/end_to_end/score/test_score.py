@@ -6,12 +6,14 @@ import importlib
 import json
 import math
 import random
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -130,13 +132,57 @@ def test_texts_and_their_sizes(tmp_path: Path, score: Score) -> None:
 
 @pytest.mark.parametrize("engine", ["static", "continuous"])
 @pytest.mark.parametrize("columns", ["[]", "[rank]"])
-def test_fewer_statistics(score: Score, engine: str, columns: str) -> None:
+def test_fewer_statistics(tmp_path: Path, score: Score, engine: str, columns: str) -> None:
+    pairs = {"prompt": ["Dear", *OPENINGS], "rest": ["", *OPENINGS]}
     rows = score(
-        MODEL, {"prompt": [*OPENINGS]}, f"engine={engine}", f"stats.columns={columns}", "output.include_prompt=false"
-    )
+        MODEL, pairs, f"engine={engine}", f"stats.columns={columns}", "output.include_prompt=false",
+        "source.completion_column=rest",
+    )  # fmt: skip
     assert "token_logprobs" not in rows[0] and "text" not in rows[0]
-    assert ("is_greedy" in rows[0]) == (columns == "[rank]")
-    assert all(row["negative_log_likelihood"] > 0 for row in rows if row["scored_tokens"])
+    scored = [row for row in rows if row["scored_tokens"]]
+    assert len(scored) == len(OPENINGS) and all(row["negative_log_likelihood"] > 0 for row in scored)
+    assert {row["is_greedy"] for row in scored} == ({False} if columns == "[rank]" else {None})
+    found = manifest(tmp_path / "out")["figures"]
+    assert "text_perplexity" in found and ("greedy_accuracy" in found) == (columns == "[rank]")
+
+
+def test_figures_that_would_mean_nothing_are_not_there(tmp_path: Path, score: Score) -> None:
+    rows = score(MODEL, {"prompt": [*OPENINGS]})
+    assert "is_greedy" not in rows[0]
+    of_texts = ["perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"]
+    assert [*manifest(tmp_path / "out")["figures"]] == of_texts
+    # which of the endings is right is not known
+    score(MODEL, {"prompt": ["Dear"], "endings": [[" Anna", " bear"]]}, "source.endings_column=endings")
+    assert "figures" not in manifest(tmp_path / "out")
+
+
+KILLED_AT_A_COMMIT = """
+import os, signal, sys
+from pathlib import Path
+from jobs.score import main
+link, count = os.link, 0
+def fatal(source, final, **how):
+    global count
+    count += Path(final).parent.name == "data"
+    if count == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    link(source, final, **how)
+os.link = fatal
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_long_texts_of_a_run_that_was_killed(tmp_path: Path) -> None:
+    source = write({"id": [*"abcdefgh"], "prompt": [text * 9 for text in OPENINGS]}, tmp_path / "in.parquet")
+    words = [f"model.path={MODEL}", f"source.path={source}", *INLINE, "source.id_column=id", "output.rows_per_shard=1",
+             "score.stride=40", "engine.max_model_len=96", "output.report=false"]  # fmt: skip
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main([*words, f"output.path={whole}"]) == 0
+    assert pc.max(read(whole).column("prompt_tokens")).as_py() > 96
+    ended = small_runs.python(KILLED_AT_A_COMMIT, *words, f"output.path={killed}")
+    assert ended.returncode == -signal.SIGKILL and len(small_runs.parts(killed)) == 2, ended.stderr
+    assert main([*words, f"output.path={killed}", "engine.max_num_seqs=3"]) == 0
+    small_runs.assert_same_rows(whole, killed)
 
 
 def test_verify_finds_what_was_changed(tmp_path: Path, score: Score, capsys: pytest.CaptureFixture[str]) -> None:
