@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
@@ -21,8 +22,14 @@ def register() -> None:
     is merged: the groups need no schema of their own.
     """
     for name, job in specs().items():
-        ConfigStore.instance().store(name=f"{name}_schema", node=as_written(job.schema), provider="promptmill")
+        _store(name, job.schema)
     OmegaConf.register_new_resolver("promptmill.examples", example, replace=True)
+
+
+@cache
+def _store(name: str, schema: type) -> None:
+    """Store a schema when it is first asked for: making one takes as long as composing with it."""
+    ConfigStore.instance().store(name=f"{name}_schema", node=as_written(schema), provider="promptmill")
 
 
 def as_written(schema: type) -> DictConfig:

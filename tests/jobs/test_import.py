@@ -22,6 +22,7 @@ from jobs.options.compose import compose_runs
 from pipeline.errors import InputRefused
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.files.listing import open_source
+from tests.small_runs import messages
 
 ROOT = Path(__file__).parents[2]
 ROWS = [{"id": f"r{i}", "question": f"What is {i}?", "n": i} for i in range(5)]
@@ -263,7 +264,7 @@ def test_a_full_storage_leaves_nothing(tmp_path: Path) -> None:
     with process(str(tmp_path / "x.txt"), str(tmp_path / "x.parquet"), preexec_fn=few_bytes) as running:
         out, err = running.communicate()
     assert (running.returncode, out) == (75, "")
-    assert err == f"promptmill: no space left in {tmp_path}: File too large; free some and run again\n"
+    assert messages(err) == [f"promptmill: no space left in {tmp_path}: File too large; free some and run again"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "x.txt"]
 
 

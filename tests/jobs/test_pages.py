@@ -4,7 +4,6 @@ import importlib
 import os
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -125,23 +124,20 @@ def test_cfg_prints_the_composed_yaml(capsys: pytest.CaptureFixture[str]) -> Non
         (["generate", "sampling.n=x"], 2),
     ],
 )
-def test_quick_and_nothing_heavy_is_imported(argv: list[str], code: int) -> None:
+def test_nothing_heavy_is_imported(argv: list[str], code: int) -> None:
     script = (
         "import sys; from jobs.cli import main; code = main(sys.argv[1:]);"
         "heavy = {'ray', 'torch', 'pyarrow', 'transformers', 'numpy'} & set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else code)"
     )
-    start = time.perf_counter()
     run = subprocess.run(
         [sys.executable, "-c", script, *argv],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
-    seconds = time.perf_counter() - start
     assert run.returncode == code, run.stderr
     assert "Traceback" not in run.stderr
-    assert seconds < 5  # about 0.4; generous, as other work shares the machine
 
 
 @pytest.mark.parametrize("module", ["jobs", "jobs.cli"])
