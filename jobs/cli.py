@@ -5,7 +5,6 @@ A job's module describes the job; the libraries that it needs are imported when 
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -17,9 +16,9 @@ from pipeline import __version__
 from pipeline.errors import ExitCode
 from pipeline.wording import did_you_mean, one_line
 
-# Commands that are not jobs: they take no configuration.
+# Commands that are not jobs.
 TOOLS = {
-    "look": "the first rows of an output, or its errors: promptmill look FOLDER [--errors]",
+    "look": "show, with 5 rows: promptmill look FOLDER [--errors]",
     "help": "a job's page: promptmill help JOB",
     "completion": "for a shell: promptmill completion bash, zsh or fish",
 }
@@ -35,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name == "completion":
         return _completion(rest)
     if name == "look":
-        return int(importlib.import_module("jobs.console.look").main(rest))
+        name, rest = "show", ["limit=5", *rest]
     if name in ("-V", "--version"):
         print(f"promptmill {__version__}")
         return 0

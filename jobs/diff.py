@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import partial
 
 from jobs.console.launch import launch, show
 from jobs.console.leave import leave
-from jobs.options.arguments import Arguments
-from jobs.options.words import placed
 from jobs.spec import JobSpec
 from pipeline.errors import ExitCode
 from pipeline.inspect.config import DiffConfig
-
-if TYPE_CHECKING:
-    from jobs.options.compose import Composed
-
-
-def _compose(arguments: Arguments) -> list[Composed[DiffConfig]]:
-    from jobs.options.compose import compose_runs  # late: Hydra is not needed for the help page
-
-    return compose_runs("diff", DiffConfig, placed(arguments, ("a", "b")))
 
 
 def run(config: DiffConfig, config_yaml: str) -> int:
@@ -62,12 +49,12 @@ JOB = JobSpec(
     summary="compares two outputs row by row, and names the cause of what differs",
     schema=DiffConfig,
     run=run,
-    compose=_compose,
+    positional=("a", "b"),
     usage=("A B [KEY=VALUE ...]", "a=... b=... [KEY=VALUE ...]"),
     examples=(
         ("two outputs", "promptmill diff outputs/first outputs/second"),
         ("for programs, too", "promptmill diff a=outputs/first b=outputs/second json=diff.json"),
-        ("rows beside each other, for people", "promptmill diff outputs/first outputs/second html=diff.html"),
+        ("rows side by side, for people", "promptmill diff outputs/first outputs/second html=diff.html"),
     ),
     exit_codes=(
         ExitCode.COMPLETE, ExitCode.UNEXPECTED, ExitCode.REFUSED, ExitCode.DIFFERENT, ExitCode.STOPPED, ExitCode.INTERRUPTED,
@@ -76,10 +63,7 @@ JOB = JobSpec(
 )  # fmt: skip
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job with a command line, or the process's own, and return the exit code."""
-    return launch(JOB, sys.argv[1:] if argv is None else argv)
-
+main = partial(launch, JOB)
 
 if __name__ == "__main__":
     leave(main())

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from functools import partial
 
 from jobs.console.launch import launch, show
 from jobs.console.leave import leave
-from jobs.options.arguments import Arguments
-from jobs.options.words import placed
 from jobs.spec import JobSpec
 from pipeline.errors import ExitCode
 from pipeline.run.config import DoctorConfig
-
-if TYPE_CHECKING:
-    from jobs.options.compose import Composed
-
-
-def _compose(arguments: Arguments) -> list[Composed[DoctorConfig]]:
-    from jobs.options.compose import compose_runs  # late: Hydra is not needed for the help page
-
-    return compose_runs("doctor", DoctorConfig, placed(arguments, ("output.path",)))
 
 
 def run(config: DoctorConfig, config_yaml: str) -> int:
@@ -55,7 +42,7 @@ JOB = JobSpec(
     summary="looks at installation, machine, Ray, store and hub, and says what to do",
     schema=DoctorConfig,
     run=run,
-    compose=_compose,
+    positional=("output.path",),
     usage=("[OUT] [KEY=VALUE ...]",),
     examples=(
         ("this machine", "promptmill doctor"),
@@ -68,10 +55,7 @@ JOB = JobSpec(
 )  # fmt: skip
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job with a command line, or the process's own, and return the exit code."""
-    return launch(JOB, sys.argv[1:] if argv is None else argv)
-
+main = partial(launch, JOB)
 
 if __name__ == "__main__":
     leave(main())

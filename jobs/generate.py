@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 from jobs.console.launch import launch
 from jobs.console.leave import leave
@@ -13,23 +13,31 @@ from pipeline.errors import ExitCode
 from pipeline.wording import without_secrets
 from pipeline.work.config import GenerateConfig
 
+if TYPE_CHECKING:
+    from pipeline.run.finish import Outcome
+
 
 def run(config: GenerateConfig, config_yaml: str) -> int:
     """Generate, or show a preview, and return the exit code."""
     if config.preview is not None:
         return _preview(config)
+    return make_output(config, config_yaml, "generate").exit_code
+
+
+def make_output(config: GenerateConfig, config_yaml: str, recipe: str) -> Outcome:
+    """Run a job to its manifest and its report; see `pipeline.run.driver.run_job`."""
     from pipeline.stages import Opening, Stage
 
     paths = f"{without_secrets(config.source.path)} → {without_secrets(config.output.path)}"
     with Opening(f"promptmill {__version__}: {paths}") as opening:
         with Stage("starting"):
             from pipeline.run.driver import run_job  # imported late: it loads Ray and pyarrow
-        outcome = run_job(config, config_yaml=config_yaml, accepted=opening.accepted)
+        outcome = run_job(config, config_yaml=config_yaml, recipe=recipe, accepted=opening.accepted)
     if config.output.report:
         from jobs.report import report_of_a_run  # late: it brings in what reads outputs
 
         report_of_a_run(config.output.path, worked=outcome.worked)
-    return outcome.exit_code
+    return outcome
 
 
 def _preview(config: GenerateConfig) -> int:
@@ -69,10 +77,7 @@ JOB = JobSpec(
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job with a command line (default: that of this process) and return the exit code."""
-    return launch(JOB, sys.argv[1:] if argv is None else argv)
-
+main = partial(launch, JOB)
 
 if __name__ == "__main__":
     leave(main())

@@ -5,14 +5,15 @@ The module cannot have the job's name: `import` is a keyword.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from jobs.console.launch import launch, show
 from jobs.console.leave import leave
 from jobs.options.arguments import Arguments
+from jobs.options.words import is_value
 from jobs.spec import JobSpec
 from pipeline.errors import ConfigurationError, ExitCode
 from pipeline.prompts.files.foreign import override
@@ -28,7 +29,7 @@ def overrides(words: Sequence[str]) -> tuple[str, ...]:
     Raises:
         ConfigurationError: If it is not clear what is to be written.
     """
-    places = [word for word in words if "=" not in word and not word.startswith("~")]
+    places = [word for word in words if is_value(word)]
     others = [word for word in words if word not in places]
     if not places:
         return tuple(others)
@@ -90,10 +91,7 @@ JOB = JobSpec(
 )  # fmt: skip
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job with a command line, or the process's own, and return the exit code."""
-    return launch(JOB, sys.argv[1:] if argv is None else argv)
-
+main = partial(launch, JOB)
 
 if __name__ == "__main__":
     leave(main())

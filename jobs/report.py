@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from jobs.console.launch import launch
 from jobs.console.leave import leave
-from jobs.options.arguments import Arguments
-from jobs.options.words import placed
 from jobs.spec import JobSpec
 from pipeline.errors import ExitCode
 from pipeline.inspect.config import ReportConfig
 from pipeline.wording import named, without_secrets
 
 if TYPE_CHECKING:
-    from jobs.options.compose import Composed
     from pipeline.inspect.output import Output
 
 log = logging.getLogger(__name__)
-
-
-def _compose(arguments: Arguments) -> list[Composed[ReportConfig]]:
-    from jobs.options.compose import compose_runs  # late: Hydra is not needed for the help page
-
-    return compose_runs("report", ReportConfig, placed(arguments, ("output.path",)))
 
 
 def run(config: ReportConfig, config_yaml: str) -> int:
@@ -84,17 +75,14 @@ JOB = JobSpec(
     summary="one page about an output: a verdict, plots, tokens in colours, how the run went",
     schema=ReportConfig,
     run=run,
-    compose=_compose,
+    positional=("output.path",),
     usage=("OUT", "output.path=OUT"),
     examples=(("outputs/first/report.html", "promptmill report outputs/first"),),
     exit_codes=(ExitCode.COMPLETE, ExitCode.UNEXPECTED, ExitCode.REFUSED, ExitCode.INTERRUPTED, ExitCode.TERMINATED),
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job with a command line, or the process's own, and return the exit code."""
-    return launch(JOB, sys.argv[1:] if argv is None else argv)
-
+main = partial(launch, JOB)
 
 if __name__ == "__main__":
     leave(main())

@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from jobs.console.launch import launch
 from jobs.console.leave import leave
+from jobs.generate import make_output
 from jobs.spec import JobSpec
-from pipeline import __version__
 from pipeline.errors import ExitCode
-from pipeline.wording import without_secrets
 from pipeline.work.score.benchmark import compare, table
 from pipeline.work.score.config import ScoreConfig
 
 if TYPE_CHECKING:
-    from pipeline.run.driver import Outcome
+    from pipeline.run.finish import Outcome
     from pipeline.work.score.benchmark import Compared
 
 
 def run(config: ScoreConfig, config_yaml: str) -> int:
     """Score, and return the exit code."""
-    from pipeline.stages import Opening, Stage
-
-    paths = f"{without_secrets(config.source.path)} → {without_secrets(config.output.path)}"
-    with Opening(f"promptmill {__version__}: {paths}") as opening:
-        with Stage("starting"):
-            from pipeline.run.driver import run_job  # imported late: it loads Ray and pyarrow
-        done = run_job(config, config_yaml=config_yaml, recipe="score", accepted=opening.accepted)
-    if config.output.report:
-        from jobs.report import report_of_a_run  # late: it brings in what reads outputs
-
-        report_of_a_run(config.output.path, worked=done.worked)
+    done = make_output(config, config_yaml, "score")
     if config.results is not None:
         from pipeline.work.score.results import lm_eval_results, write_results
 
@@ -103,10 +92,7 @@ JOB = JobSpec(
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job with a command line (default: that of this process) and return the exit code."""
-    return launch(JOB, sys.argv[1:] if argv is None else argv)
-
+main = partial(launch, JOB)
 
 if __name__ == "__main__":
     leave(main())

@@ -5,26 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import partial
 
 from jobs.console.launch import launch
 from jobs.console.launch import show as print_page
 from jobs.console.leave import leave
-from jobs.options.arguments import Arguments
-from jobs.options.words import placed
 from jobs.spec import JobSpec
 from pipeline.errors import ExitCode
 from pipeline.inspect.config import ShowConfig
-
-if TYPE_CHECKING:
-    from jobs.options.compose import Composed
-
-
-def _compose(arguments: Arguments) -> list[Composed[ShowConfig]]:
-    from jobs.options.compose import compose_runs  # late: Hydra is not needed for the help page
-
-    return compose_runs("show", ShowConfig, placed(arguments, ("output.path",), texts=("row_id", "where")))
 
 
 def run(config: ShowConfig, config_yaml: str) -> int:
@@ -53,7 +41,9 @@ JOB = JobSpec(
     summary="shows rows of an output in the terminal, also while it is being made",
     schema=ShowConfig,
     run=run,
-    compose=_compose,
+    positional=("output.path",),
+    verbatim=("row_id", "where"),
+    flags=(("--errors", "where=error_code!=null", "only rows that are errors"),),
     usage=("OUT [KEY=VALUE ...]", "output.path=... [KEY=VALUE ...]"),
     examples=(
         ("the first rows", "promptmill show outputs/first"),
@@ -70,10 +60,7 @@ JOB = JobSpec(
 )  # fmt: skip
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job with a command line, or the process's own, and return the exit code."""
-    return launch(JOB, sys.argv[1:] if argv is None else argv)
-
+main = partial(launch, JOB)
 
 if __name__ == "__main__":
     leave(main())

@@ -30,7 +30,9 @@ class JobSpec(Generic[Config]):
         exit_codes: Those that it may end with.
         usage: What may follow its name, a line per form.
         flags: Flags of its own, each with the override that it stands for and what it does.
-        compose: Makes the runs that a command line asks for; None: as every job's keys are composed.
+        positional: Keys whose values may be given without the key, in this order.
+        verbatim: Keys whose values are taken as they are typed, not read in Hydra's grammar.
+        compose: Makes the runs of a command line; None: they are composed from `schema`, as for most jobs.
     """
 
     name: str
@@ -43,6 +45,8 @@ class JobSpec(Generic[Config]):
     )
     usage: tuple[str, ...] = ("[KEY=VALUE | GROUP=PRESET ...]",)
     flags: tuple[tuple[str, str, str], ...] = ()
+    positional: tuple[str, ...] = ()
+    verbatim: tuple[str, ...] = ()
     compose: Callable[[Arguments], list[Composed[Config]]] | None = None
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from jobs.console.launch import launch
@@ -147,10 +147,7 @@ JOB = JobSpec(
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job with a command line, or the process's own, and return the exit code."""
-    return launch(JOB, sys.argv[1:] if argv is None else argv)
-
+main = partial(launch, JOB)
 
 if __name__ == "__main__":
     leave(main())

@@ -8,13 +8,13 @@
     │   └── PlanRefused                 the output folder holds another plan
     ├── CorruptInput                1   a page of an input file cannot be read; committed parts stay
     ├── WorkerFailed                1   a shard failed, and a retry would fail too
-    ├── Resumable                  75   stopped early; the same command goes on from there
+    ├── Resumable                  75   stopped early; the same command resumes from there
     │   ├── StorageFull                 no space left; nothing half-written stays
     │   ├── StoreUnavailable            an object store does not answer, or answers wrongly
     │   ├── DeadlineReached             the configured deadline passed
     │   ├── ClusterLost                 replicas cannot be started, or keep dying
     │   └── DeviceFault                 the device of a replica no longer works
-    └── Interrupted           130/143   SIGINT or SIGTERM; the same command goes on from there
+    └── Interrupted           130/143   SIGINT or SIGTERM; the same command resumes from there
 
 `jobs` prints the message as one line and exits with `exit_code`.
 """
@@ -45,9 +45,9 @@ class ExitCode(IntEnum):
     DIFFERENT = 5, "diff: the two outputs differ"
     OFF = 6, "complete, but a figure is not what is expected of it"
     TO_MEND = 7, "doctor: something must be mended; its line says how"
-    STOPPED = 75, "stopped early (deadline, storage full, lost cluster); the same command goes on from there"
-    INTERRUPTED = 130, "interrupted (SIGINT); the same command goes on from there"
-    TERMINATED = 143, "terminated (SIGTERM); the same command goes on from there"
+    STOPPED = 75, "stopped early (deadline, storage full, lost cluster); the same command resumes from there"
+    INTERRUPTED = 130, "interrupted (SIGINT); the same command resumes from there"
+    TERMINATED = 143, "terminated (SIGTERM); the same command resumes from there"
 
 
 class PromptmillError(Exception):

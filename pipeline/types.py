@@ -216,7 +216,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """What the driver is told about a finished shard; no text passes through the driver.
+    """What a replica reports about a finished shard; no text passes through the driver.
 
     `rows` are input rows, `completions` output rows; `already_there`: another attempt had committed it. The last five
     are those of `pipeline.output.record.counts.Counts`.

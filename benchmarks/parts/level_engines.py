@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PRECISIONS: dict[str, tuple[str, ...]] = {
     "float32": ("--dtype", "float32"), "int8": ("--int8",), "bfloat16": ("--dtype", "bfloat16"),
 }  # fmt: skip
-"""Precision → how `ours` is told."""
+"""Precision → the options of `ours`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def launch(job: JobSpec[Config], argv: Sequence[str]) -> int:
-    """Run a job as a command line asks.
+def launch(job: JobSpec[Config], argv: Sequence[str] | None = None) -> int:
+    """Run a job.
+
+    Args:
+        job: The job.
+        argv: The words after its name; None: those of this process's command line.
 
     Returns:
         The exit code; of several runs the first that is not 0. After a failed run the others still run; after a signal
@@ -32,8 +37,9 @@ def launch(job: JobSpec[Config], argv: Sequence[str]) -> int:
     # reads this when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    gc.disable()  # what is made until a run begins stays until the end
     try:
-        arguments = parse(argv, {flag: override for flag, override, _ in job.flags})
+        arguments = parse(sys.argv[1:] if argv is None else argv, {flag: override for flag, override, _ in job.flags})
         if arguments.help:
             return show(job_page(job) + "\n")
         runs = _composed(job, arguments)
@@ -41,6 +47,9 @@ def launch(job: JobSpec[Config], argv: Sequence[str]) -> int:
         return tell(error)
     except KeyboardInterrupt:
         return tell(Interrupted("stopped by SIGINT before anything was started"))
+    finally:
+        gc.freeze()
+        gc.enable()
     if arguments.show_config:
         return show("---\n".join(run.yaml for run in runs))
     configure_logging(verbose=any(run.verbose for run in runs))
@@ -61,7 +70,10 @@ def _composed(job: JobSpec[Config], arguments: Arguments) -> list[Composed[Confi
     if job.compose is not None:
         return job.compose(arguments)
     from jobs.options.compose import compose_runs  # imported late: the help page needs no Hydra
+    from jobs.options.words import placed
 
+    if job.positional:
+        arguments = placed(arguments, job.positional, job.verbatim)
     return compose_runs(job.name, job.schema, arguments)
 
 
@@ -88,7 +100,7 @@ def _perform(job: JobSpec[Config], run: Composed[Config]) -> tuple[int, bool]:
     except PromptmillError as error:
         return tell(error), isinstance(error, Interrupted)
     except KeyboardInterrupt:
-        return tell(Interrupted("interrupted; the same command goes on from there")), True
+        return tell(Interrupted("interrupted; the same command resumes from there")), True
     except Exception:
         log.exception("unexpected error")
         return 1, False

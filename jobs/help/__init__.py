@@ -1,1 +1,1 @@
-"""What is told of the jobs and their options: help pages, completion, the generated reference."""
+"""Documents the jobs and their options: help pages, completion, the generated reference."""

@@ -59,7 +59,7 @@ def compose_runs(job: str, schema: type[Config], arguments: Arguments) -> list[C
     Raises:
         PromptmillError: If anything in the configuration of any of the runs is wrong; the text is one line.
     """
-    schemas.register()
+    schemas.register(job, schema)
     given = [*arguments.overrides]
     try:
         with _hydra(job):

@@ -65,7 +65,7 @@ def _content(key: str, path: str) -> str:
     except OSError as error:
         raise ConfigurationError(f"{key}={path}: {(error.strerror or str(error)).lower()}") from error
     if len(data) > MOST_BYTES:
-        raise ConfigurationError(f"{key}={path}: has more than 1 MiB, which is no template and no schema")
+        raise ConfigurationError(f"{key}={path}: is larger than 1 MiB, too large for a template or a schema")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

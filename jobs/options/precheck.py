@@ -39,7 +39,7 @@ def check(
             raise ConfigurationError(no_such_key(name, schema))
         optional = name not in known  # such as experiment
         if override.is_delete() and not optional:
-            raise ConfigurationError(f"{line}: {name} cannot be taken out; set it to something else")
+            raise ConfigurationError(f"{line}: {name} cannot be removed; set it to something else")
         if name in groups:
             _check_group(override, optional, presets)
 

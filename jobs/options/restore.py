@@ -30,7 +30,7 @@ def restored(text: str, schema: type[Config], path: str) -> Config:
     Raises:
         ConfigurationError: If it is not a configuration of this version, or an interpolation has no value on this machine.
     """
-    schemas.register()
+    schemas.register_examples()
     try:
         tree = OmegaConf.merge(schemas.as_written(schema), OmegaConf.create(text))
         assert isinstance(tree, DictConfig)

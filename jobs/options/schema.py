@@ -1,4 +1,4 @@
-"""Tells Hydra the types of every job's configuration, and where the examples are."""
+"""Tells Hydra the types of a job's configuration, and where the examples are."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from jobs.options.keys import keys
-from jobs.spec import specs
 from pipeline.errors import ConfigurationError
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-def register() -> None:
-    """Register the structured configurations and the resolver `promptmill.examples`. Doing it twice does no harm.
+def register(job: str, schema: type) -> None:
+    """Register a job's structured configuration, and the resolver of the examples. Doing it twice does no harm.
 
     A job's root dataclass holds its sections typed, so a preset of any group is checked against its section when it
     is merged: the groups need no schema of their own.
     """
-    for name, job in specs().items():
-        _store(name, job.schema)
+    _store(job, schema)
+    register_examples()
+
+
+def register_examples() -> None:
+    """Register the resolver `promptmill.examples`. Doing it twice does no harm."""
     OmegaConf.register_new_resolver("promptmill.examples", example, replace=True)
 
 

@@ -13,6 +13,12 @@ from pipeline.prompts.files.foreign import override, quoted
 _QUOTED = re.compile(r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'""", re.DOTALL)
 
 
+def is_value(word: str) -> bool:
+    """Whether a word is a value without a key. A path may have `=` in it, as a folder of a sweep has; a key has no `/`."""
+    key, equals, _ = word.partition("=")
+    return not word.startswith(("~", "+")) and (not equals or "/" in key)
+
+
 def placed(arguments: Arguments, keys: Sequence[str], texts: Collection[str] = ()) -> Arguments:
     """Return a command line in Hydra's grammar.
 
@@ -27,8 +33,8 @@ def placed(arguments: Arguments, keys: Sequence[str], texts: Collection[str] = (
     free = [key for key in keys if not any(word.startswith(f"{key}=") for word in arguments.overrides)]
     made = []
     for word in arguments.overrides:
-        key, equals, value = word.partition("=")
-        if not equals and not word.startswith(("~", "+")):
+        key, _, value = word.partition("=")
+        if is_value(word):
             if not free:
                 raise ConfigurationError(
                     f"{word}: not KEY=VALUE; "

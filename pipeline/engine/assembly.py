@@ -109,7 +109,7 @@ def _block_bytes(loaded: LoadedModel) -> int:
 
 
 def needs_of(loaded: LoadedModel, most: int = _MOST["cpu"], most_tokens: int = _MOST_TOKENS) -> Needs:
-    """Return what a model takes beside its weights on a CPU.
+    """Return what a model takes besides its weights on a CPU.
 
     Args:
         loaded: The model.

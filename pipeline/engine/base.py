@@ -42,7 +42,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """An engine, and what its caller needs beside it.
+    """An engine, and what else its caller needs.
 
     Attributes:
         engine: The engine.

@@ -154,7 +154,7 @@ class GuardedEngine:
         """Make a request an error: it failed alone, and another one completed after it."""
         del self._in_hand[_key(request)]
         _log.warning("row %s: it becomes an error: %s", request.row_id, text)
-        message = f"the engine raised {text}, with nothing but this row in hand"
+        message = f"the engine raised {text}, with nothing but this row in flight"
         return Completion(request, finish_reason=FinishReason.ERROR, error=RowError(ErrorCode.WORKER_CRASH, message))
 
 

@@ -15,6 +15,7 @@ from pipeline.engine.base import BuiltEngine, Identity, Resources
 from pipeline.engine.calibration.figures import Calibration
 from pipeline.engine.calibration.known import keep_calibration, key_of, known_calibration
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
+from pipeline.engine.libraries import import_libraries
 from pipeline.engine.model.chat import find_template
 from pipeline.engine.model.files.checkpoint import Checkpoint, model_len, resolve
 from pipeline.engine.model.files.ignored import ignored
@@ -89,7 +90,7 @@ class ContinuousBackend:
     def tokenizer(self, *, quick: bool) -> types.Tokenizer | None:
         """See `Foreseeable.tokenizer`."""
         if quick and "_tokenizer" not in vars(self):
-            return quick_tokenizer(self.checkpoint)
+            return quick_tokenizer(self.checkpoint.tokenizer, self.checkpoint.vocab_size)
         return self._tokenizer
 
     def calibration(
@@ -170,6 +171,7 @@ def _assembly() -> Callable[..., BuiltEngine]:
         gc.disable()
     try:
         with doing("importing torch and transformers"):
+            import_libraries()
             from pipeline.engine.assembly import build_engine
     finally:
         if first:

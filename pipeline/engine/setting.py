@@ -1,4 +1,4 @@
-"""What the results and times of an engine depend on beside the model: the processor, the libraries' limits, the code."""
+"""What the results and times of an engine depend on besides the model: the processor, the libraries' limits, the code."""
 
 from __future__ import annotations
 

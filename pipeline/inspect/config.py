@@ -48,7 +48,7 @@ class DiffConfig:
     b: str = field(default="???", metadata={"help": "the folder of the output that it is compared with"})
     json: str | None = field(default=None, metadata={"help": "a file for everything that was found, as JSON"})
     html: str | None = field(
-        default=None, metadata={"help": "a file for a page that shows rows that differ beside each other"}
+        default=None, metadata={"help": "a file for a page that shows differing rows side by side"}
     )
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class DiffConfig:
             file = getattr(self, name)
             require(file is None or bool(file.strip()), name, file, "a file, which is written or replaced")
             folder = Path(file or ".").expanduser().absolute().parent
-            require(folder.is_dir(), name, file, f"a file in a folder that is there; {folder} is none")
+            require(folder.is_dir(), name, file, f"a file in an existing folder; {folder} is none")
             require(not Path(file or "").expanduser().is_dir() or file is None, name, file, "a file; this is a folder")
 
 

@@ -140,7 +140,7 @@ class Output:
             ) from error
         except (pa.ArrowException, OSError) as error:
             raise PlanRefused(
-                f"{self.path.rstrip('/')}/{part} cannot be read: {one_line(error)}; `promptmill verify` says what mends it"
+                f"{self.path.rstrip('/')}/{part} cannot be read: {one_line(error)}; `promptmill verify` says how to repair it"
             ) from error
 
 
@@ -160,6 +160,47 @@ def open_output(path: str, key: str = "output.path") -> Output:
     if not (output.planned or output.finished or files):
         raise PlanRefused(f"{key}={path}: holds no output: neither {PLAN} nor {MANIFEST} nor a part")
     return output
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """An output with a part at least.
+
+    Attributes:
+        output: The output.
+        plan: Its plan; None if it cannot be read.
+        without_plan: Why not; empty if it can.
+        parts: The committed parts of the plan, in the order of their rows; without a plan, of any.
+    """
+
+    output: Output
+    plan: Plan | None
+    without_plan: str
+    parts: tuple[str, ...]
+
+    @property
+    def missing_parts(self) -> int:
+        """Planned parts that are not committed."""
+        return 0 if self.plan is None else self.plan.shard_count - len(self.parts)
+
+
+def open_committed(path: str, key: str = "output.path") -> Committed:
+    """Open an output, finished or not, of which a part is there; see `open_output`.
+
+    Raises:
+        PlanRefused: If there is no output, or nothing is committed yet.
+    """
+    output = open_output(path, key=key)
+    plan, why = None, "there is none"
+    if output.planned:
+        try:
+            plan, why = output.plan(), ""
+        except (ValueError, TypeError, KeyError) as error:
+            why = one_line(error)
+    parts = tuple(output.committed(plan))
+    if not parts:
+        raise PlanRefused(f"{key}={path}: no part is committed yet; a run commits its first one soon")
+    return Committed(output=output, plan=plan, without_plan=why, parts=parts)
 
 
 def _is_there(store: Store, name: str) -> bool:

@@ -34,7 +34,7 @@ class OutputConfig:
     compression_level: int | None = field(
         default=3, metadata={"help": "gzip 1 to 9, brotli 0 to 11, zstd 1 to 22; null is the format's own"}
     )
-    include_prompt: bool = field(default=True, metadata={"help": "write the rendered prompt beside its generation"})
+    include_prompt: bool = field(default=True, metadata={"help": "write the rendered prompt with its generation"})
     messages: bool = field(
         default=False,
         metadata={"help": "in a chat, write the conversation with its answer, as trl and datasets read it"},

@@ -144,7 +144,7 @@ class OutputFolder:
             return False
 
     def _check_parts(self, plan: Plan) -> None:
-        """Refuse a folder whose plan.json was lost and whose parts would be counted twice beside the new ones."""
+        """Refuse a folder whose plan.json was lost and whose parts would be counted a second time with the new ones."""
         for file in self.store.list(FOLDER):
             found = parse_part_name(file.name)
             fits = found is None or file.name == part_name(plan.plan8, found.index, plan.shard_count)

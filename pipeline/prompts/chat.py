@@ -115,7 +115,7 @@ def _rendered(template: RowTemplate, names: Sequence[str], row: Sequence[Any]) -
 def _complete(
     found: Conversation | RowError | None, tools: Sequence[Any] | RowError | None, system: _Text
 ) -> Conversation | RowError | None:
-    """Put the system prompt before a conversation that has none, and its tools beside it."""
+    """Put the system prompt before a conversation that has none, and return its tools with it."""
     if not isinstance(found, Conversation):
         return found
     for part in (tools, system):

@@ -73,7 +73,7 @@ class SourceConfig:
     )
     chat_template_kwargs: dict[str, Any] = field(
         default_factory=dict,
-        metadata={"help": "what the chat template is given beside the messages, such as {enable_thinking:false}"},
+        metadata={"help": "arguments of the chat template besides the messages, such as {enable_thinking:false}"},
     )
     continue_final_message: bool = field(
         default=False, metadata={"help": "go on with the last message, instead of answering it"}

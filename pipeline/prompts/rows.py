@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 
 _NONE: Mapping[int, ErrorCode | RowError] = {}
 _EXCLUDED = {
-    ErrorCode.WORKER_CRASH: "twice a replica's process ended while it had nothing but this row in hand",
+    ErrorCode.WORKER_CRASH: "twice a replica's process ended while it had nothing but this row in flight",
     ErrorCode.CORRUPT_INPUT: "the row cannot be decoded: its page in the input file is damaged; see source.on_corrupt",
-    ErrorCode.TIMEOUT: "twice a replica hung while it had nothing but this row in hand; see cluster.hang_timeout",
+    ErrorCode.TIMEOUT: "twice a replica hung while it had nothing but this row in flight; see cluster.hang_timeout",
 }
 _Text = str | None | RowError
 _Ids = Sequence[int] | RowError

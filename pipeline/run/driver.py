@@ -6,7 +6,6 @@ only through a `ReplicaPool`.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import os
 import platform
@@ -15,36 +14,31 @@ import secrets
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
-from pipeline.errors import ExitCode, Interrupted, PromptmillError
-from pipeline.output.card.card import CARD, dataset_card
-from pipeline.output.card.samples import read_samples
-from pipeline.output.card.seal import put_card
+from pipeline.errors import Interrupted, PromptmillError
 from pipeline.output.folder import OutputFolder
 from pipeline.output.foreign import check_vacant
-from pipeline.output.mending import mend, write_down
-from pipeline.output.record.environment import environment
+from pipeline.output.mending import mend
 from pipeline.output.record.events import EventLog
-from pipeline.output.record.manifest import DamagedPart, Manifest, assemble, put_manifest
+from pipeline.output.record.manifest import Manifest
 from pipeline.planning.pace import AT_RISK, SHARDS_AT_RISK, Effort
 from pipeline.planning.plan import Plan
 from pipeline.run.cluster.capacity import check_machine
 from pipeline.run.dispatch.dispatch import Dispatcher
 from pipeline.run.dispatch.replica import InlinePool, ReplicaPool
 from pipeline.run.dispatch.sizing import Demand
-from pipeline.run.foresee import Foreseeing, remember_endings
+from pipeline.run.finish import Outcome, exit_code, finish, summarise, too_many_errors
+from pipeline.run.foresee import Foreseeing
 from pipeline.run.shared.claims import Claims, Pulse
 from pipeline.run.shared.queue import Work
 from pipeline.run.shared.suspects import Suspects
 from pipeline.run.show.metrics import FINISHED, Metrics
 from pipeline.run.show.monitor import Monitor
 from pipeline.run.show.progress import ProgressView, progress_view
-from pipeline.run.show.summary import RunSummary, summary
 from pipeline.run.show.watch import Watch
 from pipeline.run.signals import Stopped, signals_raise
 from pipeline.store.base import open_store
-from pipeline.wording import by_code, counted, duration
+from pipeline.wording import counted, duration
 from pipeline.work.config import GenerateConfig
 from pipeline.work.job import Job
 from pipeline.work.prepare import Prepared, prepare
@@ -54,15 +48,6 @@ STALE_SECONDS = 24 * 3600.0
 """Age in seconds from which a temporary file is abandoned: no part takes that long to write."""
 RELEASES = 16
 """Claims released at a time: each takes two round trips to the store, for which dispatch does not wait."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a run ended: its exit code, the manifest of the complete output, and whether there was anything to do."""
-
-    exit_code: int
-    manifest: Manifest
-    worked: bool = True
 
 
 def run_job(
@@ -94,9 +79,9 @@ def run_job(
         done = folder.finished(plan)
         if done is not None:
             print(f"{config.output.path} is complete: {done.totals.rows:,} rows, {done.totals.completions:,} completions "
-                  f"in {counted(len(done.parts), 'part')}; nothing to do{_too_many(config, done)}",
+                  f"in {counted(len(done.parts), 'part')}; nothing to do{too_many_errors(config, done)}",
                   file=sys.stderr)  # fmt: skip
-            return Outcome(_exit_code(config, done), done, worked=False)
+            return Outcome(exit_code(config, done), done, worked=False)
         folder.save_config(config_yaml)
         folder.store.sweep(STALE_SECONDS)
         driver = _driver_id()
@@ -122,7 +107,7 @@ class _Run:
         self._monitor = Monitor(plan, committed, samples, max_tokens=most)
         self._deadline = config.deadline_after(datetime.datetime.now())
         self._environment: dict[str, object] = {}
-        self._lost = "no row in hand is lost"
+        self._lost = "no row in flight is lost"
 
     def run(self) -> Outcome:
         """Do what is missing, then finish."""
@@ -143,9 +128,10 @@ class _Run:
         except Exception as error:  # a library's, or a bug
             self._events.add("driver_stop", reason=type(error).__name__, exit_code=PromptmillError.exit_code)
             raise
-        self._events.add("driver_stop", reason="complete", exit_code=_exit_code(self._config, manifest))
-        self._summarise(manifest)
-        return Outcome(_exit_code(self._config, manifest), manifest)
+        code = exit_code(self._config, manifest)
+        self._events.add("driver_stop", reason="complete", exit_code=code)
+        summarise(self._folder.store, plan, self._config, manifest)
+        return Outcome(code, manifest)
 
     def _announce(self, view: ProgressView) -> None:
         plan, config = self._plan, self._config
@@ -157,8 +143,8 @@ class _Run:
             view.note(f"WARNING: {doubt}")
         if config.output.rows_per_shard not in (None, plan.rows_per_shard):
             view.note(
-                f"this output was begun with output.rows_per_shard={plan.rows_per_shard}, which stays "
-                f"(asked: {config.output.rows_per_shard})"
+                f"this output was begun with output.rows_per_shard={plan.rows_per_shard}, which is kept "
+                f"(requested: {config.output.rows_per_shard})"
             )
         if self._missing and (warning := _at_risk(self._prepared.effort, plan)) is not None:
             view.note(warning)
@@ -201,35 +187,17 @@ class _Run:
         finally:
             try:
                 watch.end(dispatcher.replicas, reason)
-                self._lost = self._monitor.lost(dispatcher.rows_in_hand, dispatcher.replicas)
+                self._lost = self._monitor.lost(dispatcher.rows_in_flight, dispatcher.replicas)
             finally:
                 pool.close()
 
     def _finish(self) -> Manifest:
-        """Check that every part is there; write the card, then the manifest, whose existence means success."""
-        store, config = self._folder.store, self._config
         done = self._folder.finished(self._plan)  # by another driver
         if done is not None:
             return done
-        try:
-            manifest = assemble(store, self._plan, self._monitor.reports, self._monitor.timings(),
-                                {**environment(), **self._environment, **self._prepared.provenance})  # fmt: skip
-        except DamagedPart as error:
-            write_down(store, [error.file])
-            raise
-        options = self._plan.fingerprint.get("score") or config.sampling.params().plain()
-        card = dataset_card(
-            manifest, self._plan, model=_shown(config.model.path), sampling=options,
-            schema=self._prepared.job.schema, title=self._recipe.title, meanings=self._recipe.meanings,
-            samples=read_samples(store, manifest.parts[0].file),
-        )  # fmt: skip
-        if (name := put_card(store, card)) != CARD:
-            print(
-                f"{CARD} in the output folder is not ours and stays as it is; the dataset card is {name}",
-                file=sys.stderr,
-            )
-        manifest = put_manifest(store, manifest)
-        remember_endings(self._plan, self._config.sampling.params(), manifest.totals)
+        manifest = finish(
+            self._folder.store, self._plan, self._config, self._prepared, self._recipe, self._monitor, self._environment
+        )
         self._claims.sweep()
         return manifest
 
@@ -239,18 +207,8 @@ class _Run:
             return error
         total = self._plan.shard_count
         done = f"{self._monitor.shards_done:,} of {counted(total, 'part')} {'is' if total == 1 else 'are'} committed"
-        text = f"{error}; {done}, {self._lost}; the same command goes on from there"
+        text = f"{error}; {done}, {self._lost}; the same command resumes from there"
         return Interrupted(text, error.signum) if isinstance(error, Interrupted) else type(error)(text)
-
-    def _summarise(self, manifest: Manifest) -> None:
-        totals, timings = manifest.totals, manifest.timings
-        summary(RunSummary(
-            path=self._config.output.path, exit_code=_exit_code(self._config, manifest), rows=totals.rows,
-            rows_total=self._plan.rows, completions=totals.completions, prompt_tokens=totals.prompt_tokens,
-            completion_tokens=totals.completion_tokens, tokens_per_second=timings.get("tokens_per_second") or None,
-            wall_seconds=timings["wall_seconds"] or 0.0, errors=totals.errors,
-            samples=read_samples(self._folder.store, manifest.parts[0].file, 2), totals=totals, figures=manifest.figures,
-        ))  # fmt: skip
 
 
 def _at_risk(effort: Effort, plan: Plan) -> str | None:
@@ -284,27 +242,6 @@ def _metrics(plan: Plan, driver: str, deadline: datetime.datetime | None, pool: 
     from pipeline.run.cluster.meter import RayMeter
 
     return Metrics(RayMeter(), plan=plan.plan8, driver=driver, deadline=deadline, starting=pool.pending)
-
-
-def _shown(model: str) -> str:
-    """Return a model's name for the public: a hub id, or the last part of a directory's path."""
-    folder = Path(model).expanduser()
-    return folder.name if folder.is_dir() else model
-
-
-def _exit_code(config: GenerateConfig, manifest: Manifest) -> ExitCode:
-    errors, rows = sum(manifest.totals.errors.values()), manifest.totals.completions
-    return ExitCode.TOO_MANY_ERRORS if rows and errors / rows > config.max_error_rate else ExitCode.COMPLETE
-
-
-def _too_many(config: GenerateConfig, manifest: Manifest) -> str:
-    """Say why a complete output ends with an exit code other than 0; empty if the code is 0."""
-    if not _exit_code(config, manifest):
-        return ""
-    errors = manifest.totals.errors
-    share = f"{sum(errors.values()):,} of {manifest.totals.completions:,} output rows"
-    return (f". Exit code {int(ExitCode.TOO_MANY_ERRORS)}: {share} are errors ({by_code(errors)}), more than "
-            f"max_error_rate={config.max_error_rate:g} allows")  # fmt: skip
 
 
 def _driver_id() -> str:

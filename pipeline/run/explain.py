@@ -32,7 +32,7 @@ def explain(
         as_yaml: A configuration as text, to be kept with its output.
 
     Raises:
-        PromptmillError: If a variant is stopped. One that is refused is told, and left out.
+        PromptmillError: If a variant is stopped. One that is refused is reported and skipped.
     """
     same = {figure.name for figure in off}
     own = units(done.totals.sums, done.figures)

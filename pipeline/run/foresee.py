@@ -36,7 +36,7 @@ from pipeline.work.prepare import Prepared, prepare
 RAY_SECONDS = 4.0
 """Seconds until a Ray of the job's own has started, and a replica's process in it."""
 DRIVER_BYTES = 80 << 20
-"""Memory that a job takes in this process beside the model: threads that read and write, and their buffers. Measured."""
+"""Memory that a job takes in this process besides the model: threads that read and write, and their buffers. Measured."""
 RAY_BYTES = 120 << 20
 """The same of a replica's process on Ray."""
 PATIENCE = 5.0
@@ -113,7 +113,7 @@ def predict(config: GenerateConfig, prepared: Prepared) -> Prediction | None:
 
 
 class Foreseeing:
-    """Stores a prediction with an output, if one can be had quickly, beside the start of the job.
+    """Stores a prediction with an output, if one can be made quickly, while the job starts.
 
     Args:
         store: The output folder.

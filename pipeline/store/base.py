@@ -59,7 +59,7 @@ class Store(Protocol):
         ...
 
     def put_if_absent(self, name: str, data: bytes | memoryview) -> bool:
-        """Make the file durably if there is none of that name; return False if there is one."""
+        """Make the file durably, unless one of that name exists; return whether it was made."""
         ...
 
     def put(self, name: str, data: bytes | memoryview) -> None:

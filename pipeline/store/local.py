@@ -53,7 +53,7 @@ class LocalStore:
         """Every file system either links, or is refused at the first write; see `Store`."""
 
     def put_if_absent(self, name: str, data: bytes | memoryview) -> bool:
-        """Make the file if there is none of that name; see `Store`."""
+        """Make the file, unless one of that name exists; see `Store`."""
         final = self._path(name)
         with self._telling(name, memoryview(data).nbytes):
             won: bool | None = False

@@ -78,7 +78,7 @@ class ObjectStore:
             )
 
     def put_if_absent(self, name: str, data: bytes | memoryview) -> bool:
-        """Make the file if there is none of that name; see `Store`.
+        """Make the file, unless one of that name exists; see `Store`.
 
         If a PUT was applied but its reply was lost, the retry finds the file and returns False, as for a lost race. The file's
         content tells whose it is.

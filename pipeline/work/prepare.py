@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from pipeline.engine.base import Backend, Identity
 from pipeline.engine.config import DTYPES
 from pipeline.engine.model.chat import asks_for_the_day
 from pipeline.engine.registry import open_backend
-from pipeline.engine.rules.grammar_guard import check_in_time
-from pipeline.errors import ConfigurationError, InputRefused, ModelRefused, PlanRefused, PromptmillError, Refused
+from pipeline.errors import ConfigurationError, InputRefused, ModelRefused, PromptmillError, Refused
 from pipeline.planning.pace import BYTES_A_TOKEN, CORE_SPEED, GPU_SPEED, Effort
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.prompts.config import is_a_day
@@ -27,6 +26,14 @@ from pipeline.prompts.files.listing import Source, open_source
 from pipeline.prompts.files.reader import RowReader
 from pipeline.prompts.rows import kept_columns
 from pipeline.wording import one_line, without_secrets
+from pipeline.work.checks import (
+    check_apart,
+    check_keys,
+    check_scores,
+    check_statistics,
+    check_structured,
+    check_vocabulary,
+)
 from pipeline.work.config import GenerateConfig
 from pipeline.work.doubts import doubts
 from pipeline.work.job import Job
@@ -74,13 +81,13 @@ def prepare(
     Raises:
         Refused: The message is one line about what is wrong and what to do.
     """
-    _check_structured(config)
+    check_structured(config)
     with refusing(InputRefused, f"source.path={without_secrets(config.source.path)}"):
         source = open_source(config.source)
-    _check_apart(config.source.path, config.output.path)
+    check_apart(config.source.path, config.output.path)
     empty = RowReader(source.filesystem, (), used_columns(config.source), source.schema).read(())
     schema = open_recipe(_asked(config, recipe)).schema(kept_columns(empty, config.source).schema)
-    _check_keys(config.output.path, schema.names)
+    check_keys(config.output.path, schema.names)
     with refusing(InputRefused, f"source.path={without_secrets(config.source.path)}"):
         check_ids(source, config.source)
     config = _with_dtype(config, begun)
@@ -88,9 +95,9 @@ def prepare(
     with refusing(ModelRefused, f"model.path={config.model.path}"):
         identity = backend.identify(gpus=config.cluster.gpus_per_replica, fresh=fresh)
     config = _with_chat(config, backend, identity, begun)
-    _check_vocabulary(config, identity.vocab_size)
-    _check_statistics(config, identity)
-    _check_scores(config, identity)
+    check_vocabulary(config, identity.vocab_size)
+    check_statistics(config, identity)
+    check_scores(config, identity)
     try:
         undone = () if isinstance(config, ScoreConfig) else backend.check(config.sampling.params())
     except ValueError as error:
@@ -151,16 +158,6 @@ def refusing(refusal: type[Refused], what: str) -> Iterator[None]:
         raise refusal(f"{what}: {type(error).__name__}: {one_line(error)}") from error
 
 
-def _check_structured(config: GenerateConfig) -> None:
-    """Refuse a regex, choice or JSON Schema that llguidance cannot follow."""
-    try:
-        check_in_time(config.sampling.params())
-    except ValueError as error:
-        name, _, why = str(error).partition(": ")
-        value = f"={one_line(config.sampling.regex, 60)}" if name == "regex" and config.sampling.regex else ""
-        raise ConfigurationError(f"sampling.{name}{value}: {why}") from error
-
-
 def _with_dtype(config: GenerateConfig, begun: Mapping[str, Any] | None) -> GenerateConfig:
     """Let `model.dtype=auto` on a GPU be what an output was begun with: what it stands for was float32 in older versions."""
     model = (begun or {}).get("model")
@@ -201,41 +198,6 @@ def _day_of(begun: Mapping[str, Any] | None) -> str | None:
     return day if isinstance(day, str) and is_a_day(day) else None
 
 
-def _check_vocabulary(config: GenerateConfig, size: int | None) -> None:
-    """Refuse options that name tokens which the model does not have."""
-    if size is None:
-        return
-    beyond = config.sampling.params().beyond(size)
-    if beyond is not None:
-        raise ConfigurationError(
-            f"sampling.{beyond[0]}: {beyond[1]} is no token of the model, which has ids 0 to {size - 1}"
-        )
-    if config.stats.top_logprobs > size:
-        raise ConfigurationError(f"stats.top_logprobs={config.stats.top_logprobs}: the model has {size} tokens")
-
-
-def _check_statistics(config: GenerateConfig, identity: Identity) -> None:
-    """Refuse statistics that the engine cannot measure."""
-    name, stats = config.engine.name, config.stats
-    if missing := [column for column in stats.columns if column not in identity.statistics]:
-        can = ", ".join(sorted(identity.statistics)) or "none"
-        raise ConfigurationError(f"stats.columns: engine={name} cannot measure {', '.join(missing)}; it can {can}")
-    if not identity.lists and (stats.top_logprobs or stats.prompt_logprobs):
-        key = "top_logprobs" if stats.top_logprobs else "prompt_logprobs"
-        raise ConfigurationError(f"stats.{key}: engine={name} cannot give these")
-
-
-def _check_scores(config: GenerateConfig, identity: Identity) -> None:
-    """Refuse to score with an engine that cannot, or in windows that leave tokens out."""
-    if not isinstance(config, ScoreConfig):
-        return
-    if not identity.scores:
-        raise ConfigurationError(f"engine={config.engine.name}: cannot score given texts")
-    stride, context = config.score.stride, identity.max_model_len
-    if stride is not None and stride > context:
-        raise ConfigurationError(f"score.stride={stride}: must be at most the context, which has {context} tokens")
-
-
 def _asked(config: GenerateConfig, recipe: str) -> dict[str, Any]:
     """Return the options that decide the output's bytes: no paths, as the files' content counts instead."""
     source = asdict(config.source)
@@ -261,35 +223,6 @@ def _found(config: GenerateConfig, identity: Identity) -> dict[str, Any]:
     }
 
 
-def _check_apart(source: str, output: str) -> None:
-    """Refuse an output folder whose parts the next run would list as input."""
-    given, made = _place(source), _place(output)
-    if made == given:
-        raise PlanRefused(f"output.path={output}: is the input's own folder; choose another")
-    if made.is_relative_to(given):
-        raise PlanRefused(
-            f"output.path={output}: is inside source.path, so the next run would read its parts as prompts; choose another"
-        )
-
-
-def _check_keys(output: str, columns: Sequence[str]) -> None:
-    """Refuse a folder `text=…` in the output's path: DuckDB and others would read its value as the column."""
-    names = {name.casefold() for name in columns}
-    for folder in _place(output).parts:
-        key, equals, _ = folder.partition("=")
-        if equals and key.casefold() in names:
-            raise PlanRefused(
-                f"output.path={output}: who reads the output takes the folder {folder!r} for the column {key!r}, which it has; "
-                "choose another"
-            )
-
-
 def _absolute(path: str) -> str:
     """Return a local path as an absolute one; a URI unchanged."""
     return path if "://" in path else str(Path(path).expanduser().absolute())
-
-
-def _place(path: str) -> PurePath:
-    """Return a path with links and `..` resolved; a remote one unchanged."""
-    path = path.removeprefix("file://")
-    return PurePath(path) if "://" in path else Path(path).expanduser().resolve()

@@ -201,7 +201,7 @@ class TestAgain:
         options = [*OPTIONS, "output.rows_per_shard=4"]
         assert generate(source, copy, *options) == 0
         told = capsys.readouterr().err
-        assert "begun with output.rows_per_shard=5, which stays (asked: 4)" in told
+        assert "begun with output.rows_per_shard=5, which is kept (requested: 4)" in told
         assert "12 rows in 3 parts, 2 to do" in told
         assert manifest(copy)["parts"] == manifest(output)["parts"]
 

@@ -99,4 +99,4 @@ def test_the_exit_code_is_the_jobs_and_a_token_is_needed(server: dict[str, str],
     assert finished(submit(server, "status", "submission_id=proof")) == (0, "proof: FAILED, exit code 2\n")
     code, text = finished(submit({**server, "RAY_AUTH_TOKEN": secrets.token_hex(32)}, "status", "submission_id=proof"))
     assert code == 2
-    assert "the cluster wants its token" in text
+    assert "the cluster requires its own token" in text

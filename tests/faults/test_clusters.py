@@ -114,7 +114,7 @@ def test_fault_25_the_head_is_lost(cluster: Any, stage: Stage, source: Path, ref
         stage.open()
         code, text = run.finish()
     assert code == 75, text
-    assert "the same command goes on from there" in text.splitlines()[-1]
+    assert "the same command resumes from there" in text.splitlines()[-1]
     before = parts(output)
     assert generate(source, output, *RAY, "cluster.replicas=1", *OPTIONS[:-1]) == 0
     assert {name: parts(output)[name] for name in before} == before

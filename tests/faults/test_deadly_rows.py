@@ -97,14 +97,14 @@ def test_fault_10_inline_it_stops_and_sets_the_shard_apart(tmp_path: Path, deadl
     with started_generate(source, output, *INLINE, *OPTIONS, "cluster.hang_timeout=1", stage=deadly) as run:
         code, text = run.finish()
     assert code == 75, text
-    assert "a row hangs the model, which this process cannot end by itself" in text.splitlines()[-1]
+    assert "a row hangs the model, and this process cannot stop it" in text.splitlines()[-1]
     assert (output / "_job" / "suspects" / "00000").exists()
     assert not list((output / "_job" / "claims").iterdir())
 
 
 @pytest.mark.slow
 def test_fault_9_inline_a_death_is_found_from_start_to_start(tmp_path: Path, deadly: Stage) -> None:
-    """Nobody is left to see it: only that it happens each time with the same rows in hand tells."""
+    """Nobody is left to see it: only that it happens each time with the same rows in flight tells."""
     source, output = write(prompts(CRASH=5), tmp_path / "in.parquet"), tmp_path / "out"
     for _ in range(40):
         with started_generate(source, output, *INLINE, *OPTIONS, stage=deadly) as run:

@@ -88,7 +88,7 @@ def test_fault_20_sigterm_to_an_inline_run(source: Path, reference: Path, tmp_pa
     last = text.splitlines()[-1]
     assert last.startswith(f"promptmill: stopped by {number.name}; ")
     assert f" of {SHARDS} parts are committed, " in last
-    assert " in hand " in last and "lost" in last and last.endswith("; the same command goes on from there")
+    assert " in flight " in last and "lost" in last and last.endswith("; the same command resumes from there")
     assert "Traceback" not in text and "Exception ignored" not in text
     assert events(output, "driver_stop")[-1]["exit_code"] == exit_code
     assert_resumes(source, output, reference)

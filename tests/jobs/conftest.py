@@ -19,7 +19,7 @@ class FakeDriver:
     calls: list[tuple[GenerateConfig, str]] = field(default_factory=list)
     answer: Callable[[GenerateConfig], int] = lambda config: 0
 
-    def run_job(self, config: GenerateConfig, *, config_yaml: str, accepted: Callable[[], None]) -> Any:
+    def run_job(self, config: GenerateConfig, *, config_yaml: str, recipe: str, accepted: Callable[[], None]) -> Any:
         accepted()
         self.calls.append((config, config_yaml))
         return types.SimpleNamespace(exit_code=self.answer(config), worked=True)

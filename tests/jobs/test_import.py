@@ -65,6 +65,7 @@ NAMES = [
     "\\.jsonl",
     "12",
     "~",
+    "lang=en.jsonl",
 ]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from jobs.cli import main
+from jobs.generate import JOB
 from jobs.options.keys import keys
 from jobs.options.schema import register
 from pipeline.work.config import GenerateConfig
@@ -177,8 +178,8 @@ def test_unknown_preset(group: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("model=5", "model=5: must be the name of a preset: demo, gpt2"),
         ("sampling=null", "sampling=null: must be the name of a preset: creative"),
         ("+model=gpt2", "+model=gpt2: model is there already; write model=gpt2"),
-        ("~model", "~model: model cannot be taken out"),
-        ("~sampling.n", "~sampling.n: sampling.n cannot be taken out"),
+        ("~model", "~model: model cannot be removed"),
+        ("~sampling.n", "~sampling.n: sampling.n cannot be removed"),
         ("model.path=null", "model.path=null: must be text"),
         ("sampling.n=1.5", "sampling.n=1.5: must be a whole number"),
         ("sampling.stop=a", "sampling.stop=a: must be a list of texts, such as [a,b]; for one text write sampling.stop=[a]"),
@@ -247,8 +248,8 @@ def test_a_missing_preset_in_a_sweep(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_registering_twice_does_no_harm() -> None:
-    register()
-    register()
+    register(JOB.name, JOB.schema)
+    register(JOB.name, JOB.schema)
 
 
 @pytest.mark.parametrize(

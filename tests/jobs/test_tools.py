@@ -99,19 +99,27 @@ ROWS = {
 
 
 def test_look_shows_rows_and_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "out" / "data").mkdir(parents=True)
-    pq.write_table(pa.table(ROWS), tmp_path / "out" / "data" / PART)
-    shown = output(capsys, "look", str(tmp_path / "out"))
-    assert shown.startswith("a #0 (stop)\n  prompt: …x") and " the end\n  text:   one two\nb #0" in shown
-    errors = output(capsys, "look", f"output.path={tmp_path / 'out'}", "--errors")
-    assert errors == "b #0 (error: NULL_PROMPT)\n  error:  there is no prompt\n"
+    (tmp_path / "seed=1" / "data").mkdir(parents=True)
+    pq.write_table(pa.table(ROWS), tmp_path / "seed=1" / "data" / PART)
+    shown = output(capsys, "look", str(tmp_path / "seed=1"))
+    assert shown.startswith("a #0  stop\nxxx") and " the end\n→ one⏎\ntwo\n\nb #0" in shown
+    errors = output(capsys, "look", str(tmp_path / "seed=1"), "--errors")
+    assert errors == "b #0  error\n→ error NULL_PROMPT: there is no prompt\n\n"
 
 
-@pytest.mark.parametrize("words", [[], ["a", "b"], ["nowhere"], ["nowhere", "--zzz"]])
-def test_look_at_nothing(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "output.path is required"),
+        (["a", "b"], "b: not KEY=VALUE; output.path is given already"),
+        (["nowhere"], "output.path=nowhere: holds no output"),
+        (["nowhere", "--zzz"], "--zzz: no such flag"),
+    ],
+)
+def test_look_at_nothing(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["look", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(("promptmill: look", "promptmill: output.path=nowhere: holds no output"))
+    assert line.startswith(f"promptmill: {told}")
 
 
 def test_look_at_a_damaged_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from pipeline.output.config import OutputConfig
 from pipeline.output.part import commit_part, encode_part, part_metadata, part_name
 from pipeline.output.record.counts import count_rows
+from pipeline.output.record.manifest import Manifest, assemble, put_manifest
 from pipeline.output.schema import output_schema
 from pipeline.output.table import build_table
 from pipeline.planning.plan import InputFile, Plan, make_plan
@@ -79,3 +80,10 @@ def commit(store: Store, plan: Plan, index: int, attempt: str = "1") -> ShardRep
         sha256, already_there=not mine, finish_reasons=counts.finish_reasons, lengths=counts.lengths,
         clamped_rows=counts.clamped_rows, cut_off=counts.cut_off,
     )  # fmt: skip
+
+
+def finish(
+    store: Store, plan: Plan, reports: Mapping[int, ShardReport], timings: Mapping[str, float], environment: Mapping[str, Any]
+) -> Manifest:  # fmt: skip
+    """Check that the output is complete, and put its manifest."""
+    return put_manifest(store, assemble(store, plan, reports, timings, environment))

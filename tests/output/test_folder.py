@@ -11,11 +11,11 @@ import pytest
 
 from pipeline.errors import PlanRefused
 from pipeline.output.folder import CONFIG, PLAN, OutputFolder
-from pipeline.output.record.manifest import MANIFEST, finish
+from pipeline.output.record.manifest import MANIFEST
 from pipeline.planning.plan import InputFile, Plan, make_plan
 from pipeline.store.base import StoredFile
 from pipeline.store.local import LocalStore
-from tests.output.made_output import commit, plan
+from tests.output.made_output import commit, finish, plan
 
 
 @pytest.fixture

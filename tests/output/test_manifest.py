@@ -12,9 +12,9 @@ import pytest
 from pipeline.errors import PlanRefused, WorkerFailed
 from pipeline.output.part import part_name
 from pipeline.output.record.counts import Counts
-from pipeline.output.record.manifest import MANIFEST, Manifest, assemble, finish, put_manifest, read_manifest
+from pipeline.output.record.manifest import MANIFEST, Manifest, assemble, put_manifest, read_manifest
 from pipeline.store.local import LocalStore
-from tests.output.made_output import commit, plan
+from tests.output.made_output import commit, finish, plan
 
 TIMINGS = {"wall_seconds": 2.5, "engine_seconds": 2.0, "tokens_per_second": 10.0}
 

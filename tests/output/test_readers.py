@@ -15,11 +15,10 @@ import pytest
 from pipeline.output.card.card import CARD, dataset_card
 from pipeline.output.config import OutputConfig
 from pipeline.output.part import encode_part
-from pipeline.output.record.manifest import finish
 from pipeline.output.table import build_table
 from pipeline.store.local import LocalStore
 from pipeline.types import ErrorCode, RowError
-from tests.output.made_output import FULL, KEPT, commit, plan, row, shard
+from tests.output.made_output import FULL, KEPT, commit, finish, plan, row, shard
 
 
 def tables() -> dict[str, pa.Table]:

@@ -395,7 +395,7 @@ class World:
             driver.pool.close()
 
     def _note_outside(self, replicas: list[SimReplica]) -> None:
-        """Remember what single rows were in hand when something was killed from outside: they may be blamed for it."""
+        """Remember what single rows were in flight when something was killed from outside: they may be blamed for it."""
         for replica in replicas:
             for task, _ in replica.in_hand:
                 if task.trial is not None and task.trial[1] - task.trial[0] == 1:

@@ -15,8 +15,6 @@ import pytest
 import torch
 
 from pipeline.errors import ConfigurationError, DeadlineReached, InputRefused, Interrupted, ModelRefused
-from pipeline.output.record.counts import Counts
-from pipeline.output.record.manifest import Manifest
 from pipeline.planning.pace import Effort
 from pipeline.planning.plan import InputFile, Plan, make_plan
 from pipeline.run import driver, signals
@@ -46,25 +44,6 @@ class TestNextTime:
 
     def test_none(self) -> None:
         assert GenerateConfig().deadline_after(NIGHT) is None
-
-
-@pytest.mark.parametrize(
-    ("errors", "rows", "allowed", "code"),
-    [(0, 0, 0.0, 0), (0, 10, 0.0, 0), (1, 10, 0.0, 3), (1, 10, 0.1, 0), (2, 10, 0.1, 3), (10, 10, 1.0, 0)],
-)
-def test_exit_code(errors: int, rows: int, allowed: float, code: int) -> None:
-    totals = Counts(rows, rows, 0, 0, {"NULL_PROMPT": errors} if errors else {})
-    manifest = Manifest("0" * 64, "0", totals, {}, (), {})
-    assert driver._exit_code(GenerateConfig(max_error_rate=allowed), manifest) == code
-
-
-def test_why_a_finished_output_ends_with_3() -> None:
-    totals = Counts(10, 20, 0, 0, {"TIMEOUT": 1, "NULL_PROMPT": 4})
-    manifest = Manifest("0" * 64, "0", totals, {}, (), {})
-    assert driver._too_many(GenerateConfig(max_error_rate=0.5), manifest) == ""
-    assert driver._too_many(GenerateConfig(max_error_rate=0.1), manifest) == (
-        ". Exit code 3: 5 of 20 output rows are errors (4 NULL_PROMPT, 1 TIMEOUT), more than max_error_rate=0.1 allows"
-    )
 
 
 class TestSignals:
@@ -115,7 +94,8 @@ def test_the_deadline_stops_the_run(
     with pytest.raises(DeadlineReached) as raised:
         driver.run_job(config, config_yaml="a: b\n")
     assert str(raised.value) == (
-        "the deadline 06:00 has come; 0 of 5 parts are committed, no row in hand is lost; the same command goes on from there"
+        "the deadline 06:00 has passed; 0 of 5 parts are committed, no row in flight is lost; "
+        "the same command resumes from there"
     )
     assert raised.value.exit_code == 75
     assert closed == [True]
@@ -163,7 +143,9 @@ def test_a_stop_says_which_rows_are_lost(config: GenerateConfig, monkeypatch: py
     monkeypatch.setattr(pool, "start", lambda: [Slow("slow")], raising=False)
     use(pool, monkeypatch)
     monkeypatch.setattr(GenerateConfig, "deadline_after", lambda self, now: datetime.datetime(2000, 1, 1, 6, 0))
-    with pytest.raises(DeadlineReached, match=r"committed, 3 rows in hand are lost \(1 finished, 2 begun\); the same"):
+    with pytest.raises(
+        DeadlineReached, match=r"committed, 3 rows in flight are lost \(1 finished, 2 begun\); the same"
+    ):
         driver.run_job(config, config_yaml="")
 
 

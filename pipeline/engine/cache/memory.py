@@ -89,7 +89,7 @@ def plan_memory(
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a model takes beside its weights on a CPU; see `plan_memory`.
+    """What a model takes besides its weights on a CPU; see `plan_memory`.
 
     Attributes:
         most: Batch size beyond which throughput no longer grows.

@@ -42,7 +42,7 @@ def works(kind: str) -> bool:
 
 
 def facts() -> dict[str, str]:
-    """What the identity of bits rests on, beside the card's name and torch's version."""
+    """What the identity of bits rests on, besides the card's name and torch's version."""
     found = {"cuda": str(torch.version.cuda), "gpu_kernels": "auto" if _wanted else "off"}
     try:
         return {**found, "triton": version("triton")}

@@ -21,7 +21,7 @@ STEPS = 127
 _SMALLEST = 1e-12
 """Stands for the largest value where that is less, so that nothing is divided by zero."""
 _BLOCK = 4096
-"""Channels that are handled at once, so that what is made on the way is small beside the weight."""
+"""Channels that are handled at once, so that intermediate tensors are small compared to the weight."""
 
 
 class Int8Product:

@@ -28,7 +28,7 @@ of it, every size of group that the compiled products have code for is run."""
 _MORE_PARTS = (*_PARTS, (30, 67), (11, 59), (150, 230), (7, 107), (161, 288), (88, 288))
 """More rows, for results in 16 bits: libraries for these choose kernels by the number of rows."""
 _BLOCK = 4096
-"""Channels that are compared at once, so that the float64 copy is small beside the weight."""
+"""Channels that are compared at once, so that the float64 copy is small compared to the weight."""
 _LOST = {"cpu": 5e-7, "cuda": 5e-5}
 """What a sum of products in float32 may lose, as a share of |x| · |w|: a few times what blocked sums do; on a GPU all are
 added one after the other, in matrix units with bits cut off."""

@@ -8,13 +8,15 @@ from pathlib import Path
 from pipeline.engine.config import ModelConfig
 from pipeline.engine.model.files.checkpoint import TOKENIZER_FILES
 from pipeline.engine.model.files.digests import digests
-from pipeline.engine.model.tokenizer import Tokenizer, load_tokenizer
+from pipeline.engine.model.quick import quick_tokenizer
+from pipeline.engine.model.tokenizer import load_tokenizer
 from pipeline.errors import ModelRefused
+from pipeline.types import Tokenizer
 from pipeline.wording import one_line
 
 
 def tokenizer_at_hand(model: ModelConfig, content: Mapping[str, str]) -> Tokenizer:
-    """Load the tokenizer of a model.
+    """Load the tokenizer of a model, without transformers where its `tokenizer.json` is all that it takes.
 
     Args:
         model: The model, as the output's configuration names it.
@@ -31,7 +33,7 @@ def tokenizer_at_hand(model: ModelConfig, content: Mapping[str, str]) -> Tokeniz
         here = digests([folder / file])[0] if (folder / file).is_file() else None
         if here != content.get(f"tokenizer/{file}"):
             raise ModelRefused(f"the tokenizer in {folder} is not the one of the plan: {file} differs")
-    return load_tokenizer(folder, 0)
+    return quick_tokenizer(folder, None) or load_tokenizer(folder, 0)
 
 
 def _cached(name: str, revision: str | None) -> Path:

@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 from pipeline.engine.config import DTYPES, ModelConfig
 from pipeline.engine.layers.attention import IMPLEMENTATION, choose
 from pipeline.engine.layers.linear import ROW_UNITS
+from pipeline.engine.libraries import undrawn
 from pipeline.engine.model.adapter import merge_adapter
 from pipeline.engine.model.architecture import INSTEAD
 from pipeline.engine.model.exchange import exchange
@@ -108,7 +109,7 @@ def load_model(
     # for a GPU as it was saved, so that the file's own memory is all that it takes
     read_as = checkpoint.dtype if where.type == "cuda" and checkpoint.dtype in DTYPES else dtype
     try:
-        with doing(f"reading {checkpoint.directory.name}"):
+        with doing(f"reading {checkpoint.directory.name}"), undrawn():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 checkpoint.directory, dtype=getattr(torch, read_as),
                 attn_implementation="sdpa" if plain else IMPLEMENTATION,

@@ -1,15 +1,16 @@
 """A tokenizer that is there at once: `tokenizer.json` by the library that reads it, without transformers and torch.
 
-It serves to estimate how long prompts are. What rows become is decided by the tokenizer of `tokenizer.py` alone.
+It serves to estimate how long prompts are, and to show the tokens of an output. What rows become is decided by the tokenizer of
+`tokenizer.py` alone.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from pipeline.engine.model.files.checkpoint import Checkpoint
 from pipeline.types import ChatFormat, Renderer
 
 
@@ -34,8 +35,9 @@ class QuickTokenizer:
         return str(self._inner.decode(list(ids), skip_special_tokens=not special))
 
     def token(self, token_id: int) -> str:
-        """The token of an id."""
-        return str(self._inner.id_to_token(token_id))
+        """The token of an id; the id as text where there is none."""
+        token = self._inner.id_to_token(token_id)
+        return str(token_id) if token is None else str(token)
 
     def chat(self, form: ChatFormat) -> Renderer:
         """No template is known here.
@@ -46,9 +48,14 @@ class QuickTokenizer:
         raise ValueError("chat templates need the tokenizer of transformers")
 
 
-def quick_tokenizer(checkpoint: Checkpoint) -> QuickTokenizer | None:
-    """Return a checkpoint's tokenizer; None where it has no `tokenizer.json` that can be read so."""
-    file = checkpoint.tokenizer / "tokenizer.json"
+def quick_tokenizer(folder: Path, vocab_size: int | None) -> QuickTokenizer | None:
+    """Return the tokenizer in a folder; None where it has no `tokenizer.json` that can be read so.
+
+    Args:
+        folder: The tokenizer's files.
+        vocab_size: The number of the model's tokens; None: those of the tokenizer.
+    """
+    file = folder / "tokenizer.json"
     if not file.is_file():
         return None
     from tokenizers import Tokenizer
@@ -59,13 +66,13 @@ def quick_tokenizer(checkpoint: Checkpoint) -> QuickTokenizer | None:
         inner.no_padding()
     except Exception:  # the library raises plain ones
         return None
-    return QuickTokenizer(inner, checkpoint.vocab_size or inner.get_vocab_size(), _first_token(checkpoint, inner))
+    return QuickTokenizer(inner, vocab_size or inner.get_vocab_size(), _first_token(folder, inner))
 
 
-def _first_token(checkpoint: Checkpoint, inner: Any) -> int | None:
+def _first_token(folder: Path, inner: Any) -> int | None:
     """Return the id of the beginning-of-text token, or of the end-of-text token where there is none."""
     try:
-        told = json.loads((checkpoint.tokenizer / "tokenizer_config.json").read_text(encoding="utf-8"))
+        told = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     for name in ("bos_token", "eos_token"):

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.libraries import import_libraries
 from pipeline.engine.model.chat import renderer
 from pipeline.errors import ModelRefused
 from pipeline.types import ChatFormat, Renderer
@@ -125,6 +126,7 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
     Raises:
         ModelRefused: If transformers cannot load it.
     """
+    import_libraries()
     from transformers import AutoTokenizer
 
     try:

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def check_patterns(schema: Any) -> None:
-    """Check that no pattern of `patternProperties` matches the name of a property that is declared beside it.
+    """Check that no pattern of `patternProperties` matches the name of a property that is declared with it.
 
     Such a property has to satisfy both, and the library then allows texts that cannot be completed (llguidance issue 265).
 

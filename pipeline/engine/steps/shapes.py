@@ -18,7 +18,7 @@ from pipeline.engine.scheduler import Step
 TOKENS_A_CHUNK = 8
 """A shape has space for one chunk per this many tokens."""
 LARGE = 256
-"""Rows beyond which a few more cost little beside recording another shape."""
+"""Rows beyond which a few more cost little compared to recording another shape."""
 IDLE = -1
 """The position of an idle token, which belongs to no sequence."""
 

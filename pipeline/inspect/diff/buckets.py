@@ -57,7 +57,7 @@ def bucket_folder(needed: int) -> Iterator[Path]:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise PlanRefused(
-                f"{Path(name).parent} got full while rows were matched there; name another folder with TMPDIR"
+                f"{Path(name).parent} filled up while rows were matched there; name another folder with TMPDIR"
             ) from error
 
 

@@ -24,7 +24,7 @@ _MADE = frozenset({GENERATED})
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Something that differs between two outputs beside their rows.
+    """Something that differs between two outputs, other than their rows.
 
     Attributes:
         topic: Its name: seed, sampling, precision, …

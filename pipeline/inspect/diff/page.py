@@ -1,4 +1,4 @@
-"""Lays out a comparison as a page: what was found, why, and rows that differ with their tokens beside each other."""
+"""Lays out a comparison as a page: what was found, why, and differing rows with their tokens side by side."""
 
 from __future__ import annotations
 

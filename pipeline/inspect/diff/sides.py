@@ -12,45 +12,30 @@ import pyarrow as pa
 
 from pipeline.errors import PlanRefused
 from pipeline.inspect.diff.differing import plain_type
-from pipeline.inspect.output import Footer, Output, open_output
-from pipeline.planning.plan import Plan
-from pipeline.wording import one_line
+from pipeline.inspect.output import Committed, Footer, open_committed
 
 KEYS = ("row_id", "sample_index")
 _MOST_ENVIRONMENTS = 8
 """Different environments of one output that are compared with the other's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side(Committed):
     """One of the two outputs.
 
     Attributes:
         name: `a` or `b`.
-        output: The output.
-        plan: Its plan; None if it cannot be read.
-        without_plan: Why not; empty if it can.
-        parts: The parts of the plan that are there, in the order of their rows.
-        rows: Output rows in them.
+        rows: Output rows in its parts.
         size: Their bytes before compression.
         schema: The columns that all of them have, in their plain types; None without a part.
         environments: Where they were made, each once.
     """
 
     name: str
-    output: Output
-    plan: Plan | None
-    without_plan: str
-    parts: tuple[str, ...]
     rows: int
     size: int
     schema: pa.Schema | None
     environments: tuple[Mapping[str, Any], ...]
-
-    @property
-    def missing_parts(self) -> int:
-        """Planned parts that are not there."""
-        return 0 if self.plan is None else self.plan.shard_count - len(self.parts)
 
     def read(self, columns: Sequence[str], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """Read the rows in batches, in columns of the plain types of `schema`.
@@ -69,26 +54,20 @@ def open_side(name: str, path: str) -> Side:
     Raises:
         PlanRefused: If there is none, or a part is damaged.
     """
-    output = open_output(path, key=name)
-    plan, why = None, "there is none"
-    if output.planned:
-        try:
-            plan, why = output.plan(), ""
-        except (ValueError, TypeError, KeyError) as error:
-            why = one_line(error)
-    parts = output.committed(plan)
-    if not parts:
-        raise PlanRefused(f"{name}={path}: no part is committed yet; a run commits its first one soon")
+    found = open_committed(path, key=name)
     rows = size = 0
     schema: pa.Schema | None = None
     environments: dict[str, Mapping[str, Any]] = {}
-    for part in parts:
-        footer = output.footer(part)
+    for part in found.parts:
+        footer = found.output.footer(part)
         rows, size = rows + footer.rows, size + footer.size
         schema = _both(schema, footer)
         if len(environments) < _MOST_ENVIRONMENTS:
             environments.setdefault(json.dumps(footer.environment, sort_keys=True, default=str), footer.environment)
-    side = Side(name, output, plan, why, tuple(parts), rows, size, schema, tuple(environments.values()))
+    side = Side(
+        output=found.output, plan=found.plan, without_plan=found.without_plan, parts=found.parts,
+        name=name, rows=rows, size=size, schema=schema, environments=tuple(environments.values()),
+    )  # fmt: skip
     if schema is not None and not set(KEYS) <= set(schema.names):
         raise PlanRefused(f"{name}={path}: its parts have no columns {' and '.join(KEYS)}, so rows cannot be matched")
     return side
@@ -122,7 +101,7 @@ def _as(batch: pa.RecordBatch, schema: pa.Schema, where: str) -> pa.RecordBatch:
             columns.append(column if column.type == field.type else _unwrapped(column).cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise PlanRefused(f"{where}: column {field.name} is {column.type} here and {field.type} in the parts before; "
-                              "`promptmill verify` says what mends it") from error  # fmt: skip
+                              "`promptmill verify` says how to repair it") from error  # fmt: skip
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 

@@ -88,7 +88,7 @@ def _divergence(found: Difference) -> str:
     if not divergence.places:
         return ""
     least, most = min(divergence.places), max(divergence.places)
-    places = f"rows part at token {divergence.median:,} in the median (from {least:,} to {most:,})"
+    places = f"rows diverge at token {divergence.median:,} in the median (from {least:,} to {most:,})"
     means = [f"{mean:.3g} in {side}" for side in "ab" if (mean := divergence.probability(side)) is not None]
     ended = f"; in {counted(divergence.ended, 'row')} one side ends there" if divergence.ended else ""
     return places + (f"; its mean probability is {', '.join(means)}" if means else "") + ended
@@ -105,7 +105,7 @@ def _drift(found: Difference) -> str:
         row_id, sample, token = drift.where
         where = f" ({plain(str(row_id), 40)} #{sample}, token {token})"
     tokens = counted(drift.tokens, "common token")
-    return f"log-probabilities of {tokens} differ by {drift.mean:.2g} nats in the mean, {drift.most:.2g} at most{where}"
+    return f"log-probabilities of {tokens} differ by {drift.mean:.2g} nats on average, {drift.most:.2g} at most{where}"
 
 
 def _example(found: Difference, example: Example) -> str:

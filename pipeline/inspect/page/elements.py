@@ -79,7 +79,7 @@ def figure(title: str, svg: str, *, numbers: Markup, note: object = "", wide: bo
 
 
 def grid(blocks: Iterable[str], *, small: bool = False) -> Markup:
-    """Return blocks beside each other, as many as fit: two, or three if they are small."""
+    """Return blocks side by side, as many as fit: two, or three if they are small."""
     return Markup(f'<div class="grid{" small" if small else ""}">{"".join(blocks)}</div>')
 
 

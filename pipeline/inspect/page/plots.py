@@ -20,7 +20,6 @@ COLOURS = {
 }
 """The page's variable → the colour that stands for it until the SVG is made."""
 INK, MUTED, LINE, SOFT, CARD, S1, S2, S3, S4, S5, S6, BAD, GOOD, WARN = COLOURS.values()
-SERIES = (S1, S2, S4, S5, S6, S3)
 _OPTIONS: dict[str, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "promptmill", "text.parse_math": False, "font.family": ["DejaVu Sans"],
     "font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": LINE, "axes.labelcolor": MUTED,

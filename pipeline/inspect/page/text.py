@@ -50,7 +50,7 @@ def attribute(text: str) -> str:
 
 
 def isolated(text: str, limit: int | None = None) -> str:
-    """Return a short text as HTML that does not change the direction of what stands beside it."""
+    """Return a short text as HTML that does not change the direction of the text around it."""
     return f"<bdi>{shown(text, limit)}</bdi>"
 
 

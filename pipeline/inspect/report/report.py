@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pipeline.errors import PlanRefused, PromptmillError
 from pipeline.inspect.output import Output
 from pipeline.inspect.page.shell import page
+from pipeline.inspect.report.event_logs import read_timeline
 from pipeline.inspect.report.measure.measured import measure
 from pipeline.inspect.report.sections import distribution, first, run, texts, tokens
 from pipeline.inspect.report.sections import origin as origins
 from pipeline.inspect.report.subject import Origin, Subject
-from pipeline.inspect.report.timeline import read_timeline
 from pipeline.output.card.seal import put_sealed
 from pipeline.output.folder import REPORT
 from pipeline.output.record.manifest import Manifest

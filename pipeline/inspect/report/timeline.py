@@ -1,21 +1,11 @@
-"""What happened when, from the event logs of all drivers: one axis of time, throughput, occupancy, a lane per replica."""
+"""What happened when in a run: one axis of time for all drivers, throughput, occupancy, a lane per replica."""
 
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
 
-from pipeline.errors import PromptmillError
-from pipeline.output.folder import EVENTS
-from pipeline.store.base import Store
-from pipeline.store.door import fetch
-
-MOST_BYTES = 1 << 26
-"""Most bytes of an event log that is read; a driver's has a quarter of that."""
 Span = tuple[float, float]
 
 
@@ -78,13 +68,7 @@ class Timeline:
     @property
     def working(self) -> list[Span]:
         """Return the spans of time in which a driver was at work, which do not overlap."""
-        found: list[Span] = []
-        for start, end in sorted((s.start, s.end) for s in self.sessions):
-            if found and start <= found[-1][1]:
-                found[-1] = found[-1][0], max(found[-1][1], end)
-            else:
-                found.append((start, end))
-        return found
+        return _union((session.start, session.end) for session in self.sessions)
 
     @property
     def length(self) -> float:
@@ -112,121 +96,6 @@ class Timeline:
         return [(self.clock(a[1]), b[0] - a[1]) for a, b in itertools.pairwise(spans)]
 
 
-def read_timeline(store: Store) -> Timeline:
-    """Read all event logs; what cannot be read is left out."""
-    sessions: list[tuple[float, str, Session]] = []
-    for file in store.list(EVENTS):
-        try:
-            data = fetch(store, file.name, MOST_BYTES)
-        except (FileNotFoundError, ValueError, OSError, PromptmillError):
-            continue
-        found = _Reader(len(sessions)).read(_lines(data))
-        if found is not None:
-            sessions.append((found.start, file.name, found))
-    ordered = [session for *_, session in sorted(sessions, key=lambda s: s[:2])]
-    for number, session in enumerate(ordered):
-        for lane in session.lanes:
-            lane.driver = number
-    return Timeline(ordered)
-
-
-def _lines(data: bytes) -> Iterator[tuple[float, str, Mapping[str, Any]]]:
-    """Yield time, event and facts of each line; a half line, of a driver at work, is left out."""
-    for line in data.splitlines():
-        try:
-            facts = json.loads(line)
-            yield datetime.fromisoformat(facts["time"]).timestamp(), str(facts["event"]), facts
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue
-
-
-class _Reader:
-    """Reads the events of one driver."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-        self._session: Session | None = None
-        self._alive: dict[str, Lane] = {}
-        self._open: dict[int, list[tuple[float, Lane]]] = {}
-        self._before: tuple[float, int] | None = None
-        self._since = 0.0
-
-    def read(self, lines: Iterator[tuple[float, str, Mapping[str, Any]]]) -> Session | None:
-        spread: list[tuple[float, float, int]] = []
-        for time, event, facts in lines:
-            if self._session is None:
-                self._session, self._since = Session(time, time), time
-            session = self._session
-            session.end = max(session.end, time)
-            try:
-                self._take(session, time, event, facts, spread)
-            except (KeyError, TypeError, ValueError):
-                continue
-        if self._session is None:
-            return None
-        for shard in list(self._open):
-            self._close(shard, self._session.end)
-        if not self._session.pace:
-            self._session.tokens = spread
-        return self._session
-
-    def _take(
-        self,
-        session: Session,
-        time: float,
-        event: str,
-        facts: Mapping[str, Any],
-        spread: list[tuple[float, float, int]],
-    ) -> None:
-        if event == "replica_up":
-            lane = Lane(self._number, str(facts["replica"]), str(facts.get("node", "")), self._since, time)
-            self._alive[lane.name] = lane
-            session.lanes.append(lane)
-            self._before = self._before or (time, 0)
-        elif event == "replica_down":
-            self._down(time, facts)
-        elif event == "shard_started" and (holder := self._alive.get(str(facts["replica"]))) is not None:
-            self._open.setdefault(int(facts["shard"]), []).append((time, holder))
-        elif event == "shard_committed":
-            start = self._close(int(facts["shard"]), time)
-            session.commits.append((time, int(facts["shard"])))
-            if not facts.get("already_there"):
-                spread.append((session.start if start is None else start, time, int(facts["completion_tokens"])))
-        elif event == "summary":
-            session.summed = True
-            spread.append((time - float(facts["seconds"]), time, int(facts.get("completion_tokens", 0))))
-        elif event == "progress":
-            self._pace(session, time, int(facts["tokens"]), int(facts["running"]), int(facts["capacity"]))
-        elif event == "driver_stop":
-            session.stopped = str(facts["reason"])
-        session.taken_over += event == "shard_taken_over"
-        session.copied += event == "shard_copied"
-        session.blamed += event == "row_blamed"
-
-    def _pace(self, session: Session, time: float, tokens: int, running: int, capacity: int) -> None:
-        before, made = self._before or (session.start, 0)
-        session.tokens.append((before, time, max(0, tokens - made)))
-        session.pace.append((time, running, capacity))
-        self._before = time, tokens
-
-    def _down(self, time: float, facts: Mapping[str, Any]) -> None:
-        lane = self._alive.pop(str(facts["replica"]), None)
-        if lane is None:
-            return
-        lane.down, lane.reason, self._since = time, str(facts.get("reason", "")), time
-        for shard, holders in list(self._open.items()):
-            for since, holder in [h for h in holders if h[1] is lane]:
-                holders.remove((since, holder))
-                lane.busy.append((since, time, shard))
-
-    def _close(self, shard: int, time: float) -> float | None:
-        """End a shard with all replicas that have it; return when the first of them began."""
-        holders = self._open.pop(shard, [])
-        for since, lane in holders:
-            lane.busy.append((since, time, shard))
-        return min((since for since, _ in holders), default=None)
-
-
 @dataclass(frozen=True, slots=True)
 class Tail:
     """The last part of the work.
@@ -237,7 +106,7 @@ class Tail:
         busy: How many of them had work, averaged over it.
         shard: The shard that was committed last.
         replica: Who had it; empty if that was not logged.
-        took: Seconds it was in hand; None if that was not logged.
+        took: Seconds it was in flight; None if that was not logged.
     """
 
     seconds: float
@@ -273,8 +142,13 @@ def tail(timeline: Timeline, share: float = 0.05) -> Tail | None:
 
 def merged(lane: Lane) -> list[Span]:
     """Return the spans in which a replica had work, which do not overlap."""
+    return _union((start, end) for start, end, _ in lane.busy)
+
+
+def _union(spans: Iterable[Span]) -> list[Span]:
+    """Merge spans that overlap or touch; return them in order."""
     found: list[Span] = []
-    for start, end, _ in sorted(lane.busy):
+    for start, end in sorted(spans):
         if found and start <= found[-1][1]:
             found[-1] = found[-1][0], max(found[-1][1], end)
         else:

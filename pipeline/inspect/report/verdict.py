@@ -70,7 +70,8 @@ def _rows(subject: Subject) -> Iterator[Finding]:
         working = any(s.stopped is None for s in subject.timeline.sessions)
         how = "a driver is at work, or was killed" if working else "no driver is at work"
         yield Finding(
-            "warn", f"The output is not finished: {how}. The same command goes on; this page shows what is there."
+            "warn",
+            f"The output is not finished: {how}. The same command resumes it; this page shows what is committed.",
         )
     if subject.errors:
         codes = ", ".join(f"{n:,} {code}" for code, n in sorted(tally.errors.items(), key=lambda e: (-e[1], e[0])))

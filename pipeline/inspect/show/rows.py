@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import ConfigurationError, PlanRefused
+from pipeline.errors import ConfigurationError
 from pipeline.inspect.config import ShowConfig
-from pipeline.inspect.output import Output, open_output
+from pipeline.inspect.output import Committed, open_committed
 from pipeline.inspect.show.where import Term, holds, parse
-from pipeline.planning.plan import Plan
 from pipeline.wording import brief
 
 WIDE = ("prompt_token_ids", "prompt_token_logprobs", "top_token_ids", "top_token_logprobs", "messages")
@@ -21,28 +20,17 @@ WIDE = ("prompt_token_ids", "prompt_token_logprobs", "top_token_ids", "top_token
 OF_TOKENS = ("token_ids", "token_logprobs", "token_entropies", "token_ranks")
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen(Committed):
     """The rows that are asked for.
 
     Attributes:
-        output: The output.
-        plan: Its plan; None if it cannot be read.
-        parts: Its committed parts.
-        schema: The columns of the first of them.
+        schema: The columns of the first part.
         terms: What holds for every row.
     """
 
-    output: Output
-    plan: Plan | None
-    parts: tuple[str, ...]
     schema: pa.Schema
     terms: tuple[Term, ...]
-
-    @property
-    def missing_parts(self) -> int:
-        """Planned parts that are not committed."""
-        return 0 if self.plan is None else self.plan.shard_count - len(self.parts)
 
     def rows(self, *, tokens: bool) -> Iterator[dict[str, Any]]:
         """Yield the rows in their order, each as column → value.
@@ -76,22 +64,14 @@ def choose(config: ShowConfig) -> Chosen:
         PlanRefused: If there is no output, or nothing is committed yet.
         ConfigurationError: If the filter cannot be used.
     """
-    output = open_output(config.output.path)
-    plan = None
-    if output.planned:
-        try:
-            plan = output.plan()
-        except (ValueError, TypeError, KeyError):
-            plan = None  # the parts can be shown all the same
-    parts = output.committed(plan)
-    if not parts:
-        raise PlanRefused(
-            f"output.path={config.output.path}: no part is committed yet; a run commits its first one soon"
-        )
-    schema = output.footer(parts[0]).schema
+    found = open_committed(config.output.path)  # parts can be shown without a plan
+    schema = found.output.footer(found.parts[0]).schema
     terms = [] if config.where is None else parse(config.where, schema)
     if config.row_id is not None:
         if "row_id" not in schema.names:
             raise ConfigurationError(f"row_id={brief(config.row_id)}: the output has no column row_id")
         terms.insert(0, Term("row_id", "=", pa.scalar(config.row_id)))
-    return Chosen(output, plan, tuple(parts), schema, tuple(terms))
+    return Chosen(
+        output=found.output, plan=found.plan, without_plan=found.without_plan, parts=found.parts,
+        schema=schema, terms=tuple(terms),
+    )  # fmt: skip

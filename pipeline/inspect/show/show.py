@@ -53,7 +53,7 @@ def _end(config: ShowConfig, chosen: Chosen, shown: int, *, more: bool, coloured
     if more:
         yield Text(f"the first {counted(shown, 'row')}; limit={max(20, 2 * shown)} shows more")
     elif not shown:
-        yield Text("no such row" if chosen.terms else "no rows")
+        yield Text("no row matches" if chosen.terms else "no rows")
     if chosen.missing_parts and chosen.plan is not None:
         done, planned = len(chosen.parts), chosen.plan.shard_count
         yield Text(

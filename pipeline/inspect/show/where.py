@@ -113,7 +113,7 @@ def _typed(column: str, value: str, kind: pa.DataType) -> Any:
         return pa.scalar(value).cast(kind)
     except (KeyError, ValueError, pa.ArrowException) as error:
         raise ConfigurationError(
-            f"where: {plain(column, 80)}={plain(value, 80)}: the column is {_spelled(kind)}, and this is none"
+            f"where: {plain(column, 80)}={plain(value, 80)}: the column is {_spelled(kind)}, and this value is not"
         ) from error
 
 

@@ -70,7 +70,7 @@ def _listing_findings(output: Output, names: list[str], plan8: str) -> Iterator[
         yield Finding(MANIFEST, what, f"{AGAIN}, which does the rest")
     for name in sorted(output.files.difference(names)):
         mend = MOVE if can_be_set_aside(name, plan8) else ELSEWHERE
-        yield Finding(name, "is not of this output, and who reads the folder reads it too", mend)
+        yield Finding(name, "does not belong to this output, but readers of the folder read it too", mend)
 
 
 def _plan(output: Output, findings: list[Finding]) -> Wanted | None:

@@ -164,7 +164,7 @@ class _RowReading:
             yield Finding(self._name, f"holds {self.order.input_rows} input rows; {self._planned} were planned")
         for name, count in asdict(self.counts).items():
             if getattr(told, name) != count:
-                yield Finding(self._name, f"its footer says {name} {getattr(told, name)}, its rows make {count}")
+                yield Finding(self._name, f"its footer says {name} {getattr(told, name)}, its rows have {count}")
 
     def _check(self, batch: Batch, group: int) -> None:
         rows: Any = batch.rows

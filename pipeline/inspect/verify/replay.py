@@ -135,7 +135,7 @@ def _generate(job: Job, segments: Sequence[Segment], there: Mapping[str, Any]) -
             if job.device == "cpu":
                 raise
             raise ModelRefused(
-                f"the output was made on a {job.device} device, which is not to be had here: {error}"
+                f"the output was made on a {job.device} device, which is not available here: {error}"
             ) from error
         try:
             report = worker.submit(Task(Shard(0, 1, tuple(segments)))).result()

@@ -189,9 +189,9 @@ def _job(output: Output, plan: Plan, restore: Restore) -> Job:
     try:
         text = output.store.get(CONFIG).decode()
     except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{CONFIG} is missing or no text") from error
+        raise ConfigurationError(f"{CONFIG} is missing or is not text") from error
     job = restore(text, output.path, plan.fingerprint)
     if job.plan.plan_id != plan.plan_id:
         there = json.loads(json.dumps(job.plan.fingerprint))  # as JSON reads it back: lists, not tuples
-        raise PlanRefused(f"what it was made of is not what it was: {'; '.join(differences(plan.fingerprint, there))}")
+        raise PlanRefused(f"what it was made from has changed: {'; '.join(differences(plan.fingerprint, there))}")
     return replace(job, plan=plan.located(job.plan.files))

@@ -42,11 +42,6 @@ def put_sealed(store: Store, name: str, text: str | bytes) -> str:
     return name
 
 
-def holds_card(store: Store) -> bool:
-    """Whether README.md is a card that nobody has changed."""
-    return holds_sealed(store, CARD)
-
-
 def holds_sealed(store: Store, name: str) -> bool:
     """Whether there is such a file with a seal, which nobody has changed."""
     try:

@@ -36,7 +36,7 @@ class Event:
     Attributes:
         name: The value of `event` in its line.
         meaning: What happened.
-        facts: The other values of its line, beside `time`.
+        facts: The other values of its line, besides `time`.
     """
 
     name: str

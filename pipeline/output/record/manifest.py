@@ -126,17 +126,6 @@ def read_manifest(store: Store) -> Manifest | None:
         raise PlanRefused(f"{MANIFEST} is not a manifest of promptmill: {error}; choose another output.path") from error
 
 
-def finish(
-    store: Store,
-    plan: Plan,
-    reports: Mapping[int, ShardReport],
-    timings: Mapping[str, float],
-    environment: Mapping[str, Any],
-) -> Manifest:
-    """Check that the output is complete, and put its manifest: `assemble`, then `put_manifest`."""
-    return put_manifest(store, assemble(store, plan, reports, timings, environment))
-
-
 def assemble(
     store: Store,
     plan: Plan,

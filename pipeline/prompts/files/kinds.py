@@ -14,7 +14,7 @@ import pyarrow.types as kinds
 
 Type: TypeAlias = Any  # a `pa.DataType`, which has the attributes of its kind only
 ANNOTATION = b"parquet"
-"""The key of a field's metadata where its Parquet type has no like in Arrow; only `INTERVAL` needs it."""
+"""The key of a field's metadata where its Parquet type has no equivalent in Arrow; only `INTERVAL` needs it."""
 
 
 _INTEGERS = [pa.int8(), pa.int16(), pa.int32(), pa.int64()]

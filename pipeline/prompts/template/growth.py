@@ -87,7 +87,7 @@ def check_result(operation: str, weight: int, *args: Any, **kwargs: Any) -> None
 
 
 def _fields(weight: int, text: str, specs: list[str], *, once: bool = False) -> int:
-    """Estimate the result: fields are at most 999 wide, and each value may be as long as all arguments beside the text."""
+    """Estimate the result: fields are at most 999 wide, and each value may be as long as all arguments besides the text."""
     wide = next(filter(_WIDE.search, specs), None)
     if wide is not None:
         raise OverflowError(f"a format with a width above 999, or with a width taken from the values: {wide[:40]!r}")

@@ -95,7 +95,7 @@ def _without_returns(text: str) -> tuple[str, str]:
         return text, ""
     mark = next((blank for blank in "\x1c\x1d\x1e\x1f\x0b\x0c\x85\u2028\u2029" if blank not in text), None)
     if mark is None:
-        raise ValueError("carriage returns beside every other blank there is")
+        raise ValueError("the template has carriage returns and every other kind of blank")
     return text.replace("\r", mark), mark
 
 

@@ -38,7 +38,7 @@ _NODE_GONE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a replica is told about its surroundings.
+    """The surroundings of a replica.
 
     Attributes:
         sizing: The number of replicas, and what each uses of its node.

@@ -30,7 +30,7 @@ LONGEST = 40
 
 
 class Guardian:
-    """Waits beside a job, with a folder for its Ray."""
+    """Runs beside a job, with a folder for the job's Ray."""
 
     def __init__(self) -> None:
         """Make the folder and start the process. Processes started after this carry the job's mark."""

@@ -227,7 +227,7 @@ class RayPool:
         """
         del self._actors[name]
         if isinstance(error, RuntimeEnvSetupError):
-            raise ClusterLost(f"a node cannot take the code that is sent to it: {reason(error)}") from None
+            raise ClusterLost(f"a node cannot load the code that the driver sends: {reason(error)}") from None
         self._failed_starts += not isinstance(unwrap(error), ReplicaLost)
         if self._failed_starts < FAILED_STARTS:
             self._launch()

@@ -101,13 +101,13 @@ class JobServer:
             if now.exit_code is None:
                 return Handed.RUNNING
             raise ConfigurationError(
-                f"submission_id={submission_id}: the cluster does not let go of its last try, which ended with exit code "
+                f"submission_id={submission_id}: the cluster does not delete its last attempt, which ended with exit code "
                 f"{now.exit_code}; take another submission_id"
             ) from error
         return Handed.NEW if before is None else Handed.AGAIN
 
     def state(self, submission_id: str) -> State | None:
-        """Return the state of a job; None if there is none of this id."""
+        """Return the state of a job; None if no job has this id."""
         try:
             with _asking(f"submission_id={submission_id}"):
                 info = self._client.get_job_info(submission_id)
@@ -151,7 +151,7 @@ class JobServer:
         """Stop a job, and wait until it has ended.
 
         Raises:
-            ConfigurationError: If there is none of this id.
+            ConfigurationError: If no job has this id.
         """
         state = self.known(submission_id)
         if state.exit_code is None:
@@ -166,7 +166,7 @@ class JobServer:
         """How a job stands.
 
         Raises:
-            ConfigurationError: If there is none of this id.
+            ConfigurationError: If no job has this id.
         """
         state = self.state(submission_id)
         if state is None:
@@ -259,7 +259,7 @@ def _asking(what: str) -> Iterator[None]:
             ) from error
         if "authenti" in text.lower():
             raise ConfigurationError(
-                f"{what}: the cluster wants its token, and not another: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+                f"{what}: the cluster requires its own token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
                 "RAY_AUTH_TOKEN_PATH"
             ) from error
         raise ConfigurationError(f"{what}: {text[:300]}") from error

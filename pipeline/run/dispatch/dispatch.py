@@ -17,7 +17,7 @@ from pipeline.errors import ClusterLost, PromptmillError, WorkerFailed
 from pipeline.planning.pace import AT_RISK
 from pipeline.run.dispatch.hands import Hands
 from pipeline.run.dispatch.replica import Replica, ReplicaDied, ReplicaFailed, ReplicaHung, ReplicaLost, ReplicaPool
-from pipeline.run.dispatch.stragglers import InHand, Pace
+from pipeline.run.dispatch.stragglers import InFlight, Pace
 from pipeline.run.shared.queue import Work
 from pipeline.types import ErrorCode, ShardReport, Task
 from pipeline.wording import counted, duration
@@ -29,7 +29,7 @@ WATCH = 1.0
 TICK = 0.2
 """Seconds between checks of signals, the deadline and the display."""
 FAILURES = 3
-"""How many replicas may end in an exception with the same shard in hand before that is the job's own fault."""
+"""How many replicas may end in an exception with the same shard in flight before that is the job's own fault."""
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Dispatcher:
     clock: Callable[[], float] = time.monotonic
     replicas: list[Replica] = field(default_factory=list)
     _hands: Hands = field(default_factory=lambda: Hands(IN_FLIGHT))
-    _in_flight: dict[Future[ShardReport | None], InHand] = field(default_factory=dict)
+    _in_flight: dict[Future[ShardReport | None], InFlight] = field(default_factory=dict)
     _settled: queue.SimpleQueue[Future[ShardReport | None]] = field(default_factory=queue.SimpleQueue)
     _copied: set[int] = field(default_factory=set)
     _late: set[Future[ShardReport | None]] = field(default_factory=set)
@@ -103,7 +103,7 @@ class Dispatcher:
         return True
 
     @property
-    def rows_in_hand(self) -> int:
+    def rows_in_flight(self) -> int:
         """Input rows of the shards that replicas work on."""
         wanted = {o.shard: o.task.shard.rows for future, o in self._in_flight.items() if future not in self._late}
         return sum(wanted.values())
@@ -116,7 +116,7 @@ class Dispatcher:
             oldest = held[0]
             others = f", and {counted(len(held) - 1, 'other part')}" if len(held) > 1 else ""
             return (
-                f"part {oldest.shard} on {oldest.replica.name}, {oldest.replica.node}, in hand for "
+                f"part {oldest.shard} on {oldest.replica.name}, {oldest.replica.node}, in flight for "
                 f"{duration(now - oldest.since)}{others}"
             )
         if self.pool.pending():
@@ -169,7 +169,7 @@ class Dispatcher:
             choices.remove(slowest)
             self._copy(slowest, replica)
 
-    def _copyable(self) -> list[InHand]:
+    def _copyable(self) -> list[InFlight]:
         """Return the tasks that are in flight once, still needed, and no trials."""
         return [
             held
@@ -177,7 +177,7 @@ class Dispatcher:
             if not held.alone and held.shard not in self._copied and future not in self._late
         ]
 
-    def _copy(self, held: InHand, replica: Replica) -> None:
+    def _copy(self, held: InFlight, replica: Replica) -> None:
         task = self.work.copy(held.task)
         self._copied.add(held.shard)
         self.on_event("shard_copied", shard=held.shard, replica=replica.name, of=held.replica.name)
@@ -187,7 +187,7 @@ class Dispatcher:
         trial = {} if task.trial is None else {"trial": list(task.trial)}
         self.on_event("shard_started", shard=task.shard.index, attempt=task.attempt, replica=replica.name, **trial)
         future = replica.submit(task)
-        self._in_flight[future] = InHand(task, replica, alone, self.clock())
+        self._in_flight[future] = InFlight(task, replica, alone, self.clock())
         self._hands.take(replica, alone=alone)
         future.add_done_callback(self._settled.put)
 

@@ -143,8 +143,8 @@ class InlinePool:
             ClusterLost: Always.
         """
         raise ClusterLost(
-            "a row hangs the model, which this process cannot end by itself; the same command sets its shards apart, and "
-            "cluster=local replaces a replica that hangs"
+            "a row hangs the model, and this process cannot stop it; run the same command again to isolate the row, or use "
+            "cluster=local, which replaces a replica that hangs"
         )
 
     def pending(self) -> int:

@@ -14,7 +14,7 @@ from pipeline.types import Task
 
 
 @dataclass(frozen=True, slots=True)
-class InHand:
+class InFlight:
     """A task that a replica works on.
 
     Attributes:
@@ -46,7 +46,7 @@ class Pace:
 
     _seconds_a_row: dict[str, float] = field(default_factory=dict)
 
-    def finished(self, task: InHand, now: float) -> None:
+    def finished(self, task: InFlight, now: float) -> None:
         """Record that a replica has finished a shard."""
         if task.rows:
             self._seconds_a_row[task.replica.name] = (now - task.since) / task.rows
@@ -55,7 +55,7 @@ class Pace:
         """Forget a replica."""
         self._seconds_a_row.pop(replica, None)
 
-    def slowest(self, tasks: Iterable[InHand], idle: str, now: float) -> InHand | None:
+    def slowest(self, tasks: Iterable[InFlight], idle: str, now: float) -> InFlight | None:
         """Return the task with which an idle replica saves the most time; None if it would save none.
 
         A replica that has finished nothing yet counts as the median one. An overdue task is expected to take as much longer
@@ -66,7 +66,7 @@ class Pace:
         usual = statistics.median(self._seconds_a_row.values())
         mine = self._seconds_a_row.get(idle, usual)
 
-        def saved(task: InHand) -> float:
+        def saved(task: InFlight) -> float:
             left = abs(task.rows * self._seconds_a_row.get(task.replica.name, usual) - (now - task.since))
             return left - task.rows * mine
 

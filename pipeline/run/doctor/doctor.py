@@ -23,7 +23,7 @@ from pipeline.wording import named
 SECONDS = 30.0
 """How long a check may take that asks this process and its disks."""
 _SLACK = 30.0
-"""Seconds that a check which starts a process may take beside it."""
+"""Seconds that a check which starts a process may take in addition."""
 
 
 @dataclass(frozen=True, slots=True)

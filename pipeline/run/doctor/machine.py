@@ -39,7 +39,7 @@ def check_memory() -> Iterator[Finding]:
     """Yield a finding about the memory that a job may take."""
     free = available_bytes()
     if free is None:
-        yield warning("memory", "how much is free is not known", "watch a job's memory yourself")
+        yield warning("memory", "free memory is unknown", "watch a job's memory yourself")
     elif free < LITTLE_MEMORY:
         yield warning(
             "memory",
@@ -63,7 +63,7 @@ def check_disks(output: str | None) -> Iterator[Finding]:
         free = shutil.disk_usage(_SHM).free
         if free < SHARED:
             do = "give the container more (docker run --shm-size=256m), or use cluster=inline"
-            yield warning("/dev/shm", f"{free / 2**20:.0f} MiB free, and Ray wants 80", do)
+            yield warning("/dev/shm", f"{free / 2**20:.0f} MiB free, and Ray needs 80", do)
         else:
             yield ok("/dev/shm", f"{_gib(free)} free")
     else:

@@ -114,7 +114,7 @@ class Work:
         return replace(self._task(shard, suspect), witness=witness(shard.index))
 
     def copy(self, task: Task) -> Task:
-        """Return a task that another replica has in hand, to be done a second time."""
+        """Return a task that another replica has in flight, to be done a second time."""
         attempt = self._attempts[task.shard.index] = self._attempts.get(task.shard.index, 0) + 1
         return replace(task, attempt=attempt)
 

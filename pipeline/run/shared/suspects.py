@@ -114,7 +114,7 @@ class Suspect:
         self.passed()
         if len(self.guilty) > GUILTY:
             raise WorkerFailed(
-                f"shard {self.shard}: more than {GUILTY} of its rows end their replicas; the rows are hardly the cause: "
+                f"shard {self.shard}: more than {GUILTY} of its rows kill their replicas; the rows are probably not the cause: "
                 "look at the replicas' memory and at the events in _job/events"
             )
 

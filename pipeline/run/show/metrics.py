@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline.run.show.progress import RunSnapshot, TimeLeft
+from pipeline.run.show.snapshot import RunSnapshot, TimeLeft
 from pipeline.types import Progress, ShardReport
 
 PREFIX = "ray_"
@@ -20,7 +20,7 @@ FINISHED = "finished"
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric: its name and meaning, and its tags beside those of the run.
+    """One metric: its name and meaning, and its tags besides those of the run.
 
     A name that ends in `_total` is a counter's, any other a gauge's.
     """

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 
 from pipeline.planning.plan import Plan
 from pipeline.run.dispatch.replica import Replica
-from pipeline.run.show.progress import RunSnapshot
 from pipeline.run.show.reports import Reports
+from pipeline.run.show.snapshot import RunSnapshot
 from pipeline.types import Progress, ShardReport
 from pipeline.wording import counted
 
@@ -84,9 +84,9 @@ class Monitor:
         running = sum(self.latest[r.name].running for r in replicas if r.name in self.latest)
         begun = min(in_hand - finished, -(-running // self._samples))
         if not finished + begun:
-            return "no row in hand is lost"
+            return "no row in flight is lost"
         verb = "is" if finished + begun == 1 else "are"
-        return f"{counted(finished + begun, 'row')} in hand {verb} lost ({finished:,} finished, {begun:,} begun)"
+        return f"{counted(finished + begun, 'row')} in flight {verb} lost ({finished:,} finished, {begun:,} begun)"
 
     def _uncommitted(self) -> int:
         """Return the number of rows that are finished, but in no committed part."""

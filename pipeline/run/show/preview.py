@@ -1,4 +1,4 @@
-"""Shows a preview: rendered prompts, completions coloured by the rank of their tokens, and what the whole would take."""
+"""Shows a preview: rendered prompts, completions coloured by the rank of their tokens, and what the whole job would take."""
 
 from __future__ import annotations
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, TextIO
 
@@ -16,45 +15,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.run.show.snapshot import RunSnapshot, TimeLeft, figures, parts, rows
 from pipeline.stages import Stage, interval, now_doing
-from pipeline.wording import UNKNOWN, by_code, counted, duration, plain
-
-
-@dataclass(frozen=True, slots=True)
-class RunSnapshot:
-    """The state of a run.
-
-    Attributes:
-        rows_done: Input rows in committed parts, those of an earlier start included.
-        rows_total: Input rows planned.
-        rows_before: Input rows that were in committed parts at this start.
-        tokens: Tokens generated since this start, those of unfinished completions included.
-        tokens_per_second: The recent rate; None until it is known.
-        tokens_left: Estimated number of tokens still to be made; None while unknown.
-        tokens_elsewhere: Estimated number of tokens that other drivers have made since this start.
-        errors: Error code → rows that became such errors since this start.
-        replicas: Replicas at work.
-        shards_done: Committed parts, those of an earlier start included.
-        shards_total: Parts planned.
-        elapsed_seconds: Time since this start.
-        running: Sequences being generated now.
-        slots: Sequences that the replicas can generate at once; 0: unknown.
-    """
-
-    rows_done: int
-    rows_total: int
-    rows_before: int = 0
-    tokens: int = 0
-    tokens_per_second: float | None = None
-    tokens_left: float | None = None
-    tokens_elsewhere: float = 0.0
-    errors: Mapping[str, int] = field(default_factory=dict)
-    replicas: int = 0
-    shards_done: int = 0
-    shards_total: int = 0
-    elapsed_seconds: float = 0.0
-    running: int = 0
-    slots: int = 0
+from pipeline.wording import duration, plain
 
 
 class ProgressView(Protocol):
@@ -105,31 +68,6 @@ def progress_view(
     return _LineView(target, clock)
 
 
-class TimeLeft:
-    """Estimates the time left: the remaining tokens at the rate of all drivers since work began.
-
-    Tokens of an earlier start, and the time before the first token, do not count.
-    """
-
-    def __init__(self) -> None:
-        """Start without an estimate."""
-        self._start: tuple[float, float] | None = None
-
-    def update(self, snapshot: RunSnapshot) -> float | None:
-        """Take a new state, and return the seconds left, or None while unknown."""
-        if snapshot.rows_done >= snapshot.rows_total:
-            return 0.0
-        now, made = snapshot.elapsed_seconds, snapshot.tokens + snapshot.tokens_elsewhere
-        if self._start is None:
-            if snapshot.running or made:
-                self._start = (made, now)
-            return None
-        before, since = self._start
-        if snapshot.tokens_left is None or made <= before or now <= since:
-            return None
-        return snapshot.tokens_left * (now - since) / (made - before)
-
-
 class _LineView:
     """Log lines at growing intervals; the first and the last state are always shown."""
 
@@ -144,7 +82,7 @@ class _LineView:
     def update(self, snapshot: RunSnapshot) -> None:
         self._end_stage()
         left = f"{duration(self._left.update(snapshot))} left"
-        line = " · ".join([_rows(snapshot), _parts(snapshot), left, *_figures(snapshot)])
+        line = " · ".join([rows(snapshot), parts(snapshot), left, *figures(snapshot)])
         now = self._clock()
         first = self._began is None
         self._began = now if self._began is None else self._began
@@ -224,16 +162,16 @@ class _LiveView:
         top.add_column(ratio=1)
         top.add_column(no_wrap=True)
         top.add_row(
-            Text(_rows(snapshot), "bold"),
+            Text(rows(snapshot), "bold"),
             Text(f"{share:4.0%}"),
             ProgressBar(total=max(snapshot.rows_total, 1), completed=snapshot.rows_done if snapshot.rows_total else 1),
             Text(f"{duration(self._left.update(snapshot))} left", "cyan"),
         )
-        figures = Text(" · ".join([_parts(snapshot), *_figures(snapshot)]), no_wrap=True, overflow="ellipsis")
-        figures.highlight_regex(" · ", "dim")
+        below = Text(" · ".join([parts(snapshot), *figures(snapshot)]), no_wrap=True, overflow="ellipsis")
+        below.highlight_regex(" · ", "dim")
         if snapshot.errors:
-            figures.highlight_regex(r"[\d,]+ errors? \(.*?\)", "red")
-        return Group(top, figures)
+            below.highlight_regex(r"[\d,]+ errors? \(.*?\)", "red")
+        return Group(top, below)
 
 
 class _Stage:
@@ -254,33 +192,3 @@ def leveled(line: str) -> str:
     """Put the log level before a line: INFO, unless the line begins with a level, as in `WARNING: …`."""
     own = re.match(r"(WARNING|ERROR): ", line)
     return f"{own[1]} {line[own.end() :]}" if own else f"INFO {line}"
-
-
-def _rows(snapshot: RunSnapshot) -> str:
-    return f"{snapshot.rows_done:,}/{snapshot.rows_total:,} rows"
-
-
-def _parts(snapshot: RunSnapshot) -> str:
-    return f"{snapshot.shards_done:,}/{snapshot.shards_total:,} parts"
-
-
-def _figures(snapshot: RunSnapshot) -> list[str]:
-    """Return the figures of this start; they say so if rows and parts include an earlier start."""
-    rate = UNKNOWN if snapshot.tokens_per_second is None else f"{snapshot.tokens_per_second:,.0f}"
-    return [
-        f"{'this start: ' if snapshot.rows_before else ''}{rate} tokens/s",
-        f"{snapshot.tokens:,} tokens",
-        _errors(snapshot),
-        f"{duration(snapshot.elapsed_seconds)} elapsed",
-        f"{counted(snapshot.replicas, 'replica')}, {_occupancy(snapshot)}",
-    ]
-
-
-def _errors(snapshot: RunSnapshot) -> str:
-    """Return the number of errors, and how many there are of each code."""
-    total = counted(sum(snapshot.errors.values()), "error")
-    return f"{total} ({by_code(snapshot.errors)})" if snapshot.errors else total
-
-
-def _occupancy(snapshot: RunSnapshot) -> str:
-    return f"{snapshot.running:,}{f' of {snapshot.slots:,}' if snapshot.slots else ''} running"

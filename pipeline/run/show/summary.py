@@ -57,9 +57,9 @@ WIDTH = 100
 _ENDINGS = {
     0: ("complete", "green"),
     3: ("complete, but more rows are errors than max_error_rate allows", "yellow"),
-    75: ("stopped early; the same command goes on from there", "yellow"),
-    130: ("interrupted; the same command goes on from there", "yellow"),
-    143: ("terminated; the same command goes on from there", "yellow"),
+    75: ("stopped early; the same command resumes from there", "yellow"),
+    130: ("interrupted; the same command resumes from there", "yellow"),
+    143: ("terminated; the same command resumes from there", "yellow"),
 }
 
 

@@ -14,7 +14,8 @@ from pipeline.run.dispatch.replica import Replica
 from pipeline.run.shared.queue import Work
 from pipeline.run.show.metrics import Metrics
 from pipeline.run.show.monitor import Monitor
-from pipeline.run.show.progress import ProgressView, RunSnapshot
+from pipeline.run.show.progress import ProgressView
+from pipeline.run.show.snapshot import RunSnapshot
 from pipeline.run.show.stall import Stall
 from pipeline.types import ShardReport
 from pipeline.wording import counted
@@ -26,7 +27,7 @@ PACE_SECONDS, PACE_SHARE = 1.0, 0.01
 TOLD = {
     "replica_down": "{replica} is gone: {reason}; parts {shards} are done again",
     "shard_taken_over": "part {shard} is taken over from a driver that is gone",
-    "shard_slow": "part {shard} is in hand for {minutes} minutes, and a stop loses its work; a new output with a smaller "
+    "shard_slow": "part {shard} is in flight for {minutes} minutes, and a stop loses its work; a new output with a smaller "
     "output.rows_per_shard than its {rows} rows would lose less",
     "bisected": "part {shard}: replicas died with it; looking for the row, still to try: {open}",
     "row_blamed": "part {shard}: row {row} is the one; it becomes an error, {code}",
@@ -93,7 +94,7 @@ class Watch:
             self.view.note(f"another driver works on {counted(work.elsewhere, 'part')} of this output")
         self._elsewhere = work.elsewhere
         if self.deadline is not None and datetime.datetime.now() >= self.deadline:
-            raise DeadlineReached(f"the deadline {self.deadline:%H:%M} has come")
+            raise DeadlineReached(f"the deadline {self.deadline:%H:%M} has passed")
 
     def show(self, replicas: Sequence[Replica]) -> None:
         """Show the progress."""

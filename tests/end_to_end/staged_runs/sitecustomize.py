@@ -6,7 +6,7 @@ and only if, that is imported. What the processes have to tell, and the test tel
 
 - `at-gate-PID`: this process has committed as many parts as `PROMPTMILL_TEST_PARTS` says, and takes no further step of its
   engine. It goes on when there is a file `open`.
-- `hangs-PID`: this process has a prompt with HANG in hand, with which it does nothing any more. No replica is taken for hung
+- `hangs-PID`: this process has a prompt with HANG in flight, with which it does nothing any more. No replica is taken for hung
   that has not said so: on a busy machine, one that is only slow could be. A prompt with CRASH ends its process.
 - `broken-PID`: this process has had a prompt with BROKEN, and its engine raises from then on: that of the first such process an
   exception of its own, that of the second what a lost device raises. Others work.

@@ -43,7 +43,10 @@ def side(options: dict[str, Any] | None = None, environment: Any = None, rows: i
     files = [InputFile("in.parquet", "/in.parquet", 1, rows, "00", groups=(content,))]
     plan: Plan | None = make_plan(files, options or OPTIONS, rows_per_shard=4)
     output = Output("out", LocalStore("/nowhere"), frozenset(), planned=True, finished=True)
-    return Side("a", output, plan, "", ("p",), rows, 1, None, (ENVIRONMENT if environment is None else environment,))
+    where = ENVIRONMENT if environment is None else environment
+    return Side(
+        output=output, plan=plan, without_plan="", parts=("p",), name="a", rows=rows, size=1, schema=None, environments=(where,)
+    )  # fmt: skip
 
 
 def named(a: Side, b: Side, seen: Seen = SEEN) -> list[str]:

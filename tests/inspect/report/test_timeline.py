@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.inspect.report.timeline import Timeline, merged, occupancy, rates, read_timeline, tail
+from pipeline.inspect.report.event_logs import read_timeline
+from pipeline.inspect.report.timeline import Timeline, merged, occupancy, rates, tail
 from pipeline.store.base import open_store
 
 Event = tuple[float, str, dict[str, Any]]

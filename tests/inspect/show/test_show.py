@@ -52,8 +52,8 @@ def test_the_first_rows(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_one_row_by_its_id(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert names(shown(capsys, f"output.path={run}", "row_id=007")) == ["007 #0", "007 #1"]
-    assert shown(capsys, run, "row_id=7") == "no such row\n"
-    assert shown(capsys, run, 'row_id=a="b" and {c}') == "no such row\n"
+    assert shown(capsys, run, "row_id=7") == "no row matches\n"
+    assert shown(capsys, run, 'row_id=a="b" and {c}') == "no row matches\n"
 
 
 def test_a_filter_reads_no_more_than_it_must(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,7 +133,7 @@ class TestImpossible:
         [
             ("path: .*demo-model", "path: /nowhere", "model.path=/nowhere: there is no such directory"),
             ("path: .*in.parquet", "path: /nowhere.parquet", "source.path='/nowhere.parquet': there is no such file"),
-            ("seed: 0", "seed: 1", "what it was made of is not what it was: sampling.seed: 0 → 1"),
+            ("seed: 0", "seed: 1", "what it was made from has changed: sampling.seed: 0 → 1"),
             ("seed: 0", "sead: 0", "_job/config.yaml: "),
             ("seed: 0", "seed: -1", "_job/config.yaml: sampling.seed=-1: must be from 0"),
             ("seed: 0", "seed: ${nothing}", "_job/config.yaml: sampling.seed: interpolation key 'nothing' not found"),
@@ -155,7 +155,7 @@ class TestImpossible:
         (output.path / "_job" / "config.yaml").unlink()
         found = output.verify("replay=1")
         assert (found.code, found.lines[-1]) == (
-            2, "promptmill: replay: not possible here: _job/config.yaml is missing or no text",
+            2, "promptmill: replay: not possible here: _job/config.yaml is missing or is not text",
         )  # fmt: skip
 
     def test_what_is_wrong_comes_first(self, output: Output) -> None:

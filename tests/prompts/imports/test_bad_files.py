@@ -163,7 +163,7 @@ def test_many_bad_lines_are_counted_and_a_few_told(tmp_path: Path, capsys: pytes
     )
     out, err = capsys.readouterr()
     assert "1 row in 1 row group" in out and "1,000 lines left out" in out
-    assert len(err.splitlines()) == 6 and "line 1: is not JSON" in err
+    assert len(messages(err)) == 6 and "line 1: is not JSON" in err
 
 
 def test_a_type_that_changes_far_down_is_named_with_its_line(
@@ -173,7 +173,7 @@ def test_a_type_that_changes_far_down_is_named_with_its_line(
     lines[25_000] = json.dumps({"prompt": "x", "n": "y"})
     (tmp_path / "x.jsonl").write_text("\n\n".join(lines))
     assert main(["import", str(tmp_path / "x.jsonl"), str(tmp_path / "out.parquet")]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = messages(capsys.readouterr().err)
     assert line.endswith(
         "x.jsonl: line 50001: 'n' is text, and a whole number before it; write all with one type, or keep the column as JSON "
         "text with 'json_columns=[n]'"
@@ -185,6 +185,6 @@ def test_a_number_that_is_not_exact_any_more_is_told(tmp_path: Path, capsys: pyt
     lines = [json.dumps({"prompt": "x" * 1000, "n": 2**53 + 1}) for _ in range(80_000)]
     (tmp_path / "x.jsonl").write_text("\n".join([*lines, '{"n": 0.5}\n']))
     assert main(["import", str(tmp_path / "x.jsonl"), str(tmp_path / "out.parquet")]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = messages(capsys.readouterr().err)
     assert "'n' is" in line and str(2**53 + 1) in line and "json_columns=[n]" in line
     assert [path.name for path in tmp_path.iterdir()] == ["x.jsonl"]

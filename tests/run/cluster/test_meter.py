@@ -27,7 +27,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipeline.run.config import ClusterConfig
 from pipeline.run.cluster.guardian import Guardian
 from pipeline.run.show.metrics import Metrics
-from pipeline.run.show.progress import RunSnapshot
+from pipeline.run.show.snapshot import RunSnapshot
 from pipeline.run.cluster.connect import connect, ray
 from pipeline.run.cluster.meter import RayMeter
 from pipeline.types import Progress, Room, ShardReport

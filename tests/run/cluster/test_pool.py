@@ -108,7 +108,7 @@ def test_no_more_than_there_is_work_for_and_nobody_who_loads_is_ended_for_it(fak
     fake.held_back = {1, 2, 3, 4, 5}
     made = pool(shards=4)
     assert len(made.start()) == 1
-    made.arrivals(4)  # the one that is ready has two of them in hand
+    made.arrivals(4)  # the one that is ready has two of them in flight
     assert (len(fake.launched), fake.killed) == (4, [])
     made.arrivals(2)
     assert fake.killed == [3, 2], "what is left is enough for one more"

@@ -31,7 +31,7 @@ def nothing(pool: FakePool) -> None:
 
 
 class Script:
-    """One step a tick; when there is none left, everything in hand is completed."""
+    """One step a tick; when there is none left, everything in flight is completed."""
 
     def __init__(self, *steps: object) -> None:
         self._steps = list(steps)
@@ -372,7 +372,7 @@ def test_the_last_shards_of_a_slow_replica_are_done_by_another_too() -> None:
 
     story.tell = tell
     dispatcher = story.run(4)
-    assert [[1], [1, 3]] in seen, "both have it in hand"
+    assert [[1], [1, 3]] in seen, "both have it in flight"
     assert sorted(story.reports) == [0, 1, 2, 3], "each is reported once"
     assert [(e["shard"], e["replica"], e["of"]) for e in story.named("shard_copied")] == [
         (1, "replica-0", "replica-1"), (3, "replica-0", "replica-1")

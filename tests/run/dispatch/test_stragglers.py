@@ -3,13 +3,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.run.dispatch.stragglers import InHand, Pace
+from pipeline.run.dispatch.stragglers import InFlight, Pace
 from pipeline.types import Segment, Shard, Task
 from tests.run.fakes import FakeReplica
 
 
-def held(replica: str, since: float, rows: int = 10, shard: int = 0) -> InHand:
-    return InHand(Task(Shard(shard, 100, (Segment(0, 0, rows),))), FakeReplica(replica), False, since)
+def held(replica: str, since: float, rows: int = 10, shard: int = 0) -> InFlight:
+    return InFlight(Task(Shard(shard, 100, (Segment(0, 0, rows),))), FakeReplica(replica), False, since)
 
 
 def paces(**seconds_a_row: float) -> Pace:

@@ -25,7 +25,7 @@ def test_what_was_there_at_the_start_is_done() -> None:
     assert (shown.tokens, shown.tokens_per_second, shown.rows_before) == (0, None, 6)
 
 
-def test_reports_and_rows_in_hand_add_up() -> None:
+def test_reports_and_rows_in_flight_add_up() -> None:
     monitor, replica = Monitor(PLAN, [], 2), FakeReplica("a")
     replica.counters = Progress(completions=7, completion_tokens=70, running=3)
     assert monitor.snapshot([replica]).rows_done == 3, "seven of two samples a row"
@@ -115,10 +115,10 @@ def test_no_engine_no_rate() -> None:
 @pytest.mark.parametrize(
     ("completions", "running", "in_hand", "told"),
     [
-        (0, 0, 8, "no row in hand is lost"),
-        (2, 0, 8, "1 row in hand is lost (1 finished, 0 begun)"),
-        (5, 3, 8, "4 rows in hand are lost (2 finished, 2 begun)"),
-        (50, 9, 8, "8 rows in hand are lost (8 finished, 0 begun)"),
+        (0, 0, 8, "no row in flight is lost"),
+        (2, 0, 8, "1 row in flight is lost (1 finished, 0 begun)"),
+        (5, 3, 8, "4 rows in flight are lost (2 finished, 2 begun)"),
+        (50, 9, 8, "8 rows in flight are lost (8 finished, 0 begun)"),
     ],
 )
 def test_what_a_stop_loses(completions: int, running: int, in_hand: int, told: str) -> None:

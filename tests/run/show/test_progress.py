@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import pytest
 from rich.console import Console
 
-from pipeline.run.show.progress import ProgressView, RunSnapshot, TimeLeft, progress_view
+from pipeline.run.show.progress import ProgressView, progress_view
+from pipeline.run.show.snapshot import RunSnapshot, TimeLeft
 from pipeline.wording import duration
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

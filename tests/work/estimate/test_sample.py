@@ -74,7 +74,8 @@ def test_an_input_without_rows(tmp_path: Path, tokenizer: Tokenizer) -> None:
 
 
 def test_the_quick_tokenizer_counts_like_the_other(tokenizer: Tokenizer) -> None:
-    quick = quick_tokenizer(resolve(configured("in", "out").model))
+    checkpoint = resolve(configured("in", "out").model)
+    quick = quick_tokenizer(checkpoint.tokenizer, checkpoint.vocab_size)
     assert isinstance(quick, QuickTokenizer)
     texts = [text for text in prompts(8).column("prompt").to_pylist() if text]
     assert quick.encode_batch(texts) == tokenizer.encode_batch(texts)

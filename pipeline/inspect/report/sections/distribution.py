@@ -28,7 +28,7 @@ def section(subject: Subject) -> Section:
         return Section("distribution", "Distribution", body)
     plots = [p for p in (_ranks(subject), _relative(subject), _entropies(subject), _reliability(subject)) if p]
     if not plots:
-        body = note("info", "This output has no statistics (stats.columns=[]): with stats=default, the next one has.")
+        body = note("info", "This output has no statistics (stats.columns=[]): run with stats=default to record them.")
         return Section("distribution", "Distribution", body)
     intro = paragraph(
         "How likely the chosen tokens were under the model's own distribution, before temperature, penalties and truncation."
@@ -44,7 +44,7 @@ def allowed(subject: Subject) -> Markup:
         return Markup("")
     s, found = subject.sampling, subject.measured.distribution
     if subject.overridden:
-        return note("info", "Rows bring sampling parameters of their own, so no bound holds for all of them.")
+        return note("info", "Rows have their own sampling parameters, so no bound holds for all of them.")
     lines = []
     bound = rank_bound(subject)
     if bound is not None and found.greatest_rank:
@@ -53,7 +53,7 @@ def allowed(subject: Subject) -> Markup:
         lines.append(note(
             "good" if kept else "warn",
             f"{how} rank {bound:,} at most; the greatest rank is {found.greatest_rank:,}"
-            + ("." if kept else ", which is not to be, unless tokens are equally likely."),
+            + ("." if kept else ", which should not happen unless tokens are equally likely."),
         ))  # fmt: skip
     if s["min_p"] and s["temperature"] and not subject.changing and found.relative.any():
         least = s["temperature"] * math.log(s["min_p"])

@@ -1,0 +1,87 @@
+"""Refuses options that do not fit each other, the model or the paths, before a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+
+from pipeline.engine.base import Identity
+from pipeline.engine.rules.grammar_guard import check_in_time
+from pipeline.errors import ConfigurationError, PlanRefused
+from pipeline.wording import one_line
+from pipeline.work.config import GenerateConfig
+from pipeline.work.score.config import ScoreConfig
+
+
+def check_structured(config: GenerateConfig) -> None:
+    """Refuse a regex, choice or JSON Schema that llguidance cannot follow."""
+    try:
+        check_in_time(config.sampling.params())
+    except ValueError as error:
+        name, _, why = str(error).partition(": ")
+        value = f"={one_line(config.sampling.regex, 60)}" if name == "regex" and config.sampling.regex else ""
+        raise ConfigurationError(f"sampling.{name}{value}: {why}") from error
+
+
+def check_vocabulary(config: GenerateConfig, size: int | None) -> None:
+    """Refuse options that name tokens which the model does not have."""
+    if size is None:
+        return
+    beyond = config.sampling.params().beyond(size)
+    if beyond is not None:
+        raise ConfigurationError(
+            f"sampling.{beyond[0]}: {beyond[1]} is no token of the model, which has ids 0 to {size - 1}"
+        )
+    if config.stats.top_logprobs > size:
+        raise ConfigurationError(f"stats.top_logprobs={config.stats.top_logprobs}: the model has {size} tokens")
+
+
+def check_statistics(config: GenerateConfig, identity: Identity) -> None:
+    """Refuse statistics that the engine cannot measure."""
+    name, stats = config.engine.name, config.stats
+    if missing := [column for column in stats.columns if column not in identity.statistics]:
+        can = ", ".join(sorted(identity.statistics)) or "none"
+        raise ConfigurationError(f"stats.columns: engine={name} cannot measure {', '.join(missing)}; it can {can}")
+    if not identity.lists and (stats.top_logprobs or stats.prompt_logprobs):
+        key = "top_logprobs" if stats.top_logprobs else "prompt_logprobs"
+        raise ConfigurationError(f"stats.{key}: engine={name} cannot give these")
+
+
+def check_scores(config: GenerateConfig, identity: Identity) -> None:
+    """Refuse to score with an engine that cannot, or in windows that leave tokens out."""
+    if not isinstance(config, ScoreConfig):
+        return
+    if not identity.scores:
+        raise ConfigurationError(f"engine={config.engine.name}: cannot score given texts")
+    stride, context = config.score.stride, identity.max_model_len
+    if stride is not None and stride > context:
+        raise ConfigurationError(f"score.stride={stride}: must be at most the context, which has {context} tokens")
+
+
+def check_apart(source: str, output: str) -> None:
+    """Refuse an output folder whose parts the next run would list as input."""
+    given, made = _place(source), _place(output)
+    if made == given:
+        raise PlanRefused(f"output.path={output}: is the input's own folder; choose another")
+    if made.is_relative_to(given):
+        raise PlanRefused(
+            f"output.path={output}: is inside source.path, so the next run would read its parts as prompts; choose another"
+        )
+
+
+def check_keys(output: str, columns: Sequence[str]) -> None:
+    """Refuse a folder `text=…` in the output's path: DuckDB and others would read its value as the column."""
+    names = {name.casefold() for name in columns}
+    for folder in _place(output).parts:
+        key, equals, _ = folder.partition("=")
+        if equals and key.casefold() in names:
+            raise PlanRefused(
+                f"output.path={output}: readers take the folder {folder!r} for the column {key!r}, which the output has; "
+                "choose another"
+            )
+
+
+def _place(path: str) -> PurePath:
+    """Return a path with links and `..` resolved; a remote one unchanged."""
+    path = path.removeprefix("file://")
+    return PurePath(path) if "://" in path else Path(path).expanduser().resolve()
