@@ -42,7 +42,7 @@ def launch(job: JobSpec[Config], argv: Sequence[str] | None = None) -> int:
         arguments = parse(sys.argv[1:] if argv is None else argv, {flag: override for flag, override, _ in job.flags})
         if arguments.help:
             return show(job_page(job) + "\n")
-        runs = _composed(job, arguments)
+        runs = compose(job, arguments)
     except PromptmillError as error:
         return tell(error)
     except KeyboardInterrupt:
@@ -66,7 +66,12 @@ def launch(job: JobSpec[Config], argv: Sequence[str] | None = None) -> int:
     return next((code for code in codes if code), 0)
 
 
-def _composed(job: JobSpec[Config], arguments: Arguments) -> list[Composed[Config]]:
+def compose(job: JobSpec[Config], arguments: Arguments) -> list[Composed[Config]]:
+    """Compose the runs that a command line asks for.
+
+    Raises:
+        PromptmillError: If anything in their configuration is wrong.
+    """
     if job.compose is not None:
         return job.compose(arguments)
     from jobs.options.compose import compose_runs  # imported late: the help page needs no Hydra

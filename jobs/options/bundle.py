@@ -59,7 +59,7 @@ def command(job: str, python: str, arguments: Arguments) -> str:
     Raises:
         PromptmillError: If anything in the configuration is wrong.
     """
-    known = {name: spec for name, spec in specs().items() if spec.compose is None}
+    known = {name: spec for name, spec in specs().items() if spec.compose is None and not spec.positional}
     if job not in known:
         others = ", ".join(known)
         raise ConfigurationError(f"job={job}: must be one of {others}")

@@ -9,6 +9,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from jobs.options.keys import keys
+from jobs.spec import specs
 from pipeline.errors import ConfigurationError
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -17,10 +18,13 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 def register(job: str, schema: type) -> None:
     """Register a job's structured configuration, and the resolver of the examples. Doing it twice does no harm.
 
+    It has the name of the job, and those of the other jobs with the same one: a job may be a YAML file on top of another's.
+
     A job's root dataclass holds its sections typed, so a preset of any group is checked against its section when it
     is merged: the groups need no schema of their own.
     """
-    _store(job, schema)
+    for name in {job, *(name for name, spec in specs().items() if spec.schema is schema)}:
+        _store(name, schema)
     register_examples()
 
 

@@ -13,9 +13,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from jobs.cli import TOOLS, main
+from jobs.console.launch import compose
 from jobs.help.page import presets
 from jobs.options.arguments import parse
-from jobs.options.compose import compose_runs
 from jobs.options.keys import keys, sections
 from jobs.spec import specs
 from pipeline.engine.cache.block_pool import BLOCK
@@ -38,9 +38,7 @@ PATHS = ["source.path=in.parquet", "output.path=out"]
 
 
 def composed(words: list[str], job: str = "generate") -> list[object]:
-    spec = specs()[job]
-    runs = compose_runs(job, spec.schema, parse(words)) if spec.compose is None else spec.compose(parse(words))
-    return [run.config for run in runs]
+    return [run.config for run in compose(specs()[job], parse(words))]
 
 
 def overrides_of_the_table() -> list[str]:

@@ -19,7 +19,7 @@ from jobs.diff import main
         (["one", "two"], "a=one: holds no output: neither"),
         (
             ["one", "two", "json=no/such/folder/x.json"],
-            "json='no/such/folder/x.json': must be a file in a folder that is there",
+            "json='no/such/folder/x.json': must be a file in an existing folder",
         ),
         (["one", "two", "html=."], "html='.': must be a file; this is a folder"),
         (["one", "two", "html="], "html='': must be a file, which is written or replaced"),
