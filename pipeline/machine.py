@@ -90,6 +90,20 @@ def reset_peak() -> bool:
     return peak_bytes() > 0
 
 
+def waited_seconds() -> float:
+    """Return how long the threads of this process have waited for a core, together; 0 also if it is not told.
+
+    Seconds of threads that have ended are lost.
+    """
+    found = 0
+    for file in Path("/proc/self/task").glob("*/schedstat"):
+        try:
+            found += int(file.read_text().split()[1])
+        except (OSError, ValueError, IndexError):  # the thread has ended
+            continue
+    return found / 1e9
+
+
 def _status(name: str) -> int:
     try:
         lines = Path("/proc/self/status").read_text().splitlines()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -50,6 +51,12 @@ def starts_a_ray(file: str) -> bool:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that start a Ray: they take longest."""
     items.sort(key=lambda item: not starts_a_ray(item.nodeid.partition("::")[0]))
+
+
+def pytest_collection_finish() -> None:
+    """Have the collector not look again and again at what lives until the end: the libraries and thousands of tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -6,7 +6,9 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 MAPPINGS = ("sampling.json_schema", "sampling.logit_bias", "source.chat_template_kwargs")
@@ -41,7 +43,8 @@ class Key:
         )
 
 
-def keys(schema: type) -> dict[str, Key]:
+@cache
+def keys(schema: type) -> Mapping[str, Key]:
     """List the keys of a configuration dataclass, those of its sections included, in the order they are written."""
     found: dict[str, Key] = {}
     hints = typing.get_type_hints(schema)
@@ -55,7 +58,7 @@ def keys(schema: type) -> dict[str, Key]:
             made = field.default_factory
             default = field.default if made is dataclasses.MISSING else made()
             found[field.name] = Key(field.name, kind, default, field.metadata["help"])
-    return found
+    return types.MappingProxyType(found)
 
 
 def sections(schema: type) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
@@ -23,13 +24,19 @@ def register(job: str, schema: type) -> None:
     is merged: the groups need no schema of their own.
     """
     for name in {job, *(name for name, spec in specs().items() if spec.schema is schema)}:
-        ConfigStore.instance().store(name=f"{name}_schema", node=as_written(schema), provider="promptmill")
+        _store(name, schema)
     register_examples()
 
 
 def register_examples() -> None:
     """Register the resolver `promptmill.examples`. Doing it twice does no harm."""
     OmegaConf.register_new_resolver("promptmill.examples", example, replace=True)
+
+
+@cache
+def _store(name: str, schema: type) -> None:
+    """Store a schema when it is first asked for: making one takes as long as composing with it."""
+    ConfigStore.instance().store(name=f"{name}_schema", node=as_written(schema), provider="promptmill")
 
 
 def as_written(schema: type) -> DictConfig:

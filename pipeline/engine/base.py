@@ -177,16 +177,18 @@ class Foreseeable(Protocol):
         """
 
     def calibration(
-        self, stats: StatsConfig, sampling: SamplingParams, threads: int, measure: Callable[[int, int], None] | None
-    ) -> Calibration | None:
+        self, stats: StatsConfig, sampling: SamplingParams, threads: int, measure: Callable[[int, int], None] | None,
+        *, scoring: bool = False,
+    ) -> Calibration | None:  # fmt: skip
         """Return what was measured of a model of this shape on this machine; None: nothing is known.
 
         Args:
             stats: The statistics to compute.
             sampling: How tokens are chosen.
             threads: CPU threads of a replica.
-            measure: If nothing is known, measure now; called before that, with the number of layers that are measured and
-                of those that the model has. None: do not measure.
+            measure: If nothing is known, or what is known was disturbed, measure now; called before that, with the number of
+                layers that are measured and of those that the model has. None: do not measure.
+            scoring: Whether given tokens are scored, so that none is chosen.
 
         Raises:
             ModelRefused: If it cannot be measured.

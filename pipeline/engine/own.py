@@ -94,22 +94,24 @@ class ContinuousBackend:
         return self._tokenizer
 
     def calibration(
-        self, stats: StatsConfig, sampling: SamplingParams, threads: int, measure: Callable[[int, int], None] | None
-    ) -> Calibration | None:
+        self, stats: StatsConfig, sampling: SamplingParams, threads: int, measure: Callable[[int, int], None] | None,
+        *, scoring: bool = False,
+    ) -> Calibration | None:  # fmt: skip
         """See `Foreseeable.calibration`."""
         checkpoint, max_len = self.checkpoint, model_len(self.checkpoint, self._engine)
         model = replace(self._model, dtype=self._dtype(0))
-        key = key_of(checkpoint, model, self._engine, stats, sampling, max_len=max_len, threads=threads)
+        key = key_of(checkpoint, model, self._engine, stats, None if scoring else sampling, max_len, threads)
         found = known_calibration(key)
-        if found is None and measure is not None:
-            began = time.perf_counter()
+        if measure is not None and (found is None or found.disturbed):
+            began = time.thread_time()  # of the processor: the files are in memory when the job begins
             _assembly()
-            importing = time.perf_counter() - began
+            importing = time.thread_time() - began
             from pipeline.engine.calibration.drawn import layers_to_measure  # with torch, which is there now
-            from pipeline.engine.calibration.measure import Task, calibrate
+            from pipeline.engine.calibration.measure import calibrate
+            from pipeline.engine.calibration.task import Task
 
             measure(*reversed(layers_to_measure(checkpoint)))
-            task = Task(checkpoint, model, self._engine, stats, sampling, max_len, threads)
+            task = Task(checkpoint, model, self._engine, stats, sampling, max_len, threads, scoring)
             found = replace(calibrate(task), importing=importing)
             keep_calibration(key, found)
         return found
@@ -154,8 +156,9 @@ class StaticBackend(ContinuousBackend):
     kind = "static"
 
     def calibration(
-        self, stats: StatsConfig, sampling: SamplingParams, threads: int, measure: Callable[[int, int], None] | None
-    ) -> Calibration | None:
+        self, stats: StatsConfig, sampling: SamplingParams, threads: int, measure: Callable[[int, int], None] | None,
+        *, scoring: bool = False,
+    ) -> Calibration | None:  # fmt: skip
         """None: it serves to check the other engine, and its speed is nobody's concern."""
         return None
 

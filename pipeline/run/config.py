@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from pipeline.types import require
 from pipeline.work.config import GenerateConfig
+from pipeline.work.score.config import ScoreConfig
 
 
 @dataclass(kw_only=True)
@@ -76,6 +77,11 @@ class DoctorConfig:
     json: bool = field(default=False, metadata={"help": "print JSON instead of lines"})
 
 
+_JOB = {"help": "the job that is planned: generate or score, whose options the others are"}
+_PRICE = {"help": "what an hour of one machine costs; null leaves the cost out"}
+_JSON = {"help": "print one JSON object"}
+
+
 @dataclass(kw_only=True)
 class PlanConfig(GenerateConfig):
     """The options of `plan`: those of `generate`, and what is shown.
@@ -83,14 +89,32 @@ class PlanConfig(GenerateConfig):
     `price_per_hour` is that of one machine, in any currency. With `json`, one JSON object is printed.
     """
 
-    price_per_hour: float | None = field(
-        default=None, metadata={"help": "what an hour of one machine costs; null leaves the cost out"}
-    )
-    json: bool = field(default=False, metadata={"help": "print one JSON object"})
+    job: str = field(default="generate", metadata=_JOB)
+    price_per_hour: float | None = field(default=None, metadata=_PRICE)
+    json: bool = field(default=False, metadata=_JSON)
 
     def __post_init__(self) -> None:
         """Check every field."""
         super().__post_init__()
-        price = self.price_per_hour
-        good = price is None or (math.isfinite(price) and price >= 0)
-        require(good, "price_per_hour", price, "null or a price from 0")
+        require(self.job == "generate", "job", self.job, "generate or score, the same for all runs")
+        _check_price(self.price_per_hour)
+
+
+@dataclass(kw_only=True)
+class PlanScoreConfig(ScoreConfig):
+    """The options of `plan job=score`: those of `score`, and what is shown; see `PlanConfig`."""
+
+    job: str = field(default="score", metadata=_JOB)
+    price_per_hour: float | None = field(default=None, metadata=_PRICE)
+    json: bool = field(default=False, metadata=_JSON)
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        super().__post_init__()
+        require(self.job == "score", "job", self.job, "generate or score, the same for all runs")
+        _check_price(self.price_per_hour)
+
+
+def _check_price(price: float | None) -> None:
+    good = price is None or (math.isfinite(price) and price >= 0)
+    require(good, "price_per_hour", price, "null or a price from 0")

@@ -32,6 +32,7 @@ from pipeline.work.estimate.estimate import QUICK, THOROUGH, Estimate, Place, es
 from pipeline.work.estimate.expect import ends_early
 from pipeline.work.estimate.hurts import hurts
 from pipeline.work.prepare import Prepared, prepare
+from pipeline.work.score.config import ScoreConfig
 
 RAY_SECONDS = 4.0
 """Seconds until a Ray of the job's own has started, and a replica's process in it."""
@@ -77,18 +78,24 @@ def foresee(config: GenerateConfig) -> Foreseen:
         view.stage("checking the input and the model's files")
         store = open_store(config.output.path, allow_unsafe=config.output.allow_unsafe_store)
         folder = OutputFolder(store)
-        prepared = prepare(config, begun=folder.begun())
+        recipe = "score" if isinstance(config, ScoreConfig) else "generate"
+        prepared = prepare(config, recipe, folder.begun())
         check_vacant(store, config.output.path)
         told = list(_of_folder(folder, prepared))
         place, doubts = _place(config, prepared, view.note)
         backend = open_backend(prepared.job.model, prepared.job.engine)
         measured: list[int] = []
+        known, _ = _calibration(config, prepared, place, backend, None)
 
         def measure(layers: int, of: int) -> None:
             measured.append(layers)
+            why = (
+                "no calibration of this model on this machine yet"
+                if known is None
+                else "other work disturbed the calibration of this model"
+            )
             view.note(
-                f"no calibration of this model on this machine yet: timing one with random weights, {layers} of "
-                f"{counted(of, 'layer')}; takes up to a minute, once"
+                f"{why}: timing one with random weights, {layers} of {counted(of, 'layer')}; takes up to a minute, once"
             )
             view.stage("calibrating")
 
@@ -171,7 +178,8 @@ def _calibration(
     if config.cluster.gpus_per_replica > 0:
         return None, "they are predicted for processors only, and these replicas have GPUs"
     try:
-        found = backend.calibration(prepared.job.stats, prepared.job.sampling, place.threads, measure)
+        job, scoring = prepared.job, isinstance(config, ScoreConfig)
+        found = backend.calibration(job.stats, job.sampling, place.threads, measure, scoring=scoring)
     except (ModelRefused, MemoryError) as error:
         return None, f"the calibration failed: {named(error)}"
     return found, "" if found is not None else f"engine={config.engine.name} has no calibration"

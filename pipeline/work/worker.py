@@ -27,7 +27,7 @@ from pipeline.store.base import open_store
 from pipeline.types import Completion, Progress, PromptRow, Request, ShardReport, Task
 from pipeline.wording import named, one_line
 from pipeline.work.job import Job
-from pipeline.work.opened import open_job
+from pipeline.work.opened import Opened, open_job
 
 _log = logging.getLogger(__name__)
 
@@ -68,21 +68,23 @@ class Worker:
         self._job = job
         self._store = open_store(job.output.path, allow_unsafe=job.output.allow_unsafe_store)
         expected = math.ceil(job.plan.rows * job.sampling.n * work_share)
-        opened = open_job(job, Resources(job.device, threads, memory_share, expected))
-        self._recipe, self._rows, self._engine = opened.recipe, opened.rows, opened.engine
-        self._samples = self._recipe.samples or math.inf  # a row may need more requests than it has output rows
-        self.facts = {**opened.built.facts, "vocab_size": opened.built.tokenizer.vocab_size}
-        self._max_model_len = opened.built.max_model_len
-        self._environment = identity({**environment(), **self.facts})
         self._prepared: queue.SimpleQueue[_OpenShard | None] = queue.SimpleQueue()
         self._by_request: dict[tuple[str, int], tuple[_OpenShard, int]] = {}
         self._progress = Progress()
         self._beats = 0
+        self._closed = threading.Event()
+        made: Future[Opened] = Future()
+        resources = Resources(job.device, threads, memory_share, expected)
+        self._thread = threading.Thread(target=self._serve, args=(made, resources), name="engine", daemon=True)
+        self._thread.start()
+        opened = made.result()
+        self._recipe, self._rows = opened.recipe, opened.rows
+        self._samples = self._recipe.samples or math.inf  # a row may need more requests than it has output rows
+        self.facts = {**opened.built.facts, "vocab_size": opened.built.tokenizer.vocab_size}
+        self._max_model_len = opened.built.max_model_len
+        self._environment = identity({**environment(), **self.facts})
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="read")
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="write")
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._thread.start()
 
     def submit(self, task: Task) -> Future[ShardReport | None]:
         """Queue a task and return at once; the future gives the part's report, None for a trial, or raises what went wrong."""
@@ -123,8 +125,23 @@ class Worker:
         files = self._job.plan.files
         agree(self._store, digests, {key: one_line(files[int(key.partition("-")[0])].name) for key in digests})
 
+    def _serve(self, made: Future[Opened], resources: Resources) -> None:
+        """The engine's thread: load the model, then run it.
+
+        All in one thread: OpenMP keeps a pool of threads for each that computes, and with more of them than there are cores it
+        lets them sleep at every barrier, which makes the steps of a small model take twice as long.
+        """
+        try:
+            opened = open_job(self._job, resources)
+        except BaseException as error:  # raised to who makes the worker
+            made.set_exception(error)
+            return
+        self._engine = opened.engine
+        made.set_result(opened)
+        self._run()
+
     def _run(self) -> None:
-        """The engine's thread: take prepared shards, step, accept completions."""
+        """Take prepared shards, step, accept completions."""
         try:
             while not self._closed.is_set():
                 idle = not any(self._engine.load())

@@ -11,7 +11,7 @@ import pytest
 from tests.small_runs import INLINE, MODEL, overrides, python, write
 
 # Installed beside us or not, no inline run needs them.
-# (pandas and triton are not ours to keep out: pyarrow and torch import them where they are.)
+# (pandas is not ours to keep out: pyarrow imports it where it is.)
 UNNEEDED = (
     "accelerate",
     "datasets",
@@ -26,7 +26,13 @@ UNNEEDED = (
     "polars",
     "pytest",
     "ray",
+    "scipy",
+    "sklearn",
+    "sympy",
+    "torch._inductor",
+    "torch.distributed.tensor",
     "torchvision",
+    "triton",
 )
 
 WATCHED = """
@@ -37,10 +43,9 @@ def watch(event, arguments):
     if event in ("subprocess.Popen", "os.fork", "os.posix_spawn", "os.system"):
         started.append(event)
 
-sys.modules["accelerate"] = None  # as where it is not installed: transformers imports it where it is, for nothing of ours
 sys.addaudithook(watch)
 from jobs.cli import main
-from pipeline.engine.model import digests
+from pipeline.engine.model.files import digests
 
 def sha256(self, path, computed=digests._Count.sha256):
     hashed[str(path)] += 1

@@ -32,8 +32,8 @@ MAX_LEN = 123
 """No multiple of the attention's 32."""
 PROMPTS = random_prompts(11, [1, 2, 31, 32, 33, 64, 65, 97, 5, 90, 118, 122, 17, 48], VOCAB)
 SAMPLING: list[dict[str, Any]] = [
-    {"max_tokens": 40, "ignore_eos": True},
-    {"temperature": 1.0, "max_tokens": 35},
+    {"max_tokens": 34, "ignore_eos": True},
+    {"temperature": 1.0, "max_tokens": 17},
     {"temperature": 0.7, "top_k": 20, "max_tokens": 12},
     {"temperature": 9.0, "top_p": 0.97, "max_tokens": 9},  # flat: needs the full sort
     {"temperature": 1.3, "min_p": 0.02, "max_tokens": 20},
@@ -41,10 +41,11 @@ SAMPLING: list[dict[str, Any]] = [
     {"temperature": 2.0, "top_k": 700, "top_p": 0.9, "min_p": 0.001, "seed": 7},
     {"temperature": 1.0, "stop": ["a", "e", "\n"], "min_tokens": 3},
     {"temperature": 1.5, "stop_token_ids": list(range(0, VOCAB, 9)), "min_tokens": 5},
-    {"repetition_penalty": 1.8, "ignore_eos": True, "max_tokens": 30},
+    {"repetition_penalty": 1.8, "ignore_eos": True, "max_tokens": 20},
     {"temperature": 1.0}, {"temperature": 3.0, "ignore_eos": True},
-    {"temperature": 0.3, "top_p": 0.5, "max_tokens": 30}, {"max_tokens": 1},
+    {"temperature": 0.3, "top_p": 0.5, "max_tokens": 15}, {"max_tokens": 1},
 ]  # fmt: skip
+SAMPLING = [{"max_tokens": 16, **sampling} for sampling in SAMPLING]
 HEADER = random_prompts(12, [66], VOCAB)[0]
 ALIKE = [HEADER[:n] for n in (32, 33, 64, 65)] + [HEADER[:64] + p for p in random_prompts(13, [1, 31, 32, 33], VOCAB)]
 POOL = [request(f"row-{i}", p, i % 3, **s) for i, (p, s) in enumerate(zip(PROMPTS, SAMPLING, strict=True))]
@@ -209,7 +210,9 @@ def test_the_same_bits_in_16_bits_in_very_much_company(tiny: MakeTiny, alone: Al
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_whole_pool_at_once(tiny: MakeTiny, alone: Alone, kind: Kind, threads: int) -> None:
     """The largest steps: more prompt tokens wait than a step takes, and all rules meet in one batch."""
-    for kv, share in (("auto", True), ("bfloat16", threads == 1)):
+    # every two of family, weights and way of computing meet the narrower cache
+    halved = sum((kind.family == "gpt2", kind.quantization == "none", kind.compiled)) % 2 == 0
+    for kv, share in (("auto", threads > 1), *([("bfloat16", threads == 1)] if halved else [])):
         torch.set_num_threads(threads)
         options: dict[str, Any] = {"kv": kv, "share": share, "prompt_logprobs": not share, **kind.loading()}
         with kind.way():

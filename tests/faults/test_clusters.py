@@ -21,7 +21,7 @@ OPTIONS = (
     "source.id_column=id", "output.rows_per_shard=8", "sampling.max_tokens=24", "sampling.ignore_eos=true",
     "cluster.cpus_per_replica=1",
 )  # fmt: skip
-ROWS = 128
+ROWS = 96
 
 
 @pytest.fixture
@@ -55,50 +55,35 @@ def children(parent: int) -> list[int]:
     return found
 
 
-def test_fault_23_and_24_a_raylet_is_killed_and_another_joins(
+def test_fault_23_and_24_nodes_are_drained_and_killed_and_another_joins(
     cluster: Any, stage: Stage, source: Path, reference: Path, tmp_path: Path
 ) -> None:
-    first, _ = (cluster.add_node(num_cpus=1) for _ in range(2))
+    """In one run, as a run on a cluster takes a minute to start: what is left is done by the node that joins."""
+    first, second = (cluster.add_node(num_cpus=1) for _ in range(2))
     output = tmp_path / "out"
     options = ("cluster=existing", f"cluster.address={cluster.address}", *OPTIONS)
     with started_generate(source, output, *options) as run:
         run.wait_at(stage, 2)
-        kill_node(first)
+        announce_the_end_of(first, cluster)
+        run.wait_for(lambda: bool(events(output, "replica_leaving")))
+        kill_node(second)
+        run.wait_for(lambda: bool(events(output, "replica_down")))
         cluster.add_node(num_cpus=1)
         run.wait_for(lambda: len(events(output, "replica_up")) == 3)
         stage.open()
         code, text = run.finish()
     assert code == 0, text
-    (down,) = events(output, "replica_down")
-    assert down["counts"] is False, down
-    assert len(down["shards"]) <= 2, "what it had in flight"
-    assert not (output / "_job" / "suspects").exists(), "the end of a node is held against no row"
-    assert len(events(output, "replica_up")) == 3
-    came = [replica["replica"] for replica in events(output, "replica_up")]
-    assert {shard["replica"] for shard in events(output, "shard_started")} == set(came)
-    assert_same_rows(reference, output)
-
-
-def test_a_node_that_is_drained_finishes_nothing_that_is_not_done_elsewhere(
-    cluster: Any, stage: Stage, source: Path, reference: Path, tmp_path: Path
-) -> None:
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    output = tmp_path / "out"
-    options = ("cluster=existing", f"cluster.address={cluster.address}", *OPTIONS)
-    with started_generate(source, output, *options) as run:
-        run.wait_at(stage, 2)
-        announce_the_end_of(nodes[0], cluster)
-        run.wait_for(lambda: bool(events(output, "replica_leaving")))
-        stage.open()
-        code, text = run.finish()
-    assert code == 0, text
     (leaving,) = events(output, "replica_leaving")
-    (down,) = events(output, "replica_down")
-    assert (down["replica"], down["counts"], down["shards"]) == (leaving["replica"], False, [])
-    late = [
-        s for s in events(output, "shard_started") if s["replica"] == leaving["replica"] and s["time"] > leaving["time"]
-    ]
-    assert late == []
+    downs = {down["replica"]: down for down in events(output, "replica_down")}
+    assert [down["counts"] for down in downs.values()] == [False, False], downs
+    drained = downs.pop(leaving["replica"])
+    assert drained["shards"] == [], "it finished what it had in hand"
+    (killed,) = downs.values()
+    assert 1 <= len(killed["shards"]) <= 2, "what it had in flight"
+    started = events(output, "shard_started")
+    assert not [s for s in started if s["replica"] == leaving["replica"] and s["time"] > leaving["time"]]
+    assert not (output / "_job" / "suspects").exists(), "the end of a node is held against no row"
+    assert {shard["replica"] for shard in started} == {up["replica"] for up in events(output, "replica_up")}
     assert_same_rows(reference, output)
 
 

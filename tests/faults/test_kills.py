@@ -23,10 +23,10 @@ from tests.small_runs import (
     started_generate,
 )
 
-ROWS = 160
+ROWS = 96
 SHARDS = 16
 OPTIONS = (
-    "source.id_column=id", "source.sampling_column=how", "output.rows_per_shard=10", "sampling.max_tokens=24",
+    "source.id_column=id", "source.sampling_column=how", "output.rows_per_shard=6", "sampling.max_tokens=16",
     "stats.top_logprobs=2", "stats.prompt_logprobs=true",
 )  # fmt: skip
 """Many parts, so that a kill while each replica waits after its first hits the middle: two more are in its hands at most."""
@@ -152,7 +152,7 @@ def test_fault_21_sigkill_to_a_run_on_ray(source: Path, reference: Path, tmp_pat
         assert run.left_behind(*kinds) == []
     before = parts(output)
     assert 0 < len(before) < SHARDS
-    with started_generate(source, output, *options) as run:
+    with started_generate(source, output, *RAY, "cluster.replicas=1", *OPTIONS) as run:
         assert run.finish()[0] == 0
         assert run.left_behind() == []
     after = parts(output)

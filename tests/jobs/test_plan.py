@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,12 +16,13 @@ import pytest
 
 from jobs.cli import main
 from jobs.options.keys import keys
-from pipeline.engine.calibration import measure
+from pipeline.engine.calibration import bench, beside, measure, timing
 from pipeline.output.record.prediction import Prediction, read_prediction
-from pipeline.run.config import PlanConfig
+from pipeline.run.config import PlanConfig, PlanScoreConfig
 from pipeline.store.local import LocalStore
 from pipeline.user_cache import VARIABLE
 from pipeline.work.config import GenerateConfig
+from pipeline.work.score.config import ScoreConfig
 from tests.small_runs import INLINE, MODEL, REPOSITORY, manifest, overrides, prompts, write
 
 ROWS = 40
@@ -43,9 +45,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A cache that the module's plans share, and as few repetitions as there can be."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(measure, "_MOST", 1)
+        patch.setattr(timing, "_MOST", 1)
+        patch.setattr(beside, "_TIMES", 1)
         patch.setattr(measure, "resident_bytes", lambda: 600 << 20)  # not what other tests have left in this process
-        patch.setattr(measure, "DECODES", (1, 8))
+        patch.setattr(bench, "DECODES", (1, 8))
+        patch.setattr(measure, "waited_seconds", lambda: 0.0)  # whatever else runs on the machine
         yield
 
 
@@ -203,6 +207,7 @@ def test_errors_only(plan: Plan, tmp_path: Path) -> None:
         (("price_per_hour=much",), "price_per_hour=much: must be null or a number"),
         (("json=maybe",), "json=maybe: must be true or false"),
         (("price_per_our=1",), "price_per_our: no such key; did you mean price_per_hour?"),
+        (("job=verify",), "job='verify': must be generate or score"),
         (("sampling.n=0",), "sampling.n=0: must be from 1 to 1000000"),
     ],
 )
@@ -212,9 +217,11 @@ def test_mistakes(more: tuple[str, ...], told: str, plan: Plan) -> None:
 
 
 def test_it_takes_what_generate_takes() -> None:
-    assert keys(PlanConfig).keys() - keys(GenerateConfig).keys() == {"price_per_hour", "json"}
-    presets = [(REPOSITORY / "conf" / f"{job}.yaml").read_text().partition("\n")[2] for job in ("plan", "generate")]
-    assert presets[0].replace("plan_schema", "generate_schema") == presets[1]
+    assert keys(PlanConfig).keys() - keys(GenerateConfig).keys() == {"job", "price_per_hour", "json"}
+    assert keys(PlanScoreConfig).keys() - keys(ScoreConfig).keys() == {"job", "price_per_hour", "json"}
+    for planned, job in (("plan", "generate"), ("plan_score", "score")):
+        presets = [(REPOSITORY / "conf" / f"{name}.yaml").read_text().partition("\n")[2] for name in (planned, job)]
+        assert presets[0].replace(f"{planned}_schema", f"{job}_schema") == presets[1]
     assert main(["plan", "experiment=demo", "--cfg", "job"]) == 0
 
 
@@ -226,3 +233,37 @@ def test_the_help_is_quick_and_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "price_per_hour" in done.stdout and MODEL.exists()
+
+
+DRAW = random.Random(1)
+TEXTS = [" ".join("".join(DRAW.choices("aeiknorst", k=5)) for _ in range(1 + 7 * i % 60)) for i in range(50)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (), ("score.stride=40", "engine.max_model_len=64"), ("score.concatenate=true", "score.stride=100", "score.bos=true"),
+        ("source.endings_column=ends", "output.rows_per_shard=20"),
+    ],
+)  # fmt: skip
+def test_a_job_that_scores(words: tuple[str, ...], cache: None, tmp_path: Path, capsys: Any) -> None:
+    rows = {"text": [*TEXTS, None], "ends": [["a cat", "rain in town", "soup"][: 1 + i % 3] for i in range(51)]}
+    source, output = write(rows, tmp_path / "in.parquet"), tmp_path / "out"
+    given = (
+        f"model.path={MODEL}", f"source.path={source}", f"output.path={output}", "source.prompt_column=text", *INLINE, *words
+    )  # fmt: skip
+    assert main(["plan", "job=score", *given, "json=true"]) == 0
+    body = json.loads(capsys.readouterr().out)
+    assert main(["score", *given, "output.report=false"]) == 0
+    made, predicted, stored = manifest(output), body["prediction"], read_prediction(LocalStore(output))
+    assert (body["plan_id"], body["errors"]) == (made["plan_id"], made["totals"]["errors"]) and not body["upper_bound"]
+    assert predicted["completion_tokens"] == made["totals"]["sums"]["scored_tokens"]
+    assert predicted["prompt_tokens"] == made["totals"]["prompt_tokens"] and body["clamped_rows"] == 0
+    assert predicted["output_bytes"] == pytest.approx(
+        sum(p.stat().st_size for p in (output / "data").iterdir()), rel=0.25
+    )
+    assert stored is not None and stored.completion_tokens == predicted["completion_tokens"] and stored.seconds
+    capsys.readouterr()
+    assert main(["plan", "job=score", *given]) == 0
+    shown = capsys.readouterr().out
+    assert f"{predicted['completion_tokens']:,} scored" in shown and "to score" in shown and "generate" not in shown

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from tests.example_counts import examples
 from tests.run.simulation import World, make_repeatable
 
-WORLDS = 4_000
+WORLDS = 1_500
 PORTIONS = 10
 
 

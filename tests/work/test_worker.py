@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from dataclasses import replace
@@ -15,9 +16,10 @@ import pytest
 import pipeline.output.columns
 import pipeline.output.table
 from pipeline.engine.config import EngineConfig
-from pipeline.errors import DeviceFault, PlanRefused, PromptmillError, WorkerFailed
+from pipeline.errors import DeviceFault, ModelRefused, PlanRefused, PromptmillError, WorkerFailed
 from pipeline.types import ErrorCode, Request, Segment, ShardReport, Task
 from pipeline.work.job import Job
+from pipeline.work.opened import open_job
 from pipeline.work.prepare import prepare
 from pipeline.work.sampling import SamplingConfig
 from pipeline.work.worker import Worker
@@ -192,6 +194,30 @@ def test_fault_41_a_device_fault_is_held_against_no_row(worker: Worker, tmp_path
     breaking(worker, lambda request: True, RuntimeError("CUDA error: an illegal memory access was encountered"))
     with pytest.raises(DeviceFault, match="illegal memory access"):
         worker.submit(Task(job(tmp_path).plan.shard(1))).result(timeout=900)
+
+
+def test_the_model_is_loaded_where_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where: list[str] = []
+
+    def opened(*given: Any) -> Any:
+        where.append(threading.current_thread().name)
+        return open_job(*given)
+
+    monkeypatch.setattr("pipeline.work.worker.open_job", opened)
+    made = Worker(job(tmp_path), threads=1)
+    made.close()
+    assert where == [made._thread.name]
+
+
+def test_a_model_that_cannot_be_loaded_is_told_where_the_worker_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(*_: Any) -> Any:
+        raise ModelRefused("no such thing")
+
+    monkeypatch.setattr("pipeline.work.worker.open_job", opened)
+    with pytest.raises(ModelRefused, match="no such thing"):
+        Worker(job(tmp_path), threads=1)
 
 
 def test_closing_with_work_in_hand(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from pipeline.store.door import parse
 
 Curve = tuple[tuple[float, ...], ...]
 """Points (x, y), x ascending."""
+_BUSY = 0.08
+"""Share of its time that a measurement may wait for the processor."""
 
 
 def at(curve: Curve, x: float) -> float:
@@ -31,6 +33,8 @@ class Work:
         read: Tokens of prompts.
         read_context: Positions before their chunks, added up over those tokens.
         choosing: Sequences that choose a token.
+        scored: Tokens that are scored.
+        begun: Sequences that begin with it.
     """
 
     decodes: int
@@ -38,6 +42,64 @@ class Work:
     read: int
     read_context: int
     choosing: int
+    scored: int = 0
+    begun: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """Seconds of steps alone.
+
+    Attributes:
+        decode: Sequences that decode, at few positions → seconds of the step.
+        read: Tokens of prompts in a step, at the beginning of a text → seconds of the step.
+        decode_position: Seconds for each position that a decoding sequence reads beyond `near`.
+        read_position: The same for each token of a prompt.
+        near: Positions that a sequence had in `decode`.
+        scored: Seconds more for each token of a prompt that is scored.
+    """
+
+    decode: Curve
+    read: Curve
+    decode_position: float
+    read_position: float
+    near: float
+    scored: float = 0.0
+
+    def seconds(self, work: Work) -> float:
+        """Return the time of a step."""
+        choosing = max(work.decodes, work.choosing)
+        base = at(self.decode, choosing) if choosing else 0.0
+        if work.read:  # what these tokens add to a step that chooses as many
+            rows = choosing + work.read
+            base += at(self.read, rows) - (at(self.read, choosing) if choosing else 0.0)
+        beyond = max(0.0, work.decode_context - self.near * work.decodes)
+        context = self.decode_position * beyond + self.read_position * work.read_context
+        return base + context + self.scored * work.scored
+
+    def deeper(self, fewer: StepTimes, layers: float) -> StepTimes:
+        """Return the times with `layers` times as many layers more as `self` has more than `fewer`."""
+
+        def more(here: float, there: float) -> float:
+            return here + max(0.0, here - there) * layers
+
+        def curve(here: Curve, there: Curve) -> Curve:
+            return tuple((x, more(y, other)) for (x, y), (_, other) in zip(here, there, strict=True))
+
+        return StepTimes(
+            curve(self.decode, fewer.decode), curve(self.read, fewer.read),
+            more(self.decode_position, fewer.decode_position), more(self.read_position, fewer.read_position), self.near,
+            self.scored,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Seconds that an engine takes beside its steps alone: for each step, each token that it makes, and each request."""
+
+    step: float = 0.0
+    token: float = 0.0
+    request: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +110,9 @@ class Calibration:
         layers: The model's layers.
         measured: How many of them were measured; the others are added.
         took: Seconds that the measurement took.
-        decode: Sequences that decode, at few positions → seconds of the step.
-        read: Tokens of prompts in a step, at the beginning of a text → seconds of the step.
-        decode_position: Seconds for each position that a decoding sequence reads beyond `near`.
-        read_position: The same for each token of a prompt.
-        near: Positions that a sequence had in `decode`.
-        host: Seconds beside that for each token that is chosen.
+        busy: Share of that time in which other work had the processor.
+        times: The times of steps alone.
+        beside: What comes beside them.
         importing: Seconds until the libraries are imported.
         packing: Seconds to make the whole model ready once its weights are read.
         taking: Seconds to take a byte of memory for the cache.
@@ -66,18 +125,16 @@ class Calibration:
         bandwidth: Bytes per second that are read from memory.
         token_flops: Operations for a token, without the output layer.
         output_flops: Operations of the output layer, for a token that is chosen.
+        most_scored: Most tokens that are scored in one step.
         streamed: Bytes of weights that a step reads.
     """
 
     layers: int
     measured: int
     took: float
-    decode: Curve
-    read: Curve
-    decode_position: float
-    read_position: float
-    near: float
-    host: float
+    busy: float
+    times: StepTimes
+    beside: Beside
     importing: float
     packing: float
     taking: float
@@ -91,20 +148,22 @@ class Calibration:
     token_flops: float
     output_flops: float
     streamed: int
+    most_scored: int
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether other work disturbed it so much that it is better measured again."""
+        return self.busy > _BUSY
 
     def seconds(self, work: Work) -> float:
-        """Return the time of a step."""
-        choosing = max(work.decodes, work.choosing)
-        base = at(self.decode, choosing) if choosing else 0.0
-        if work.read:  # what these tokens add to a step that chooses as many
-            rows = choosing + work.read
-            base += at(self.read, rows) - (at(self.read, choosing) if choosing else 0.0)
-        beyond = max(0.0, work.decode_context - self.near * work.decodes)
-        return base + self.decode_position * beyond + self.read_position * work.read_context + self.host * choosing
+        """Return the time of a step, with what comes beside it."""
+        made = max(work.decodes, work.choosing) + work.scored
+        more = self.beside.step + self.beside.token * made + self.beside.request * work.begun
+        return self.times.seconds(work) + more
 
     def limit(self, work: Work) -> float:
         """Return the least time in which the machine could compute a step: its arithmetic, or reading the weights."""
-        flops = (work.decodes + work.read) * self.token_flops + work.choosing * self.output_flops
+        flops = (work.decodes + work.read) * self.token_flops + (work.choosing + work.scored) * self.output_flops
         return max(flops / self.flops, self.streamed / self.bandwidth)
 
     def to_json(self) -> str:
@@ -119,7 +178,7 @@ class Calibration:
             ValueError: If it is none.
         """
         found = parse(text.encode(), cls)
-        for curve in (found.decode, found.read, found.step):
+        for curve in (found.times.decode, found.times.read, found.step):
             if not curve or any(len(point) != 2 for point in curve) or list(curve) != sorted(curve):
                 raise ValueError("a curve has no points, or others than it can have")
         if min(found.flops, found.bandwidth, found.layers, found.needs.most, found.needs.block_bytes) <= 0:

@@ -49,10 +49,20 @@ class Endings:
 
 
 def key_of(
-    checkpoint: Checkpoint, model: ModelConfig, engine: EngineConfig, stats: StatsConfig, sampling: SamplingParams,
-    *, max_len: int, threads: int,
+    checkpoint: Checkpoint, model: ModelConfig, engine: EngineConfig, stats: StatsConfig, sampling: SamplingParams | None,
+    max_len: int, threads: int,
 ) -> str:  # fmt: skip
-    """Return the key of a calibration: a digest of the machine, the installation, the model's shape, and how it is run."""
+    """Return the key of a calibration: a digest of the machine, the installation, the model's shape, and how it is run.
+
+    Args:
+        checkpoint: The model's files.
+        model: How it is loaded.
+        engine: How it is batched.
+        stats: What is computed for each token.
+        sampling: How tokens are chosen; None: they are scored.
+        max_len: Longest sequence, tokens.
+        threads: CPU threads.
+    """
     shape = {name: value for name, value in checkpoint.config.items() if name not in _NAMES}
     facts = {
         "processor": about_processor(), "cores": cores(), "threads": threads, "caps": caps(),
@@ -60,7 +70,7 @@ def key_of(
         "shape": [shape, shapes(checkpoint.directory)], "max_len": max_len,
         "model": [model.dtype, model.quantization, model.kv_cache_dtype],
         "engine": [engine.kernels, engine.max_num_seqs, engine.max_num_batched_tokens],
-        "stats": asdict(stats), "sampling": _manner(sampling),
+        "stats": asdict(stats), "sampling": None if sampling is None else _manner(sampling),
     }  # fmt: skip
     return _digest(facts)
 
@@ -99,12 +109,12 @@ def keep_endings(key: str, endings: Endings) -> None:
     _keep(ENDINGS, key, [endings.tokens, endings.stopped, endings.completions])
 
 
-def _manner(sampling: SamplingParams) -> list[bool]:
+def _manner(sampling: SamplingParams) -> list[object]:
     """Return what of the sampling parameters makes a step longer."""
     penalties = sampling.repetition_penalty != 1 or bool(sampling.presence_penalty or sampling.frequency_penalty)
     return [
         sampling.temperature == 0, sampling.top_k > 0, sampling.top_p < 1, sampling.min_p > 0, penalties,
-        bool(sampling.logit_bias), bool(sampling.bad_words),
+        bool(sampling.logit_bias), bool(sampling.bad_words), len(sampling.stop), sampling.structured,
     ]  # fmt: skip
 
 

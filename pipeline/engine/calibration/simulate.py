@@ -36,6 +36,7 @@ class Setup:
         share: Whether prompts share what they have in common.
         threads: Its threads.
         expected: Sequences in all.
+        max_scored: Most scored tokens of a step; None: no bound.
     """
 
     memory: MemoryPlan
@@ -43,6 +44,7 @@ class Setup:
     share: bool
     threads: int
     expected: int
+    max_scored: int | None = None
 
 
 @dataclass(slots=True)
@@ -91,18 +93,18 @@ def simulate(shards: Iterable[Seq[Expected]], calibration: Calibration, setup: S
     pool, found = BlockPool(setup.memory.blocks), Simulated()
     scheduler = Scheduler(
         setup.memory.sequences, setup.most_tokens, pool, share=setup.share, few=few_for(setup.threads),
-        expected=setup.expected,
+        expected=setup.expected, max_scored=setup.max_scored,
     )  # fmt: skip
     hands = _Hands(iter(shards))
     while True:
         scheduler.add(hands.fill())
-        _, step = scheduler.schedule()
+        admitted, step = scheduler.schedule()
         if not (step.decodes or step.chunks):
             return found
         if found.steps == most_steps:
             found.complete = False
             return found
-        work = work_of(step)
+        work = work_of(step, len(admitted))
         found.seconds += calibration.seconds(work)
         found.limit += calibration.limit(work)
         found.steps += 1
@@ -114,15 +116,19 @@ def simulate(shards: Iterable[Seq[Expected]], calibration: Calibration, setup: S
             sequence.generated.append(0)
             if hands.ended(sequence):
                 scheduler.release(sequence)
+        for sequence in [c.sequence for c in step.chunks if c.sequence.scored and c.last]:
+            hands.end(sequence)
+            scheduler.release(sequence)
+        found.tokens += work.scored
         if found.steps == most_steps // 2:
             found.half = found.seconds, found.tokens
 
 
-def work_of(step: Step) -> Work:
-    """Return the work of a step."""
+def work_of(step: Step, begun: int = 0) -> Work:
+    """Return the work of a step with which so many sequences begin."""
     return Work(
         len(step.decodes), sum(s.position for s in step.decodes), sum(c.length for c in step.chunks),
-        sum(c.length * c.start for c in step.chunks), len(step.choosing),
+        sum(c.length * c.start for c in step.chunks), len(step.choosing), sum(len(c.scored) for c in step.chunks), begun,
     )  # fmt: skip
 
 
@@ -143,7 +149,7 @@ class _Hands:
             if not shard:
                 continue
             self._open += 1
-            made = [Sequence(expected.request, expected.most) for expected in shard]
+            made = [Sequence(e.request, 0 if e.request.scored_from is not None else e.most) for e in shard]
             lengths = [expected.length for expected in shard]
             self._of |= {s: (len(self._left), length) for s, length in zip(made, lengths, strict=True)}
             self._left.append(len(made))
@@ -152,10 +158,13 @@ class _Hands:
 
     def ended(self, sequence: Sequence) -> bool:
         """Whether a sequence that got a token ends; its shard may end with it."""
-        shard, length = self._of[sequence]
-        if len(sequence.generated) < length:
+        if len(sequence.generated) < self._of[sequence][1]:
             return False
-        del self._of[sequence]
+        self.end(sequence)
+        return True
+
+    def end(self, sequence: Sequence) -> None:
+        """Count a sequence that ends."""
+        shard, _ = self._of.pop(sequence)
         self._left[shard] -= 1
         self._open -= not self._left[shard]
-        return True

@@ -23,7 +23,8 @@ class Prediction:
         rows: Input rows.
         error_rows: Those of them that are expected to become errors.
         prompt_tokens: Tokens of the prompts, counted as in the manifest.
-        completion_tokens: Tokens that are generated at most: sequences that end before `max_tokens` take fewer.
+        completion_tokens: Tokens that are generated at most, as sequences that end before `max_tokens` take fewer; or those
+            that are scored.
         seconds: From the start of the job to its manifest.
         tokens_per_second: Generated tokens per second of all replicas together, while they generate.
         replicas: Number of replicas.

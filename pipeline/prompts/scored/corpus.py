@@ -83,31 +83,41 @@ class CorpusRows:
     def _corpus(self) -> _Corpus:
         """Read, join and tokenise everything."""
         rows, kept = self._rows.read(Task(self._whole))
-        texts = [row.prompt or "" for row in rows if row.error is None]
-        joined = [text + self._options.separator for text in texts[:-1]] + texts[-1:]
-        if sum(map(len, joined)) > MAX_CHARACTERS:
-            raise InputRefused(
-                f"score.concatenate=true: the texts have {sum(map(len, joined)):,} characters together, at most "
-                f"{MAX_CHARACTERS:,} are tokenised as one"
-            )
-        ids, starts = self._tokenizer.encode_spans("".join(joined), self._special)
-        before = with_bos(ids, self._tokenizer.bos_token_id if self._options.bos else None)
-        whole, at = (*before, *ids), len(before)
-        starts = list(itertools.accumulate(starts, max))  # a special token at the end begins nowhere
-        ends = [bisect.bisect_left(starts, end) for end in itertools.accumulate(map(len, joined))]
-        if ends:
-            ends[-1] = len(ids)
-        stretches = iter(zip([0, *ends], ends, joined, strict=False))
-        return _Corpus([self._placed(row, whole, at, *next(stretches)) if not row.error else row for row in rows], kept)
+        return _Corpus(stretches(rows, self._options, self._tokenizer, self._special), kept)
 
-    def _placed(self, row: PromptRow, whole: tuple[int, ...], at: int, start: int, stop: int, text: str) -> PromptRow:
-        """Return a row with its stretch of the text."""
-        (own,), after = row.passages, size_of(text[len(row.prompt or "") :])
-        size = own.size[0] + after[0], own.size[1] + after[1], own.size[2]  # the separator counts, and makes no word
-        passage = Passage(whole, at + start, at + stop, size, None, windowed=True)
-        return replace(
-            row, prompt_token_ids=whole[at + start : at + stop], passages=(passage,), prompt_length=stop - start
+
+def stretches(
+    rows: Sequence[PromptRow], options: ScoreOptions, tokenizer: Tokenizer, special: bool | None
+) -> list[PromptRow]:  # fmt: skip
+    """Join the texts of rows and tokenise them as one, and return the rows with their stretches of it.
+
+    Raises:
+        InputRefused: If the text is too long.
+    """
+    texts = [row.prompt or "" for row in rows if row.error is None]
+    joined = [text + options.separator for text in texts[:-1]] + texts[-1:]
+    if sum(map(len, joined)) > MAX_CHARACTERS:
+        raise InputRefused(
+            f"score.concatenate=true: the texts have {sum(map(len, joined)):,} characters together, at most "
+            f"{MAX_CHARACTERS:,} are tokenised as one"
         )
+    ids, starts = tokenizer.encode_spans("".join(joined), special)
+    before = with_bos(ids, tokenizer.bos_token_id if options.bos else None)
+    whole, at = (*before, *ids), len(before)
+    starts = list(itertools.accumulate(starts, max))  # a special token at the end begins nowhere
+    ends = [bisect.bisect_left(starts, end) for end in itertools.accumulate(map(len, joined))]
+    if ends:
+        ends[-1] = len(ids)
+    found = iter(zip([0, *ends], ends, joined, strict=False))
+    return [_placed(row, whole, at, *next(found)) if not row.error else row for row in rows]
+
+
+def _placed(row: PromptRow, whole: tuple[int, ...], at: int, start: int, stop: int, text: str) -> PromptRow:
+    """Return a row with its stretch of the text."""
+    (own,), after = row.passages, size_of(text[len(row.prompt or "") :])
+    size = own.size[0] + after[0], own.size[1] + after[1], own.size[2]  # the separator counts, and makes no word
+    passage = Passage(whole, at + start, at + stop, size, None, windowed=True)
+    return replace(row, prompt_token_ids=whole[at + start : at + stop], passages=(passage,), prompt_length=stop - start)
 
 
 def _excluded(code: ErrorCode) -> RowError:

@@ -27,9 +27,11 @@ def lines(found: Foreseen, price_per_hour: float | None) -> Iterator[str]:
     figures = {"input": f"{counted(len(plan.files), 'file')}, {counted(plan.rows, 'row')}"}
     if sample is not None and sample.rows:
         figures["sample"] = "all rows" if sample.share <= 1 else f"{counted(len(sample.rows), 'row')}, spread evenly"
-        figures["prompts"] = _prompts(sample.lengths()) or "none without an error"
+        figures["texts" if shown.scoring else "prompts"] = _prompts(sample.lengths()) or "none without an error"
         figures["errors"] = ", ".join(f"{n:,} {code}" for code, n in shown.errors.items()) or "none"
-        figures["tokens"] = f"{shown.prompt_tokens:,} of prompts, {_completions(shown)}"
+        figures["tokens"] = (
+            f"{shown.prompt_tokens:,} of {'texts' if shown.scoring else 'prompts'}, {_completions(shown)}"
+        )
     done = f", {found.committed:,} committed already" if found.committed else ""
     figures["parts"] = f"{plan.shard_count:,} of {counted(plan.rows_per_shard, 'row')} at most{done}"
     if shown.disk is not None:
@@ -56,6 +58,8 @@ def _prompts(lengths: list[int]) -> str:
 def _completions(shown: Estimate) -> str:
     if shown.ended is not None:
         return f"about {shown.completion_tokens:,} generated: in the last run {shown.ended:.0%} ended before max_tokens"
+    if shown.scoring:
+        return f"{shown.completion_tokens:,} scored"
     bound = " at most, as completions may end before max_tokens" if shown.upper_bound else ""
     return f"{shown.completion_tokens:,} generated{bound}"
 
@@ -83,9 +87,9 @@ def _time(found: Foreseen, price_per_hour: float | None) -> dict[str, str]:
         return {"time": f"not predicted: {found.unknown}" if found.unknown else "not predicted"}
     time, calibration = shown.time, shown.calibration
     assert calibration is not None
-    most = "at most " if shown.upper_bound else "about "
+    most, does = "at most " if shown.upper_bound else "about ", "score" if shown.scoring else "generate"
     figures = {
-        "time": f"{most}{duration(time.total)}: {duration(time.start + time.load)} to start, {duration(time.run)} to generate",
+        "time": f"{most}{duration(time.total)}: {duration(time.start + time.load)} to start, {duration(time.run)} to {does}",
         "speed": f"{shown.rate or 0:,.0f} tokens/s",
     }
     if shown.limit:
@@ -95,6 +99,11 @@ def _time(found: Foreseen, price_per_hour: float | None) -> dict[str, str]:
     )  # fmt: skip
     when = f"made now, took {calibration.took:.0f} s" if found.measured else "known from before"
     figures["measured"] = f"with random weights{scaled}; {when}"
+    if calibration.disturbed:
+        figures["measured"] += (
+            f"; other work had the processor for {calibration.busy:.0%} of it, so that the time may be too long, and the next "
+            "plan measures again"
+        )
     if price_per_hour is not None:
         cost = time.total / 3600 * price_per_hour * shown.place.machines
         figures["cost"] = f"{most}{cost:,.2f}, at {price_per_hour:g} per hour and machine"

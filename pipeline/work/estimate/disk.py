@@ -70,21 +70,24 @@ class _Maker:
         self._tokens = np.array(found or [0], np.int64)
 
     def completion(self, request: Request, length: int) -> Completion:
-        """Make one up."""
+        """Make one up, or the statistics of what is scored."""
+        if request.scored_from is not None:
+            ids = request.prompt_token_ids[request.scored_from :]
+            return Completion(request, ids, statistics=self._statistics(length))
         # words in their order, as text is compressed by its repetitions
         start = int(self._random.integers(len(self._tokens)))
-        ids = [int(token) for token in np.resize(np.roll(self._tokens, -start), length)]
+        made = [int(token) for token in np.resize(np.roll(self._tokens, -start), length)]
         change = self._random.random(length) < 0.5
         other = self._random.choice(self._tokens, length)
-        ids = [int(o) if c else i for i, o, c in zip(ids, other, change, strict=True)]
+        made = [int(o) if c else i for i, o, c in zip(made, other, change, strict=True)]
         prompt = None
         if self._stats.prompt_logprobs:
             prompt = -self._random.exponential(_SCALE, len(request.prompt_token_ids)).astype(np.float32)
             prompt[:1] = np.nan
         return Completion(
             request,
-            tuple(ids),
-            self._tokenizer.decode(ids),
+            tuple(made),
+            self._tokenizer.decode(made),
             FinishReason.LENGTH,
             None,
             self._statistics(length),

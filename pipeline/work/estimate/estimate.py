@@ -20,6 +20,7 @@ from pipeline.work.estimate.expect import Lengths, ends_early, shards_of
 from pipeline.work.estimate.sample import Sample, take_sample
 from pipeline.work.job import Job
 from pipeline.work.recipe import Recipe, open_recipe
+from pipeline.work.score.config import ScoreConfig
 
 READING = 1.2e9
 """Bytes of weights per second that come from the page cache, where hashing has put them."""
@@ -105,8 +106,9 @@ class Estimate:
     Attributes:
         plan: The plan.
         place: Where its replicas run.
+        scoring: Whether given tokens are scored, and none is generated.
         sample: Rows that were looked at; None: the engine does not give its tokenizer before it is built.
-        completion_tokens: Tokens that are generated.
+        completion_tokens: Tokens that are generated, or scored.
         upper_bound: Whether completions may well become shorter.
         ended: Share of the completions of an earlier run that ended before `max_tokens`; None: no such run is known.
         clamped: Rows whose `max_tokens` the context clamps.
@@ -119,6 +121,7 @@ class Estimate:
 
     plan: Plan
     place: Place
+    scoring: bool
     sample: Sample | None
     completion_tokens: int = 0
     upper_bound: bool = False
@@ -144,7 +147,7 @@ class Estimate:
 
     @property
     def rate(self) -> float | None:
-        """Generated tokens per second of all replicas while they generate."""
+        """Tokens per second, generated or scored, of all replicas while they generate."""
         return self.completion_tokens / self.time.run if self.time is not None and self.time.run > 0 else None
 
     @property
@@ -206,18 +209,19 @@ def estimate(
         CorruptInput: If a page of the sample cannot be decoded.
         InputRefused: If a file is not the planned one.
     """
+    scoring = isinstance(config, ScoreConfig)
     tokenizer = backend.tokenizer(quick=quick) if isinstance(backend, Foreseeable) else None
     if tokenizer is None:
-        return Estimate(job.plan, place, None)
+        return Estimate(job.plan, place, scoring, None)
     max_len = int(job.plan.fingerprint["engine"]["max_model_len"])
     recipe = open_recipe(job.plan.fingerprint)
     sample = take_sample(job, tokenizer, max_len, effort.rows)
-    early = ends_early(job.sampling)
+    early = not scoring and ends_early(job.sampling)
     key = key_of_endings(job.plan.fingerprint["model"]["content"], job.sampling)
     lengths = Lengths(max_len, known_endings(key) if early else None)
     tokens, clamped = _tokens(sample, recipe, lengths)
     found = Estimate(
-        job.plan, place, sample, tokens, early and lengths.endings is None,
+        job.plan, place, scoring, sample, tokens, early and lengths.endings is None,
         None if lengths.endings is None else lengths.endings.stopped / max(1, lengths.endings.completions), clamped,
         estimate_disk(job, recipe, sample, lengths, tokenizer), calibration,
     )  # fmt: skip
@@ -230,7 +234,7 @@ def estimate(
     expected = math.ceil(job.plan.rows * job.sampling.n / place.replicas)
     setup = Setup(
         planned, calibration.needs.most_tokens, share=config.engine.prefix_caching and not config.stats.prompt_logprobs,
-        threads=place.threads, expected=expected,
+        threads=place.threads, expected=expected, max_scored=calibration.most_scored,
     )  # fmt: skip
     shards = shards_of(sample, recipe, lengths, job.plan.rows_per_shard, mine)
     simulated = simulate(shards, calibration, setup, effort.steps)
@@ -245,7 +249,7 @@ def _tokens(sample: Sample, recipe: Recipe, lengths: Lengths) -> tuple[int, int]
     """Return (tokens that the job generates, rows whose `max_tokens` is clamped)."""
     tokens = number = clamped = 0
     for row in sample.good:
-        clamped += len(row.prompt_token_ids) + row.sampling.max_tokens > lengths.max_len
+        clamped += not row.passages and len(row.prompt_token_ids) + row.sampling.max_tokens > lengths.max_len
         for request in recipe.requests(row):
             tokens += lengths.expected(request, number)
             number += 1
@@ -285,7 +289,8 @@ def _time(found: Estimate, simulated: Simulated, weight_bytes: int, shards: int,
     assert calibration is not None and found.sample is not None and found.disk is not None
     rows = min(plan.rows, shards * plan.rows_per_shard)
     tokens = found.completion_tokens * rows / max(1, plan.rows)
-    beside = (found.sample.row_seconds + found.disk.row_seconds) * rows / place.threads
+    # other threads do it, and take the time from those that compute
+    beside = (found.sample.row_seconds + found.disk.row_seconds) * rows
     last = found.disk.row_seconds * min(rows, plan.rows_per_shard)
     load = weight_bytes / READING + calibration.packing + calibration.taking * likely * calibration.needs.block_bytes
     return Time(place.start + calibration.importing, load, simulated.whole(tokens) + beside, last + 0.2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.engine.calibration.known import Endings
 from pipeline.engine.calibration.simulate import Expected
@@ -31,12 +31,16 @@ class Lengths:
     endings: Endings | None = None
 
     def most(self, request: Request) -> int:
-        """Return the tokens that a request may generate."""
+        """Return the tokens that a request may generate, or that are scored of it."""
+        if request.scored_from is not None:
+            return len(request.prompt_token_ids) - request.scored_from
         return max(1, min(request.sampling.max_tokens, self.max_len - len(request.prompt_token_ids)))
 
     def expected(self, request: Request, number: int) -> int:
         """Return the tokens that it is expected to generate; `number` counts the requests, whose lengths differ."""
         most = self.most(request)
+        if request.scored_from is not None:
+            return most
         chance = 0.0 if self.endings is None else self.endings.chance
         if not 0 < chance < 1:
             return most if chance <= 0 else 1
@@ -74,10 +78,24 @@ def _endless(rows: Sequence[PromptRow]) -> Iterator[PromptRow]:
     yield from rows
     shared = [max(_common(rows, i, i - 1), _common(rows, i, i + 1)) for i in range(len(rows))]
     for turn in itertools.count(1):
+        text: tuple[int, ...] = ()
+        moved: tuple[int, ...] = ()
         for row, same in zip(rows, shared, strict=True):
-            ids = row.prompt_token_ids
-            moved = (*ids[:same], *(token + turn * _ELSEWHERE for token in ids[same:]))
-            yield PromptRow(row.row_id, None, moved, row.sampling, row.error)
+            passages = []
+            for passage in (*row.passages, *row.aside):
+                if passage.token_ids is not text:  # rows may be stretches of one long text, which is moved once
+                    text, moved = passage.token_ids, _moved(passage.token_ids, same, turn)
+                passages.append(replace(passage, token_ids=moved))
+            count = len(row.passages)
+            yield replace(
+                row, prompt=None, prompt_token_ids=_moved(row.prompt_token_ids, same, turn),
+                passages=tuple(passages[:count]), aside=tuple(passages[count:]),
+            )  # fmt: skip
+
+
+def _moved(ids: tuple[int, ...], same: int, turn: int) -> tuple[int, ...]:
+    """Return ids of which all but the first `same` are those of another turn."""
+    return (*ids[:same], *(token + turn * _ELSEWHERE for token in ids[same:]))
 
 
 def _common(rows: Sequence[PromptRow], one: int, other: int) -> int:

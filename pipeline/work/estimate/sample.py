@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from pipeline.planning.plan import Plan
 from pipeline.prompts.rows import RowBuilder
+from pipeline.prompts.scored.builder import ScoredBuilder
+from pipeline.prompts.scored.config import ScoreOptions, ScoreSource
+from pipeline.prompts.scored.corpus import stretches
 from pipeline.prompts.shard import ShardRows
 from pipeline.types import PromptRow, Segment, Shard, Task, Tokenizer
 from pipeline.work.job import Job
@@ -72,7 +75,7 @@ def take_sample(job: Job, tokenizer: Tokenizer, max_model_len: int, most: int) -
         CorruptInput: If a page cannot be decoded.
         InputRefused: If a file is not the planned one.
     """
-    builder = RowBuilder(job.source, job.sampling, tokenizer, max_model_len, job.plan.files)
+    builder = _builder(job, tokenizer, max_model_len)
     reader = ShardRows(job.source, builder, job.plan.files, job.columns)
     found: dict[int, tuple[list[PromptRow], pa.Table]] = {}
     characters, began = 0, time.perf_counter()
@@ -81,10 +84,30 @@ def take_sample(job: Job, tokenizer: Tokenizer, max_model_len: int, most: int) -
             break
         found[start] = reader.read(Task(Shard(0, 1, tuple(segments(job.plan, start, stop)))))
         characters += sum(len(row.prompt or "") for row in found[start][0])
+    rows = _joined(job, [row for start in sorted(found) for row in found[start][0]], tokenizer)
     seconds = time.perf_counter() - began
-    rows = tuple(row for start in sorted(found) for row in found[start][0])
     kept = [found[start][1] for start in sorted(found)]
     return Sample(rows, pa.concat_tables(kept) if kept else pa.table({}), job.plan.rows, seconds / max(1, len(rows)))
+
+
+def _builder(job: Job, tokenizer: Tokenizer, max_model_len: int) -> RowBuilder:
+    """Return what makes the rows of the job."""
+    if not isinstance(job.source, ScoreSource):
+        return RowBuilder(job.source, job.sampling, tokenizer, max_model_len, job.plan.files)
+    options = ScoreOptions(**job.plan.fingerprint["score"])
+    return ScoredBuilder(job.source, options, job.sampling, tokenizer, max_model_len, job.plan.files)
+
+
+def _joined(job: Job, rows: Sequence[PromptRow], tokenizer: Tokenizer) -> tuple[PromptRow, ...]:
+    """Return the rows; if the job scores all of them as one long text, as stretches of that of the sample."""
+    if not isinstance(job.source, ScoreSource) or not job.plan.fingerprint["score"]["concatenate"]:
+        return tuple(rows)
+    options = ScoreOptions(**job.plan.fingerprint["score"])
+    made, led = [], False
+    for row in stretches(rows, options, tokenizer, job.source.add_special_tokens):
+        made.append(replace(row, passages=tuple(replace(p, leads=not led) for p in row.passages)))
+        led = led or bool(row.prompt_token_ids)
+    return tuple(made)
 
 
 def places(rows: int, most: int) -> Iterator[tuple[int, int]]:

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.engine.assembly import needs_of
 from pipeline.engine.base import Foreseeable
-from pipeline.engine.calibration import drawn, measure
+from pipeline.engine.calibration import bench, beside, drawn, measure, timing
 from pipeline.engine.calibration.drawn import held_bytes
 from pipeline.engine.calibration.figures import Calibration
 from pipeline.engine.calibration.known import CALIBRATIONS, Endings, keep_endings, key_of_endings, known_endings
@@ -31,8 +31,10 @@ SAMPLING = SamplingParams()
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own, and as few repetitions as there can be."""
     monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.setattr(measure, "_MOST", 1)
-    monkeypatch.setattr(measure, "DECODES", (1, 4))
+    monkeypatch.setattr(timing, "_MOST", 1)
+    monkeypatch.setattr(beside, "_TIMES", 1)
+    monkeypatch.setattr(bench, "DECODES", (1, 4))
+    monkeypatch.setattr(measure, "waited_seconds", lambda: 0.0)  # whatever else runs on the machine
     return tmp_path / "cache"
 
 
@@ -72,7 +74,7 @@ def test_the_sizes_are_those_of_the_loaded_model(quantization: str, short: None)
     assert found.token_flops == pytest.approx(
         sum(2 * a * b for a, b in shapes if 1024 not in (a, b) and 256 not in (a,))
     )
-    assert [x for x, _ in found.decode] == [1, 4] and found.decode[0][1] > 0
+    assert [x for x, _ in found.times.decode] == [1, 4] and found.times.decode[0][1] > 0
     assert found.process > 10**7 and found.flops > 0 and found.bandwidth > 0
 
 
@@ -81,16 +83,40 @@ def test_it_is_measured_once(cache: Path) -> None:
     first, told = calibrated(backend())
     assert told == [(4, 4)] and len(json.loads((cache / CALIBRATIONS).read_text())) == 1
     assert calibrated(backend()) == (first, [])
-    other_lengths = replace(SAMPLING, max_tokens=500, seed=3, stop=("x",))
+    other_lengths = replace(SAMPLING, max_tokens=500, seed=3)
     assert calibrated(backend(), sampling=other_lengths) == (first, [])
     assert backend().calibration(StatsConfig(), SAMPLING, 1, None) == first
     for other, changes in (
         (backend(), {"threads": 2}), (backend(), {"stats": StatsConfig(columns=[])}),
-        (backend(), {"sampling": replace(SAMPLING, top_k=5)}), (backend(kv_cache_dtype="int8"), {}),
+        (backend(), {"sampling": replace(SAMPLING, top_k=5)}), (backend(), {"sampling": replace(SAMPLING, stop=("x",))}),
+        (backend(), {"scoring": True}), (backend(kv_cache_dtype="int8"), {}),
         (backend(EngineConfig(max_num_seqs="5")), {}), (backend(EngineConfig(kernels="none")), {}),
     ):  # fmt: skip
         asked: dict[str, Any] = {"stats": StatsConfig(), "sampling": SAMPLING, "threads": 1, **changes}
         assert other.calibration(**asked, measure=None) is None
+
+
+def test_what_is_scored_is_measured_as_such() -> None:
+    found, told = calibrated(backend(), scoring=True)
+    assert found is not None and told == [(4, 4)]
+    assert found.most_scored == 2**26 // (4 * 1024) and found.times.read[-1][0] == 256
+    assert calibrated(backend(), scoring=True) == (found, [])
+
+
+def test_a_disturbed_calibration_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = iter([0.0, 1e6])
+    monkeypatch.setattr(measure, "waited_seconds", lambda: next(waited, 1e6))
+    first, _ = calibrated(backend())
+    assert first is not None and first.disturbed
+    assert backend().calibration(StatsConfig(), SAMPLING, 1, None) == first  # better than none
+    again, told = calibrated(backend())
+    assert told == [(4, 4)] and again is not None and not again.disturbed
+    assert calibrated(backend()) == (again, [])
+
+
+def test_a_grammar_is_followed_while_it_is_measured() -> None:
+    found, _ = calibrated(backend(), sampling=replace(SAMPLING, choice=("yes", "no"), stop=("zz",)))
+    assert found is not None and found.beside.step >= 0
 
 
 def test_a_damaged_file_is_as_none(cache: Path) -> None:
@@ -116,7 +142,7 @@ def test_how_completions_ended_is_remembered(cache: Path) -> None:
 @pytest.mark.parametrize("longest", [2, 20, 33, 64, 70])
 def test_a_short_context_is_measured_within_it(longest: int) -> None:
     found, _ = calibrated(backend(EngineConfig(max_num_seqs="4", max_model_len=longest)))
-    assert found is not None and found.read[-1][0] == 256
+    assert found is not None and found.times.read[-1][0] == 256
 
 
 def test_the_static_engine_is_not_measured() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,31 +27,43 @@ def requests() -> list[Request]:
     return [request for request in twice if request.row_id != "r3" or request.sample_index == 0]
 
 
+def scored_requests() -> list[Request]:
+    """Return texts to score, of which some begin with what others begin with, and some after a context."""
+    return [
+        Request(f"r{i}", 0, (*prompt, i, 7), SAMPLING, 1 + 20 * i % len(prompt)) for i, prompt in enumerate(PROMPTS)
+    ]
+
+
+@pytest.mark.parametrize("asked", [requests, scored_requests])
 @pytest.mark.parametrize("prefix_caching", [True, False])
-def test_the_steps_are_those_of_the_engine(prefix_caching: bool) -> None:
+def test_the_steps_are_those_of_the_engine(prefix_caching: bool, asked: Callable[[], list[Request]]) -> None:
     engine = EngineConfig(max_num_seqs="6", prefix_caching=prefix_caching)
     backend: Any = open_backend(ModelConfig(path=str(MODEL), dtype="float32"), engine)
-    built: Any = backend.build(StatsConfig(columns=[]), Resources(threads=1, expected=len(requests())))
-    made, launch, blocks = [], built.engine.stepper.launch, []
+    built: Any = backend.build(StatsConfig(columns=[]), Resources(threads=1, expected=len(asked())))
+    made, launch, admit, begun, blocks = [], built.engine.stepper.launch, built.engine.stepper.admit, [0], []
 
     def watched(step: Any) -> Any:
-        made.append(work_of(step))
+        made.append(work_of(step, begun[-1]))
         blocks.append(built.engine.room.kv_blocks_used)
         return launch(step)
 
-    built.engine.stepper.launch = watched
-    built.engine.add(requests())
+    def counted(admitted: Any) -> None:
+        begun.append(len(admitted))
+        admit(admitted)
+
+    built.engine.stepper.launch, built.engine.stepper.admit = watched, counted
+    built.engine.add(asked())
     tokens = 0
     while any(built.engine.load()):
         tokens += sum(len(c.token_ids) for c in built.engine.step())
     memory = MemoryPlan(6, built.facts["kv_blocks"])
-    setup = Setup(memory, 256, share=prefix_caching, threads=1, expected=len(requests()))
-    found = simulate([[Expected(r, 9, 9) for r in requests()]], CALIBRATION, setup, 10_000)
+    setup = Setup(memory, 256, share=prefix_caching, threads=1, expected=len(asked()), max_scored=None)
+    found = simulate([[Expected(r, 9, 9) for r in asked()]], CALIBRATION, setup, 10_000)
     assert (found.steps, found.tokens, found.blocks) == (len(made), tokens, max(blocks))
     assert found.read == sum(work.read for work in made)
     assert found.seconds == pytest.approx(sum(map(CALIBRATION.seconds, made)))
     assert found.limit == pytest.approx(sum(map(CALIBRATION.limit, made)))
-    assert found.running == 6 and found.complete
+    assert found.complete and (found.running == 6 or asked is scored_requests)
 
 
 def simulated(rows: int, most_steps: int, length: int = 9) -> Simulated:

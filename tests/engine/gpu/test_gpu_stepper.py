@@ -47,13 +47,18 @@ def run(tiny: Tiny, requests: list[Request] = POOL, slots: int = 4, **options: A
     return done
 
 
+def one_layer(tiny: MakeTiny) -> Tiny:
+    """The model of most of these tests: the interpreter takes a second for a step of two layers."""
+    return tiny(layers=1)
+
+
 @pytest.fixture(scope="session")
 def reference(tiny: MakeTiny) -> dict[Any, Completion]:
-    return run(tiny(), slots=3, top_logprobs=2)
+    return run(one_layer(tiny), slots=3, top_logprobs=2)
 
 
 def test_the_kernels_are_used(tiny: MakeTiny) -> None:
-    assert (loaded(tiny()).attention, loaded(tiny()).batch_invariant) == (TRITON, True)
+    assert (loaded(one_layer(tiny)).attention, loaded(one_layer(tiny)).batch_invariant) == (TRITON, True)
 
 
 def compare(found: dict[Any, Completion], expected: dict[Any, Completion]) -> None:
@@ -68,7 +73,7 @@ def compare(found: dict[Any, Completion], expected: dict[Any, Completion]) -> No
 
 
 def test_what_a_processor_chooses(tiny: MakeTiny, reference: dict[Any, Completion]) -> None:
-    compare(reference, drain(tiny().engine(4, top_logprobs=2), POOL))
+    compare(reference, drain(one_layer(tiny).engine(4, top_logprobs=2), POOL))
 
 
 def test_given_tokens_are_scored(tiny: MakeTiny) -> None:
@@ -76,10 +81,10 @@ def test_given_tokens_are_scored(tiny: MakeTiny) -> None:
         replace(request(f"row-{i}", prompt), scored_from=1 + i % 2 * (len(prompt) // 2))
         for i, prompt in enumerate(PROMPTS) if len(prompt) > 1
     ]  # fmt: skip
-    found = run(tiny(), scored, slots=3, tokens=64, top_logprobs=2)
-    compare(found, drain(tiny().engine(4, top_logprobs=2), scored))
+    found = run(one_layer(tiny), scored, slots=3, tokens=64, top_logprobs=2)
+    compare(found, drain(one_layer(tiny).engine(4, top_logprobs=2), scored))
     for asked in scored[:3]:
-        alone = run(tiny(), [asked], slots=1, top_logprobs=2)
+        alone = run(one_layer(tiny), [asked], slots=1, top_logprobs=2)
         assert bits(alone[asked.row_id, 0]) == bits(found[asked.row_id, 0])
 
 
@@ -104,27 +109,27 @@ def check_bits(
 @settings(max_examples=2, deadline=None)
 @CASES
 def test_the_same_bits_in_every_batch(tiny: MakeTiny, reference: dict[Any, Completion], **case: Any) -> None:
-    check_bits(tiny(), reference, **case)
+    check_bits(one_layer(tiny), reference, **case)
 
 
 @pytest.mark.slow
 @settings(max_examples=examples(60), deadline=None)
 @CASES
 def test_the_same_bits_in_many_batches(tiny: MakeTiny, reference: dict[Any, Completion], **case: Any) -> None:
-    check_bits(tiny(), reference, **case)
+    check_bits(one_layer(tiny), reference, **case)
 
 
 def test_prompts_can_be_measured(tiny: MakeTiny) -> None:
     requests = [request(str(i), p, max_tokens=2) for i, p in enumerate(random_prompts(5, [1, 20, 33]))]
-    expected = drain(tiny().engine(2, prompt_logprobs=True), requests)
-    for name, found in run(tiny(), requests, 2, prompt_logprobs=True).items():
+    expected = drain(one_layer(tiny).engine(2, prompt_logprobs=True), requests)
+    for name, found in run(one_layer(tiny), requests, 2, prompt_logprobs=True).items():
         assert found.token_ids == expected[name].token_ids
         assert found.prompt_token_logprobs is not None
         np.testing.assert_allclose(found.prompt_token_logprobs, expected[name].prompt_token_logprobs, atol=1e-4)
 
 
 def test_many_steps_are_few_recordings(tiny: MakeTiny) -> None:
-    with engine(tiny(), 3) as made:
+    with engine(one_layer(tiny), 3) as made:
         drain(made, [request(str(i), [5 + i, 6], max_tokens=8, ignore_eos=True) for i in range(6)])
         recordings: Any = made.stepper._recordings  # type: ignore[attr-defined]
         assert recordings.replays > 12 and len(recordings.functions) < 10
@@ -135,7 +140,7 @@ def test_fault_8_memory_that_is_out_changes_no_bit(
     tiny: MakeTiny, reference: dict[Any, Completion], place: str
 ) -> None:
     """Everything starts again while a step is in flight: first without recordings, then with half as many sequences."""
-    with engine(tiny(), 4, top_logprobs=2) as made:
+    with engine(one_layer(tiny), 4, top_logprobs=2) as made:
         recordings: Any = made.stepper._recordings  # type: ignore[attr-defined]
         run, calls = recordings.run, 0
 
@@ -155,7 +160,7 @@ def test_fault_8_memory_that_is_out_changes_no_bit(
             return step()
 
         made._scheduler.schedule = schedule  # type: ignore[method-assign]
-        done = drain(made, POOL[:6])
+        done = drain(made, POOL[:4])
         assert calls > 9
         assert list(dict.fromkeys(seen)) == [(False, 4, 256), (True, 4, 256), (True, 2, 128)]
     assert {n: bits(c) for n, c in done.items()} == {n: bits(reference[n]) for n in done}
@@ -164,7 +169,7 @@ def test_fault_8_memory_that_is_out_changes_no_bit(
 @pytest.mark.skipif(DEVICE == "cpu", reason="only a GPU can be waited for")
 def test_no_step_waits_for_the_device(tiny: MakeTiny) -> None:
     """But for results, and grammars' rows do not either: whatever copies from or to the host in between is an error."""
-    with engine(tiny(), 8) as made:
+    with engine(one_layer(tiny), 8) as made:
         drain(made, POOL)  # every shape is recorded
         made.add(POOL)
         try:

@@ -75,9 +75,9 @@ def piece(data: bytes) -> int:
     return found
 
 
-def _gpt2(vocab: int = 320, inner: int = 256, tie: int = 1) -> GPT2Config:
+def _gpt2(vocab: int = 320, inner: int = 256, tie: int = 1, layers: int = 2) -> GPT2Config:
     return GPT2Config(
-        vocab_size=vocab, n_positions=CONTEXT, n_embd=64, n_layer=2, n_head=4, n_inner=inner, initializer_range=0.2,
+        vocab_size=vocab, n_positions=CONTEXT, n_embd=64, n_layer=layers, n_head=4, n_inner=inner, initializer_range=0.2,
         bos_token_id=END, eos_token_id=END, tie_word_embeddings=bool(tie),
     )  # fmt: skip
 

@@ -87,23 +87,26 @@ def test_whatever_the_start_of_ray_raises_is_one_line(error: Exception, monkeypa
         ray_cluster.connect(ClusterConfig(), "/nowhere", print)
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_a_ray_of_this_job_alone_starts_no_api_server(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Ray that has no such function starts as it does."""
+def test_a_ray_of_this_job_alone_starts_no_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a Ray of another version has not stays away."""
 
-    def own(_: object) -> None: ...
+    class Node:
+        def start_api_server(self, *, include_dashboard: bool) -> None:
+            raise AssertionError
 
-    kind = type("Node", (), {"start_api_server": own} if known else {})
-    started: list[Any] = []
+        def start_monitor(self) -> None:
+            raise AssertionError
+
+    own, started = dict(vars(Node)), []
 
     def init(**_: object) -> None:
-        node: Any = kind()
-        node.start_api_server(include_dashboard=False, raise_on_failure=False)
+        node: Any = Node()
+        node.start_api_server(include_dashboard=False)
+        node.start_monitor()
         started.append(node._webui_url)
 
-    monkeypatch.setattr(ray_cluster, "Node", kind)
+    monkeypatch.setattr(ray_cluster, "Node", Node)
     monkeypatch.setattr(ray_cluster.ray, "init", init)
     monkeypatch.setattr(ray_cluster, "_silence", lambda: None)
     ray_cluster.connect(ClusterConfig(name="local"), None, lambda _: None)
-    assert started == [""]
-    assert getattr(kind, "start_api_server", None) is (own if known else None)
+    assert started == [""] and dict(vars(Node)) == own
