@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
+from jobs.cli import main as promptmill
 from jobs.verify import main as verify
 from tests.small_runs import as_bytes, generate, prompts, read, write
 from tests.store.bucket_server import Door
@@ -47,6 +48,23 @@ def test_from_a_bucket_into_a_bucket(
     capsys.readouterr()
     assert generate("s3://bucket/in/prompts.parquet", OUTPUT, *OPTIONS) == 0
     assert "nothing to do" in capsys.readouterr().err
+
+
+def test_an_output_in_a_bucket_is_shown(
+    source: Path, door: Door, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate(source, OUTPUT, *OPTIONS) == 0 and generate(source, tmp_path / "local", *OPTIONS) == 0
+    assert promptmill(["report", OUTPUT]) == 0 and promptmill(["report", str(tmp_path / "local")]) == 0
+    page = boto3.client("s3").get_object(Bucket="bucket", Key="runs/first/report.html")["Body"].read().decode()
+    assert [len(page) > 10_000, page.count("<svg")] == [
+        True,
+        (tmp_path / "local/report.html").read_text().count("<svg"),
+    ]
+    capsys.readouterr()
+    for words in (["show"], ["look"], ["show", "row_id=row-1"]):
+        seen = [promptmill([words[0], where, *words[1:]]) for where in (OUTPUT, str(tmp_path / "local"))]
+        assert seen[0] == seen[1]
+    assert promptmill(["diff", OUTPUT, str(tmp_path / "local")]) == 0
 
 
 def test_a_lost_part_is_made_again(source: Path, door: Door) -> None:
