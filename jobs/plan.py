@@ -41,7 +41,7 @@ def _compose(arguments: Arguments) -> list[Composed[Any]]:
 
 JOB = JobSpec(
     name="plan",
-    summary="what generate or score would take with the same options: rows, memory, time, disk, cost",
+    summary="what generate or score would take: rows, memory, time, disk, cost",
     schema=PlanConfig,
     compose=_compose,
     run=run,

@@ -138,7 +138,7 @@ def test_fault_40_a_foreign_file_is_named_and_stays(
     (done / "data" / "notes.parquet").write_bytes(b"somebody's own")
     before = parts(reference)
     assert verify([f"output.path={done}"]) == 4
-    assert "data/notes.parquet: is not of this output" in capsys.readouterr().out
+    assert "data/notes.parquet: does not belong to this output" in capsys.readouterr().out
     assert generate(source, done, *OPTIONS) == 0
     assert (done / "data" / "notes.parquet").read_bytes() == b"somebody's own"
     (done / "data" / "notes.parquet").unlink()

@@ -351,7 +351,7 @@ class TestFooter:
         report = json.loads(pq.read_schema(output.parts[0]).metadata[b"promptmill.report"])
         output.rewrite(0, footer={"promptmill.report": json.dumps({**report, "prompt_tokens": 1})})
         (line,) = output.verify().findings
-        assert line.startswith(f"{output.name(0)}: its footer says prompt_tokens 1, its rows make ")
+        assert line.startswith(f"{output.name(0)}: its footer says prompt_tokens 1, its rows have ")
 
     def test_columns(self, output: Output) -> None:
         output.rewrite(0, lambda table: table.drop_columns(["token_ranks"]))

@@ -182,7 +182,7 @@ def test_exceptions_in_all_that_load_end_the_job(fake: FakeRay, error: Exception
 
 def test_code_that_a_node_cannot_take_is_said_so(fake: FakeRay) -> None:
     fake.fate = lambda number: RuntimeEnvSetupError("no space")
-    with pytest.raises(ClusterLost, match="cannot take the code"):
+    with pytest.raises(ClusterLost, match="cannot load the code"):
         pool().start()
 
 
