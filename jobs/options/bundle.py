@@ -14,9 +14,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from jobs.console.launch import compose
 from jobs.options import schema as schemas
 from jobs.options.arguments import Arguments
-from jobs.options.compose import Composed, compose_runs
+from jobs.options.compose import Composed
 from jobs.options.keys import sections
 from jobs.spec import specs
 from pipeline.errors import ConfigurationError
@@ -51,6 +52,10 @@ def bundle(config_dir: str | None) -> Iterator[Path]:
         yield folder
 
 
+HERE = ("import", "submit")
+"""Jobs that run on this machine only, as those do that show an output."""
+
+
 def command(job: str, python: str, arguments: Arguments) -> str:
     """Compose a job as on the cluster, and return the command line to run there.
 
@@ -59,7 +64,7 @@ def command(job: str, python: str, arguments: Arguments) -> str:
     Raises:
         PromptmillError: If anything in the configuration is wrong.
     """
-    known = {name: spec for name, spec in specs().items() if spec.compose is None and not spec.positional}
+    known = {name: spec for name, spec in specs().items() if not spec.positional and name not in HERE}
     if job not in known:
         others = ", ".join(known)
         raise ConfigurationError(f"job={job}: must be one of {others}")
@@ -70,7 +75,7 @@ def command(job: str, python: str, arguments: Arguments) -> str:
     if arguments.multirun:
         raise ConfigurationError("-m: submit each run by itself, with a submission_id of its own")
     run: Composed[Any]
-    (run,) = compose_runs(job, schema, Arguments(tuple(overrides), config_dir=arguments.config_dir))
+    (run,) = compose(known[job], Arguments(tuple(overrides), config_dir=arguments.config_dir))
     overrides += _placed(run)
     presets = ["--config-dir", PRESETS] if arguments.config_dir is not None else []
     return "exec " + shlex.join([python, "-m", f"jobs.{job}", *presets, *overrides])

@@ -70,8 +70,8 @@ def test_a_multirun_is_not_one_submission() -> None:
     ("line", "words"),
     [
         ("submission_id=a/b source.path=/in output.path=/out", "submission_id='a/b': must be up to 100 letters"),
-        ("job=report", "job=report: must be one of generate, score, verify"),
-        ("job=submit", "must be one of generate, score, verify"),
+        ("job=report", "job=report: must be one of generate, plan, score, verify"),
+        ("job=submit", "must be one of generate, plan, score, verify"),
         ("source.path=/in output.path=/out sampling.topk=3", "did you mean sampling.top_k?"),
         ("output.path=/out", "source.path"),
         ("wait=perhaps source.path=/in output.path=/out", "wait"),
