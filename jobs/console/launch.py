@@ -37,7 +37,9 @@ def launch(job: JobSpec[Config], argv: Sequence[str] | None = None) -> int:
     # reads this when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    gc.disable()  # what is made until a run begins stays until the end
+    once = gc.isenabled() and not gc.get_freeze_count()
+    if once:  # what is made until a run begins stays until the end
+        gc.disable()
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv, {flag: override for flag, override, _ in job.flags})
         if arguments.help:
@@ -48,8 +50,9 @@ def launch(job: JobSpec[Config], argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return tell(Interrupted("stopped by SIGINT before anything was started"))
     finally:
-        gc.freeze()
-        gc.enable()
+        if once:
+            gc.freeze()
+            gc.enable()
     if arguments.show_config:
         return show("---\n".join(run.yaml for run in runs))
     configure_logging(verbose=any(run.verbose for run in runs))
