@@ -29,6 +29,8 @@ JOB = JobSpec(
     summary="proves an output complete and intact; replays rows and compares their bits",
     schema=VerifyConfig,
     run=run,
+    positional=("output.path",),
+    usage=("OUT [KEY=VALUE ...]", "output.path=OUT [KEY=VALUE ...]"),
     examples=(
         ("every file, page and row", "promptmill verify output.path=outputs/first"),
         ("ten rows generated again on this machine, too", "promptmill verify output.path=outputs/first replay=10"),

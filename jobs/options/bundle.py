@@ -52,8 +52,8 @@ def bundle(config_dir: str | None) -> Iterator[Path]:
         yield folder
 
 
-HERE = ("import", "submit")
-"""Jobs that run on this machine only, as those do that show an output."""
+HERE = ("diff", "doctor", "import", "report", "show", "submit")
+"""Jobs that run on this machine only: what they make is for whoever sits at it."""
 
 
 def command(job: str, python: str, arguments: Arguments) -> str:
@@ -64,7 +64,7 @@ def command(job: str, python: str, arguments: Arguments) -> str:
     Raises:
         PromptmillError: If anything in the configuration is wrong.
     """
-    known = {name: spec for name, spec in specs().items() if not spec.positional and name not in HERE}
+    known = {name: spec for name, spec in specs().items() if name not in HERE}
     if job not in known:
         others = ", ".join(known)
         raise ConfigurationError(f"job={job}: must be one of {others}")
