@@ -34,8 +34,8 @@ from pipeline.work.estimate.hurts import hurts
 from pipeline.work.prepare import Prepared, prepare
 from pipeline.work.score.config import ScoreConfig
 
-RAY_SECONDS = 4.0
-"""Seconds until a Ray of the job's own has started, and a replica's process in it."""
+RAY_SECONDS = 7.0
+"""Seconds until a Ray of the job's own has started, and a replica's process in it. Measured on two cores; it mostly waits."""
 DRIVER_BYTES = 80 << 20
 """Memory that a job takes in this process besides the model: threads that read and write, and their buffers. Measured."""
 RAY_BYTES = 120 << 20
