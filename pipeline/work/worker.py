@@ -6,6 +6,7 @@ commits the last.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 import math
@@ -18,6 +19,7 @@ from typing import Any
 
 from pipeline.engine.base import Resources
 from pipeline.errors import PromptmillError, WorkerFailed
+from pipeline.machine import return_memory
 from pipeline.output.guilty import Content, written
 from pipeline.output.part import commit_part, encode_part, part_metadata, part_name, sha256_of
 from pipeline.output.record.counts import Counts, count_rows
@@ -138,7 +140,14 @@ class Worker:
             return
         self._engine = opened.engine
         made.set_result(opened)
-        self._run()
+        del opened
+        try:
+            self._run()
+        finally:
+            # What existed when the libraries were imported, this object too, is exempt from garbage collection for good.
+            del self._engine
+            gc.collect()
+            return_memory()
 
     def _run(self) -> None:
         """Take prepared shards, step, accept completions."""
