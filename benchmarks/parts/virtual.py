@@ -110,10 +110,6 @@ class PartStore:
             return self.files[name]
         raise FileNotFoundError(name)
 
-    def get_tail(self, name: str, n: int) -> bytes:
-        """See `Store`."""
-        return self.get(name)[-n:] if n else b""
-
     def open(self, name: str) -> BinaryIO:
         """See `Store`."""
         return cast(BinaryIO, io.BytesIO(self.get(name)))

@@ -11,7 +11,7 @@ from pipeline.errors import PromptmillError, WorkerFailed
 from pipeline.planning.plan import InputFile
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.files.cells import not_text
-from pipeline.prompts.files.listing import filesystem_for
+from pipeline.prompts.files.locate import filesystem_for
 from pipeline.prompts.files.own_ids import own_ids
 from pipeline.prompts.files.reader import RowReader
 from pipeline.prompts.rows import RowBuilder, kept_columns

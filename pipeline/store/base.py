@@ -70,10 +70,6 @@ class Store(Protocol):
         """Return the whole content; `FileNotFoundError` when there is no such file."""
         ...
 
-    def get_tail(self, name: str, n: int) -> bytes:
-        """Return the last `n` bytes, or all of a shorter file; `FileNotFoundError` when there is no such file."""
-        ...
-
     def open(self, name: str) -> BinaryIO:
         """Return a seekable file for reading; `FileNotFoundError` when there is no such file."""
         ...

@@ -87,7 +87,7 @@ class _Import:
                 f"json_columns={config.json_columns}: the columns of a hub dataset have one type each already; leave it out"
             )
         self._inputs = [] if self._hub else find_inputs(config.source.paths, config.format)
-        self._target = _target(config, self._inputs)
+        self._target = _target(config)
 
     def run(self) -> Imported:
         start = time.monotonic()
@@ -233,7 +233,7 @@ def _too_many(place: str, kind: Type) -> InputRefused:
     )
 
 
-def _target(config: ImportConfig, inputs: Sequence[Input]) -> Path:
+def _target(config: ImportConfig) -> Path:
     """Return the path of the file to write.
 
     Raises:

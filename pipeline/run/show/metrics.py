@@ -12,8 +12,6 @@ from typing import Any, Protocol
 from pipeline.run.show.snapshot import RunSnapshot, TimeLeft
 from pipeline.types import Progress, ShardReport
 
-PREFIX = "ray_"
-"""Ray's prefix of every name."""
 FINISHED = "finished"
 """The reason of a driver that stopped because no shard was left. Otherwise it is the name of the exception that ended it."""
 
@@ -33,11 +31,6 @@ class Metric:
     def counts(self) -> bool:
         """Whether it only grows."""
         return self.name.endswith("_total")
-
-    @property
-    def exposed(self) -> str:
-        """Its name at Ray's endpoint."""
-        return PREFIX + self.name
 
 
 RUN_TAGS = ("plan", "driver")
