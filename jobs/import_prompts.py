@@ -17,7 +17,7 @@ from jobs.options.words import is_value
 from jobs.spec import JobSpec
 from pipeline.errors import ConfigurationError, ExitCode
 from pipeline.prompts.imports.config import ImportConfig
-from pipeline.wording import override, quoted
+from pipeline.wording import hydra_value, override
 
 if TYPE_CHECKING:
     from jobs.options.compose import Composed
@@ -45,7 +45,7 @@ def overrides(words: Sequence[str]) -> tuple[str, ...]:
     if len(places) == 1:
         others.append(override("source.path", places[0]))
     elif places:
-        others.append(f"source.path=[{','.join(map(quoted, places))}]")
+        others.append(f"source.path=[{','.join(map(hydra_value, places))}]")
     return tuple(others)
 
 

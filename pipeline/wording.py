@@ -101,14 +101,18 @@ def size(number: float) -> str:
 
 
 def override(key: str, value: str) -> str:
-    """Return KEY=VALUE for the command line, quoted if Hydra would read the bare value as anything but this text."""
-    bare = re.fullmatch(r"[\w./-]+", value, re.ASCII) and not _is_literal(value)
-    return f"{key}={value if bare else quoted(value)}"
+    """Return KEY=VALUE for the command line; see `hydra_value`."""
+    return f"{key}={hydra_value(value)}"
 
 
-def quoted(value: str) -> str:
-    """Return a value in quotes, escaped so that Hydra reads it back as the same string."""
-    text = re.sub(r'(\\*)"', r'\1\1\\"', uninterpolated(value))
+def hydra_value(text: str) -> str:
+    """Return a text in Hydra's grammar: quoted if Hydra would read the bare text as anything but this string."""
+    return text if re.fullmatch(r"[\w./-]+", text, re.ASCII) and not _is_literal(text) else quoted(text)
+
+
+def quoted(text: str) -> str:
+    """Return a text in quotes, escaped so that Hydra reads it back as the same string."""
+    text = re.sub(r'(\\*)"', r'\1\1\\"', uninterpolated(text))
     return f'"{text}' + (len(text) - len(text.rstrip("\\"))) * "\\" + '"'
 
 
