@@ -283,7 +283,7 @@ class VirtualPool:
         mine = commit_part(self.store, self.parts.name(index), data, self.parts.plan.plan_id)
         return self.parts.report(index, data, already_there=not mine)
 
-    def bury(self, replica: Replica) -> None:
+    def replace(self, replica: Replica) -> None:
         """None of them dies.
 
         Raises:

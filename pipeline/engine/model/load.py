@@ -179,7 +179,7 @@ def make_ready(
         exact = linears and rows_apart
         if not exact and (deterministic or where.type == "cpu"):
             logger.warning(
-                "not every product of this model keeps rows apart here: output bytes may depend on the batch"
+                "not every matrix product of this model is batch-invariant here: output bytes may depend on the batch"
             )
         if where.type == "cpu":
             with doing("copying what is not packed"):

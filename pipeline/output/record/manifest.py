@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 class DamagedPart(WorkerFailed):
-    """A part that cannot be read; the next start sets it aside if it is recorded (see `mending`)."""
+    """A part that cannot be read; the next start sets it aside if it is recorded (see `repair`)."""
 
     def __init__(self, file: str, what: str) -> None:
         """Remember its stored name."""

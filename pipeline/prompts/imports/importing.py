@@ -195,7 +195,7 @@ class _Import:
         """Refuse the first bad line or, with `on_bad_line=skip`, count all of them."""
         for place, what in bad:
             if self._config.on_bad_line == "fail":
-                raise InputRefused(f"{place}: {what}; mend it, or leave such lines out with on_bad_line=skip")
+                raise InputRefused(f"{place}: {what}; fix it, or skip such lines with on_bad_line=skip")
             self._skipped += 1
             if self._skipped <= _SHOWN:
                 logger.warning("left out: %s: %s", place, what)

@@ -79,7 +79,7 @@ class ReplicaPool(Protocol):
     def leaving(self) -> set[str]:
         """Return the names of replicas whose node will leave soon."""
 
-    def bury(self, replica: Replica) -> None:
+    def replace(self, replica: Replica) -> None:
         """Drop a dead replica and start another in its place."""
 
     def pending(self) -> int:
@@ -136,7 +136,7 @@ class InlinePool:
         """None: if this machine goes, so does the job."""
         return set()
 
-    def bury(self, replica: Replica) -> None:
+    def replace(self, replica: Replica) -> None:
         """Give up: a hung replica in this process cannot be ended alone.
 
         Raises:

@@ -11,7 +11,7 @@ from functools import partial
 from pipeline.run.doctor.child import Children
 from pipeline.run.doctor.engine import SECONDS as ENGINE_SECONDS
 from pipeline.run.doctor.engine import check_engine
-from pipeline.run.doctor.finding import Finding, to_mend, warning
+from pipeline.run.doctor.finding import Finding, to_fix, warning
 from pipeline.run.doctor.hub import check_hub
 from pipeline.run.doctor.installation import AGAIN, check_installation
 from pipeline.run.doctor.machine import check_disks, check_memory, check_processor
@@ -91,7 +91,7 @@ def _started(check: Check) -> queue.SimpleQueue[list[Finding]]:
         try:
             found.extend(check.run())
         except BaseException as error:  # whatever is wrong with it, the others go on
-            found.append(to_mend(check.name, f"cannot be looked at: {named(error)}", AGAIN))
+            found.append(to_fix(check.name, f"cannot be looked at: {named(error)}", AGAIN))
         answers.put(found)
 
     threading.Thread(target=work, name=f"read-{check.name}", daemon=True).start()

@@ -11,7 +11,7 @@ class State(StrEnum):
 
     OK = "ok"
     WARNING = "warning"
-    MEND = "must be mended"
+    FIX = "must be fixed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,6 @@ def warning(about: str, text: str, do: str) -> Finding:
     return Finding(about, State.WARNING, text, do)
 
 
-def to_mend(about: str, text: str, do: str) -> Finding:
+def to_fix(about: str, text: str, do: str) -> Finding:
     """Return what keeps jobs from running."""
-    return Finding(about, State.MEND, text, do)
+    return Finding(about, State.FIX, text, do)
