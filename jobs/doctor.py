@@ -46,7 +46,7 @@ JOB = JobSpec(
     usage=("[OUT] [KEY=VALUE ...]",),
     examples=(
         ("this machine", "promptmill doctor"),
-        ("with the place of an output to come", "promptmill doctor output.path=s3://bucket/first"),
+        ("also tries the store of a future output", "promptmill doctor output.path=s3://bucket/first"),
         ("for programs", "promptmill doctor json=true"),
     ),
     exit_codes=(

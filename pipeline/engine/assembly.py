@@ -100,7 +100,7 @@ class _Parts:
         if self.static:  # its cache has a whole row for each sequence
             memory = MemoryPlan(min(memory.sequences, memory.blocks // blocks_for(self.max_len)), memory.blocks)
         if memory.sequences < (wanted or 0):
-            logger.info("engine.max_num_seqs=%s: memory holds %d sequences", wanted, memory.sequences)
+            logger.info("engine.max_num_seqs=%s: memory holds only %d sequences", wanted, memory.sequences)
         return memory
 
 

@@ -222,7 +222,7 @@ def _read(store: Store, plan: Plan, index: int) -> tuple[Counts, str]:
     try:
         info = read_report(store, name)
     except FileNotFoundError as error:
-        raise WorkerFailed(f"{name} is not there any more; run the same command again") from error
+        raise WorkerFailed(f"{name} no longer exists; run the same command again") from error
     except ValueError as error:
         raise DamagedPart(name, str(error)) from error
     if info.plan_id != plan.plan_id:

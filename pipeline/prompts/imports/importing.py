@@ -256,7 +256,7 @@ def _target(config: ImportConfig) -> Path:
 
 
 def _there(path: Path) -> PlanRefused:
-    return PlanRefused(f"output.path={one_line(path)}: is there already; remove it, or give another name")
+    return PlanRefused(f"output.path={one_line(path)}: already exists; remove it, or give another name")
 
 
 def _made_folders(folder: Path) -> list[Path]:

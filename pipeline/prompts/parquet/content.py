@@ -57,7 +57,7 @@ def stamp_of(filesystem: pyarrow.fs.FileSystem, file: InputFile) -> str:
     """Return the current `stamp` of a planned file.
 
     Raises:
-        InputRefused: If the file is not there any more, or its store does not answer.
+        InputRefused: If the file no longer exists, or its store does not answer.
     """
     try:
         return stamp(filesystem, file.path)

@@ -143,7 +143,7 @@ class InlinePool:
             ClusterLost: Always.
         """
         raise ClusterLost(
-            "a row hangs the model, and this process cannot stop it; run the same command again to isolate the row, or use "
+            "a row hangs the model, and cluster=inline cannot stop it; run the same command again to isolate the row, or use "
             "cluster=local, which replaces a replica that hangs"
         )
 
