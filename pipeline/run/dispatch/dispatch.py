@@ -44,6 +44,7 @@ class Dispatcher:
         on_event: Called with an event's name and details.
         hang_timeout: Seconds without progress after which a replica that has work counts as hung.
         clock: A monotonic clock, seconds.
+        replicas: Those that are ready, leaving ones included.
     """
 
     pool: ReplicaPool
@@ -57,13 +58,13 @@ class Dispatcher:
     _loads: Loads = field(default_factory=lambda: Loads(IN_FLIGHT))
     _in_flight: dict[Future[ShardReport | None], InFlight] = field(default_factory=dict)
     _settled: queue.SimpleQueue[Future[ShardReport | None]] = field(default_factory=queue.SimpleQueue)
-    _copied: set[int] = field(default_factory=set)
-    _late: set[Future[ShardReport | None]] = field(default_factory=set)
+    _copied: set[int] = field(default_factory=set)  # shards that two replicas work on
+    _late: set[Future[ShardReport | None]] = field(default_factory=set)  # the slower copies of committed shards
     _leaving: dict[str, Replica] = field(default_factory=dict)
-    _failures: Counter[int] = field(default_factory=Counter)
+    _failures: Counter[int] = field(default_factory=Counter)  # shard → replicas that ended in an exception with it
     _pace: Pace = field(default_factory=Pace)
-    _beats: dict[str, tuple[int, float]] = field(default_factory=dict)
-    _slow: bool = False
+    _beats: dict[str, tuple[int, float]] = field(default_factory=dict)  # replica → its last beat, and when that came
+    _slow: bool = False  # whether `shard_slow` has been logged
     _next_watch: float = float("-inf")
     _next_copy: float = float("-inf")
 
@@ -109,7 +110,7 @@ class Dispatcher:
         return sum(wanted.values())
 
     def waiting_for(self) -> str:
-        """Return what would bring this run forward, for a line to the user."""
+        """Return what this run waits for, for a line to the user."""
         now = self.clock()
         held = sorted((o for f, o in self._in_flight.items() if f not in self._late), key=lambda o: o.since)
         if held:
