@@ -29,7 +29,7 @@ _LAST = ("source.path", "output.path")
 _LICENCE = re.compile(r"^license:[ \t]*[\"']?([\w.+-]{1,60})[\"']?[ \t]*$", re.MULTILINE)
 _CARD_BYTES = 1 << 16
 _LONGEST = 10_000
-"""Most characters of a command that is given: one with a large JSON Schema in it helps nobody."""
+"""Most characters of a command that is given: one with a large JSON Schema in it is of no use."""
 
 
 def origin_of(output: Output) -> Origin:

@@ -1,4 +1,4 @@
-"""Defines the interface of a store of whole files, and opens the class that serves a path."""
+"""Defines the interface of a store of whole files, and opens the store at a path."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def temporaries(store: LocalStore) -> list[Path]:
 
 
 def run(store: LocalStore, code: str) -> subprocess.CompletedProcess[bytes]:
-    """Run `code` in a process of its own, with `store` at hand."""
+    """Run `code` in a separate process, with `store` at hand."""
     head = f"import os, signal; from pipeline.store.local import LocalStore; store = LocalStore({str(store.root)!r})\n"
     return subprocess.run([sys.executable, "-c", head + code], cwd=REPOSITORY, capture_output=True, check=False)
 

@@ -1,4 +1,4 @@
-"""Counts the tasks in flight per replica, and finds a replica for the next task without a look at all of them."""
+"""Counts the tasks in flight per replica, and finds a replica for the next task without scanning all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does all checks at once, each bounded in time, and none stopping the others; yields their findings in a fixed order."""
+"""Runs all checks concurrently, each bounded in time and independent of the others; yields their findings in a fixed order."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def doctor(output: str | None, made: Callable[[str | None, Children], list[Check
 
 
 def _started(check: Check) -> queue.SimpleQueue[list[Finding]]:
-    """Start a check in a thread of its own, which a job's end does not wait for."""
+    """Start a check in a separate thread, which a job's end does not wait for."""
     answers: queue.SimpleQueue[list[Finding]] = queue.SimpleQueue()
 
     def work() -> None:

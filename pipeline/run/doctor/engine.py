@@ -1,4 +1,4 @@
-"""The engine's kernels on this machine, and GPUs: what the engine itself would choose, asked in a process of its own."""
+"""The engine's kernels on this machine, and GPUs: what the engine itself would choose, asked in a separate process."""
 
 from __future__ import annotations
 

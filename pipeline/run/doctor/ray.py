@@ -1,4 +1,4 @@
-"""Ray: whether one starts here, does a task and stops, tried in a process of its own."""
+"""Ray: whether one starts here, does a task and stops, tried in a separate process."""
 
 from __future__ import annotations
 

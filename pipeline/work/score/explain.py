@@ -151,6 +151,6 @@ def explained(found: Sequence[Found]) -> list[str]:
     if not good:
         return [
             *lines,
-            "no single one of these makes it the expected figure: another text, model or more than one of them",
+            "none of these alone gives the expected figure: the text or the model differs, or several of them do",
         ]
     return [*lines, *(f"the expected figure is that with {f.axis}: {f.what} ({f.name} {f.value:.6g})" for f in good)]

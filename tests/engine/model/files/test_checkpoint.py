@@ -266,7 +266,7 @@ print(json.dumps(told))
 
 
 def offline(home: Path, *options: dict[str, str]) -> list[Any]:
-    """Resolve in a process of its own: the hub's client reads its environment once."""
+    """Resolve in a separate process: the hub's client reads its environment once."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGINGFACE"))}
     environment |= {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
     out = subprocess.run(
