@@ -207,7 +207,7 @@ def test_the_same_bits_in_16_bits_in_very_much_company(tiny: MakeTiny, alone: Al
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_whole_pool_at_once(tiny: MakeTiny, alone: Alone, kind: Kind, threads: int) -> None:
     """The largest steps: more prompt tokens wait than a step takes, and all rules meet in one batch."""
     # every two of family, weights and way of computing meet the narrower cache

@@ -17,7 +17,7 @@ from pipeline.engine.gpu import sampler_check
 from pipeline.engine.gpu.sampler import DRAWN, choose_tokens, kept_from, measure_tokens, top_tokens
 from pipeline.engine.layers import sampler, stats
 from pipeline.engine.plain.sampler import SamplingRows, sample_by_torch
-from tests.engine.gpu.device import DEVICE
+from tests.engine.gpu.device import DEVICE, slow_if_interpreted
 from tests.engine.small.sampling_cases import LAST, RULES, Array, rows_of
 
 TILE = 64
@@ -224,6 +224,7 @@ def test_a_rows_bits_are_its_own(seed: int, vocab: int, apart: int) -> None:
             assert one[alike].view(torch.uint8).tolist() == other[[order[i] for i in alike]].view(torch.uint8).tolist()
 
 
+@slow_if_interpreted
 def test_a_real_vocabulary() -> None:
     rng = np.random.default_rng(3)
     logits = torch.from_numpy(rng.normal(0, 3, (2, 50_257)).astype(np.float32))

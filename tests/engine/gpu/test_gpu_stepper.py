@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pipeline.engine.layers.attention import TRITON
 from pipeline.engine.steps.shapes import Shape
 from pipeline.types import Completion, Request
-from tests.engine.gpu.device import DEVICE
+from tests.engine.gpu.device import DEVICE, slow_if_interpreted
 from tests.engine.gpu.stepping import engine, loaded
 from tests.engine.small.tiny_models import Tiny, bits, drain, random_prompts, request
 from tests.example_counts import examples
@@ -89,6 +89,7 @@ def test_given_tokens_are_scored(tiny: MakeTiny) -> None:
 
 
 @pytest.mark.parametrize(("family", "kv"), [("gpt2", "int8"), ("llama", "auto")])
+@slow_if_interpreted
 def test_what_a_processor_chooses_of_others(tiny: MakeTiny, family: str, kv: str) -> None:
     compare(run(tiny(family), POOL[:3], kv=kv), drain(tiny(family).engine(4, kv=kv), POOL[:3]))
 

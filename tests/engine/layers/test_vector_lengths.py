@@ -26,7 +26,7 @@ FLAGS = ["-O2", "-DUNROLL=2", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trap
 pytestmark = [needs_kernels, pytest.mark.skipif(COMPILER is None, reason="there is no C compiler here")]
 
 
-@pytest.fixture(scope="module", params=[4, 8, 16])
+@pytest.fixture(scope="module", params=[4, pytest.param(8, marks=pytest.mark.slow), 16])
 def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The kernels for vectors of so many numbers, by the instructions that every processor has for which there are kernels."""
     folder, march = tmp_path_factory.mktemp("native"), ["-march=x86-64-v3"] if X86 else []
