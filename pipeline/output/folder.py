@@ -52,6 +52,11 @@ class OutputFolder:
                 " output.path"
             )
         if stored.plan_id != plan.plan_id:
+            if _older_scores(stored.fingerprint, plan.fingerprint):
+                raise PlanRefused(
+                    "the output folder holds scores of another version, whose columns have other meanings: finish it with that"
+                    " version, or choose another output.path"
+                )
             asked = json.loads(json.dumps(plan.fingerprint))  # as JSON reads it back: lists, not tuples
             changed = "; ".join(differences(stored.fingerprint, asked))
             raise PlanRefused(
@@ -159,3 +164,8 @@ class OutputFolder:
             return Plan.from_json(fetch(self.store, PLAN))
         except ValueError as error:
             raise PlanRefused(f"{PLAN} cannot be used: {error}; {AGAIN}") from error
+
+
+def _older_scores(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether both are plans of scores, and their columns are not those of one version."""
+    return "score" in stored and "score" in asked and stored.get("scores") != asked.get("scores")
