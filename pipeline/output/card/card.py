@@ -154,7 +154,7 @@ def _samples(samples: Sequence[tuple[str | None, str | None]]) -> list[str]:
     lines = ["## Samples\n"]
     for prompt, text in samples:
         for title, value in (("Prompt", prompt), ("Text", text)):
-            if value is not None:
+            if value:
                 lines += [f"{title}:\n", *_block(value), ""]
     return lines
 

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from jobs.plan import main as plan
 from jobs.score import main
 from jobs.verify import main as verify
 from tests.end_to_end.score.conftest import Score
@@ -75,6 +76,8 @@ def test_scores_of_another_version(
     assert main(words) == 2
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("promptmill: the output folder holds scores of another version")
+    assert plan([*words, "job=score"]) == 0
+    assert "warning   the output folder holds scores of another version" in capsys.readouterr().out
     assert "choose another output.path" in told
     assert verify([f"output.path={output}"]) == 4
     assert "another version; no part was checked; verify it with that version" in capsys.readouterr().out
@@ -162,7 +165,7 @@ def test_the_report_and_the_card_say_what_was_scored(tmp_path: Path, score: Scor
     tokens = sum(row["scored_tokens"] for row in rows)
     for name, value in {"Perplexity": f"{figures['perplexity']:.6g}", "Tokens scored": f"{tokens:,}"}.items():
         assert re.search(rf"<dt><bdi>{name}</bdi></dt><dd><bdi>{re.escape(value)}</bdi>", page), name
-    assert "of prompts" not in page
+    assert not any(words in page for words in ("of prompts", "before temperature", "sampling settings", "1 tokens"))
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "synthetic" not in card and "generated tokens" not in card
+    assert not any(words in card for words in ("synthetic", "generated tokens", "Prompt:"))
     assert f"| scored tokens | {tokens} |" in card and r'| separator | "\\n\\n" |' in card
