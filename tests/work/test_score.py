@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 
+from pipeline.output.record.counts import Counts
+from pipeline.output.record.manifest import Manifest
 from pipeline.output.scores.figures import figures
+from pipeline.prompts.scored.config import ScoreSource
 from pipeline.prompts.scored.detokenize import ptb, wiki
 from pipeline.prompts.scored.tasks import TASKS, Example, example_of
 from pipeline.types import ErrorCode, RowError
 from pipeline.work.score.benchmark import check_expected, compare, table
+from pipeline.work.score.config import ScoreConfig, ScoreOutput
+from pipeline.work.score.results import lm_eval_results
 
 QUESTIONS = {"questions": 1000.0}
 
@@ -172,3 +177,19 @@ class _Rows(list[dict[str, Any]]):
 
 def importlib_winogrande() -> Any:
     return pytest.importorskip("lm_eval.tasks.winogrande.preprocess_winogrande")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("data/questions.parquet", "questions"),
+        ("data/texts/", "texts"),
+        ("data/first/*.parquet", "first"),
+        ("*.parquet", "texts"),
+        ("s3://bucket/wiki/part-?.parquet", "wiki"),
+    ],
+)
+def test_the_name_of_a_task_in_a_result_file(path: str, name: str) -> None:
+    config = ScoreConfig(source=ScoreSource(path=path), output=ScoreOutput(path="out"))
+    manifest = Manifest("0" * 64, "0.1.0", Counts(), {}, (), {})
+    assert list(lm_eval_results(config, manifest)["results"]) == [name]

@@ -34,7 +34,7 @@ def lm_eval_results(config: ScoreConfig, manifest: Manifest) -> dict[str, Any]:
         config: The run's configuration.
         manifest: Its manifest.
     """
-    sums, task = manifest.totals.sums, config.benchmark.name or Path(config.source.path).stem
+    sums, task = manifest.totals.sums, config.benchmark.name or _named(config.source.path)
     names = _CHOICES if "questions" in sums else _FOLLOWING if config.source.paired else _WHOLE
     count = int(sums.get("questions") or sums.get("texts", 0))
     metrics: dict[str, Any] = {"name": task, "alias": task, "sample_len": count}
@@ -63,6 +63,12 @@ def lm_eval_results(config: ScoreConfig, manifest: Manifest) -> dict[str, Any]:
         "transformers_version": manifest.environment.get("transformers"),
         "total_evaluation_time_seconds": str(manifest.timings.get("wall_seconds")),
     }  # fmt: skip
+
+
+def _named(source: str) -> str:
+    """Return a task's name: that of the file or folder, of a glob that of the last folder without wildcards."""
+    places = (Path(source), *Path(source).parents)
+    return next((place.stem for place in places if not set("*?[") & set(str(place))), "") or "texts"
 
 
 def check_results(path: str) -> None:

@@ -180,6 +180,15 @@ def test_an_accuracy_is_not_explained_by_last_tokens(
     assert "last token" not in told(capsys)
 
 
+def test_what_is_published_hinders_no_explanation(
+    tmp_path: Path, score: Score, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    asked = ["benchmark=lambada", "stats=minimal", "benchmark.published={demo-model:{greedy_accuracy:0.5}}"]
+    table = {"text": ["Once there was an old bear", "The train to York"]}
+    score(MODEL, table, *asked, "expect={text_perplexity:3}", "explain=true", "output.report=false", code=6)
+    assert "no single one of these gives the expected text_perplexity" in told(capsys)
+
+
 def test_a_model_of_which_nothing_is_published(score: Score, capsys: pytest.CaptureFixture[str]) -> None:
     score(MODEL, {"text": ["Once there was an old bear"]}, "benchmark=lambada")
     assert "lambada: no figure of demo-model is known to compare with; there are those of gpt2, gpt2-xl" in told(capsys)
