@@ -14,7 +14,8 @@ help:  ## show this list
 step = printf '%s … ' $(1); began=$$(date +%s); \
 	if $(2) >>$(VENV)/install.log 2>&1; then echo "$$(($$(date +%s) - began)) s"; else \
 	echo failed; grep -Ev 'WARNING:|Requirement already satisfied:' $(VENV)/install.log | tail -n 200 >&2; echo 'all that was said: $(VENV)/install.log' >&2; exit 1; fi
-PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+# Python compiles what it imports, once; to compile everything beforehand takes longer than to unpack it.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt
 WANTED = import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	print(*p["dependencies"], *sum((p["optional-dependencies"][e] for e in ("dev", "data", "cluster")), []), sep="\n")
 

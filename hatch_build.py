@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sysconfig
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,10 @@ class CompileHook(BuildHookInterface[Any]):
             return
         for old in Path(self.root, FOLDER).glob("_native*.so"):
             old.unlink()
-        built = [name for name, own in LEVELS.get(platform.machine(), OTHER).items() if self._compile(name, own)]
+        levels = LEVELS.get(platform.machine(), OTHER)
+        with ThreadPoolExecutor(os.cpu_count()) as together:
+            done = together.map(self._compile, levels, levels.values())
+            built = [name for name, is_built in zip(levels, done, strict=True) if is_built]
         if not built:
             return
         build_data["pure_python"] = False

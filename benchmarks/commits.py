@@ -19,7 +19,7 @@ from typing import Any
 from jobs.generate import main as generate
 from pipeline.store.local import LocalStore
 
-METHODS = ("probe", "put_if_absent", "put", "get", "get_tail", "open", "size", "delete", "sweep")
+METHODS = ("probe", "put_if_absent", "put", "get", "open", "size", "delete", "sweep")
 
 
 def main() -> None:

@@ -54,7 +54,7 @@ JOB = JobSpec(
     examples=(
         ("two outputs", "promptmill diff outputs/first outputs/second"),
         ("for programs, too", "promptmill diff a=outputs/first b=outputs/second json=diff.json"),
-        ("rows side by side, for people", "promptmill diff outputs/first outputs/second html=diff.html"),
+        ("a page with the rows side by side", "promptmill diff outputs/first outputs/second html=diff.html"),
     ),
     exit_codes=(
         ExitCode.COMPLETE, ExitCode.UNEXPECTED, ExitCode.REFUSED, ExitCode.DIFFERENT, ExitCode.STOPPED, ExitCode.INTERRUPTED,

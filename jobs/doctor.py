@@ -28,13 +28,13 @@ def run(config: DoctorConfig, config_yaml: str) -> int:
             if not config.json:
                 do = f"; {finding.do}" if finding.do else ""
                 show(f"{finding.state:<15} {finding.about:<10} {plain(finding.text + do)}\n")
-    good = all(finding.state is not State.MEND for finding in found)
+    good = all(finding.state is not State.FIX for finding in found)
     if config.json:
         show(
             json.dumps({"ok": good, "findings": [asdict(finding) for finding in found]}, indent=2, ensure_ascii=False)
             + "\n"
         )
-    return ExitCode.COMPLETE if good else ExitCode.TO_MEND
+    return ExitCode.COMPLETE if good else ExitCode.TO_FIX
 
 
 JOB = JobSpec(
@@ -46,11 +46,11 @@ JOB = JobSpec(
     usage=("[OUT] [KEY=VALUE ...]",),
     examples=(
         ("this machine", "promptmill doctor"),
-        ("with the place of an output to come", "promptmill doctor output.path=s3://bucket/first"),
+        ("also tries the store of a future output", "promptmill doctor output.path=s3://bucket/first"),
         ("for programs", "promptmill doctor json=true"),
     ),
     exit_codes=(
-        ExitCode.COMPLETE, ExitCode.UNEXPECTED, ExitCode.REFUSED, ExitCode.TO_MEND, ExitCode.INTERRUPTED, ExitCode.TERMINATED,
+        ExitCode.COMPLETE, ExitCode.UNEXPECTED, ExitCode.REFUSED, ExitCode.TO_FIX, ExitCode.INTERRUPTED, ExitCode.TERMINATED,
     ),
 )  # fmt: skip
 

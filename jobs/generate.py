@@ -71,7 +71,7 @@ JOB = JobSpec(
             "two temperatures, a folder each",
             "promptmill generate -m sampling.temperature=0.7,1.0 experiment=demo output.path=outputs/sweep",
         ),
-        ("what becomes of eight rows, before a long night", "promptmill generate experiment=demo preview=8"),
+        ("eight rows, before a long run", "promptmill generate experiment=demo preview=8"),
         ("what would be run", "promptmill generate experiment=demo --cfg job"),
     ),
 )

@@ -16,8 +16,8 @@ from jobs.options.arguments import Arguments
 from jobs.options.words import is_value
 from jobs.spec import JobSpec
 from pipeline.errors import ConfigurationError, ExitCode
-from pipeline.prompts.files.foreign import override
 from pipeline.prompts.imports.config import ImportConfig
+from pipeline.wording import hydra_value, override
 
 if TYPE_CHECKING:
     from jobs.options.compose import Composed
@@ -45,8 +45,7 @@ def overrides(words: Sequence[str]) -> tuple[str, ...]:
     if len(places) == 1:
         others.append(override("source.path", places[0]))
     elif places:
-        values = (override("", place).removeprefix("=") for place in places)
-        others.append(f"source.path=[{','.join(values)}]")
+        others.append(f"source.path=[{','.join(map(hydra_value, places))}]")
     return tuple(others)
 
 

@@ -46,7 +46,7 @@ JOB = JobSpec(
     compose=_compose,
     run=run,
     examples=(
-        ("before a long night", "promptmill plan experiment=demo"),
+        ("before a long run", "promptmill plan experiment=demo"),
         ("what it costs at 0.40 an hour", "promptmill plan experiment=demo price_per_hour=0.4"),
         (
             "a job that scores",

@@ -41,7 +41,7 @@ class JobSpec(Generic[Config]):
     run: Callable[[Config, str], int]
     examples: tuple[tuple[str, str], ...] = ()
     exit_codes: tuple[ExitCode, ...] = tuple(
-        code for code in ExitCode if code not in (ExitCode.DAMAGED, ExitCode.DIFFERENT, ExitCode.OFF, ExitCode.TO_MEND)
+        code for code in ExitCode if code not in (ExitCode.DAMAGED, ExitCode.DIFFERENT, ExitCode.OFF, ExitCode.TO_FIX)
     )
     usage: tuple[str, ...] = ("[KEY=VALUE | GROUP=PRESET ...]",)
     flags: tuple[tuple[str, str, str], ...] = ()

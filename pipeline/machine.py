@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import subprocess
@@ -71,6 +72,16 @@ def available_bytes() -> int | None:
     return min(known, default=None)
 
 
+def huge_page_bytes() -> int:
+    """Return the size of a page of memory for which huge pages were asked; 0 where the system has none."""
+    folder = Path("/sys/kernel/mm/transparent_hugepage")
+    try:
+        allowed, size = (folder / "enabled").read_text(), int((folder / "hpage_pmd_size").read_text())
+    except (OSError, ValueError):
+        return 0
+    return 0 if "[never]" in allowed else size
+
+
 def resident_bytes() -> int:
     """Return the memory that this process holds, with the files that it has mapped; 0: unknown."""
     return _status("VmRSS")
@@ -88,6 +99,15 @@ def reset_peak() -> bool:
     except OSError:
         return False
     return peak_bytes() > 0
+
+
+def return_memory() -> None:
+    """Have the C library return to the system what it keeps of freed memory, where it can: hundreds of MB after a model."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim  # of glibc
+    except (AttributeError, OSError, TypeError):  # another C library, or another system
+        return
+    trim(0)
 
 
 def waited_seconds() -> float:

@@ -1,7 +1,7 @@
 """Says what this process is doing while it takes long, so that no wait is silent.
 
 Code at any depth says what it does with `doing`. A `Stage` shows it: after one and a half seconds, then at growing
-intervals, from a thread of its own, because a slow disk may block the working thread anywhere.
+intervals, from a separate thread, because a slow disk may block the working thread anywhere.
 """
 
 from __future__ import annotations

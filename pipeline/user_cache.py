@@ -12,7 +12,7 @@ from typing import Any
 VARIABLE = "PROMPTMILL_CACHE"
 """Names another folder for the files; empty: nothing is remembered."""
 _MOST_BYTES = 1 << 20
-"""A file that is larger is none of ours."""
+"""A larger file was not written by promptmill."""
 
 
 def cache_file(name: str) -> Path | None:

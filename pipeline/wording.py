@@ -1,4 +1,4 @@
-"""Puts names, values and errors of any length into one-line messages of bounded length."""
+"""Puts names, values and errors of any length into one-line messages of bounded length, and values into commands."""
 
 from __future__ import annotations
 
@@ -98,3 +98,33 @@ def size(number: float) -> str:
     if number >= 2**30:
         return f"{number / 2**30:.2f} GiB"
     return f"{number / 2**20:.0f} MiB" if number >= 2**20 else f"{number / 2**10:.0f} KiB"
+
+
+def override(key: str, value: str) -> str:
+    """Return KEY=VALUE for the command line; see `hydra_value`."""
+    return f"{key}={hydra_value(value)}"
+
+
+def hydra_value(text: str) -> str:
+    """Return a text in Hydra's grammar: quoted if Hydra would read the bare text as anything but this string."""
+    return text if re.fullmatch(r"[\w./-]+", text, re.ASCII) and not _is_literal(text) else quoted(text)
+
+
+def quoted(text: str) -> str:
+    """Return a text in quotes, escaped so that Hydra reads it back as the same string."""
+    text = re.sub(r'(\\*)"', r'\1\1\\"', uninterpolated(text))
+    return f'"{text}' + (len(text) - len(text.rstrip("\\"))) * "\\" + '"'
+
+
+def uninterpolated(text: str) -> str:
+    """Escape a text so that `${` begins no interpolation and OmegaConf resolves it to the same text."""
+    return re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", text)
+
+
+def _is_literal(value: str) -> bool:
+    """Whether a bare word is a number, a boolean or None; Hydra spells numbers as Python does."""
+    try:
+        float(value)
+    except ValueError:
+        return value.lower() in ("null", "true", "false")
+    return True

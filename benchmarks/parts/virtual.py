@@ -110,10 +110,6 @@ class PartStore:
             return self.files[name]
         raise FileNotFoundError(name)
 
-    def get_tail(self, name: str, n: int) -> bytes:
-        """See `Store`."""
-        return self.get(name)[-n:] if n else b""
-
     def open(self, name: str) -> BinaryIO:
         """See `Store`."""
         return cast(BinaryIO, io.BytesIO(self.get(name)))
@@ -287,7 +283,7 @@ class VirtualPool:
         mine = commit_part(self.store, self.parts.name(index), data, self.parts.plan.plan_id)
         return self.parts.report(index, data, already_there=not mine)
 
-    def bury(self, replica: Replica) -> None:
+    def replace(self, replica: Replica) -> None:
         """None of them dies.
 
         Raises:

@@ -12,6 +12,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.errors import ConfigurationError
+from pipeline.wording import uninterpolated
 
 FILES = {"source.template_file": "source.template", "sampling.json_schema_file": "sampling.json_schema"}
 """Key that names a file → key that takes its content."""
@@ -36,17 +37,12 @@ def take_in(tree: DictConfig) -> None:
         content = _content(key, path)
         if target == "sampling.json_schema":
             _check_json(key, path, content)
-        OmegaConf.update(tree, target, escaped(content))
+        OmegaConf.update(tree, target, uninterpolated(content))
         OmegaConf.update(tree, key, None)
     for key in EITHER:
         value = OmegaConf.select(tree, key) if key.partition(".")[0] in tree else None
         if value is not None and "{" not in value:
-            OmegaConf.update(tree, key, escaped(_content(key, value)))
-
-
-def escaped(text: str) -> str:
-    """Escape a text so that `${` begins no interpolation and OmegaConf resolves it to the same text."""
-    return re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", text)
+            OmegaConf.update(tree, key, uninterpolated(_content(key, value)))
 
 
 def _check_json(key: str, path: str, text: str) -> None:

@@ -20,8 +20,7 @@ from pipeline.errors import PromptmillError
 from pipeline.inspect.output import Output
 from pipeline.inspect.report.subject import Origin
 from pipeline.output.folder import CONFIG
-from pipeline.prompts.files.foreign import override, quoted
-from pipeline.wording import one_line, without_secrets
+from pipeline.wording import one_line, override, quoted, without_secrets
 
 log = logging.getLogger(__name__)
 _LEFT_OUT = ("preview", "preview_random", "output.report")
@@ -30,7 +29,7 @@ _LAST = ("source.path", "output.path")
 _LICENCE = re.compile(r"^license:[ \t]*[\"']?([\w.+-]{1,60})[\"']?[ \t]*$", re.MULTILINE)
 _CARD_BYTES = 1 << 16
 _LONGEST = 10_000
-"""Most characters of a command that is given: one with a large JSON Schema in it helps nobody."""
+"""Most characters of a command that is given: one with a large JSON Schema in it is of no use."""
 
 
 def origin_of(output: Output) -> Origin:
@@ -98,7 +97,7 @@ def _value(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):
-        return quoted("", value).removeprefix("=")
+        return quoted(value)
     if isinstance(value, list):
         return f"[{','.join(map(_value, value))}]"
     if isinstance(value, Mapping):

@@ -48,7 +48,7 @@ def _check_group(override: Override, optional: bool, presets: Callable[[str], Se
     line = override.input_line or ""
     ours = not optional or override.key_or_group == EXPERIMENT
     if override.is_add() and ours:  # a group of the user's own has to be added
-        raise ConfigurationError(f"{line}: {override.key_or_group} is there already; write {line.lstrip('+')}")
+        raise ConfigurationError(f"{line}: {override.key_or_group} is set already; write {line.lstrip('+')}")
     value = override.value()
     is_name = isinstance(value, str) or (isinstance(value, list) and value and all(isinstance(v, str) for v in value))
     if not is_name and not (value is None if optional else isinstance(value, dict)):

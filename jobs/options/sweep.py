@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from jobs.options.files import escaped
 from jobs.options.keys import MAPPINGS, Key, keys
 from pipeline.errors import ConfigurationError
+from pipeline.wording import quoted
 
 FREE_TEXT = (
     "sampling.stop", "sampling.bad_words", "sampling.choice", "source.template", "source.system_prompt",
@@ -118,12 +118,7 @@ def _pasted(name: str, value: str) -> str | None:
         return "{" + ",".join(f"{token}:{bias}" for token, bias in found.items()) + "}"
     if name == "source.chat_template_kwargs":
         return _as_mapping(found)
-    return _quoted(json.dumps(found, ensure_ascii=False))
-
-
-def _quoted(text: str) -> str:
-    """A text as Hydra's grammar has it."""
-    return '"' + re.sub(r'(\\*)"', r'\1\1\\"', escaped(text)) + '"'
+    return quoted(json.dumps(found, ensure_ascii=False))
 
 
 def _as_mapping(value: object) -> str:
@@ -132,7 +127,7 @@ def _as_mapping(value: object) -> str:
         return "{" + ",".join(f"{name}:{_as_mapping(part)}" for name, part in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(_as_mapping, value)) + "]"
-    return _quoted(value) if isinstance(value, str) else json.dumps(value)
+    return quoted(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _with_safe_folders(runs: list[Variant]) -> list[Variant]:

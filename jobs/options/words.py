@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from jobs.options.arguments import Arguments
 from pipeline.errors import ConfigurationError
-from pipeline.prompts.files.foreign import override, quoted
+from pipeline.wording import override, quoted
 
 _QUOTED = re.compile(r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'""", re.DOTALL)
 
@@ -42,7 +42,7 @@ def placed(arguments: Arguments, keys: Sequence[str], texts: Collection[str] = (
                 )
             made.append(override(free.pop(0), word))
         elif key in texts and not _QUOTED.fullmatch(value):
-            made.append(quoted(key, value) if value not in ("null", "???") else word)
+            made.append(f"{key}={quoted(value)}" if value not in ("null", "???") else word)
         else:
             made.append(word)
     return replace(arguments, overrides=tuple(made))

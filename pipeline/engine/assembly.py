@@ -29,7 +29,7 @@ from pipeline.engine.static import StaticEngine
 from pipeline.engine.steps.card import card_bytes, plan_card
 from pipeline.engine.steps.runner import ModelRunner
 from pipeline.errors import DeviceFault, PromptmillError
-from pipeline.machine import available_bytes
+from pipeline.machine import available_bytes, return_memory
 from pipeline.stages import doing
 from pipeline.types import SamplingParams
 from pipeline.wording import named
@@ -100,7 +100,7 @@ class _Parts:
         if self.static:  # its cache has a whole row for each sequence
             memory = MemoryPlan(min(memory.sequences, memory.blocks // blocks_for(self.max_len)), memory.blocks)
         if memory.sequences < (wanted or 0):
-            logger.info("engine.max_num_seqs=%s: memory holds %d sequences", wanted, memory.sequences)
+            logger.info("engine.max_num_seqs=%s: memory holds only %d sequences", wanted, memory.sequences)
         return memory
 
 
@@ -197,6 +197,7 @@ def _build(
     with doing("loading the tokenizer"):
         tokenizer = load_tokenizer(checkpoint.tokenizer, loaded.vocab_size)
     loaded = replace(loaded, eos_token_ids=end_tokens(loaded.eos_token_ids, tokenizer))
+    return_memory()  # before the cache's size is chosen from what is free
     parts = _Parts(loaded, tokenizer, stats, engine, max_len, expected, memory_share)
     with doing("taking the memory of the KV cache"):
         memory = parts.plan()

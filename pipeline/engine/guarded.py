@@ -111,13 +111,17 @@ class GuardedEngine:
             raise error
         text = named(error)
         if self._is_of_the_device(error):
-            raise DeviceFault(f"the device does not work any more: {text}") from error
+            raise DeviceFault(f"the device no longer works: {text}") from error
         if self._trying == [self._probe]:
             raise error if isinstance(error, PromptmillError) else _of_all(text) from error
         tried = [request for request in self._trying or self._in_hand.values() if _key(request) in self._in_hand]
-        _log.debug("an exception out of the engine", exc_info=error)
+        _log.debug("an exception from the engine", exc_info=error)
         if not self._trying:
-            _log.warning("the engine raised %s; looking for the row, among %d", text, len({r.row_id for r in tried}))
+            _log.warning(
+                "the engine raised %s; searching for the row that makes it, among %d",
+                text,
+                len({r.row_id for r in tried}),
+            )
             self._to_add.clear()
         self._engine = None
         if len(tried) > 1:
@@ -153,13 +157,13 @@ class GuardedEngine:
     def _blamed(self, request: Request, text: str) -> Completion:
         """Make a request an error: it failed alone, and another one completed after it."""
         del self._in_hand[_key(request)]
-        _log.warning("row %s: it becomes an error: %s", request.row_id, text)
+        _log.warning("row %s becomes an error row: %s", request.row_id, text)
         message = f"the engine raised {text}, with nothing but this row in flight"
         return Completion(request, finish_reason=FinishReason.ERROR, error=RowError(ErrorCode.WORKER_CRASH, message))
 
 
 def _of_all(text: str) -> WorkerFailed:
-    return WorkerFailed(f"the engine raises {text}, and does so whatever it is given: no row is to blame")
+    return WorkerFailed(f"the engine raises {text}, whatever it is given, so no row is to blame")
 
 
 def _short(request: Request) -> Request:

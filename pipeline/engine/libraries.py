@@ -1,4 +1,4 @@
-"""Imports torch and transformers without what no engine of ours uses, which takes more than half of the time.
+"""Imports torch and transformers without the parts that no engine here uses, which take more than half of the time.
 
 With any model, transformers imports torch's compiler (with it sympy, triton and a code generator), distributed tensors, and,
 where they are installed, accelerate and scipy. None of them runs here: models are not compiled, and each is on one device. The

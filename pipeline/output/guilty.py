@@ -55,7 +55,7 @@ def written(content: Content, write: Callable[[Content], T]) -> T:
             raise
         for row in guilty.values():
             told = row.rows[0].error.message if row.rows[0].error else ""
-            _log.warning("row %s: it becomes an error: %s", row.rows[0].row_id, told)
+            _log.warning("row %s becomes an error row: %s", row.rows[0].row_id, told)
         return write(_with(content, guilty))
 
 

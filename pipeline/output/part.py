@@ -137,12 +137,10 @@ def commit_part(store: Store, name: str, data: bytes, plan_id: str) -> bool:
         found = read_report(store, name)
     except (ValueError, OSError) as error:
         raise PlanRefused(
-            f"{name} is there already and is not a part: {error}; remove it or choose another output.path"
+            f"{name} already exists and is not a part: {error}; remove it or choose another output.path"
         ) from error
     if found.plan_id != plan_id:
-        raise PlanRefused(
-            f"{name} is there already and belongs to plan {found.plan_id[:8]}; choose another output.path"
-        )
+        raise PlanRefused(f"{name} already exists and belongs to plan {found.plan_id[:8]}; choose another output.path")
     return False
 
 

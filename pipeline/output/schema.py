@@ -45,7 +45,7 @@ MEANINGS = {
     "completion_tokens": "number of generated tokens",
     "cumulative_logprob": "sum of the generated tokens' log-probabilities, nats",
     "error_code": "null unless `finish_reason` is `error`",
-    "error_message": "what was wrong, for people",
+    "error_message": "what was wrong, human-readable",
     "token_ids": "generated token ids, the ending token included when it was generated",
     **{s.column: s.meaning for s in STATISTICS.values()},
     "top_token_ids": "the k most likely tokens at each position",

@@ -62,7 +62,7 @@ class SourceConfig:
     )
     chat: bool = field(
         default=False,
-        metadata={"help": "make a user's message of each prompt, and render it with the model's chat template"},
+        metadata={"help": "make a user message of each prompt, and render it with the model's chat template"},
     )
     system_prompt: str | None = field(
         default=None,

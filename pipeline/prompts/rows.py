@@ -1,4 +1,4 @@
-"""Turns rows of the input into prompts made ready, or into the errors that say why not."""
+"""Turns input rows into `PromptRow`s: rendered text, token ids and sampling parameters, or the error of the row."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class RowBuilder:
         self._columns = used_columns(config)
         self._sampling, self._ids = sampling, own_ids(config)
         self._overrides = Overrides(sampling, tokenizer.vocab_size, check)
-        self._told = False
+        self._warned = False
         self._template = None if config.template is None else compile_template(config.template)
         try:
             self._chat = Conversations(config, tokenizer) if config.is_chat else None
@@ -247,8 +247,8 @@ class RowBuilder:
     def _tell_cut(self, rows: Sequence[PromptRow]) -> None:
         """Say once how much `truncate_left` cuts."""
         cut = [row for row in rows if row.cut]
-        if cut and not self._told:
-            self._told = True
+        if cut and not self._warned:
+            self._warned = True
             first = cut[0]
             logger.warning(
                 "source.on_long_prompt=truncate_left: %d of %d prompts were too long and lost their beginning, such as row %s: "

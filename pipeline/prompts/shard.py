@@ -1,4 +1,4 @@
-"""The rows that a task is about, read and made ready: prompts, errors, and the columns that the output keeps."""
+"""Reads the rows of a task: prompts as token ids, errors, and the columns that the output keeps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.errors import PromptmillError, WorkerFailed
 from pipeline.planning.plan import InputFile
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.files.cells import not_text
-from pipeline.prompts.files.listing import filesystem_for
+from pipeline.prompts.files.locate import filesystem_for
 from pipeline.prompts.files.own_ids import own_ids
 from pipeline.prompts.files.reader import RowReader
 from pipeline.prompts.rows import RowBuilder, kept_columns
@@ -19,7 +19,7 @@ from pipeline.types import ErrorCode, PromptRow, RowError, Segment, Task
 from pipeline.wording import one_line
 
 MOST_GUILTY = 16
-"""Rows of a shard that may all be errors by an exception; if more are, and no other row is there, something else is wrong."""
+"""Most rows of a task that may all raise: if more do, and no row can be prepared, the rows are not to blame."""
 
 
 class ShardRows:
@@ -100,7 +100,7 @@ class ShardRows:
         except Exception as error:
             start, stop = only
             if stop - start == 1:
-                message = f"making this row ready raised {_told(error)}"
+                message = f"preparing this row raised {_told(error)}"
                 return {start: RowError(ErrorCode.WORKER_CRASH, message)}
             middle = (start + stop) // 2
             return {

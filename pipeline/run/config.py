@@ -56,12 +56,12 @@ class SubmitConfig:
 
 
 @dataclass(kw_only=True)
-class OutputToCome:
+class FutureOutput:
     """The output folder that a job shall write to."""
 
     path: str | None = field(
         default=None,
-        metadata={"help": "the folder of an output to come, whose store and disk are tried; null: none is known"},
+        metadata={"help": "the folder of a future output, whose store and disk are tried; null: try none"},
     )
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class OutputToCome:
 class DoctorConfig:
     """All options of `doctor`."""
 
-    output: OutputToCome = field(default_factory=OutputToCome, metadata={"help": "where generations are to go"})
+    output: FutureOutput = field(default_factory=FutureOutput, metadata={"help": "where generations are to go"})
     json: bool = field(default=False, metadata={"help": "print JSON instead of lines"})
 
 

@@ -18,9 +18,9 @@ from dataclasses import replace
 from pipeline.errors import Interrupted, PromptmillError
 from pipeline.output.folder import OutputFolder
 from pipeline.output.foreign import check_vacant
-from pipeline.output.mending import mend
 from pipeline.output.record.events import EventLog
 from pipeline.output.record.manifest import Manifest
+from pipeline.output.repair import repair
 from pipeline.planning.pace import AT_RISK, SHARDS_AT_RISK, Effort
 from pipeline.planning.plan import Plan
 from pipeline.run.cluster.capacity import check_machine
@@ -73,7 +73,7 @@ def run_job(
         accepted()
         check_vacant(folder.store, config.output.path)
         folder.store.probe()
-        for line in mend(folder.store, prepared.job.plan):
+        for line in repair(folder.store, prepared.job.plan):
             print(line, file=sys.stderr)
         plan = folder.claim_plan(prepared.job.plan)
         done = folder.finished(plan)
@@ -217,14 +217,14 @@ def _at_risk(effort: Effort, plan: Plan) -> str | None:
     if seconds <= AT_RISK:
         return None
     better = effort.rows_per_shard
-    mend = (
+    remedy = (
         "a row alone takes that long"
         if better == plan.rows_per_shard
         else f"a new output without this option has parts of {counted(better, 'row')}"
     )
     return (
         f"WARNING: output.rows_per_shard={plan.rows_per_shard}: a stop may lose {duration(seconds)} of work, by a careful "
-        f"estimate; {mend}"
+        f"estimate; {remedy}"
     )
 
 

@@ -11,9 +11,9 @@ from pipeline.errors import ExitCode
 from pipeline.output.card.card import CARD, dataset_card
 from pipeline.output.card.samples import read_samples
 from pipeline.output.card.seal import put_card
-from pipeline.output.mending import write_down
 from pipeline.output.record.environment import environment
 from pipeline.output.record.manifest import DamagedPart, Manifest, assemble, put_manifest
+from pipeline.output.repair import write_down
 from pipeline.planning.plan import Plan
 from pipeline.run.foresee import remember_endings
 from pipeline.run.show.monitor import Monitor

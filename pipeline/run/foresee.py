@@ -30,7 +30,7 @@ from pipeline.wording import counted, named
 from pipeline.work.config import GenerateConfig
 from pipeline.work.estimate.estimate import QUICK, THOROUGH, Estimate, Place, estimate
 from pipeline.work.estimate.expect import ends_early
-from pipeline.work.estimate.hurts import hurts
+from pipeline.work.estimate.risks import risks
 from pipeline.work.prepare import Prepared, prepare
 from pipeline.work.score.config import ScoreConfig
 
@@ -54,7 +54,7 @@ class Foreseen:
         estimate: What the job takes.
         config: What was asked for.
         committed: Parts that the output already has.
-        warnings: One line for each thing that will hurt.
+        warnings: One line per risk, doubtful option or note.
         unknown: Why time and memory are unknown; empty if they are known.
         measured: Whether the calibration was made now.
     """
@@ -102,7 +102,7 @@ def foresee(config: GenerateConfig) -> Foreseen:
         calibration, unknown = _calibration(config, prepared, place, backend, measure)
         view.stage("estimating")
         found = estimate(prepared.job, config, place, prepared.weight_bytes, backend, calibration, THOROUGH)
-        lines = (*told, *doubts, *prepared.doubts, *hurts(found, config, datetime.datetime.now()))
+        lines = (*told, *doubts, *prepared.doubts, *risks(found, config, datetime.datetime.now()))
         return Foreseen(found, config, len(folder.committed(prepared.job.plan)), lines, unknown, bool(measured))
 
 

@@ -71,7 +71,7 @@ class Appearing:
         size = os.fstat(self.file.fileno()).st_size
         if self._temporary is None and not self._linked(final):
             raise PlanRefused(
-                f"{self._folder}: the file system gives no name to a file without one; choose another folder"
+                f"{self._folder}: the file system cannot link an unnamed temporary file (O_TMPFILE); choose another folder"
             )
         if self._temporary is not None:
             self._renamed(self._temporary, final)

@@ -1,4 +1,4 @@
-"""Defines the interface of a store of whole files, and opens the class that serves a path."""
+"""Defines the interface of a store of whole files, and opens the store at a path."""
 
 from __future__ import annotations
 
@@ -68,10 +68,6 @@ class Store(Protocol):
 
     def get(self, name: str) -> bytes:
         """Return the whole content; `FileNotFoundError` when there is no such file."""
-        ...
-
-    def get_tail(self, name: str, n: int) -> bytes:
-        """Return the last `n` bytes, or all of a shorter file; `FileNotFoundError` when there is no such file."""
         ...
 
     def open(self, name: str) -> BinaryIO:

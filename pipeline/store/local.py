@@ -80,13 +80,6 @@ class LocalStore:
         with self.open(name) as file:
             return file.read()
 
-    def get_tail(self, name: str, n: int) -> bytes:
-        """Return the last `n` bytes; see `Store`."""
-        with self.open(name) as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - n))
-            return file.read(n)
-
     def open(self, name: str) -> BinaryIO:
         """Return a seekable file for reading; see `Store`."""
         with self._telling(name):

@@ -117,11 +117,6 @@ class ObjectStore:
         with self._telling(name):
             return bytes(self._store.get(checked_name(name)).bytes())
 
-    def get_tail(self, name: str, n: int) -> bytes:
-        """Return the last `n` bytes; see `Store`."""
-        size = self.size(name)
-        return self._range(name, max(0, size - n), size)
-
     def open(self, name: str) -> BinaryIO:
         """Return a seekable file for reading, a megabyte at a time; see `Store`."""
         size = self.size(name)

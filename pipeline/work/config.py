@@ -32,7 +32,7 @@ class ClusterConfig:
     `memory_per_replica` is what a node of a cluster must have free for a replica: `auto` for twice the weights and 1 GiB,
     or an amount such as 6GiB; 0 ignores memory. With `ship_code`, the nodes of a cluster run this process's code,
     otherwise the promptmill that is installed there.
-    A replica that has work and gets nothing done for `hang_timeout` seconds is ended, and the row that hangs it is searched
+    A replica that has work and makes no progress for `hang_timeout` seconds is ended, and the row that hangs it is searched
     for.
     """
 
@@ -151,7 +151,7 @@ class GenerateConfig:
     preview: int | None = field(
         default=None,
         metadata={
-            "help": "show what becomes of this many rows, here and now; nothing is written, output.path not needed"
+            "help": "generate from this many rows, print the result and stop; nothing is written, output.path is not needed"
         },
     )
     preview_random: bool = field(

@@ -1,4 +1,4 @@
-"""Warns about options that are legal and surely a mistake, one line each, before anything starts. It refuses nothing."""
+"""Warns about options that are allowed and probably a mistake, one line each, before anything starts."""
 
 from __future__ import annotations
 

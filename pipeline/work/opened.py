@@ -1,4 +1,4 @@
-"""A job made ready to run in this process: the model loaded, its rows at hand."""
+"""Opens a job in the process that runs it: loads its model, and sets up the reader of its rows."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from pipeline.work.recipe import Recipe, open_recipe
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What turns rows of a job into completions.
+    """The parts that turn a job's rows into completions.
 
     Attributes:
-        recipe: What is asked of the engine for a row.
+        recipe: Makes the requests of a row, and the table of a shard.
         rows: Reads the rows of a task.
-        engine: Answers requests.
+        engine: Turns requests into completions, and isolates those that make it raise.
         built: The engine as its backend made it, with the tokenizer.
     """
 

@@ -53,7 +53,7 @@ class Prepared:
         job: The job for the workers; the output folder may hold an older layout of the same plan.
         effort: Estimated cost of a row.
         weight_bytes: Size of the model's weights.
-        doubts: One line per option that is legal and surely a mistake.
+        doubts: One line per option that is allowed and probably a mistake.
         statistics: The names of those that the engine can measure.
         notes: Lines about what was chosen and is not obvious.
         provenance: Name → where the model comes from.
@@ -100,7 +100,7 @@ def prepare(
     check_statistics(config, identity)
     check_scores(config, identity, backend)
     try:
-        undone = () if isinstance(config, ScoreConfig) else backend.check(config.sampling.params())
+        ignored = () if isinstance(config, ScoreConfig) else backend.check(config.sampling.params())
     except ValueError as error:
         raise ConfigurationError(f"sampling.{error}") from error
     if not source.files:
@@ -112,11 +112,10 @@ def prepare(
         rows_per_shard=config.output.rows_per_shard or effort.rows_per_shard,
         limit=config.source.limit,
     )
-    doubtful = (*doubts(config, identity), *identity.doubts, *undone)
+    doubtful = (*doubts(config, identity), *identity.doubts, *ignored)
     return Prepared(
         _job(config, plan, source, schema, identity), effort, identity.weight_bytes, doubtful, identity.statistics,
-        identity.notes,
-        identity.provenance,
+        identity.notes, identity.provenance,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ _UNFINISHED = "\ufffd"
 """What the beginning of a character decodes to."""
 _LONGEST = 8
 """Tokens that a character may take; more are no character, whatever they are."""
+_WORD_START = "▁"
+"""What a SentencePiece vocabulary has for the space before a word."""
 
 
 def colour(rank: float | None) -> str:
@@ -37,19 +39,39 @@ def shares(ranks: Any) -> str:
     return ", ".join(told)
 
 
-def pieces(ids: Sequence[int], tokenizer: Tokenizer) -> Iterator[tuple[str, int]]:
-    """Yield the text that each token adds, and its place; a character of several tokens belongs to the last of them.
+def token_texts(ids: Sequence[int], tokenizer: Tokenizer | None) -> list[str]:
+    """Return the text that each token adds; a character of several tokens belongs to the last of them, the others add "".
 
-    Each is decoded behind some that come before it: many tokenizers leave out the space before the first token they decode.
+    Each token is decoded behind some that come before it: many tokenizers leave out the space before the first token they
+    decode. Without a tokenizer, each token is shown as its id.
     """
-    start, read = 0, 0  # what is decoded again, and what is yielded already
+    if tokenizer is None:
+        return [f"#{token} " for token in ids]
+    texts = [""] * len(ids)
+    start, read = 0, 0  # the tokens from `start` to `read` are decoded again, as the context of the next one
     for place in range(len(ids)):
         before = tokenizer.decode(ids[start:read], special=True)
         text = tokenizer.decode(ids[start : place + 1], special=True)
         if text.endswith(_UNFINISHED) and place + 1 < len(ids) and place + 1 - read < _LONGEST:
             continue
-        yield text[len(before) :], place
+        texts[place] = text[len(before) :]
         start, read = read, place + 1
+    if texts:
+        texts[0] = _with_space(texts[0], tokenizer.token(ids[0]))
+    return texts
+
+
+def token_text(token: int, tokenizer: Tokenizer | None) -> str:
+    """Return the text of a token by itself; its name if it is no text, or only part of a character."""
+    if tokenizer is None:
+        return f"#{token}"
+    text, name = tokenizer.decode([token], special=True), tokenizer.token(token)
+    return _with_space(text, name) if text and _UNFINISHED not in text else name
+
+
+def _with_space(text: str, name: str) -> str:
+    """Restore the space that the decoder of a SentencePiece vocabulary leaves out before the first token."""
+    return f" {text}" if name.startswith(_WORD_START) and not text.startswith(" ") else text
 
 
 def on_screen(text: str) -> str:

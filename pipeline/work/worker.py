@@ -6,6 +6,7 @@ commits the last.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 import math
@@ -18,6 +19,7 @@ from typing import Any
 
 from pipeline.engine.base import Resources
 from pipeline.errors import PromptmillError, WorkerFailed
+from pipeline.machine import return_memory
 from pipeline.output.guilty import Content, written
 from pipeline.output.part import commit_part, encode_part, part_metadata, part_name, sha256_of
 from pipeline.output.record.counts import Counts, count_rows
@@ -88,9 +90,9 @@ class Worker:
 
     def submit(self, task: Task) -> Future[ShardReport | None]:
         """Queue a task and return at once; the future gives the part's report, None for a trial, or raises what went wrong."""
-        opened = _OpenShard(task, Future())
-        self._reading.submit(self._prepare, opened)
-        return opened.result
+        pending = _OpenShard(task, Future())
+        self._reading.submit(self._prepare, pending)
+        return pending.result
 
     def progress(self) -> Progress:
         """Counters since the start."""
@@ -104,20 +106,20 @@ class Worker:
         self._writing.shutdown(wait=True)
         self._thread.join(timeout=CLOSE_SECONDS)
 
-    def _prepare(self, opened: _OpenShard) -> None:
+    def _prepare(self, pending: _OpenShard) -> None:
         """Read and tokenise a shard's rows."""
-        task = opened.task
+        task = pending.task
         try:
             if task.witness is not None:
                 self._store.put(task.witness, str(task.attempt).encode())
-            opened.rows, opened.kept = self._rows.read(task)
+            pending.rows, pending.kept = self._rows.read(task)
             self._agree()
             self._beats += 1
-            opened.requests = [(at, r) for at, row in enumerate(opened.rows) for r in self._recipe.requests(row)]
-            opened.missing = len(opened.requests)
-            self._prepared.put(opened)
+            pending.requests = [(at, r) for at, row in enumerate(pending.rows) for r in self._recipe.requests(row)]
+            pending.missing = len(pending.requests)
+            self._prepared.put(pending)
         except BaseException as error:  # raised to whoever waits for the shard
-            opened.result.set_exception(_told(error, "reading", task))
+            pending.result.set_exception(_told(error, "reading", task))
 
     def _agree(self) -> None:
         """Check that this worker read the same input as the others."""
@@ -133,12 +135,19 @@ class Worker:
         """
         try:
             opened = open_job(self._job, resources)
-        except BaseException as error:  # raised to who makes the worker
+        except BaseException as error:  # raised where the worker is made
             made.set_exception(error)
             return
         self._engine = opened.engine
         made.set_result(opened)
-        self._run()
+        del opened
+        try:
+            self._run()
+        finally:
+            # What existed when the libraries were imported, this object too, is exempt from garbage collection for good.
+            del self._engine
+            gc.collect()
+            return_memory()
 
     def _run(self) -> None:
         """Take prepared shards, step, accept completions."""
@@ -146,13 +155,13 @@ class Worker:
             while not self._closed.is_set():
                 idle = not any(self._engine.load())
                 try:
-                    opened = self._prepared.get(block=idle) if idle else self._prepared.get_nowait()
+                    pending = self._prepared.get(block=idle) if idle else self._prepared.get_nowait()
                 except queue.Empty:
                     pass
                 else:
-                    if opened is None:
+                    if pending is None:
                         return
-                    self._begin(opened)
+                    self._begin(pending)
                     continue
                 started = time.perf_counter()
                 completions = self._engine.step()
@@ -160,28 +169,28 @@ class Worker:
                 for completion in completions:
                     self._accept(completion)
         except BaseException as error:
-            for opened in {id(o): o for o, _ in self._by_request.values()}.values():
-                opened.result.set_exception(_told(error, "generating", opened.task))
+            for pending in {id(o): o for o, _ in self._by_request.values()}.values():
+                pending.result.set_exception(_told(error, "generating", pending.task))
             while (next_one := self._prepared.get()) is not None:  # until closed, so that nobody waits forever
                 next_one.result.set_exception(_told(error, "generating", next_one.task))
 
-    def _begin(self, opened: _OpenShard) -> None:
+    def _begin(self, pending: _OpenShard) -> None:
         """Give a shard's requests to the engine; a shard without requests is finished at once."""
-        for position, request in opened.requests:
-            self._by_request[request.row_id, request.sample_index] = opened, position
-        if opened.requests:
-            self._engine.add([request for _, request in opened.requests])
+        for position, request in pending.requests:
+            self._by_request[request.row_id, request.sample_index] = pending, position
+        if pending.requests:
+            self._engine.add([request for _, request in pending.requests])
         else:
-            self._writing.submit(self._finish, opened)
+            self._writing.submit(self._finish, pending)
 
     def _accept(self, completion: Completion) -> None:
         """Keep a completion; if it is a shard's last, have the part written."""
         request = completion.request
-        opened, position = self._by_request.pop((request.row_id, request.sample_index))
-        opened.completions[position, request.sample_index] = completion
-        opened.missing -= 1
-        if opened.missing == 0:
-            self._writing.submit(self._finish, opened)
+        pending, position = self._by_request.pop((request.row_id, request.sample_index))
+        pending.completions[position, request.sample_index] = completion
+        pending.missing -= 1
+        if pending.missing == 0:
+            self._writing.submit(self._finish, pending)
 
     def _account(self, completions: list[Completion], seconds: float) -> None:
         self._beats += 1
@@ -195,24 +204,24 @@ class Worker:
             before.engine_seconds + seconds, running, waiting, steps=before.steps + 1, room=self._engine.room,
         )  # fmt: skip
 
-    def _finish(self, opened: _OpenShard) -> None:
+    def _finish(self, pending: _OpenShard) -> None:
         """Encode and commit a part; the completions of a trial are dropped."""
         try:
-            opened.result.set_result(self._write(opened) if opened.task.trial is None else None)
+            pending.result.set_result(self._write(pending) if pending.task.trial is None else None)
             self._beats += 1
         except BaseException as error:
-            opened.result.set_exception(_told(error, "writing", opened.task))
+            pending.result.set_exception(_told(error, "writing", pending.task))
 
-    def _write(self, opened: _OpenShard) -> ShardReport:
-        job, shard = self._job, opened.task.shard
+    def _write(self, pending: _OpenShard) -> ShardReport:
+        job, shard = self._job, pending.task.shard
 
         def encoded(content: Content) -> tuple[Counts, bytes]:
             table = self._recipe.table(job.schema, content.rows, content.completions, content.kept)
             counts = count_rows(content.rows, table, self._max_model_len)
-            entries = part_metadata(job.plan.plan_id, shard.index, str(opened.task.attempt), counts, self._environment)
+            entries = part_metadata(job.plan.plan_id, shard.index, str(pending.task.attempt), counts, self._environment)
             return counts, encode_part(table, job.output, entries)
 
-        counts, data = written(Content(opened.rows, opened.completions, opened.kept), encoded)
+        counts, data = written(Content(pending.rows, pending.completions, pending.kept), encoded)
         name = part_name(job.plan.plan8, shard.index, shard.count)
         mine = commit_part(self._store, name, data, job.plan.plan_id)
         digest = hashlib.sha256(data).hexdigest() if mine else sha256_of(self._store, name)

@@ -22,7 +22,7 @@ PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 RULES: list[dict[str, Any]] = [
     rule for group in yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"] for rule in group["rules"]
 ]
-EXPOSED = {metric.exposed: metric for metric in METRICS.values()}
+EXPOSED = {f"ray_{metric.name}": metric for metric in METRICS.values()}  # Ray puts its prefix before every name
 SHARED_TAGS = {*RUN_TAGS}
 
 

@@ -53,8 +53,9 @@ def sha256(self, path, computed=digests._Count.sha256):
 
 digests._Count.sha256 = sha256
 code = main(sys.argv[1:])
+models = [type(thing).__name__ for thing in gc.get_objects() if type(thing).__name__ in ("ModelRunner", "LoadedModel")]
 modules = sorted(name for name, module in sys.modules.items() if module is not None)
-print(json.dumps({"modules": modules, "hashed": hashed, "started": started,
+print(json.dumps({"modules": modules, "hashed": hashed, "started": started, "models": models,
                   "collecting": gc.isenabled(), "frozen": gc.get_freeze_count()}))
 sys.exit(code)
 """
@@ -86,3 +87,8 @@ def test_the_weights_are_hashed_once(seen: dict[str, Any]) -> None:
 def test_what_the_imports_made_is_left_out_of_garbage_collections(seen: dict[str, Any]) -> None:
     assert seen["frozen"] > 100_000
     assert seen["collecting"]
+
+
+def test_the_model_goes_with_its_run(seen: dict[str, Any]) -> None:
+    """A sweep would hold two, and the report is made when its memory is needed no longer."""
+    assert seen["models"] == []

@@ -86,7 +86,7 @@ def test_submitted_twice_at_once_it_runs_once(server: dict[str, str], tmp_path: 
     assert "complete" in first and "complete" in second, "both show what it prints"
     assert "Uploading" not in first + second and "WebSocket" not in first + second, "nothing of Ray's own"
     code, text = finished(submit(server, *job))
-    assert (code, text) == (0, "promptmill: night: is through already; nothing is started\n")
+    assert (code, text) == (0, "promptmill: night: has already ended; nothing is started\n")
     assert generate(source, tmp_path / "here", "output.rows_per_shard=4") == 0
     assert_same_rows(tmp_path / "here", output)
 

@@ -208,7 +208,7 @@ def _child(kind: str, pipe: Any) -> None:
 
 
 def survey(wanted: Sequence[str]) -> Iterator[Verdict]:
-    """Try model types, each in a process of its own."""
+    """Try model types, each in a separate process."""
     context = multiprocessing.get_context("fork")
     for kind in wanted:
         mine, its = context.Pipe()

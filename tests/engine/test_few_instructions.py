@@ -25,7 +25,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from pipeline.engine import native
 from pipeline.engine.layers.int8 import CompiledInt8Product, Int8Product
 from pipeline.engine.layers.linear import KERNELS
-from pipeline.engine.layers.linear_check import _cancelling, keeps_rows_apart
+from pipeline.engine.layers.linear_check import _cancelling, is_batch_invariant
 from pipeline.engine.model.exchange import exchange
 from pipeline.engine.native.product import Bfloat16Layer
 from tests.engine.small.attention_cases import AMX, X86
@@ -167,8 +167,8 @@ def test_subnormal_numbers_count_as_zeros(way: str) -> None:
 def test_the_check_at_loading_passes_it(way: str, shape: tuple[int, int], turned: bool) -> None:
     weight, bias, _ = drawn(shape)
     weight = weight / shape[1] ** 0.5
-    assert keeps_rows_apart(KERNELS["compiled-bfloat16"], weight.t().contiguous().t() if turned else weight, bias)
-    assert keeps_rows_apart(KERNELS["int8-compiled"], weight, bias, exact=KERNELS["int8-torch"])
+    assert is_batch_invariant(KERNELS["compiled-bfloat16"], weight.t().contiguous().t() if turned else weight, bias)
+    assert is_batch_invariant(KERNELS["int8-compiled"], weight, bias, exact=KERNELS["int8-torch"])
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

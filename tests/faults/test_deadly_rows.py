@@ -86,7 +86,7 @@ def test_fault_41_an_exception_and_a_lost_device_cost_their_replicas(tmp_path: P
         assert run.left_behind() == []
     assert code == 0, text
     downs = events(output, "replica_down")
-    assert ["an exception" in downs[0]["reason"], "does not work any more" in downs[1]["reason"]] == [True, True]
+    assert ["an exception" in downs[0]["reason"], "no longer works" in downs[1]["reason"]] == [True, True]
     assert [down["counts"] for down in downs] == [True, True]
     assert_only(output, source, {}, tmp_path)
 
@@ -97,7 +97,7 @@ def test_fault_10_inline_it_stops_and_sets_the_shard_apart(tmp_path: Path, deadl
     with started_generate(source, output, *INLINE, *OPTIONS, "cluster.hang_timeout=1", stage=deadly) as run:
         code, text = run.finish()
     assert code == 75, text
-    assert "a row hangs the model, and this process cannot stop it" in text.splitlines()[-1]
+    assert "a row hangs the model, and cluster=inline cannot stop it" in text.splitlines()[-1]
     assert (output / "_job" / "suspects" / "00000").exists()
     assert not list((output / "_job" / "claims").iterdir())
 

@@ -1,4 +1,4 @@
-"""Faults 15, 31, 32 and 36: storage that is full, forbidden, damaged or gone; the same command mends what can be mended."""
+"""Faults 15, 31, 32 and 36: storage that is full, forbidden, damaged or gone; the same command repairs what can be repaired."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_folder_that_is_removed_in_mid_run(source: Path, reference: Path, tmp_
     assert_same_rows(reference, output)
 
 
-def test_fault_31_a_flipped_bit_is_named_and_mended(
+def test_fault_31_a_flipped_bit_is_named_and_repaired(
     source: Path, reference: Path, done: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     victim = sorted((done / "data").iterdir())[3]
@@ -147,7 +147,7 @@ def test_fault_40_a_foreign_file_is_named_and_stays(
 
 
 @pytest.mark.parametrize("name", ["plan.json", "manifest.json"])
-def test_a_damaged_file_of_the_job_is_mended(name: str, source: Path, reference: Path, done: Path) -> None:
+def test_a_damaged_file_of_the_job_is_repaired(name: str, source: Path, reference: Path, done: Path) -> None:
     file = done / "_job" / name
     file.write_bytes(file.read_bytes()[:100])
     before = parts(done)

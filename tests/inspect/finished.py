@@ -1,4 +1,4 @@
-"""Finished outputs of the demo model, and ways to damage and mend them."""
+"""Finished outputs of the demo model, and ways to damage and repair them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Verified:
 
     @property
     def findings(self) -> list[str]:
-        """The lines that name a file and a mend."""
+        """The lines that name a file and a remedy."""
         return [line for line in self.lines if line.startswith(("data/", "_job/"))]
 
     def about(self, name: str) -> list[str]:

@@ -177,7 +177,7 @@ def test_unknown_preset(group: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("-m sampling.n=glob(*)", "sampling.n=glob(*): no value matches"),
         ("model=5", "model=5: must be the name of a preset: demo, gpt2"),
         ("sampling=null", "sampling=null: must be the name of a preset: creative"),
-        ("+model=gpt2", "+model=gpt2: model is there already; write model=gpt2"),
+        ("+model=gpt2", "+model=gpt2: model is set already; write model=gpt2"),
         ("~model", "~model: model cannot be removed"),
         ("~sampling.n", "~sampling.n: sampling.n cannot be removed"),
         ("model.path=null", "model.path=null: must be text"),

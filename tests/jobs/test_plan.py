@@ -166,7 +166,7 @@ def test_it_knows_how_completions_ended_after_a_run(plan: Plan, planned: Planned
         (("sampling.n=2", "sampling.temperature=0"), "always takes the most likely token"),
     ],
 )
-def test_what_will_hurt_is_told(more: tuple[str, ...], told: str, plan: Plan) -> None:
+def test_a_risk_is_told(more: tuple[str, ...], told: str, plan: Plan) -> None:
     code, out, _ = plan(*more)
     assert code == 0
     assert any(told in line for line in out.splitlines() if line.startswith("  warning")), out
@@ -174,7 +174,7 @@ def test_what_will_hurt_is_told(more: tuple[str, ...], told: str, plan: Plan) ->
 
 def test_memory_and_disk_that_do_not_suffice(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.run.foresee.available_bytes", lambda: 400 << 20)
-    monkeypatch.setattr("pipeline.work.estimate.hurts._free_disk", lambda path: 10)
+    monkeypatch.setattr("pipeline.work.estimate.risks._free_disk", lambda path: 10)
     code, out, _ = plan("output.path=x", "output.path=y")
     assert code == 0 and "1 replica on one machine need" in out and "10 KiB" not in out
     assert "the job will stop when the disk is full" in out

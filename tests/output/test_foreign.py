@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import PlanRefused
-from pipeline.output.card.seal import BESIDE, is_sealed, put_card, sealed
+from pipeline.output.card.seal import is_sealed, put_card, sealed
 from pipeline.output.foreign import check_vacant
 from pipeline.store.local import LocalStore
 
@@ -78,9 +78,9 @@ def test_what_is_left_of_an_output_whose_plan_was_lost_is_no_reason(store: Local
 
 def test_a_readme_that_is_not_ours_stays(store: LocalStore) -> None:
     store.put("README.md", b"mine")
-    assert put_card(store, "# Card\n") == BESIDE
+    assert put_card(store, "# Card\n") == "_job/README.md"
     assert store.get("README.md") == b"mine"
-    assert is_sealed(store.get(BESIDE))
+    assert is_sealed(store.get("_job/README.md"))
 
 
 def test_a_card_is_replaced_until_somebody_has_changed_it(store: LocalStore) -> None:
@@ -88,7 +88,7 @@ def test_a_card_is_replaced_until_somebody_has_changed_it(store: LocalStore) -> 
     assert put_card(store, "two\n") == "README.md"
     assert store.get("README.md").startswith(b"two\n")
     store.put("README.md", store.get("README.md").replace(b"two", b"2"))
-    assert put_card(store, "three\n") == BESIDE
+    assert put_card(store, "three\n") == "_job/README.md"
     assert store.get("README.md").startswith(b"2\n")
 
 
@@ -97,7 +97,7 @@ def test_a_readme_that_is_no_file(store: LocalStore, kind: str) -> None:
     store.root.mkdir()
     place = store.root / "README.md"
     place.mkdir() if kind == "folder" else place.symlink_to("nowhere")
-    assert put_card(store, "# Card\n") == BESIDE
+    assert put_card(store, "# Card\n") == "_job/README.md"
     assert place.is_dir() or place.is_symlink()
 
 

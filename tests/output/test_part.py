@@ -213,7 +213,7 @@ def test_a_part_is_committed_once_and_recognised_as_own(store: LocalStore) -> No
 @pytest.mark.parametrize("found", [b"junk", b"PAR1junkPAR1", encoded()[:-9]])
 def test_a_file_in_the_way_is_refused_by_name(store: LocalStore, found: bytes) -> None:
     store.put("data/p", found)
-    with pytest.raises(PlanRefused, match="data/p is there already and is not a part"):
+    with pytest.raises(PlanRefused, match="data/p already exists and is not a part"):
         commit_part(store, "data/p", encoded(), ID)
     assert store.get("data/p") == found
 

@@ -93,7 +93,7 @@ class FakePool:
         self.alive += arrived
         return list(arrived)
 
-    def bury(self, replica: Replica) -> None:
+    def replace(self, replica: Replica) -> None:
         self.buried.append(replica.name)
         self.alive = [r for r in self.alive if r.name != replica.name]
         if not self.barren:

@@ -60,9 +60,6 @@ class View:
         self.before("get", checked_name(name))
         return self._content(name)
 
-    def get_tail(self, name: str, n: int) -> bytes:
-        return self.get(name)[-n:] if n else b""
-
     def open(self, name: str) -> BinaryIO:
         return cast(BinaryIO, io.BytesIO(self.get(name)))
 

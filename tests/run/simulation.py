@@ -165,7 +165,7 @@ class SimPool:
             return [self._new()]
         return []
 
-    def bury(self, replica: Replica) -> None:
+    def replace(self, replica: Replica) -> None:
         assert isinstance(replica, SimReplica)
         replica.alive = False
         replica.in_hand.clear()
@@ -258,7 +258,7 @@ class SimDriver:
             clock=self.world.clock,
         )
         for replica in self.pool.start():
-            self.dispatcher.welcome(replica)
+            self.dispatcher.add(replica)
 
     def _report(self, report: ShardReport) -> None:
         self.reports[report.shard] = report

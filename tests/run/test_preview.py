@@ -111,6 +111,9 @@ class Letters:
     def decode(self, ids: Any, *, special: bool = False) -> str:
         return bytes(i for i in ids if i or special).replace(b"\0", b"<s>").decode(errors="replace")
 
+    def token(self, token_id: int) -> str:
+        return chr(token_id)
+
 
 def shown(text: str, ranks: list[int], *, prompt: str = "p", colours: bool = True) -> str:
     """One completion, as it is printed."""

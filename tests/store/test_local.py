@@ -35,7 +35,7 @@ def temporaries(store: LocalStore) -> list[Path]:
 
 
 def run(store: LocalStore, code: str) -> subprocess.CompletedProcess[bytes]:
-    """Run `code` in a process of its own, with `store` at hand."""
+    """Run `code` in a separate process, with `store` at hand."""
     head = f"import os, signal; from pipeline.store.local import LocalStore; store = LocalStore({str(store.root)!r})\n"
     return subprocess.run([sys.executable, "-c", head + code], cwd=REPOSITORY, capture_output=True, check=False)
 
@@ -56,9 +56,6 @@ def test_put_replaces(store: LocalStore) -> None:
 
 def test_reading(store: LocalStore) -> None:
     store.put("d/a", b"0123456789")
-    assert store.get_tail("d/a", 3) == b"789"
-    assert store.get_tail("d/a", 99) == b"0123456789"
-    assert store.get_tail("d/a", 0) == b""
     assert store.size("d/a") == 10
     with store.open("d/a") as file:
         file.seek(4)
@@ -66,7 +63,7 @@ def test_reading(store: LocalStore) -> None:
 
 
 def test_what_is_not_there(store: LocalStore) -> None:
-    for operation in (store.get, store.size, store.open, lambda name: store.get_tail(name, 1)):
+    for operation in (store.get, store.size, store.open):
         with pytest.raises(FileNotFoundError):
             operation("data/none")
     store.delete("data/none")

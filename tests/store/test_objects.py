@@ -49,11 +49,6 @@ def test_entries_are_those_of_one_folder_and_a_file_is_moved(store: ObjectStore)
 
 def test_reading(store: ObjectStore) -> None:
     store.put("d/a", b"0123456789")
-    assert (store.get_tail("d/a", 3), store.get_tail("d/a", 99), store.get_tail("d/a", 0)) == (
-        b"789",
-        b"0123456789",
-        b"",
-    )
     assert store.size("d/a") == 10
     with store.open("d/a") as file:
         file.seek(4)
@@ -82,7 +77,7 @@ def test_listing_is_sorted_and_by_prefix(store: ObjectStore) -> None:
 
 
 def test_what_is_not_there(store: ObjectStore) -> None:
-    for operation in (store.get, store.size, store.open, lambda name: store.get_tail(name, 1)):
+    for operation in (store.get, store.size, store.open):
         with pytest.raises(FileNotFoundError):
             operation("data/none")
     store.delete("data/none")

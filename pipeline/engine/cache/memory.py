@@ -113,6 +113,22 @@ class Needs:
         )  # fmt: skip
 
 
+def held_by_blocks(blocks: int, plan: MemoryPlan, *, block_bytes: int, layers: int, page_bytes: int) -> int:
+    """Return the bytes that the first `blocks` of a cache occupy on a CPU.
+
+    The keys and the values of each layer lie apart, and each of these stretches begins and ends somewhere within a page: on
+    average it occupies one page more than it has bytes.
+
+    Args:
+        blocks: Blocks in use.
+        plan: The plan, which has all blocks.
+        block_bytes: Bytes of a block in all layers.
+        layers: Layers that keep keys and values.
+        page_bytes: Size of a page.
+    """
+    return min(plan.blocks * block_bytes, blocks * block_bytes + 2 * layers * page_bytes)
+
+
 def likely_blocks(plan: MemoryPlan, expected: int | None, *, block_bytes: int, available: int | None) -> int:
     """Return how many blocks a run is likely to use, so that their memory can be allocated in advance.
 

@@ -1,7 +1,7 @@
-"""What an engine takes beside its steps: it runs requests to their end, and the time that its steps explain is taken off.
+"""Measures the overhead of an engine: it runs requests to their end, and subtracts the time that the steps alone take.
 
-What is left is the work of scheduling, of stop rules and texts, of records, and whatever makes a step slower between them than
-alone. It is shared out among steps, tokens and requests by jobs in which these come in different proportions.
+What is left is scheduling, stop rules, decoding of texts, records, and whatever makes a step slower in a run than alone. It is
+shared out among steps, tokens and requests by jobs in which these come in different proportions.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ class Calibration:
         importing: Seconds until the libraries are imported.
         packing: Seconds to make the whole model ready once its weights are read.
         taking: Seconds to take a byte of memory for the cache.
-        process: Bytes of the process before the model.
+        process: Bytes of the process before the model, with the libraries and the tokenizer.
         weights: Bytes of the whole model when it is ready.
         transient: Most bytes beside them while it is made ready.
         step: Sequences → bytes of a step's tensors.

@@ -131,7 +131,7 @@ def _keep(name: str, key: str, value: Any) -> None:
     try:
         replace_cache(file, dict(list(entries.items())[-_MOST:]))
     except OSError as error:
-        _log.debug("%s is not written: %s", file, error)
+        _log.debug("%s cannot be written: %s", file, error)
 
 
 def _digest(facts: object) -> str:

@@ -14,7 +14,7 @@ from pipeline.engine.sequence import Sequence
 from pipeline.types import Request
 
 IN_FLIGHT = 2
-"""Shards that a replica has in hand."""
+"""Shards in flight per replica."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +95,9 @@ def simulate(shards: Iterable[Seq[Expected]], calibration: Calibration, setup: S
         setup.memory.sequences, setup.most_tokens, pool, share=setup.share, few=few_for(setup.threads),
         expected=setup.expected, max_scored=setup.max_scored,
     )  # fmt: skip
-    hands = _Hands(iter(shards))
+    in_flight = _Shards(iter(shards))
     while True:
-        scheduler.add(hands.fill())
+        scheduler.add(in_flight.fill())
         admitted, step = scheduler.schedule()
         if not (step.decodes or step.chunks):
             return found
@@ -114,10 +114,10 @@ def simulate(shards: Iterable[Seq[Expected]], calibration: Calibration, setup: S
         for sequence in step.choosing:
             found.tokens += 1
             sequence.generated.append(0)
-            if hands.ended(sequence):
+            if in_flight.ended(sequence):
                 scheduler.release(sequence)
         for sequence in [c.sequence for c in step.chunks if c.sequence.scored and c.last]:
-            hands.end(sequence)
+            in_flight.end(sequence)
             scheduler.release(sequence)
         found.tokens += work.scored
         if found.steps == most_steps // 2:
@@ -132,8 +132,8 @@ def work_of(step: Step, begun: int = 0) -> Work:
     )  # fmt: skip
 
 
-class _Hands:
-    """The shards in hand: a new one comes when one has ended."""
+class _Shards:
+    """The shards in flight: when one ends, the next one starts."""
 
     def __init__(self, shards: Iterator[Seq[Expected]]) -> None:
         """Begin with none."""

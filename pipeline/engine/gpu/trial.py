@@ -1,4 +1,4 @@
-"""Tries kernels on a device when a model is loaded: what fails is done without, and a device that is lost is said so."""
+"""Tries kernels on a device when a model is loaded: a kernel that fails is not used, and a lost device is reported."""
 
 from __future__ import annotations
 

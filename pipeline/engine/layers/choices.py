@@ -1,4 +1,4 @@
-"""Prints, as JSON, which kernels the engine would choose on this machine: a program of its own, as loading them may crash.
+"""Prints, as JSON, which kernels the engine would choose on this machine: a separate program, as loading them may crash.
 
 It asks with the layers of gpt2-large, the default model, by the code that loads models.
 """

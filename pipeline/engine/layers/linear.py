@@ -16,7 +16,7 @@ from torch import nn
 from pipeline.engine import native
 from pipeline.engine.layers.drawn_layer import DISTINCT, DrawnLayer
 from pipeline.engine.layers.int8 import CompiledInt8Product, Int8Product
-from pipeline.engine.layers.linear_check import keeps_rows_apart
+from pipeline.engine.layers.linear_check import is_batch_invariant
 from pipeline.engine.layers.verdicts import Verdicts
 from pipeline.engine.native.product import Bfloat16Layer, Float32Layer
 from pipeline.engine.plain.products import (
@@ -153,7 +153,7 @@ def choose_kernel(
     verdicts = Verdicts(None, "") if verdicts is None else verdicts
     for name in names:
         exact = KERNELS["int8-torch"] if name.startswith("int8") else None
-        check = partial(keeps_rows_apart, KERNELS[name], exact=exact)
+        check = partial(is_batch_invariant, KERNELS[name], exact=exact)
         # kernels that keep the weight get it row-major: other strides may select other kernels
         turned = name not in AS_IT_IS
         if weight.device.type != "cpu":  # quick enough, and its memory may hold no second weight

@@ -34,7 +34,7 @@ _LOST = {"cpu": 5e-7, "cuda": 5e-5}
 added one after the other, in matrix units with bits cut off."""
 
 
-def keeps_rows_apart(
+def is_batch_invariant(
     kernel: Kernel, weight: torch.Tensor, bias: torch.Tensor | None, *, exact: Kernel | None = None,
     distinct: int | None = None,
 ) -> bool | None:  # fmt: skip

@@ -117,7 +117,7 @@ def warning(name: str, dtype: torch.dtype, speeds: Speeds) -> str | None:
     told = f"the product {name} is slow on this processor: {chosen} GFLOP/s, against {library} of the library's own"
     if "compiled" in name:
         return f"{told}; set engine.kernels=none"
-    return f"{told}, which does not keep rows apart; promptmill's compiled kernels may be faster (engine.kernels=auto)"
+    return f"{told}, which is not batch-invariant; promptmill's compiled kernels may be faster (engine.kernels=auto)"
 
 
 def warn_if_slow(

@@ -59,7 +59,7 @@ class Verdicts:
         try:
             replace_cache(self._file, dict(list(merged.items())[-_MOST:]))
         except OSError as error:
-            logger.debug("%s is not written, and the checks will be run again: %s", self._file, error)
+            logger.debug("%s cannot be written, so the checks will run again: %s", self._file, error)
 
 
 def here() -> Verdicts:
@@ -68,7 +68,7 @@ def here() -> Verdicts:
     try:
         return Verdicts(file, "" if file is None else machine())
     except OSError as error:
-        logger.debug("what the checks depend on cannot be read, and nothing is remembered: %s", error)
+        logger.debug("what the checks depend on cannot be read, so their results are not cached: %s", error)
         return Verdicts(None, "")
 
 

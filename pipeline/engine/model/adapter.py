@@ -50,7 +50,7 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     off = float((after - before).abs().max() / before.abs().max().clamp(min=1e-6))
     if not off <= _TOLERANCE.get(model.dtype, _ROUGH):  # nor if it is no number
         raise ModelRefused(
-            f"{folder}: merged into the model's weights, the adapter has another effect than beside them (logits "
+            f"{folder}: merging the adapter into the model's weights changes its effect (logits "
             f"{off:.0%} off); only adapters that can be merged are served"
         )
     return merged  # type: ignore[no-any-return]

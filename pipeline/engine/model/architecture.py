@@ -41,9 +41,7 @@ def check_architecture(facts: Mapping[str, Any], path: str) -> None:
     if facts.get("is_encoder_decoder"):
         raise ModelRefused(f"{path}: {kind} is an encoder-decoder; only decoder-only causal language models are served")
     if kind in _SHIFTED:
-        raise ModelRefused(
-            f"{path}: {kind} counts positions from behind its padding token, which is not served; {INSTEAD}"
-        )
+        raise ModelRefused(f"{path}: {kind} counts positions from its padding token on, which is not served; {INSTEAD}")
     text = {**facts, **(facts.get("text_config") or {})}
     kinds = set(text.get("layer_types") or ())
     other = sorted(kinds - _FULL - {_SLIDING})

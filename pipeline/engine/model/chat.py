@@ -62,7 +62,9 @@ def dated(template: str, day: str | None) -> str:
     moment = datetime.datetime.fromisoformat(day)
     told = _TODAY.sub(lambda call: json.dumps(moment.strftime(call[1][1:-1])), template)
     if _CALL.search(told):
-        raise ValueError("strftime_now has a format that is no plain text; source.chat_template takes another template")
+        raise ValueError(
+            "calls strftime_now with a format that is not a literal; give another template with source.chat_template"
+        )
     return told
 
 

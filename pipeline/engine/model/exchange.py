@@ -70,7 +70,7 @@ def exchange(
     if other:
         precision = ", not in int8" if int8 else ""
         logger.warning(
-            "%s: %s is no linear layer's weight: it stays as it is%s", type(model).__name__, other, precision
+            "%s: %s is not the weight of a linear layer and stays as it is%s", type(model).__name__, other, precision
         )
     apart = deterministic or reference.device.type == "cpu"  # see `candidates`
     return dict(linears.kernels), linears.exact and apart and other is None

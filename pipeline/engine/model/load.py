@@ -165,10 +165,10 @@ def make_ready(
             ValueError,
             AttributeError,
             LookupError,
-        ) as error:  # rotary embeddings that are asked in another way
+        ) as error:  # a rotary embedding with another interface
             raise ModelRefused(
                 f"{checkpoint.directory}: {model.config.model_type} is not served: its rotary embedding or another part cannot "
-                f"be exchanged: {' '.join(str(error).split())[:200]}; {INSTEAD}"
+                f"be replaced: {' '.join(str(error).split())[:200]}; {INSTEAD}"
             ) from error
         with doing("checking the attention"):
             check_attention(
@@ -179,7 +179,7 @@ def make_ready(
         exact = linears and rows_apart
         if not exact and (deterministic or where.type == "cpu"):
             logger.warning(
-                "not every product of this model keeps rows apart here: output bytes may depend on the batch"
+                "not every matrix product of this model is batch-invariant here: output bytes may depend on the batch"
             )
         if where.type == "cpu":
             with doing("copying what is not packed"):
@@ -245,7 +245,7 @@ def _heads(text: Any, checkpoint: Checkpoint) -> tuple[int, int, int]:
 def _fixed_attention(checkpoint: Checkpoint) -> ModelRefused:
     kind = checkpoint.config.get("model_type", "unknown")
     return ModelRefused(
-        f"{checkpoint.directory}: {kind} does not let its attention be exchanged, so it is not served; {INSTEAD}"
+        f"{checkpoint.directory}: {kind} does not let its attention be replaced, so it is not served; {INSTEAD}"
     )
 
 

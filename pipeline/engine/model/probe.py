@@ -61,18 +61,16 @@ def check_attention(
         if call.shapes != (query, key, key):
             told = ", ".join("x".join(str(n) for n in (shape[1], *shape[3:])) for shape in call.shapes)
             raise ModelRefused(
-                f"{kind}: makes keys and values in a way of its own, which is not served: queries, keys and values of layer "
+                f"{kind}: computes keys and values in a way of its own, which is not served: queries, keys and values of layer "
                 f"{call.layer.layer_idx} have {told} heads x elements, where its configuration means {heads}x{head_dim}, "
                 f"{kv_heads}x{head_dim} and as many; {INSTEAD}"
             )
         if getattr(call.layer, "is_causal", True) is False:
-            raise ModelRefused(
-                f"{kind}: attends to tokens that follow; only decoder-only causal language models are served"
-            )
+            raise ModelRefused(f"{kind}: attends to later tokens; only decoder-only causal language models are served")
         if call.window is not None and call.window < max_len:
             raise ModelRefused(
-                f"{kind}: layer {call.layer.layer_idx} attends through a sliding window; only full attention is served, which "
-                f"it is up to engine.max_model_len={call.window}"
+                f"{kind}: layer {call.layer.layer_idx} attends through a sliding window, and only full attention is "
+                f"served; its attention is full up to engine.max_model_len={call.window}"
             )
         if call.masked:
             raise ModelRefused(

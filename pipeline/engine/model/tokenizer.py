@@ -103,10 +103,6 @@ class Tokenizer:
         token = self.inner.convert_ids_to_tokens(token_id)
         return token if isinstance(token, str) else str(token_id)
 
-    def is_special(self, token_id: int) -> bool:
-        """Whether decoding omits the token."""
-        return token_id in self._special
-
     def special_id(self, text: str) -> int | None:
         """Return the id of the special token with this text; None if there is none."""
         return self._special_names.get(text)

@@ -1,6 +1,6 @@
 """The compiled products: weights packed once, and layers that multiply rows by them.
 
-The order of their sums keeps rows apart; see the C files of the same names.
+The order of their sums does not depend on the batch; see the C files of the same names.
 """
 
 from __future__ import annotations

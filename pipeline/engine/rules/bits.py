@@ -41,7 +41,7 @@ def permitted(masks: Masks, count: int, device: torch.device) -> torch.Tensor:
 
 
 def unpacked(words: torch.Tensor, count: int) -> torch.Tensor:
-    """The first `count` bits of int32 words [rows, W], bool [rows, count], without a look at their content on the host."""
+    """The first `count` bits of int32 words [rows, W], bool [rows, count], without reading their content on the host."""
     import torch
 
     bits = torch.arange(WORD, dtype=torch.int32, device=words.device)

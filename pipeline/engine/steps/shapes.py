@@ -95,13 +95,13 @@ class Fields:
         )
 
 
-def pack_tokens(step: Step, shape: Shape, nobody: int) -> NDArray[np.int32]:
+def pack_tokens(step: Step, shape: Shape, idle: int) -> NDArray[np.int32]:
     """Describe a step's tokens in the layout of `Fields`.
 
     Args:
         step: The step.
         shape: A shape that it fits into.
-        nobody: The idle slot.
+        idle: The idle slot.
     """
     fields = Fields(shape)
     packed = np.zeros(fields.size, np.int32)
@@ -116,7 +116,7 @@ def pack_tokens(step: Step, shape: Shape, nobody: int) -> NDArray[np.int32]:
             ends[slot] = len(slots) - 1
             keep.append(ends[slot])
     keep += [ends[twin.leader.slot] for twin in step.twins]
-    _put(packed[fields.slots], slots, nobody)
+    _put(packed[fields.slots], slots, idle)
     _put(packed[fields.positions], positions, IDLE)
     packed[fields.decodes] = len(step.decodes)
     _put(packed[fields.chunks], chunks, 0)
@@ -124,19 +124,19 @@ def pack_tokens(step: Step, shape: Shape, nobody: int) -> NDArray[np.int32]:
     return packed
 
 
-def pack_rows(sequences: Sequence[engine.Sequence], rows: int, nobody: int) -> NDArray[np.int32]:
+def pack_rows(sequences: Sequence[engine.Sequence], rows: int, idle: int) -> NDArray[np.int32]:
     """Describe the rows that choose tokens.
 
     Args:
         sequences: Their sequences, in order.
         rows: B, at least the number of sequences.
-        nobody: The idle slot.
+        idle: The idle slot.
 
     Returns:
         [3, B]: the slots, how many tokens each has generated, and where in its slot its token goes.
     """
     packed = np.zeros((3, rows), np.int32)
-    _put(packed[0], (s.slot for s in sequences), nobody)
+    _put(packed[0], (s.slot for s in sequences), idle)
     _put(packed[1], (s.asked for s in sequences), 0)
     _put(packed[2], (s.prompt_len + s.asked for s in sequences), 0)
     return packed

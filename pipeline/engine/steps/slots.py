@@ -47,8 +47,8 @@ class SlotState:
         self.slots, self._max_len, self._vocab_size, self._device = slots, max_len, vocab_size, device
         self.tokens = torch.zeros(slots + 1, max_len + 1, dtype=torch.long, device=device)
         self._noise = torch.zeros(slots + 1, max_len, dtype=torch.float64, device=device)
-        nobody = upload([1, 1, vocab_size, 1, -math.inf], np.float32, device)
-        self._parameters = nobody.repeat(slots + 1, 1)
+        idle = upload([1, 1, vocab_size, 1, -math.inf], np.float32, device)
+        self._parameters = idle.repeat(slots + 1, 1)
         self._constraints = Constraints(slots, vocab_size, device, tokenizer, grammars)
         self._sampling = [False] * slots
         self._truncating = [False] * slots

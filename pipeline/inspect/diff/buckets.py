@@ -1,4 +1,4 @@
-"""Rows that are matched on disk: a folder of buckets, each with the rows of some ids, so that one fits into memory."""
+"""Matches rows on disk: a folder of buckets, each with the rows of some ids, so that one bucket fits into memory."""
 
 from __future__ import annotations
 

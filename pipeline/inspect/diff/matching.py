@@ -23,7 +23,7 @@ Pairs = Callable[[pa.RecordBatch, pa.RecordBatch], None]
 
 
 @dataclass(slots=True)
-class Lonely:
+class Unmatched:
     """Rows of one output that the other lacks.
 
     Attributes:
@@ -47,8 +47,8 @@ class Matched:
         same_order: Whether the rows that both have follow each other alike; None without such rows.
     """
 
-    only_a: Lonely
-    only_b: Lonely
+    only_a: Unmatched
+    only_b: Unmatched
     same_order: bool | None = None
 
 
@@ -84,10 +84,10 @@ def match(a: Side, b: Side, schema: pa.Schema, on_pairs: Pairs, tick: Callable[[
             tick(done)
         if together < count:
             return _on_disk(a, b, one, other, (done, last), on_pairs, tick)
-    result = Matched(Lonely(), Lonely(), True if done else None)
-    for stream, lonely in ((one, result.only_a), (other, result.only_b)):
+    result = Matched(Unmatched(), Unmatched(), True if done else None)
+    for stream, unmatched in ((one, result.only_a), (other, result.only_b)):
         for batch in stream.rest():
-            _alone(lonely, batch, {last})
+            _alone(unmatched, batch, {last})
     return result
 
 
@@ -137,7 +137,7 @@ def _on_disk(
     tick: Callable[[int], None],
 ) -> Matched:
     """Match what is left of both by buckets; `before` is how many rows are matched, and the id of the last."""
-    result = Matched(Lonely(), Lonely())
+    result = Matched(Unmatched(), Unmatched())
     done, last = before
     count = bucket_count(max(a.rows, b.rows), max(a.size, b.size))
     with bucket_folder(a.size + b.size + 8 * a.rows) as folder:
@@ -192,13 +192,13 @@ def _keys(rows: Any) -> list[tuple[Any, Any, int]]:
     return keys
 
 
-def _alone(lonely: Lonely, rows: Any, ids: Set[Any]) -> None:
+def _alone(unmatched: Unmatched, rows: Any, ids: Set[Any]) -> None:
     row_ids, samples = rows.column("row_id").to_pylist(), rows.column("sample_index").to_pylist()
-    lonely.rows += rows.num_rows
-    lonely.samples += sum(row_id in ids for row_id in row_ids)
-    if len(lonely.first) < SHOWN:
+    unmatched.rows += rows.num_rows
+    unmatched.samples += sum(row_id in ids for row_id in row_ids)
+    if len(unmatched.first) < SHOWN:
         some = zip(row_ids[:SHOWN], samples[:SHOWN], strict=True)
-        lonely.first = (*lonely.first, *some)[:SHOWN]
+        unmatched.first = (*unmatched.first, *some)[:SHOWN]
 
 
 def _batch(rows: pa.Table, start: int) -> pa.RecordBatch:

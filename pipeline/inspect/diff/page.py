@@ -14,7 +14,7 @@ from pipeline.inspect.page.shell import Section, page
 from pipeline.inspect.page.tokens import ShownToken, panel, switch, token_view
 from pipeline.types import Tokenizer
 from pipeline.wording import shortened
-from pipeline.work.tokens import pieces
+from pipeline.work.tokens import token_text, token_texts
 
 BEFORE, AFTER = 80, 160
 """Tokens that are shown before and after the first that differs."""
@@ -105,7 +105,8 @@ def _tokens(example: Example, row: Mapping[str, Any], tokenizer: Tokenizer | Non
     ids: Sequence[int] = row["token_ids"]
     start = max(0, (example.place or 0) - BEFORE)
     stop = min(len(ids), start + BEFORE + AFTER)
-    texts = _texts(ids, start, stop, tokenizer)
+    behind = max(0, start - _BEHIND)
+    texts = token_texts(ids[behind:stop], tokenizer)[start - behind :]
     shown = [ShownToken(text, ids[place], *_numbers(row, place, tokenizer)) for place, text in enumerate(texts, start)]
     mark = None if example.place is None or example.place >= stop else example.place - start
     left_out = [f"{start:,} tokens before"] * (start > 0) + [f"{len(ids) - stop:,} after"] * (stop < len(ids))
@@ -113,21 +114,12 @@ def _tokens(example: Example, row: Mapping[str, Any], tokenizer: Tokenizer | Non
     return token_view(shown, name, f"tokens of {example.a['row_id']}", mark) + more
 
 
-def _texts(ids: Sequence[int], start: int, stop: int, tokenizer: Tokenizer | None) -> list[str]:
-    """Return what each token adds to the text; of a character of several tokens, the last one has it."""
-    if tokenizer is None:
-        return [f"{token} " for token in ids[start:stop]]
-    behind = max(0, start - _BEHIND)
-    found = {behind + place: piece for piece, place in pieces(ids[behind:stop], tokenizer)}
-    return [found.get(place, "") for place in range(start, stop)]
-
-
 def _numbers(row: Mapping[str, Any], place: int, tokenizer: Tokenizer | None) -> tuple[Any, ...]:
     """Return log-probability, entropy, rank and alternatives at a place, as far as the row has them."""
     single = [_at(row.get(name), place) for name in ("token_logprobs", "token_entropies", "token_ranks")]
     ids, logprobs = (_at(row.get(name), place) or () for name in ("top_token_ids", "top_token_logprobs"))
     pairs = list(zip(ids, logprobs, strict=False))[:_ALTERNATIVES]
-    spelled = [(str(i) if tokenizer is None else tokenizer.decode([i], special=True), i, p) for i, p in pairs]
+    spelled = [(token_text(i, tokenizer), i, p) for i, p in pairs]
     return (*single, tuple(entry for entry in spelled if entry[2] is not None))
 
 

@@ -26,7 +26,7 @@ COPIES = (
     "prompts or kept columns differ, and nothing in plan or environment tells why: run `promptmill verify` on both, which says "
     "whether one is damaged"
 )
-LOST = "rows are missing though no part is: run `promptmill verify` on both, which says what mends it"
+LOST = "rows are missing though no part is: run `promptmill verify` on both, which says how to repair it"
 
 
 @dataclass(frozen=True, slots=True)

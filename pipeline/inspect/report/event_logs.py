@@ -104,9 +104,6 @@ class _Reader:
             self._pace(session, time, int(facts["tokens"]), int(facts["running"]), int(facts["capacity"]))
         elif event == "driver_stop":
             session.stopped = str(facts["reason"])
-        session.taken_over += event == "shard_taken_over"
-        session.copied += event == "shard_copied"
-        session.blamed += event == "row_blamed"
 
     def _pace(self, session: Session, time: float, tokens: int, running: int, capacity: int) -> None:
         before, made = self._before or (session.start, 0)

@@ -48,9 +48,6 @@ class Session:
     tokens: list[tuple[float, float, int]] = field(default_factory=list)
     pace: list[tuple[float, int, int]] = field(default_factory=list)
     commits: list[tuple[float, int]] = field(default_factory=list)
-    taken_over: int = 0
-    copied: int = 0
-    blamed: int = 0
     summed: bool = False
 
 

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from pipeline.types import Tokenizer
 from pipeline.wording import counted, plain
-from pipeline.work.tokens import BANDS, colour, on_screen, pieces, shares
+from pipeline.work.tokens import BANDS, colour, on_screen, shares, token_texts
 
 HEAD, TAIL = 400, 800
 """Characters of a prompt that are shown: at its beginning and at its end."""
@@ -96,10 +96,7 @@ def _tokens(row: Mapping[str, Any], tokenizer: Tokenizer | None, *, coloured: bo
     """A completion, each token in the colour of its rank; and the share of each band, for those who see no colours."""
     ids, ranks = row["token_ids"][:TOKENS], row.get("token_ranks")
     text = Text.assemble(("→ ", "bold"))
-    spelled = (
-        [(f"[{token}]", place) for place, token in enumerate(ids)] if tokenizer is None else pieces(ids, tokenizer)
-    )
-    for piece, place in spelled:
+    for place, piece in enumerate(token_texts(ids, tokenizer)):
         rank = ranks[place] if coloured and ranks is not None and place < len(ranks) else None
         text.append(on_screen(piece), colour(rank))
     for part in _left_out(len(row["token_ids"]) - TOKENS, "token"):

@@ -1,4 +1,4 @@
-"""Findings about an output: one line per finding says where, what is wrong, and what mends it."""
+"""Findings about an output: one line per finding says where, what is wrong, and how to repair it."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class Finding:
     Attributes:
         file: The stored name of the file.
         what: What is wrong with it, as a phrase.
-        mend: What to do, as a phrase.
+        remedy: What to do, as a phrase.
         place: Where in the file: a row group, a row, a column; empty for all of it.
     """
 
     file: str
     what: str
-    mend: str = REMAKE
+    remedy: str = REMAKE
     place: str = ""
 
     def __str__(self) -> str:
         """Return the line for the user."""
         where = f"{self.file}: {self.place}" if self.place else self.file
-        return f"{one_line(f'{where}: {self.what}', LONGEST)}; {self.mend}"
+        return f"{one_line(f'{where}: {self.what}', LONGEST)}; {self.remedy}"
 
 
 @dataclass(slots=True)
@@ -58,4 +58,4 @@ def _counted(finding: Finding, more: int) -> Finding:
     if not more:
         return finding
     rows = f"{more:,} more row" + ("s" if more > 1 else "")
-    return Finding(finding.file, f"{finding.what} (and {rows})", finding.mend, finding.place)
+    return Finding(finding.file, f"{finding.what} (and {rows})", finding.remedy, finding.place)

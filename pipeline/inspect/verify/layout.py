@@ -9,9 +9,9 @@ from pipeline.inspect.output import Output
 from pipeline.inspect.verify.findings import AGAIN, ELSEWHERE, MOVE, REWRITE, Finding
 from pipeline.inspect.verify.wanted import Wanted
 from pipeline.output.folder import PLAN
-from pipeline.output.mending import can_be_set_aside
 from pipeline.output.part import FOLDER, part_name
 from pipeline.output.record.manifest import MANIFEST, Manifest
+from pipeline.output.repair import can_be_set_aside
 from pipeline.output.scores.schema import VERSION
 from pipeline.planning.plan import Plan
 from pipeline.store.base import Kind
@@ -41,8 +41,8 @@ def read_layout(output: Output) -> Layout:
     manifest = _manifest(output, findings) if output.finished else None
     wanted = _plan(output, findings) if output.planned else None
     if not output.planned:
-        mend = f"{AGAIN}, which writes it anew; the parts stay"
-        findings.append(Finding(PLAN, "is missing, so no part was checked", mend))
+        remedy = f"{AGAIN}, which writes it anew; the parts stay"
+        findings.append(Finding(PLAN, "is missing, so no part was checked", remedy))
     if wanted is None:
         return Layout(tuple(findings), None, manifest, ())
     plan = wanted.plan
@@ -70,8 +70,8 @@ def _listing_findings(output: Output, names: list[str], plan8: str) -> Iterator[
         what = f"is not there: the output is not finished, {done}"
         yield Finding(MANIFEST, what, f"{AGAIN}, which does the rest")
     for name in sorted(output.files.difference(names)):
-        mend = MOVE if can_be_set_aside(name, plan8) else ELSEWHERE
-        yield Finding(name, "does not belong to this output, but readers of the folder read it too", mend)
+        remedy = MOVE if can_be_set_aside(name, plan8) else ELSEWHERE
+        yield Finding(name, "does not belong to this output, but readers of the folder read it too", remedy)
 
 
 def _plan(output: Output, findings: list[Finding]) -> Wanted | None:

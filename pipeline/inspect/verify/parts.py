@@ -67,7 +67,7 @@ def check_part(
             seen.findings.append(Finding(name, "its SHA-256 is not the manifest's"))
         info = read_report(output.store, name)
     except FileNotFoundError:
-        seen.findings.append(Finding(name, "is not there any more"))
+        seen.findings.append(Finding(name, "no longer exists"))
     except _UNREADABLE as error:
         seen.findings.append(Finding(name, _reason(error, name)))
     else:

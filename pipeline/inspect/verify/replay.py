@@ -76,7 +76,7 @@ def choose(plan: Plan, shards: Sequence[int], count: int) -> list[tuple[int, Seg
 
 
 def without_blamed(output: Output, plan: Plan, chosen: Sequence[tuple[int, Segment]]) -> list[tuple[int, Segment]]:
-    """Leave out rows that killed or hung a replica: they would do so here too."""
+    """Leave out rows that killed or hung a replica: they would do that here, too."""
     places: dict[int, set[Segment]] = {}
     for index in {shard for shard, _ in chosen}:
         name = part_name(plan.plan8, index, plan.shard_count)

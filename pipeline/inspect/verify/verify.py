@@ -27,10 +27,10 @@ from pipeline.inspect.verify.parts import check_part
 from pipeline.inspect.verify.replay import choose, replay, without_blamed
 from pipeline.inspect.verify.wanted import Wanted
 from pipeline.output.folder import CONFIG
-from pipeline.output.mending import FINDINGS, write_down
 from pipeline.output.part import part_name
 from pipeline.output.record.counts import Counts, total
 from pipeline.output.record.manifest import MANIFEST
+from pipeline.output.repair import FINDINGS, write_down
 from pipeline.planning.fingerprint import differences
 from pipeline.planning.plan import Plan
 from pipeline.wording import counted

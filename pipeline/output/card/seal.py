@@ -9,8 +9,6 @@ from pipeline.output.card.card import CARD
 from pipeline.store.base import Store
 from pipeline.store.door import fetch
 
-BESIDE = f"_job/{CARD}"
-"""The card's name if README.md is the user's own."""
 MOST_BYTES = 1 << 24
 _HEAD, _TAIL = b"<!-- promptmill wrote this file; sha256 of what is above: ", b" -->\n"
 

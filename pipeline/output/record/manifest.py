@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 class DamagedPart(WorkerFailed):
-    """A part that cannot be read; the next start sets it aside if it is recorded (see `mending`)."""
+    """A part that cannot be read; the next start sets it aside if it is recorded (see `repair`)."""
 
     def __init__(self, file: str, what: str) -> None:
         """Remember its stored name."""
@@ -222,7 +222,7 @@ def _read(store: Store, plan: Plan, index: int) -> tuple[Counts, str]:
     try:
         info = read_report(store, name)
     except FileNotFoundError as error:
-        raise WorkerFailed(f"{name} is not there any more; run the same command again") from error
+        raise WorkerFailed(f"{name} no longer exists; run the same command again") from error
     except ValueError as error:
         raise DamagedPart(name, str(error)) from error
     if info.plan_id != plan.plan_id:

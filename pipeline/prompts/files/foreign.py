@@ -1,13 +1,11 @@
-"""Says how a file that is no Parquet becomes one, by its name.
-
-It does not look into the file.
-"""
+"""Names the command that converts a file of another format to Parquet, judging by the file's name alone."""
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import PurePath
+
+from pipeline.wording import override
 
 IMPORTED = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".txt")
 """What `promptmill import` reads."""
@@ -63,21 +61,6 @@ def _plain(name: str) -> str:
         if rest.lower().endswith(ending):
             return rest[: -len(ending)]
     return name
-
-
-def override(key: str, value: str) -> str:
-    """Return KEY=VALUE for the command line, quoted if the value has characters that Hydra's grammar interprets."""
-    if re.fullmatch(r"[\w./-]*[A-Za-z_/][\w./-]*", value, re.ASCII) and value.lower() not in ("null", "true", "false"):
-        return f"{key}={value}"
-    return quoted(key, value)
-
-
-def quoted(key: str, value: str) -> str:
-    """Return KEY="VALUE" as the command line takes any text, so that it is read as a text."""
-    text = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", value)  # begins no interpolation
-    text = re.sub(r'(\\*)"', r'\1\1\\"', text)
-    trailing = len(text) - len(text.rstrip("\\"))
-    return f'{key}="{text}' + trailing * "\\" + '"'
 
 
 def _word(key: str, path: str) -> str:

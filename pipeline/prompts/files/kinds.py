@@ -262,7 +262,7 @@ def brought_to(values: Any, kind: Type) -> Any:
     if isinstance(values.type, pa.BaseExtensionType):
         values = values.storage
     if kinds.is_binary(values.type) and is_text(kind) and not kinds.is_dictionary(kind):
-        values = values.view(pa.string())  # without a look at the bytes: what is not UTF-8 is an error of its row
+        values = values.view(pa.string())  # without reading the bytes: what is not UTF-8 is an error of its row
     if values.type == kind:
         return values
     return _parts_brought_to(values, kind) if _is_nested(kind) else values.cast(kind)

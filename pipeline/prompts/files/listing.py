@@ -23,8 +23,6 @@ from pipeline.prompts.parquet.footer import Footer, open_file, read_footer
 from pipeline.prompts.parquet.trial import deadly_signal
 from pipeline.wording import one_line, without_secrets
 
-__all__ = ["Source", "filesystem_for", "open_source"]
-
 _THREADS = 16  # reading footers waits for storage, not for the processor
 
 

@@ -59,7 +59,7 @@ class ImportOutput:
     """The Parquet file that is written."""
 
     path: str = field(
-        default="???", metadata={"help": "the Parquet file to write, or a folder for it; it must not be there yet"}
+        default="???", metadata={"help": "the Parquet file to write, or a folder for it; it must not exist yet"}
     )
 
     def __post_init__(self) -> None:

@@ -9,10 +9,9 @@ from typing import Any
 
 import pyarrow.types as kinds
 
-from pipeline.prompts.files.foreign import override
 from pipeline.prompts.files.kinds import is_text
 from pipeline.prompts.imports.importing import Imported
-from pipeline.wording import counted, one_line
+from pipeline.wording import counted, one_line, override
 
 _MESSAGES = ("messages", "conversation", "conversations", "chat", "dialog")
 _PROMPTS = ("prompt", "question", "instruction", "input", "query", "text", "content")

@@ -87,7 +87,7 @@ class _Import:
                 f"json_columns={config.json_columns}: the columns of a hub dataset have one type each already; leave it out"
             )
         self._inputs = [] if self._hub else find_inputs(config.source.paths, config.format)
-        self._target = _target(config, self._inputs)
+        self._target = _target(config)
 
     def run(self) -> Imported:
         start = time.monotonic()
@@ -195,7 +195,7 @@ class _Import:
         """Refuse the first bad line or, with `on_bad_line=skip`, count all of them."""
         for place, what in bad:
             if self._config.on_bad_line == "fail":
-                raise InputRefused(f"{place}: {what}; mend it, or leave such lines out with on_bad_line=skip")
+                raise InputRefused(f"{place}: {what}; fix it, or skip such lines with on_bad_line=skip")
             self._skipped += 1
             if self._skipped <= _SHOWN:
                 logger.warning("left out: %s: %s", place, what)
@@ -233,7 +233,7 @@ def _too_many(place: str, kind: Type) -> InputRefused:
     )
 
 
-def _target(config: ImportConfig, inputs: Sequence[Input]) -> Path:
+def _target(config: ImportConfig) -> Path:
     """Return the path of the file to write.
 
     Raises:
@@ -256,7 +256,7 @@ def _target(config: ImportConfig, inputs: Sequence[Input]) -> Path:
 
 
 def _there(path: Path) -> PlanRefused:
-    return PlanRefused(f"output.path={one_line(path)}: is there already; remove it, or give another name")
+    return PlanRefused(f"output.path={one_line(path)}: already exists; remove it, or give another name")
 
 
 def _made_folders(folder: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """Says every few seconds how far an import is; nothing of what is done sooner.
 
-A thread of its own says it, as a slow disk may hold up the one that reads.
+A separate thread says it, as a slow disk may hold up the one that reads.
 """
 
 from __future__ import annotations

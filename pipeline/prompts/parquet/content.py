@@ -1,4 +1,4 @@
-"""Tells whether an input file is still the one that it was: by its content or, where that is far away, by its store's word.
+"""Tells whether an input file is unchanged: by its content or, on a remote store, by the store's ETag or version.
 
 A footer does not: a corrected row can leave it, and the file's size, as they were.
 """
@@ -57,7 +57,7 @@ def stamp_of(filesystem: pyarrow.fs.FileSystem, file: InputFile) -> str:
     """Return the current `stamp` of a planned file.
 
     Raises:
-        InputRefused: If the file is not there any more, or its store does not answer.
+        InputRefused: If the file no longer exists, or its store does not answer.
     """
     try:
         return stamp(filesystem, file.path)

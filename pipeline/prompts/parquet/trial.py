@@ -1,4 +1,4 @@
-"""Decodes a file in a process of its own, to see whether that ends the process, as a fault in C++ does."""
+"""Decodes a file in a separate process, to see whether that ends the process, as a fault in C++ does."""
 
 from __future__ import annotations
 

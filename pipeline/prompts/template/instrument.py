@@ -1,4 +1,4 @@
-"""Puts a counting filter at the places of a template where Jinja lets nobody look: loops, `~` and comparisons."""
+"""Inserts a counting filter into a template wherever Jinja has no hook: loops, `~` and comparisons."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from pipeline.run.dispatch.sizing import Node
 
 @dataclass(frozen=True, slots=True)
 class RayNode:
-    """A live node: its id, its name for people, and its resources."""
+    """A live node: its id, its display name, and its resources."""
 
     id: str
     name: str

@@ -117,8 +117,8 @@ class RayPool:
         """See `ReplicaPool.leaving`."""
         return self._leaving
 
-    def bury(self, replica: Replica) -> None:
-        """See `ReplicaPool.bury`."""
+    def replace(self, replica: Replica) -> None:
+        """See `ReplicaPool.replace`."""
         self._end(replica.name)
         self._launch()
 

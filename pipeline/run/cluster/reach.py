@@ -9,7 +9,7 @@ from __future__ import annotations
 from pipeline.engine.registry import open_backend
 from pipeline.errors import ModelRefused, PlanRefused
 from pipeline.output.folder import OutputFolder
-from pipeline.prompts.files.listing import filesystem_for
+from pipeline.prompts.files.locate import filesystem_for
 from pipeline.prompts.files.reader import RowReader
 from pipeline.store.base import open_store
 from pipeline.work.job import Job

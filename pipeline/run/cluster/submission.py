@@ -32,8 +32,8 @@ class Handed(Enum):
 
     NEW = "submitted"
     AGAIN = "submitted again: it had ended without success"
-    RUNNING = "is there already, and is followed"
-    DONE = "is through already; nothing is started"
+    RUNNING = "already exists, and is followed"
+    DONE = "has already ended; nothing is started"
 
 
 @dataclass(frozen=True, slots=True)

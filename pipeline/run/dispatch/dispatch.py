@@ -1,4 +1,4 @@
-"""Hands tasks to replicas, two in flight each, and takes their reports until none is left.
+"""Gives tasks to replicas, two in flight each, and takes their reports until none is left.
 
 A replica that dies or hangs is replaced, and its tasks are retried. The tasks of a slow or leaving replica are also given to
 another one. It uses no Ray: replicas come from a `ReplicaPool`.
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from pipeline.errors import ClusterLost, PromptmillError, WorkerFailed
 from pipeline.planning.pace import AT_RISK
-from pipeline.run.dispatch.hands import Hands
+from pipeline.run.dispatch.loads import Loads
 from pipeline.run.dispatch.replica import Replica, ReplicaDied, ReplicaFailed, ReplicaHung, ReplicaLost, ReplicaPool
 from pipeline.run.dispatch.stragglers import InFlight, Pace
 from pipeline.run.shared.queue import Work
@@ -44,6 +44,7 @@ class Dispatcher:
         on_event: Called with an event's name and details.
         hang_timeout: Seconds without progress after which a replica that has work counts as hung.
         clock: A monotonic clock, seconds.
+        replicas: Those that are ready, leaving ones included.
     """
 
     pool: ReplicaPool
@@ -54,16 +55,16 @@ class Dispatcher:
     hang_timeout: float = float("inf")
     clock: Callable[[], float] = time.monotonic
     replicas: list[Replica] = field(default_factory=list)
-    _hands: Hands = field(default_factory=lambda: Hands(IN_FLIGHT))
+    _loads: Loads = field(default_factory=lambda: Loads(IN_FLIGHT))
     _in_flight: dict[Future[ShardReport | None], InFlight] = field(default_factory=dict)
     _settled: queue.SimpleQueue[Future[ShardReport | None]] = field(default_factory=queue.SimpleQueue)
-    _copied: set[int] = field(default_factory=set)
-    _late: set[Future[ShardReport | None]] = field(default_factory=set)
+    _copied: set[int] = field(default_factory=set)  # shards that two replicas work on
+    _late: set[Future[ShardReport | None]] = field(default_factory=set)  # the slower copies of committed shards
     _leaving: dict[str, Replica] = field(default_factory=dict)
-    _failures: Counter[int] = field(default_factory=Counter)
+    _failures: Counter[int] = field(default_factory=Counter)  # shard → replicas that ended in an exception with it
     _pace: Pace = field(default_factory=Pace)
-    _beats: dict[str, tuple[int, float]] = field(default_factory=dict)
-    _slow: bool = False
+    _beats: dict[str, tuple[int, float]] = field(default_factory=dict)  # replica → its last beat, and when that came
+    _slow: bool = False  # whether `shard_slow` has been logged
     _next_watch: float = float("-inf")
     _next_copy: float = float("-inf")
 
@@ -80,7 +81,7 @@ class Dispatcher:
         if self.work.exhausted:
             return
         for replica in self.pool.start():
-            self.welcome(replica)
+            self.add(replica)
         while self.step():
             pass
 
@@ -94,8 +95,8 @@ class Dispatcher:
         self._watch()
         unfinished = self.work.waiting + len(self._in_flight) - len(self._late)
         for replica in self.pool.arrivals(unfinished):
-            self.welcome(replica)
-        self._see_off(self.pool.leaving())
+            self.add(replica)
+        self._drain(self.pool.leaving())
         if not self.replicas and not self.pool.pending() and unfinished:
             raise ClusterLost("no replica is left and none is starting")
         self.work.look()
@@ -109,7 +110,7 @@ class Dispatcher:
         return sum(wanted.values())
 
     def waiting_for(self) -> str:
-        """Return what would bring this run forward, for a line to the user."""
+        """Return what this run waits for, for a line to the user."""
         now = self.clock()
         held = sorted((o for f, o in self._in_flight.items() if f not in self._late), key=lambda o: o.since)
         if held:
@@ -127,22 +128,22 @@ class Dispatcher:
             return f"another driver, which works on {counted(self.work.elsewhere, 'part')}"
         return "a free replica"
 
-    def welcome(self, replica: Replica) -> None:
+    def add(self, replica: Replica) -> None:
         """Add a replica that is ready."""
         self.replicas.append(replica)
-        self._hands.add(replica)
+        self._loads.add(replica)
         self.on_event("replica_up", replica=replica.name, node=replica.node)
 
     def _fill(self) -> None:
         """Give each replica its tasks: a first task to all before a second to any, so that the last tasks spread out."""
-        hands, work = self._hands, self.work
+        loads, work = self._loads, self.work
         self._copy_from_leaving()
         # A task that must be alone waits until a replica is empty; for that, one replica at a time gets no new work.
-        emptying = hands.emptiest() if work.wants_alone and not hands.alone else None
+        emptying = loads.least_loaded() if work.wants_alone and not loads.alone else None
         for depth in range(IN_FLIGHT):
-            while (replica := hands.first(depth, but=emptying)) is not None and (task := work.next()) is not None:
+            while (replica := loads.first(depth, but=emptying)) is not None and (task := work.next()) is not None:
                 self._hand(task, replica, alone=False)
-        while work.wants_alone and (replica := hands.first(0)) is not None and (task := work.next_alone()) is not None:
+        while work.wants_alone and (replica := loads.first(0)) is not None and (task := work.next_alone()) is not None:
             self._hand(task, replica, alone=True)
         self._copy_from_slow()
 
@@ -150,7 +151,7 @@ class Dispatcher:
         """Give the tasks of a leaving replica to another one, before any new task."""
         for held in self._copyable() if self._leaving else ():
             if held.replica.name in self._leaving:
-                replica = next((r for depth in range(IN_FLIGHT) if (r := self._hands.first(depth)) is not None), None)
+                replica = next((r for depth in range(IN_FLIGHT) if (r := self._loads.first(depth)) is not None), None)
                 if replica is None:
                     return
                 self._copy(held, replica)
@@ -158,11 +159,11 @@ class Dispatcher:
     def _copy_from_slow(self) -> None:
         """Let an idle replica repeat a task that it would finish first. This compares all tasks in flight, so once a second."""
         now = self.clock()
-        if now < self._next_copy or self.work.waiting or self._hands.first(0) is None:
+        if now < self._next_copy or self.work.waiting or self._loads.first(0) is None:
             return
         self._next_copy = now + WATCH
         choices = self._copyable()
-        while (replica := self._hands.first(0)) is not None:
+        while (replica := self._loads.first(0)) is not None:
             slowest = self._pace.slowest(choices, replica.name, now)
             if slowest is None:
                 return
@@ -188,7 +189,7 @@ class Dispatcher:
         self.on_event("shard_started", shard=task.shard.index, attempt=task.attempt, replica=replica.name, **trial)
         future = replica.submit(task)
         self._in_flight[future] = InFlight(task, replica, alone, self.clock())
-        self._hands.take(replica, alone=alone)
+        self._loads.take(replica, alone=alone)
         future.add_done_callback(self._settled.put)
 
     def _finished(self) -> list[Future[ShardReport | None]]:
@@ -210,7 +211,7 @@ class Dispatcher:
         try:
             report = future.result()
         except ReplicaDied as death:
-            self._bury(held.replica, death)
+            self._replace(held.replica, death)
             return
         except PromptmillError:
             if not late:
@@ -219,7 +220,7 @@ class Dispatcher:
         del self._in_flight[future]
         self._late.discard(future)
         if held.replica.name not in self._leaving:
-            self._hands.let_go(held.replica)
+            self._loads.finish(held.replica)
         if report is not None:
             self._pace.finished(held, self.clock())
         if late:
@@ -231,15 +232,15 @@ class Dispatcher:
         if report is not None:
             self.on_report(report)
 
-    def _see_off(self, names: set[str]) -> None:
+    def _drain(self, names: set[str]) -> None:
         """Give no more tasks to replicas whose node is about to leave, and end them when none of their tasks is needed."""
         for replica in [r for r in self.replicas if r.name in names and r.name not in self._leaving]:
             self.on_event("replica_leaving", replica=replica.name)
             self._leaving[replica.name] = replica
-            self._hands.remove(replica)
+            self._loads.remove(replica)
         for replica in list(self._leaving.values()):
             if not any(held.replica is replica for f, held in self._in_flight.items() if f not in self._late):
-                self._bury(replica, ReplicaLost("its node is leaving"))
+                self._replace(replica, ReplicaLost("its node is leaving"))
 
     def _watch(self) -> None:
         """Replace replicas that have work and have made no progress for too long."""
@@ -256,7 +257,7 @@ class Dispatcher:
                 self._beats[name] = beats, now
             elif now - since > self.hang_timeout:
                 del self._beats[name]
-                self._bury(replica, ReplicaHung(f"no progress for {self.hang_timeout:g} s"))
+                self._replace(replica, ReplicaHung(f"no progress for {self.hang_timeout:g} s"))
         for future, held in self._in_flight.items():
             if not self._slow and future not in self._late and now - held.since > AT_RISK:
                 self._slow = True
@@ -264,7 +265,7 @@ class Dispatcher:
         # Every busy replica is asked; if that takes long, it is done less often.
         self._next_watch = now + max(WATCH, 10 * (self.clock() - now))
 
-    def _bury(self, dead: Replica, death: ReplicaDied) -> None:
+    def _replace(self, dead: Replica, death: ReplicaDied) -> None:
         """Replace a replica, and retry its tasks in flight.
 
         Raises:
@@ -284,7 +285,7 @@ class Dispatcher:
         self.on_event("replica_down", replica=dead.name, reason=str(death), shards=shards, counts=death.counts)
         self.replicas.remove(dead)
         if self._leaving.pop(dead.name, None) is None:
-            self._hands.remove(dead)
+            self._loads.remove(dead)
         self._pace.gone(dead.name)
         if isinstance(death, ReplicaFailed):
             self._failures.update(shards)
@@ -296,4 +297,4 @@ class Dispatcher:
                 self.work.died(task, code)
             else:
                 self.work.give_back(task)
-        self.pool.bury(dead)
+        self.pool.replace(dead)

@@ -21,7 +21,7 @@ from pipeline.work.worker import Worker
 
 
 class ReplicaDied(Exception):
-    """The process of a replica is gone: another one must do its shards.
+    """The process of a replica is gone; its tasks are retried on others.
 
     `counts`: whether its tasks may be the cause.
     """
@@ -30,11 +30,11 @@ class ReplicaDied(Exception):
 
 
 class ReplicaFailed(ReplicaDied):
-    """A replica ended in an exception that it could hold against no row: its process or machine is at fault, or the job."""
+    """A replica ended in an exception that no row explains: its process or machine is at fault, or the job."""
 
 
 class ReplicaHung(ReplicaDied):
-    """A replica has work and gets nothing done; its process is ended."""
+    """A replica has work and makes no progress; its process is ended."""
 
 
 class ReplicaLost(ReplicaDied):
@@ -70,7 +70,7 @@ class ReplicaPool(Protocol):
         """
 
     def arrivals(self, unfinished: int) -> list[Replica]:
-        """Return the replicas that became ready since the last call, without waiting.
+        """Return the replicas that became ready since the last call; do not wait.
 
         Args:
             unfinished: Shards in flight or waiting: more replicas than that would have no work.
@@ -79,7 +79,7 @@ class ReplicaPool(Protocol):
     def leaving(self) -> set[str]:
         """Return the names of replicas whose node will leave soon."""
 
-    def bury(self, replica: Replica) -> None:
+    def replace(self, replica: Replica) -> None:
         """Drop a dead replica and start another in its place."""
 
     def pending(self) -> int:
@@ -136,14 +136,14 @@ class InlinePool:
         """None: if this machine goes, so does the job."""
         return set()
 
-    def bury(self, replica: Replica) -> None:
+    def replace(self, replica: Replica) -> None:
         """Give up: a hung replica in this process cannot be ended alone.
 
         Raises:
             ClusterLost: Always.
         """
         raise ClusterLost(
-            "a row hangs the model, and this process cannot stop it; run the same command again to isolate the row, or use "
+            "a row hangs the model, and cluster=inline cannot stop it; run the same command again to isolate the row, or use "
             "cluster=local, which replaces a replica that hangs"
         )
 

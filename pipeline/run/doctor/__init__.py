@@ -1,1 +1,1 @@
-"""Looks at an installation and its machine, and says what to do about what is not as it should be."""
+"""Checks an installation and its machine, and says how to fix what is wrong."""

@@ -1,4 +1,4 @@
-"""Runs a check that may hang or crash in a process of its own, whose last line of output is its answer, as JSON."""
+"""Runs a check that may hang or crash in a separate process, whose last line of output is its answer, as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does all checks at once, each bounded in time, and none stopping the others; yields their findings in a fixed order."""
+"""Runs all checks concurrently, each bounded in time and independent of the others; yields their findings in a fixed order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import partial
 from pipeline.run.doctor.child import Children
 from pipeline.run.doctor.engine import SECONDS as ENGINE_SECONDS
 from pipeline.run.doctor.engine import check_engine
-from pipeline.run.doctor.finding import Finding, to_mend, warning
+from pipeline.run.doctor.finding import Finding, to_fix, warning
 from pipeline.run.doctor.hub import check_hub
 from pipeline.run.doctor.installation import AGAIN, check_installation
 from pipeline.run.doctor.machine import check_disks, check_memory, check_processor
@@ -83,7 +83,7 @@ def doctor(output: str | None, made: Callable[[str | None, Children], list[Check
 
 
 def _started(check: Check) -> queue.SimpleQueue[list[Finding]]:
-    """Start a check in a thread of its own, which a job's end does not wait for."""
+    """Start a check in a separate thread, which a job's end does not wait for."""
     answers: queue.SimpleQueue[list[Finding]] = queue.SimpleQueue()
 
     def work() -> None:
@@ -91,7 +91,7 @@ def _started(check: Check) -> queue.SimpleQueue[list[Finding]]:
         try:
             found.extend(check.run())
         except BaseException as error:  # whatever is wrong with it, the others go on
-            found.append(to_mend(check.name, f"cannot be looked at: {named(error)}", AGAIN))
+            found.append(to_fix(check.name, f"cannot be looked at: {named(error)}", AGAIN))
         answers.put(found)
 
     threading.Thread(target=work, name=f"read-{check.name}", daemon=True).start()

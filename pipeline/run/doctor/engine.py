@@ -1,4 +1,4 @@
-"""The engine's kernels on this machine, and GPUs: what the engine itself would choose, asked in a process of its own."""
+"""The engine's kernels on this machine, and GPUs: what the engine itself would choose, asked in a separate process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.run.doctor.child import Children, Failed
-from pipeline.run.doctor.finding import Finding, ok, to_mend, warning
+from pipeline.run.doctor.finding import Finding, ok, to_fix, warning
 
 MODULE = "pipeline.engine.layers.choices"
 SECONDS = 240.0
@@ -23,7 +23,7 @@ def check_engine(children: Children) -> Iterator[Finding]:
         found: Mapping[str, Any] = children.ask(MODULE, SECONDS)
     except Failed as error:
         do = "install a torch for this processor (docs/how-to/install.md#which-build-of-torch)"
-        yield to_mend("torch", f"cannot be used: {error}", do)
+        yield to_fix("torch", f"cannot be used: {error}", do)
         return
     yield ok("torch", f"{found['torch']}, {found['capability']}, {found['threads']} threads")
     yield _kernels(found)

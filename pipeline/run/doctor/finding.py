@@ -11,7 +11,7 @@ class State(StrEnum):
 
     OK = "ok"
     WARNING = "warning"
-    MEND = "must be mended"
+    FIX = "must be fixed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +32,15 @@ class Finding:
 
 
 def ok(about: str, text: str) -> Finding:
-    """Return what is as it should be."""
+    """Return a finding that is as it should be."""
     return Finding(about, State.OK, text)
 
 
 def warning(about: str, text: str, do: str) -> Finding:
-    """Return what will do, and might be better."""
+    """Return a finding that works, and might be better."""
     return Finding(about, State.WARNING, text, do)
 
 
-def to_mend(about: str, text: str, do: str) -> Finding:
-    """Return what keeps jobs from running."""
-    return Finding(about, State.MEND, text, do)
+def to_fix(about: str, text: str, do: str) -> Finding:
+    """Return a finding that keeps jobs from running."""
+    return Finding(about, State.FIX, text, do)

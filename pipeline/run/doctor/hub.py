@@ -9,7 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import constants, get_session
 
-from pipeline.run.doctor.finding import Finding, ok, to_mend, warning
+from pipeline.run.doctor.finding import Finding, ok, to_fix, warning
 from pipeline.run.doctor.machine import GIB, nearest
 from pipeline.wording import one_line
 
@@ -49,7 +49,7 @@ def _cache(folder: Path) -> Finding:
             "hub cache", f"{folder} cannot be written", "name another with HF_HOME, or use a folder as model.path"
         )
     if folder.exists() and not folder.is_dir():
-        return to_mend("hub cache", f"{folder} is no folder", "name another with HF_HOME")
+        return to_fix("hub cache", f"{folder} is no folder", "name another with HF_HOME")
     if free < 4 * GIB:
         return warning("hub cache", text, "gpt2-large takes 3.2 GB: free some, or name another disk with HF_HOME")
     return ok("hub cache", text)

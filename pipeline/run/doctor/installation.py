@@ -10,7 +10,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 
 from pipeline import __version__
-from pipeline.run.doctor.finding import Finding, ok, to_mend, warning
+from pipeline.run.doctor.finding import Finding, ok, to_fix, warning
 
 NAME = "promptmill"
 _FOR_DEVELOPERS = {"dev", "quality", "data", "docs"}
@@ -44,7 +44,7 @@ def _python(wanted: str) -> Finding:
     version = platform.python_version()
     if SpecifierSet(wanted).contains(version, prereleases=True):
         return ok("python", version)
-    return to_mend("python", f"{version}; promptmill needs {wanted}", "make an environment with such a Python")
+    return to_fix("python", f"{version}; promptmill needs {wanted}", "make an environment with such a Python")
 
 
 def _requirements(lines: Sequence[str]) -> Iterator[tuple[Requirement, str | None]]:
@@ -74,7 +74,7 @@ def _packages(wanted: Sequence[Requirement]) -> Iterator[Finding]:
             good.append(f"{requirement.name} {importlib.metadata.version(requirement.name)}")
         else:
             asked = f"{requirement.name}{requirement.specifier}"
-            yield to_mend("packages", fault, f"pip install '{asked}' in the environment of promptmill, or {AGAIN}")
+            yield to_fix("packages", fault, f"pip install '{asked}' in the environment of promptmill, or {AGAIN}")
     yield ok("packages", ", ".join(good) or "none")
 
 

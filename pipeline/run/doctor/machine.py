@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.machine import available_bytes, cores, quota
 from pipeline.output.record.environment import environment
-from pipeline.run.doctor.finding import Finding, ok, to_mend, warning
+from pipeline.run.doctor.finding import Finding, ok, to_fix, warning
 
 GIB = 2**30
 LITTLE_MEMORY = 4 * GIB
@@ -80,7 +80,7 @@ def _disk(about: str, folder: Path, do: str) -> Finding:
     free = shutil.disk_usage(folder).free
     text = f"{_gib(free)} free in {folder}"
     if free < NO_DISK:
-        return to_mend(about, text, do)
+        return to_fix(about, text, do)
     return warning(about, text, do) if free < LITTLE_DISK else ok(about, text)
 
 

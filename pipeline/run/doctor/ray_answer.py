@@ -1,4 +1,4 @@
-"""Starts a small Ray on loopback, gives it a task, stops it, and prints what came of it as JSON: a program of its own."""
+"""Starts a small Ray on loopback, gives it a task, stops it, and prints the result as JSON: a separate program."""
 
 from __future__ import annotations
 

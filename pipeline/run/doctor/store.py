@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import PromptmillError
-from pipeline.run.doctor.finding import Finding, ok, to_mend
+from pipeline.run.doctor.finding import Finding, ok, to_fix
 from pipeline.run.doctor.machine import nearest
 from pipeline.store.base import open_store
 from pipeline.store.local import LocalStore
@@ -28,11 +28,11 @@ def check_store(output: str | None) -> Iterator[Finding]:
         with tempfile.TemporaryDirectory(prefix=".promptmill-doctor-", dir=folder) as name:
             yield _local(LocalStore(Path(name)), folder)
     except (PromptmillError, OSError) as error:
-        yield to_mend("store", one_line(error, 300), _DO)
+        yield to_fix("store", one_line(error, 300), _DO)
 
 
 def _local(store: LocalStore, folder: Path) -> Finding:
     first, second = store.put_if_absent("probe", b"1"), store.put_if_absent("probe", b"2")
     if first and not second and store.get("probe") == b"1":
         return ok("store", f"{folder}: a file is put once and never replaced")
-    return to_mend("store", f"{folder}: a second file replaces the first of its name", _DO)
+    return to_fix("store", f"{folder}: a second file replaces the first of its name", _DO)

@@ -170,7 +170,7 @@ class Claims:
         except FileNotFoundError:
             return None
         except ValueError:
-            return "nobody: no driver writes as much"
+            return "too large to be a driver's name"
 
     def _lives(self, driver: str, *, look: bool = False) -> bool:
         """Whether a driver is alive, by what is known, or by another look at the heartbeats."""

@@ -172,10 +172,6 @@ class Suspects:
             self._known[shard.index] = self._read(shard)
         return self._known[shard.index]
 
-    def is_known(self, index: int) -> bool:
-        """Whether a shard was ever under suspicion."""
-        return index in self._known or index in self._kept
-
     def keep(self, suspect: Suspect) -> None:
         """Store the state; call it before the next trial."""
         self._known[suspect.shard] = suspect

@@ -12,8 +12,6 @@ from typing import Any, Protocol
 from pipeline.run.show.snapshot import RunSnapshot, TimeLeft
 from pipeline.types import Progress, ShardReport
 
-PREFIX = "ray_"
-"""Ray's prefix of every name."""
 FINISHED = "finished"
 """The reason of a driver that stopped because no shard was left. Otherwise it is the name of the exception that ended it."""
 
@@ -34,11 +32,6 @@ class Metric:
         """Whether it only grows."""
         return self.name.endswith("_total")
 
-    @property
-    def exposed(self) -> str:
-        """Its name at Ray's endpoint."""
-        return PREFIX + self.name
-
 
 RUN_TAGS = ("plan", "driver")
 """Tags of every metric: the plan id's first eight digits, and the driver as its file in `_job/events/` is called."""
@@ -57,9 +50,9 @@ METRICS = {
         Metric("promptmill_row_errors_total", "Rows among them that are errors.", ("code",)),
         Metric("promptmill_replica_deaths_total", "Replicas that crashed, hung or were lost with a node.", ("kind",)),
         Metric("promptmill_rows_planned", "Input rows."),
-        Metric("promptmill_rows_done", "Input rows generated, by whatever driver."),
+        Metric("promptmill_rows_done", "Input rows generated, by any driver."),
         Metric("promptmill_shards_planned", "Parts to make."),
-        Metric("promptmill_shards_committed", "Parts that are there, by whatever driver."),
+        Metric("promptmill_shards_committed", "Parts that are committed, by any driver."),
         Metric("promptmill_replicas", "Replicas that are ready or starting.", ("state",)),
         Metric("promptmill_running_sequences", "Sequences in a replica's batch.", ("replica",)),
         Metric("promptmill_waiting_sequences", "Sequences that wait for a place in it.", ("replica",)),
@@ -69,7 +62,7 @@ METRICS = {
         Metric("promptmill_remaining_seconds", "Estimated seconds until all rows are done; absent while not known."),
         Metric("promptmill_deadline_timestamp_seconds", "Unix time of the deadline; absent without one."),
         Metric("promptmill_last_progress_timestamp_seconds", "Unix time at which a replica last got something done."),
-        Metric("promptmill_last_seen_timestamp_seconds", "Unix time of the driver's last look around."),
+        Metric("promptmill_last_seen_timestamp_seconds", "Unix time at which the driver last checked its replicas."),
     )
 }
 """All there are."""

@@ -78,6 +78,8 @@ def _replicas(shown: Estimate) -> dict[str, str]:
         f"{size(memory.total)} per replica: {size(memory.weights)} weights, {size(memory.cache)} KV cache, "
         f"{size(memory.step)} for a step, {size(memory.process)} Python and its libraries"
     )
+    if memory.loading > memory.cache + memory.step:
+        found["memory"] += f"; the most is taken while the weights are loaded, {size(memory.loading)} beside them"
     return found
 
 

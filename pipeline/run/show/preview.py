@@ -14,7 +14,7 @@ from pipeline.statistics import STATISTICS
 from pipeline.types import Completion, PromptRow, Tokenizer
 from pipeline.wording import counted, duration, plain
 from pipeline.work.preview import RANK, Preview, PreviewRow
-from pipeline.work.tokens import BANDS, colour, on_screen, pieces, shares
+from pipeline.work.tokens import BANDS, colour, on_screen, shares, token_texts
 
 HEAD, TAIL = 400, 800
 """Characters of a prompt that are shown: at its beginning and at its end."""
@@ -76,7 +76,7 @@ def _completion(completion: Completion, tokenizer: Tokenizer, *, coloured: bool)
     if ranks is None or not coloured:
         text.append(on_screen(tokenizer.decode(completion.token_ids, special=True)))
     else:
-        for piece, place in pieces(completion.token_ids, tokenizer):
+        for place, piece in enumerate(token_texts(completion.token_ids, tokenizer)):
             text.append(on_screen(piece), colour(ranks[place]))
     how = str(completion.finish_reason)
     if ranks is not None and len(ranks):

@@ -14,7 +14,7 @@ AGAIN = 600.0
 
 
 class Stall:
-    """Notices that a run makes no progress.
+    """Detects that a run makes no progress.
 
     Args:
         clock: The time in seconds.

@@ -25,12 +25,12 @@ SHOW_SECONDS = 0.5
 PACE_SECONDS, PACE_SHARE = 1.0, 0.01
 """Time between `progress` events: seconds at first, then this share of the time so far: a long run has some hundreds."""
 TOLD = {
-    "replica_down": "{replica} is gone: {reason}; parts {shards} are done again",
+    "replica_down": "{replica} is gone: {reason}; parts {shards} are retried",
     "shard_taken_over": "part {shard} is taken over from a driver that is gone",
-    "shard_slow": "part {shard} is in flight for {minutes} minutes, and a stop loses its work; a new output with a smaller "
-    "output.rows_per_shard than its {rows} rows would lose less",
-    "bisected": "part {shard}: replicas died with it; looking for the row, still to try: {open}",
-    "row_blamed": "part {shard}: row {row} is the one; it becomes an error, {code}",
+    "shard_slow": "part {shard} has been in flight for {minutes} minutes, and a stop would lose its work; a new output with "
+    "output.rows_per_shard below its {rows} rows would lose less",
+    "bisected": "part {shard}: replicas died with it in flight; searching for the row that kills them, still to try: {open}",
+    "row_blamed": "part {shard}: row {row} kills its replica and becomes an error row, {code}",
 }
 """Event → its text, for the events that are also shown."""
 

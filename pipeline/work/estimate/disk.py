@@ -70,7 +70,7 @@ class _Maker:
         self._tokens = np.array(found or [0], np.int64)
 
     def completion(self, request: Request, length: int) -> Completion:
-        """Make one up, or the statistics of what is scored."""
+        """Make up a completion, or the statistics of what is scored."""
         if request.scored_from is not None:
             ids = request.prompt_token_ids[request.scored_from :]
             return Completion(request, ids, statistics=self._statistics(length))

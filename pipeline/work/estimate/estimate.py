@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pipeline.engine.base import Foreseeable
-from pipeline.engine.cache.memory import MemoryPlan, likely_blocks
+from pipeline.engine.cache.memory import MemoryPlan, held_by_blocks, likely_blocks
 from pipeline.engine.calibration.figures import Calibration, at
 from pipeline.engine.calibration.known import key_of_endings, known_endings
 from pipeline.engine.calibration.simulate import Setup, Simulated, simulate
 from pipeline.errors import ModelRefused
+from pipeline.machine import huge_page_bytes
 from pipeline.output.record.prediction import Prediction
 from pipeline.planning.plan import Plan
 from pipeline.work.config import GenerateConfig
@@ -24,8 +25,6 @@ from pipeline.work.score.config import ScoreConfig
 
 READING = 1.2e9
 """Bytes of weights per second that come from the page cache, where hashing has put them."""
-_ROW_BYTES = 24
-"""Bytes that a replica holds of each token in its hands: ids and statistics, as the engine records and the table has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,8 @@ class Memory:
         process: Python and its libraries.
         weights: The model when it is loaded.
         cache: The KV cache as far as it is used.
-        step: Tensors of a step, and the rows in hand.
+        step: Tensors of a step, and the rows in flight.
+        loading: Most bytes beside the weights while they are made ready, when there is no cache and no step yet.
         planned: Sequences and blocks that the engine plans; None: not even one sequence fits.
         why: Why not.
     """
@@ -68,13 +68,14 @@ class Memory:
     weights: int
     cache: int
     step: int
+    loading: int
     planned: MemoryPlan | None
     why: str = ""
 
     @property
     def total(self) -> int:
-        """All of it."""
-        return self.process + self.weights + self.cache + self.step
+        """The most that it takes at any time."""
+        return self.process + self.weights + max(self.cache + self.step, self.loading)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,10 +278,14 @@ def _planned(
 def _memory(
     calibration: Calibration, place: Place, planned: MemoryPlan | None, simulated: Simulated, likely: int, why: str
 ) -> Memory:
-    running = simulated.running
-    cache = max(likely, simulated.blocks) * calibration.needs.block_bytes
+    running, blocks = simulated.running, max(likely, simulated.blocks)
+    cache = 0 if planned is None else held_by_blocks(
+        blocks, planned, block_bytes=calibration.needs.block_bytes, layers=calibration.layers,
+        page_bytes=huge_page_bytes(),
+    )  # fmt: skip
     step = round(at(calibration.step, running)) if running else 0
-    return Memory(calibration.process + place.more_bytes, calibration.weights, cache, step, planned, why)
+    process = calibration.process + place.more_bytes
+    return Memory(process, calibration.weights, cache, step, calibration.transient, planned, why)
 
 
 def _time(found: Estimate, simulated: Simulated, weight_bytes: int, shards: int, likely: int) -> Time:

@@ -179,6 +179,6 @@ def explained(found: Sequence[Found]) -> list[str]:
     lines += [str(f) for f in shown if f.good]
     unexplained = dict.fromkeys(f.due for f in shown if f.due not in {g.due for g in shown if g.good})
     return lines + [
-        f"no single one of these gives the expected {due}: another text or model, or more than one of them"
+        f"none of these alone gives the expected {due}: the text or the model differs, or several of them do"
         for due in unexplained
     ]

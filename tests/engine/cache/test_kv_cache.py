@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from pipeline.engine.cache.block_pool import BLOCK
 from pipeline.engine.cache.kv_cache import KVCache, block_bytes, key_scales, padded, value_scales
+from pipeline.engine.cache.memory import MemoryPlan, held_by_blocks
+from pipeline.machine import huge_page_bytes
 
 CPU = torch.device("cpu")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int8]
@@ -101,3 +103,31 @@ def test_scales_have_places_of_their_own(dim: int, blocks: int) -> None:
         found[:] = torch.arange(found.numel()).view(found.shape)
         assert torch.equal(scales(side), found) and found.data_ptr() > side.data_ptr()
     assert not cache.keys[0][:, :, :dim].any() and not cache.values[0][:, :, :BLOCK].any()
+
+
+def held(cache: KVCache) -> int:
+    """The memory of a cache's two maps as the system counts it."""
+    sides, found, inside = {side[0].data_ptr() for side in (cache.keys, cache.values)}, 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first = line.split()[0]
+        if not first.endswith(":"):
+            low, high = (int(end, 16) for end in first.split("-"))
+            inside = any(low <= side < high for side in sides)
+        elif inside and first == "Rss:":
+            found += int(line.split()[1]) * 1024
+    return found
+
+
+@pytest.mark.parametrize(("layers", "blocks"), [(30, 48), (12, 100), (3, 640)])
+def test_the_memory_of_the_first_blocks_is_as_it_is_foreseen(layers: int, blocks: int) -> None:
+    cache, size = KVCache(layers, 640, 3, 64, torch.float32, CPU), block_bytes(layers, 3, 64, torch.float32)
+    assert held(cache) < 2 * layers * 2**22, "next to nothing before"
+    cache.take(blocks)
+    if not held(cache):
+        pytest.skip("this system does not take memory in advance")
+    pages = huge_page_bytes()
+    foreseen = held_by_blocks(blocks, MemoryPlan(128, 640), block_bytes=size, layers=layers, page_bytes=pages)
+    assert min(blocks * size, foreseen) <= held(cache), "a system may also have no huge page left"
+    assert abs(foreseen - held(cache)) <= 2 * layers * pages + 2**20
+    if held(cache) > blocks * size + 2**20 * layers:  # it had them
+        assert held(cache) == pytest.approx(foreseen, rel=0.1)

@@ -1,6 +1,6 @@
 """Compiles the attention kernels as gpt2-large wants them, for a GPU that need not be here; prints a JSON line for each.
 
-Run by `test_gpu_attention_compile.py` in a process of its own, where Triton does not interpret.
+Run by `test_gpu_attention_compile.py` in a separate process, where Triton does not interpret.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.engine.layers.linear import KERNELS
-from pipeline.engine.layers.linear_check import keeps_rows_apart
+from pipeline.engine.layers.linear_check import is_batch_invariant
 from pipeline.engine.plain.products import BlockedProduct, LibraryProduct, LogitsProduct
 
 
@@ -39,4 +39,4 @@ def test_blocks_are_what_each_is_alone(
 @pytest.mark.parametrize("name", ["fixed-rows-256", "logits-64"])
 def test_they_keep_rows_apart(name: str) -> None:
     weight = torch.randn(40, 32, generator=torch.Generator().manual_seed(1))
-    assert keeps_rows_apart(KERNELS[name], weight, torch.ones(40))
+    assert is_batch_invariant(KERNELS[name], weight, torch.ones(40))

@@ -99,7 +99,7 @@ def test_a_large_weight_is_measured_by_a_slice_and_a_small_one_not_at_all(monkey
             "fixed-rows",
             torch.float32,
             1.6,
-            "which does not keep rows apart; promptmill's compiled kernels may be faster",
+            "which is not batch-invariant; promptmill's compiled kernels may be faster",
         ),
         ("int8-compiled", torch.float32, 0.4, None),
         ("int8-torch", torch.float32, 1.05, None),

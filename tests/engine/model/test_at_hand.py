@@ -15,7 +15,7 @@ from pipeline.engine.model.files.checkpoint import TOKENIZER_FILES
 from pipeline.engine.model.quick import QuickTokenizer
 from pipeline.engine.model.tokenizer import load_tokenizer
 from pipeline.errors import ModelRefused
-from pipeline.work.tokens import pieces
+from pipeline.work.tokens import token_texts
 from tests.engine.small.tokenizer_kinds import FOLLOWED, OTHERS, made
 from tests.example_counts import examples
 from tests.small_runs import MODEL, python
@@ -43,7 +43,7 @@ def test_tokens_are_shown_as_transformers_shows_them(kind: str, tmp_path_factory
     @given(ids=st.lists(st.integers(0, size - 1), max_size=20))
     def texts_are_equal(ids: list[int]) -> None:
         assert quick.decode(ids, special=True) == whole.decode(ids, special=True)
-        assert list(pieces(ids, quick)) == list(pieces(ids, whole))
+        assert token_texts(ids, quick) == token_texts(ids, whole)
 
     texts_are_equal()
 

@@ -157,7 +157,7 @@ def test_weights_that_are_no_linear_layers_are_told(int8: bool, caplog: pytest.L
 def test_a_model_is_checked_once_on_a_machine(int8: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     first = exchange(fresh("gpt2"), 128, int8=int8)
-    monkeypatch.setattr(linear, "keeps_rows_apart", lambda *_, **__: pytest.fail("checked again"))
+    monkeypatch.setattr(linear, "is_batch_invariant", lambda *_, **__: pytest.fail("checked again"))
     assert exchange(fresh("gpt2"), 128, int8=int8) == first
     for file in tmp_path.iterdir():
         file.unlink()

@@ -72,16 +72,16 @@ def test_other_shapes_than_expected_are_refused(tiny: MakeTiny, other: dict[str,
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (BertConfig(**SMALL), "bert: attends to tokens that follow"),
+        (BertConfig(**SMALL), "bert: attends to later tokens"),
         (
             DeepseekV3Config(
                 **SMALL, n_routed_experts=4, n_group=1, topk_group=1, num_experts_per_tok=2, kv_lora_rank=16,
                 q_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=16, v_head_dim=16, moe_intermediate_size=32,
                 num_key_value_heads=4,
             ),
-            "deepseek_v3: makes keys and values in a way of its own, .* of layer 0 have 4x24, 4x24, 4x16 heads x elements",
+            "deepseek_v3: computes keys and values in a way of its own, .* of layer 0 have 4x24, 4x24, 4x16 heads x elements",
         ),
-        (FalconConfig(**SMALL), "falcon does not let its attention be exchanged"),
+        (FalconConfig(**SMALL), "falcon does not let its attention be replaced"),
         (
             NemotronConfig(**SMALL, head_dim=16, num_key_value_heads=4),
             "nemotron: is not served: its layers cannot be run as the engine runs models: its attention is not handed",
@@ -108,7 +108,7 @@ def test_positions_that_begin_behind_the_padding_are_found_when_a_model_is_loade
     with pytest.raises(ModelRefused, match="roberta: counts positions in a way of its own"):
         load_model(checkpoint, ModelConfig(path=str(tmp_path)))
     settings = ModelConfig(path=str(tmp_path))
-    with pytest.raises(ModelRefused, match="roberta counts positions from behind its padding token"):
+    with pytest.raises(ModelRefused, match="roberta counts positions from its padding token on"):
         resolve(settings)
 
 
@@ -116,5 +116,5 @@ def test_a_window_is_served_up_to_its_length(tmp_path: Path) -> None:
     write_model(tmp_path, MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=40), 1)
     settings = ModelConfig(path=str(tmp_path))
     load_model(resolve(settings), settings, max_len=40)
-    with pytest.raises(ModelRefused, match=r"full attention is served, which it is up to engine\.max_model_len=40"):
+    with pytest.raises(ModelRefused, match=r"its attention is full up to engine\.max_model_len=40"):
         load_model(resolve(settings), settings, max_len=41)

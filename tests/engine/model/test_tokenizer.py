@@ -27,7 +27,6 @@ def test_special_tokens_leave_no_text_but_have_a_name() -> None:
     (ids,) = BYTES.encode_batch(["ab"])
     assert BYTES.decode([END, *ids, END]) == "ab"
     assert BYTES.token(END) == "<|end|>"
-    assert BYTES.is_special(END) and not BYTES.is_special(ids[0])
     assert BYTES.bos_token_id == BYTES.eos_token_id == END
 
 

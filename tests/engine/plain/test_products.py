@@ -1,4 +1,4 @@
-"""Products in the model's own type: right, and apart where they are said to keep rows apart."""
+"""Products in the model's own type: right, and batch-invariant where they are said to be."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_what_is_said_to_keep_rows_apart_does(name: str, dtype: torch.dtype, sha
     weight, x = weight_of(shape).to(dtype), rows_for(shape).to(dtype)
     product = made(name, weight, torch.ones(shape[0], dtype=dtype))
     if not choose_kernel(weight, None, [name])[1]:
-        pytest.skip(f"{name} does not keep rows apart on this machine, and choose_kernel knows")
+        pytest.skip(f"{name} is not batch-invariant on this machine, and choose_kernel knows")
     whole = product(x)
     for rows in EDGES if name.startswith("fixed-rows") else range(2, 301):  # those see one number of rows only
         assert torch.equal(product(x[rows : 2 * rows]), whole[rows : 2 * rows]), rows

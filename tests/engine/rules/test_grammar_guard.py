@@ -1,4 +1,4 @@
-"""Grammars are checked in a process of its own: what takes too long, or ends that process, costs one row."""
+"""Grammars are checked in a separate process: what takes too long, or ends that process, costs one row."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_without_a_tokenizer_the_ids_are_shown(run: Path) -> None:
         if (r["row_id"], r["sample_index"]) == ("row-0004", 0)
     )
     text = "".join(show(config, lambda output: None, coloured=False, width=80))
-    assert "→ " + "".join(f"[{i}]" for i in ids) in text
+    assert "→ " + "".join(f"#{i} " for i in ids).strip() in text
 
 
 def test_an_output_in_the_midst_of_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Faults 31 and 32 and their like: whatever is damaged is named, and what the line says mends it."""
+"""Faults 31 and 32 and their like: whatever is damaged is named, and doing what the line says repairs it."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class TestBytes:
 
 
 class TestMend:
-    """What the lines say to do does mend it, and nothing else is made again."""
+    """What the lines say to do does repair it, and nothing else is made again."""
 
     def test_a_flipped_bit(self, output: Output) -> None:
         rows, stamps = output.table(), output.stamps()

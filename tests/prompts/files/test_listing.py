@@ -10,7 +10,8 @@ import pytest
 
 from pipeline.errors import ConfigurationError, InputRefused
 from pipeline.prompts.config import SourceConfig
-from pipeline.prompts.files.listing import Source, filesystem_for, open_source
+from pipeline.prompts.files.listing import Source, open_source
+from pipeline.prompts.files.locate import filesystem_for
 from pipeline.prompts.files.reader import RowReader
 from pipeline.types import Segment
 

@@ -135,7 +135,7 @@ def test_the_target(target: str, tmp_path: Path, imported: Callable[..., Importe
 def test_a_target_that_is_there_is_not_touched(tmp_path: Path, read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.parquet").write_text("mine")
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # of the fixture
-    with pytest.raises(PlanRefused, match=r"mine\.parquet: is there already; remove it, or give another name"):
+    with pytest.raises(PlanRefused, match=r"mine\.parquet: already exists; remove it, or give another name"):
         read("x.jsonl", LINES, target="mine.parquet")
     assert (tmp_path / "mine.parquet").read_text() == "mine"
     with pytest.raises(ConfigurationError, match=r"must be a Parquet file, such as out\.parquet, or a folder"):

@@ -27,7 +27,7 @@ def complete_all(pool: FakePool) -> None:
 
 
 def nothing(pool: FakePool) -> None:
-    """Let a look pass: what was settled is taken, and the hands are filled after it."""
+    """Let a look pass: what was settled is taken, and replicas get their next tasks after it."""
 
 
 class Script:
@@ -113,7 +113,7 @@ def test_a_dead_replicas_shards_are_done_again_and_each_alone() -> None:
         FakePool(2, patience=30), Script(kill, nothing, look, one, nothing, look, one, nothing, looked, nothing, looked)
     )
     story.run(8)
-    assert seen[0] == [[1, 3]], "the survivor has its hands full"
+    assert seen[0] == [[1, 3]], "the survivor has as many tasks as it takes"
     assert seen[1] == [[3]], "and gets nothing new, so that it runs empty"
     assert seen[2] == [[0]], "then it has a suspect, and nothing else that could have been the reason"
     assert seen[3] == [[2]]
@@ -265,7 +265,7 @@ def test_those_that_arrive_late_join() -> None:
     story = Story(pool, look)
     story.run(6)
     assert [r["replica"] for r in story.named("replica_up")] == ["replica-0", "late"]
-    assert any(len(hands) == 2 and hands[1] for hands in seen)
+    assert any(len(held) == 2 and held[1] for held in seen)
     assert sorted(story.reports) == list(range(6))
 
 
@@ -293,7 +293,7 @@ def test_any_order_of_ends_and_deaths_reports_each_shard_once(
         busy = [r for r in pool.alive if r.in_hand]
         assert all(len(r.in_hand) <= dispatch.IN_FLIGHT for r in pool.alive)
         holds = [index for r in pool.alive for index in r.holds]
-        assert len(holds) == len(set(holds)), "no shard is in two hands"
+        assert len(holds) == len(set(holds)), "no two replicas hold one shard"
         assert not set(holds) & set(story.reports), "nor one that is done"
         if not queue:
             complete_all(pool)

@@ -18,7 +18,7 @@ from pipeline.run.doctor import child, engine, hub, installation, machine, store
 from pipeline.run.doctor import ray as ray_check
 from pipeline.run.doctor.child import Children, Failed
 from pipeline.run.doctor.doctor import Check, doctor
-from pipeline.run.doctor.finding import Finding, State, ok, to_mend, warning
+from pipeline.run.doctor.finding import Finding, State, ok, to_fix, warning
 
 GOOD: dict[str, Any] = {
     "torch": "2", "threads": 2, "capability": "AVX2", "level": "v3", "levels": ["v3"], "built": ["v3"],
@@ -65,7 +65,7 @@ def test_findings_come_in_order_and_no_check_stops_the_others() -> None:
     found = list(doctor("out", made))
     forever.set()
     assert [finding.about for finding in found] == ["first", "a", "b", "c"]
-    assert found[1].state is State.MEND and "ZeroDivisionError: by 0" in found[1].text
+    assert found[1].state is State.FIX and "ZeroDivisionError: by 0" in found[1].text
     assert found[2].state is State.WARNING and "no answer within 0 s" in found[2].text
     assert found[3].text == "out"
 
@@ -131,7 +131,7 @@ def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -
     wanted = ["numpy>=1", "numpy>=999", "no-such-package>=2", "also-missing; extra == 'hub'", "not a requirement !"]
     monkeypatch.setattr("importlib.metadata.requires", lambda name: wanted)
     found = [finding for finding in installation.check_installation() if finding.about == "packages"]
-    told = [finding.text for finding in found if finding.state is State.MEND]
+    told = [finding.text for finding in found if finding.state is State.FIX]
     assert len(told) == 2 and "promptmill needs >=999" in told[0] and told[1] == "no-such-package is not installed"
     assert "pip install 'numpy>=999'" in found[0].do
 
@@ -149,7 +149,7 @@ def test_kernels_as_the_engine_chooses_them() -> None:
     card = next(f for f in engine.check_engine(Answering({**GOOD, "gpus": ["H100"], "cuda": "13"})) if f.about == "gpu")
     assert card.text.startswith("H100, CUDA 13")
     (broken,) = engine.check_engine(Answering(Failed("its process was ended by SIGILL")))
-    assert broken.state is State.MEND and "SIGILL" in broken.text
+    assert broken.state is State.FIX and "SIGILL" in broken.text
 
 
 def test_a_gpu_that_torch_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +170,7 @@ def test_what_this_engine_chooses() -> None:
 def test_ray_that_does_not_start() -> None:
     for answer in (Failed("gave no answer within 3 s"), {"fault": "no room"}):
         (found,) = ray_check.check_ray(Answering(answer))
-        assert found.state is State.MEND and "cluster=inline" in found.do
+        assert found.state is State.FIX and "cluster=inline" in found.do
 
 
 @pytest.mark.ray
@@ -203,7 +203,7 @@ class Replacing:
 )
 def test_a_store_that_cannot_be_used(path: str, told: str) -> None:
     (found,) = store.check_store(path)
-    assert found.state is State.MEND and told in found.text and "choose another output.path" in found.do
+    assert found.state is State.FIX and told in found.text and "choose another output.path" in found.do
 
 
 def test_a_bucket_is_probed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,10 +211,10 @@ def test_a_bucket_is_probed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert states(store.check_store("s3://bucket/x")) == {"store": State.OK}
     monkeypatch.setattr(store, "open_store", lambda path: Replacing(StoreUnavailable("does not answer")))
     (found,) = store.check_store("s3://bucket/x")
-    assert (found.state, found.text) == (State.MEND, "does not answer")
+    assert (found.state, found.text) == (State.FIX, "does not answer")
 
 
-@pytest.mark.parametrize(("free", "state"), [(10 * 2**30, State.OK), (2**29, State.WARNING), (2**20, State.MEND)])
+@pytest.mark.parametrize(("free", "state"), [(10 * 2**30, State.OK), (2**29, State.WARNING), (2**20, State.FIX)])
 def test_disks(free: int, state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": free})())
     found = states(machine.check_disks(str(tmp_path / "to" / "come")))
@@ -240,7 +240,7 @@ def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(hub, "get_session", lambda answer=answer: Session(answer))
         assert states(hub.check_hub())["hub"] is state
     (tmp_path / "hub").write_text("a file")
-    assert states(hub.check_hub())["hub cache"] is State.MEND
+    assert states(hub.check_hub())["hub cache"] is State.FIX
 
 
 class Session:
@@ -267,14 +267,14 @@ def test_the_command(findings: Any, capsys: pytest.CaptureFixture[str]) -> None:
     findings([ok("a", "good"), warning("b", "so so", "do that")])
     assert main([]) == 0
     assert capsys.readouterr().out == "ok              a          good\nwarning         b          so so; do that\n"
-    findings([ok("a", "\x1b[2J"), to_mend("b", "bad", "do this")])
+    findings([ok("a", "\x1b[2J"), to_fix("b", "bad", "do this")])
     assert main([]) == 7
     assert "\x1b" not in capsys.readouterr().out
     assert main(["json=true"]) == 7
     body = json.loads(capsys.readouterr().out)
     assert body["ok"] is False and body["findings"][1] == {
         "about": "b",
-        "state": "must be mended",
+        "state": "must be fixed",
         "text": "bad",
         "do": "do this",
     }

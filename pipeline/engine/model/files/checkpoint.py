@@ -120,8 +120,8 @@ def model_len(checkpoint: Checkpoint, config: EngineConfig) -> int:
     if seen is not None and longest > seen:
         kind = checkpoint.config.get("model_type", "unknown")
         raise ModelRefused(
-            f"{checkpoint.directory}: {kind} attends through a sliding window; only full attention is served, which it is up "
-            f"to engine.max_model_len={seen}"
+            f"{checkpoint.directory}: {kind} attends through a sliding window, and only full attention is served; its "
+            f"attention is full up to engine.max_model_len={seen}"
         )
     return longest
 

@@ -111,4 +111,4 @@ def _remember(place: Path, new: dict[str, str | None]) -> None:
     try:
         replace_cache(place, dict(itertools.islice(merged.items(), max(0, len(merged) - _MOST), None)))
     except OSError as error:
-        logger.debug("%s is not written, and the next job hashes the model again: %s", place, error)
+        logger.debug("%s cannot be written, so the next job hashes the model again: %s", place, error)

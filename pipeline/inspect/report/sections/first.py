@@ -1,4 +1,4 @@
-"""The first screen: the verdict, the figures, what to look at, where it comes from, and the command that makes it again."""
+"""The first screen: the verdict, the figures, what to look at, the origin, and the command that makes the output again."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from typing import Any
 
 from pipeline.inspect.page.elements import Markup, note, paragraph
@@ -14,12 +13,10 @@ from pipeline.inspect.report.measure.examples import TOKENS, Example
 from pipeline.inspect.report.subject import Subject
 from pipeline.types import Tokenizer
 from pipeline.wording import counted
+from pipeline.work.tokens import token_text, token_texts
 
-_UNFINISHED = "\ufffd"
-"""What the beginning of a character decodes to."""
 _PROMPT = 500
 _ALTERNATIVES = 10
-_WORD_START = "▁"
 
 
 def section(subject: Subject) -> Section:
@@ -71,7 +68,7 @@ def _example(example: Example, number: int, tokenizer: Tokenizer | None) -> str:
 def shown_tokens(row: dict[str, Any], tokenizer: Tokenizer | None) -> list[ShownToken]:
     """Return the tokens of an output row."""
     ids = row.get("token_ids") or []
-    texts = pieces(ids, tokenizer)
+    texts = token_texts(ids, tokenizer)
     tops = row.get("top_token_ids") or [], row.get("top_token_logprobs") or []
 
     def at(column: str, place: int) -> Any:
@@ -84,33 +81,7 @@ def shown_tokens(row: dict[str, Any], tokenizer: Tokenizer | None) -> list[Shown
         alternatives: tuple[tuple[str, int, float], ...] = ()
         if place < len(tops[0]) and place < len(tops[1]):
             pairs = zip(tops[0][place] or (), tops[1][place] or (), strict=False)
-            alternatives = tuple((_alone(i, tokenizer), i, p) for i, p in itertools.islice(pairs, _ALTERNATIVES))
+            alternatives = tuple((token_text(i, tokenizer), i, p) for i, p in itertools.islice(pairs, _ALTERNATIVES))
         logprob, entropy, rank = (at(column, place) for column in columns)
         made.append(ShownToken(texts[place], token, logprob, entropy, rank, alternatives))
     return made
-
-
-def pieces(ids: Sequence[int], tokenizer: Tokenizer | None) -> list[str]:
-    """Return what each token adds to the text; a character of several tokens belongs to the last of them."""
-    if tokenizer is None:
-        return [f"#{i} " for i in ids]
-    made, before = [], ""
-    for place in range(len(ids)):
-        text = tokenizer.decode(ids[: place + 1], special=True)
-        if text.endswith(_UNFINISHED) and place + 1 < len(ids):
-            made.append("")
-            continue
-        made.append(text[len(before) :])
-        before = text
-    if made and made[0] and not made[0].startswith(" ") and tokenizer.token(ids[0]).startswith(_WORD_START):
-        made[0] = f" {made[0]}"  # such tokenizers leave out the first space
-    return made
-
-
-def _alone(token: int, tokenizer: Tokenizer | None) -> str:
-    if tokenizer is None:
-        return f"#{token}"
-    text, name = tokenizer.decode([token], special=True), tokenizer.token(token)
-    if not text or _UNFINISHED in text:
-        return name
-    return f" {text}" if name.startswith(_WORD_START) and not text.startswith(" ") else text

@@ -84,7 +84,7 @@ def test_fault_35_an_adapter_too(folder: Path, tmp_path: Path) -> None:
     ("changes", "told"),
     [
         ({"model_type": "t5", "is_encoder_decoder": True}, "t5 is an encoder-decoder; only decoder-only"),
-        ({"model_type": "roberta", "is_decoder": True}, "roberta counts positions from behind its padding token"),
+        ({"model_type": "roberta", "is_decoder": True}, "roberta counts positions from its padding token on"),
         ({"text_config": {"layer_types": ["linear_attention"]}}, "layers of the kind linear_attention"),
         ({"rope_parameters": {"full_attention": {"rope_type": "dynamic"}}}, "changes its rotary embedding"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layers of the kind sliding_attention"),
@@ -120,7 +120,7 @@ def test_a_sliding_window_is_refused_where_it_bites(folder: Path, changes: dict[
     checkpoint = resolve(ModelConfig(path=str(folder)))
     assert model_len(checkpoint, EngineConfig(max_model_len=64)) == 64
     for longer in (65, None):
-        with pytest.raises(ModelRefused, match=r"sliding window; .* up to engine\.max_model_len=64$"):
+        with pytest.raises(ModelRefused, match=r"sliding window, .* up to engine\.max_model_len=64$"):
             model_len(checkpoint, EngineConfig(max_model_len=longer))
 
 
@@ -266,7 +266,7 @@ print(json.dumps(told))
 
 
 def offline(home: Path, *options: dict[str, str]) -> list[Any]:
-    """Resolve in a process of its own: the hub's client reads its environment once."""
+    """Resolve in a separate process: the hub's client reads its environment once."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGINGFACE"))}
     environment |= {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
     out = subprocess.run(

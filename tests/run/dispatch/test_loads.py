@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.run.dispatch.hands import Hands
+from pipeline.run.dispatch.loads import Loads
 from tests.run.fakes import FakeReplica
 
 MOST = 2
@@ -16,35 +16,37 @@ ACTIONS = st.lists(
 
 @given(actions=ACTIONS)
 def test_finds_what_looking_at_every_replica_finds(actions: list[tuple[str, int]]) -> None:
-    hands, load, alone = Hands(MOST), dict[FakeReplica, int](), set[FakeReplica]()
+    loads, load, alone = Loads(MOST), dict[FakeReplica, int](), set[FakeReplica]()
     for number, (what, which) in enumerate(actions):
         if what == "add":
             load[new := FakeReplica(f"r{number}")] = 0
-            hands.add(new)
+            loads.add(new)
         elif load:
             replica = list(load)[which % len(load)]
             if what == "remove":
-                hands.remove(replica)
+                loads.remove(replica)
                 del load[replica]
                 alone.discard(replica)
             elif what == "let go" and load[replica]:
-                hands.let_go(replica)
+                loads.finish(replica)
                 load[replica] -= 1
                 alone.discard(replica)
             elif what == "take" and load[replica] < MOST and replica not in alone:
-                hands.take(replica)
+                loads.take(replica)
                 load[replica] += 1
             elif what == "alone" and load[replica] == 0:
-                hands.take(replica, alone=True)
+                loads.take(replica, alone=True)
                 load[replica] += 1
                 alone.add(replica)
         free = {replica: n for replica, n in load.items() if replica not in alone}
         for n in range(MOST + 1):
             these = {replica for replica, has in free.items() if has == n}
-            found = hands.first(n)
+            found = loads.first(n)
             assert (found in these) if these else (found is None)
-            other = hands.first(n, but=found)
+            other = loads.first(n, but=found)
             assert (other in these - {found}) if len(these) > 1 else (other is None)
-        emptiest = hands.emptiest()
-        assert (free[emptiest] == min(free.values())) if emptiest in free else (emptiest is None and not free)
-        assert hands.alone == bool(alone)
+        least_loaded = loads.least_loaded()
+        assert (
+            (free[least_loaded] == min(free.values())) if least_loaded in free else (least_loaded is None and not free)
+        )
+        assert loads.alone == bool(alone)

@@ -43,7 +43,7 @@ def write_down(store: Store, names: Iterable[str]) -> None:
         store.put(FINDINGS, (json.dumps({"files": files}, indent=2) + "\n").encode())
 
 
-def mend(store: Store, plan: Plan) -> Iterator[str]:
+def repair(store: Store, plan: Plan) -> Iterator[str]:
     """Set damaged files aside, so that they are missing, and yield one line per file.
 
     A folder with another plan than `plan` is not touched: it will be refused. Only this plan's parts, plan and manifest are

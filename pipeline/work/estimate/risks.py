@@ -1,4 +1,4 @@
-"""Says what of a planned job will hurt, one line each, with what to do."""
+"""Names the risks of a planned job, such as too little memory or disk: one line each, with what to do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SPARE = 1.1
 """Free disk that an output should find, relative to its size."""
 
 
-def hurts(found: Estimate, config: GenerateConfig, now: datetime) -> Iterator[str]:
+def risks(found: Estimate, config: GenerateConfig, now: datetime) -> Iterator[str]:
     """Yield the lines.
 
     Args:

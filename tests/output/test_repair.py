@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.output.mending import FINDINGS, mend, write_down
 from pipeline.output.part import part_name
+from pipeline.output.repair import FINDINGS, repair, write_down
 from pipeline.planning.plan import InputFile, make_plan
 from pipeline.store.local import LocalStore
 
@@ -30,18 +30,18 @@ def names(store: LocalStore) -> set[str]:
 
 def test_what_is_damaged_is_set_aside_and_nothing_is_lost(store: LocalStore) -> None:
     write_down(store, [A, "data/missing.parquet"])
-    (line,) = mend(store, PLAN)
+    (line,) = repair(store, PLAN)
     assert line.startswith(f"{A}: was found damaged by verify; it is set aside as _job/set_aside/")
     aside = line.rpartition(" ")[2]
     assert store.get(aside) == b"damaged"
     assert names(store) == {B, aside}
-    assert list(mend(store, PLAN)) == []
+    assert list(repair(store, PLAN)) == []
 
 
 def test_a_file_that_was_made_again_meanwhile_stays(store: LocalStore) -> None:
     write_down(store, [A])
     store.put(A, b"made again")
-    assert list(mend(store, PLAN)) == []
+    assert list(repair(store, PLAN)) == []
     assert store.get(A) == b"made again"
     assert FINDINGS not in names(store)
 
@@ -55,9 +55,9 @@ def test_a_folder_of_another_plan_is_left_as_it_is(store: LocalStore, damaged: b
     store.put(part_name(other.plan8, 0, 2), b"part")
     write_down(store, [part_name(other.plan8, 0, 2)])
     before = names(store)
-    assert list(mend(store, PLAN)) == []
+    assert list(repair(store, PLAN)) == []
     assert names(store) == before
-    assert len(list(mend(store, other))) == 1
+    assert len(list(repair(store, other))) == 1
 
 
 def test_nothing_damaged_is_not_written_down(store: LocalStore) -> None:
@@ -78,7 +78,7 @@ def test_nothing_damaged_is_not_written_down(store: LocalStore) -> None:
 def test_a_list_that_is_not_ours_moves_nothing(store: LocalStore, content: bytes) -> None:
     store.put("_job/config.yaml", b"c")
     store.put(FINDINGS, content)
-    assert list(mend(store, PLAN)) == []
+    assert list(repair(store, PLAN)) == []
     assert names(store) == {A, B, "_job/config.yaml"}
 
 
@@ -87,7 +87,7 @@ def test_only_parts_plan_and_manifest_are_moved(store: LocalStore) -> None:
     store.put("_job/plan.json", b"p")
     write_down(store, ["_job/config.yaml", "_job/plan.json"])
     assert len(json.loads(store.get(FINDINGS))["files"]) == 2
-    assert len(list(mend(store, PLAN))) == 1
+    assert len(list(repair(store, PLAN))) == 1
     assert "_job/config.yaml" in names(store) and "_job/plan.json" not in names(store)
 
 
@@ -102,5 +102,5 @@ def test_a_file_of_the_users_own_is_never_moved(store: LocalStore) -> None:
     for name in mine:
         store.put(name, b"mine")
     write_down(store, [*mine, A])
-    assert len(list(mend(store, PLAN))) == 1
+    assert len(list(repair(store, PLAN))) == 1
     assert all(store.get(name) == b"mine" for name in mine)

@@ -1,11 +1,11 @@
-"""Counts the tasks in flight per replica, and finds a replica for the next task without a look at all of them."""
+"""Counts the tasks in flight per replica, and finds a replica for the next task without scanning all of them."""
 
 from __future__ import annotations
 
 from pipeline.run.dispatch.replica import Replica
 
 
-class Hands:
+class Loads:
     """Replicas by the number of their tasks; each operation takes constant time, whatever the number of replicas.
 
     A replica with a task that must be alone takes no other, and is never returned.
@@ -43,7 +43,7 @@ class Hands:
             self._alone.add(replica.name)
             del self._with[self._load[replica.name]][replica.name]
 
-    def let_go(self, replica: Replica) -> None:
+    def finish(self, replica: Replica) -> None:
         """Count a task that a replica has finished."""
         self._alone.discard(replica.name)
         self._move(replica, -1)
@@ -52,7 +52,7 @@ class Hands:
         """Return a replica with `number` tasks, other than `but`; None if there is none."""
         return next((replica for replica in self._with[number].values() if replica is not but), None)
 
-    def emptiest(self) -> Replica | None:
+    def least_loaded(self) -> Replica | None:
         """Return a replica with the fewest tasks; None if there is none."""
         return next((replica for level in self._with for replica in level.values()), None)
 
