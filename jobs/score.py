@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from jobs.console.launch import launch
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 def run(config: ScoreConfig, config_yaml: str) -> int:
     """Score, and return the exit code."""
+    if config.results is not None:
+        from pipeline.work.score.results import check_results
+
+        check_results(config.results)
     done = make_output(config, config_yaml, "score")
     if config.results is not None:
         from pipeline.work.score.results import lm_eval_results, write_results
@@ -33,10 +38,14 @@ def _compared(config: ScoreConfig, done: Outcome) -> int:
     """Print the figures beside what is expected of them; return exit code 6 if one is off."""
     expected = config.expect or config.benchmark.expected_of(config.model.path)
     found = compare(done.manifest.figures, done.manifest.totals.sums, expected)
+    benchmark, model = config.benchmark, PurePath(config.model.path).name
+    if benchmark.name and not found:
+        known = ", ".join(benchmark.published)
+        other = f"; there are those of {known}" if known else ""
+        print(f"  {benchmark.name}: no figure of {model} is known to compare with{other}", file=sys.stderr)
     if found and not config.expect:
-        benchmark = config.benchmark
-        known = {"reproduced": "reproduced by public scripts", "paper": "in a paper only"}
-        said = known.get(benchmark.status or "", "published")
+        status = {"reproduced": "reproduced by public scripts", "paper": "in a paper only"}
+        said = status.get(benchmark.status or "", "published")
         print(f"  {benchmark.name}: the expected figures are {said}: {'; '.join(benchmark.sources)}", file=sys.stderr)
     for line in table(found) if found else ():
         print(f"  {line}", file=sys.stderr)
@@ -56,7 +65,8 @@ def _explained(config: ScoreConfig, done: Outcome, off: list[Compared]) -> list[
 
     output = open_output(config.output.path)
     context = int(output.plan().fingerprint["engine"]["max_model_len"])
-    last = last_tokens(output.rows(["token_logprobs", "token_ranks"])) if config.source.paired else {}
+    one = config.source.paired and not config.source.choice  # completion per row: no figure is of endings' last tokens
+    last = last_tokens(output.rows(["token_logprobs", "token_ranks"])) if one else {}
     return explain(config, done.manifest, context, off, last, lambda run: OmegaConf.to_yaml(OmegaConf.structured(run)))
 
 

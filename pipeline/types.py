@@ -286,12 +286,14 @@ class ChatFormat:
         arguments: What a template gets besides the messages and the tools, as the text of a JSON object.
         continue_final: Whether the completion continues the last message instead of answering it.
         day: The date that the template gets, such as `2026-11-28`; None: it uses none.
+        opens: Whether an answer is opened after the messages; a conversation that is complete needs none.
     """
 
     template: str | None = None
     arguments: str = "{}"
     continue_final: bool = False
     day: str | None = None
+    opens: bool = True
 
 
 Renderer = Callable[[Messages, Sequence[Any] | None], str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -33,6 +34,9 @@ class Key:
     @property
     def allowed(self) -> str:
         """The type as a phrase."""
+        if self.type == dict[str, Any]:
+            example = re.search(r"such as (\{[^;]+\})", self.help)
+            return "a mapping of names to values" + (f", such as {example[1]}" if example else "")
         return _phrase(self.type)
 
     @property
@@ -88,6 +92,8 @@ def nearest(name: str, schema: type) -> str:
     """Return a phrase with the existing keys that are similar to an unknown one."""
     known, groups = keys(schema), sections(schema)
     section, _, leaf = name.rpartition(".")
+    if section in known and typing.get_origin(known[section].type) is dict:
+        return f"{section} takes one mapping: {section}={{{leaf}:…}}"
 
     def likeness(candidate: str) -> float:
         its_section, _, its_leaf = candidate.rpartition(".")
@@ -112,8 +118,6 @@ def _phrase(kind: Any) -> str:
     if typing.get_origin(kind) is list:
         (item,) = typing.get_args(kind)
         return "a list of whole numbers, such as [1,2]" if item is int else "a list of texts, such as [a,b]"
-    if kind == dict[str, Any]:
-        return "a mapping of names to values, such as {enable_thinking:false}"
     if typing.get_origin(kind) is dict:
         return "a mapping of token ids to numbers, such as {50256:-5}"
     if kind is Any:

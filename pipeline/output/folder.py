@@ -22,6 +22,10 @@ EVENTS = "_job/events/"
 REPORT = "report.html"
 """The report, sealed as the card is; `_job/report.html` if somebody else's file has its name."""
 AGAIN = "choose another output.path, or run `verify` on this one, after which the same command writes the plan anew"
+OTHER_SCORES = (
+    "the output folder holds scores of another version, whose columns have other meanings: finish it with that version, or "
+    "choose another output.path"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,8 @@ class OutputFolder:
             )
         if stored.plan_id != plan.plan_id:
             asked = json.loads(json.dumps(plan.fingerprint))  # as JSON reads it back: lists, not tuples
+            if other_scores(stored.fingerprint, asked):
+                raise PlanRefused(OTHER_SCORES)
             changed = "; ".join(differences(stored.fingerprint, asked))
             raise PlanRefused(
                 f"the output folder holds another plan: choose another output.path, or restore what differs: {changed}"
@@ -159,3 +165,8 @@ class OutputFolder:
             return Plan.from_json(fetch(self.store, PLAN))
         except ValueError as error:
             raise PlanRefused(f"{PLAN} cannot be used: {error}; {AGAIN}") from error
+
+
+def other_scores(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether both are plans of scores, and their columns are not those of one version."""
+    return "score" in stored and "score" in asked and stored.get("scores") != asked.get("scores")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pipeline.errors import Refused
 from pipeline.output.record.manifest import Manifest
 from pipeline.run.driver import run_job
-from pipeline.work.score.benchmark import Compared
+from pipeline.work.score.benchmark import BenchmarkConfig, Compared
 from pipeline.work.score.config import ScoreConfig
 from pipeline.work.score.explain import LAST, UNIT, Found, explained, found_under, units, variants
 
@@ -42,7 +42,10 @@ def explain(
     for number, variant in enumerate(variants(config, context)):
         name = re.sub(r"[^a-z0-9]+", "-", f"{variant.axis} {variant.what}".lower()).strip("-")[:60]
         output = replace(config.output, path=f"{place}/{number:02d}-{name}")
-        run = replace(variant.config, output=output, expect={}, explain=False, explain_sources=[], results=None)
+        run = replace(
+            variant.config, output=output, expect={}, benchmark=BenchmarkConfig(), explain=False, explain_sources=[],
+            results=None,
+        )  # fmt: skip
         try:
             made = run_job(run, config_yaml=as_yaml(run), recipe="score").manifest
         except Refused as error:

@@ -14,7 +14,7 @@ from pipeline.engine.calibration.known import Endings, keep_endings, key_of_endi
 from pipeline.engine.registry import open_backend
 from pipeline.errors import ModelRefused, PromptmillError
 from pipeline.machine import available_bytes, cores
-from pipeline.output.folder import OutputFolder
+from pipeline.output.folder import OTHER_SCORES, OutputFolder, other_scores
 from pipeline.output.foreign import check_vacant
 from pipeline.output.record.counts import Counts
 from pipeline.output.record.prediction import Prediction, put_prediction
@@ -162,6 +162,8 @@ def _of_folder(folder: OutputFolder, prepared: Prepared) -> list[str]:
     begun, plan = folder.begun(), prepared.job.plan
     if begun is None or folder.holds(plan):
         return []
+    if other_scores(begun, plan.fingerprint):
+        return [OTHER_SCORES]
     changed = "; ".join(differences(begun, plan.fingerprint)[:3])
     return [
         f"the output folder holds another plan, so that this job is refused; choose another output.path ({changed})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from pipeline.engine.base import Identity
+from pipeline.engine.base import Backend, Foreseeable, Identity
 from pipeline.engine.rules.grammar_guard import check_in_time
 from pipeline.errors import ConfigurationError, PlanRefused
 from pipeline.wording import one_line
@@ -47,8 +47,8 @@ def check_statistics(config: GenerateConfig, identity: Identity) -> None:
         raise ConfigurationError(f"stats.{key}: engine={name} cannot give these")
 
 
-def check_scores(config: GenerateConfig, identity: Identity) -> None:
-    """Refuse to score with an engine that cannot, or in windows that leave tokens out."""
+def check_scores(config: GenerateConfig, identity: Identity, backend: Backend) -> None:
+    """Refuse to score with an engine that cannot, in windows that leave tokens out, or after a token that is not there."""
     if not isinstance(config, ScoreConfig):
         return
     if not identity.scores:
@@ -56,6 +56,25 @@ def check_scores(config: GenerateConfig, identity: Identity) -> None:
     stride, context = config.score.stride, identity.max_model_len
     if stride is not None and stride > context:
         raise ConfigurationError(f"score.stride={stride}: must be at most the context, which has {context} tokens")
+    if (config.score.bos or config.score.unconditional) and isinstance(backend, Foreseeable):
+        _check_first_token("bos" if config.score.bos else "unconditional", identity, backend)
+
+
+def _check_first_token(key: str, identity: Identity, backend: Foreseeable) -> None:
+    """Refuse to put a beginning-of-text token before texts where there is none, or none that the model has."""
+    quick = backend.tokenizer(quick=True)
+    tokenizer = quick if quick is not None and quick.bos_token_id is not None else backend.tokenizer(quick=False)
+    if tokenizer is None:
+        return
+    first, size = tokenizer.bos_token_id, identity.vocab_size
+    if first is None:
+        raise ConfigurationError(
+            f"score.{key}=true: the tokenizer names no beginning-of-text token, and no end-of-text token to stand for it"
+        )
+    if size is not None and first >= size:
+        raise ConfigurationError(
+            f"score.{key}=true: the tokenizer's beginning-of-text token has id {first}; the model has ids 0 to {size - 1}"
+        )
 
 
 def check_apart(source: str, output: str) -> None:

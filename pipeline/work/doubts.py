@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from pipeline.engine.base import Identity
+from pipeline.prompts.scored.config import ScoreOptions
 from pipeline.prompts.template.template import compile_template
 from pipeline.work.config import GenerateConfig
 from pipeline.work.score.config import ScoreConfig
@@ -43,7 +44,9 @@ def doubts(config: GenerateConfig, identity: Identity) -> Iterator[str]:
             f"sampling.max_tokens={sampling.max_tokens} leaves no room for a prompt in the context of {context} tokens: "
             "a completion may end sooner, at the end of the context"
         )
-    if not isinstance(config, ScoreConfig):  # any text may be scored with a model that is tuned for chat
+    if isinstance(config, ScoreConfig):
+        yield from _of_scores(config)
+    else:  # any text may be scored with a model that is tuned for chat
         yield from _of_chats(config, identity)
     if config.source.limit == 0:
         yield "source.limit=0 takes no row, so the output is empty; null takes all"
@@ -59,3 +62,13 @@ def _of_chats(config: GenerateConfig, identity: Identity) -> Iterator[str]:
         )
     if source.is_chat and source.on_long_prompt == "truncate_left":
         yield "source.on_long_prompt=truncate_left cuts a conversation at its beginning: the system message is lost first"
+
+
+def _of_scores(config: ScoreConfig) -> Iterator[str]:
+    score, plain = config.score, ScoreOptions()
+    if config.source.paired:
+        for key in ("stride", "windows"):
+            if getattr(score, key) != getattr(plain, key):
+                yield f"score.{key} has no effect: a prompt and what follows it are read in one piece"
+    if score.separator != plain.separator and not score.concatenate:
+        yield "score.separator has no effect without score.concatenate=true"

@@ -17,6 +17,7 @@ from pipeline.engine.config import DTYPES
 from pipeline.engine.model.chat import asks_for_the_day
 from pipeline.engine.registry import open_backend
 from pipeline.errors import ConfigurationError, InputRefused, ModelRefused, PromptmillError, Refused
+from pipeline.output.scores.schema import VERSION
 from pipeline.planning.pace import BYTES_A_TOKEN, CORE_SPEED, GPU_SPEED, Effort
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.prompts.config import is_a_day
@@ -97,7 +98,7 @@ def prepare(
     config = _with_chat(config, backend, identity, begun)
     check_vocabulary(config, identity.vocab_size)
     check_statistics(config, identity)
-    check_scores(config, identity)
+    check_scores(config, identity, backend)
     try:
         ignored = () if isinstance(config, ScoreConfig) else backend.check(config.sampling.params())
     except ValueError as error:
@@ -203,7 +204,7 @@ def _asked(config: GenerateConfig, recipe: str) -> dict[str, Any]:
     del source["path"], source["template_file"]
     how: dict[str, Any] = {"sampling": config.sampling.params().plain()}
     if isinstance(config, ScoreConfig):
-        how = {"score": asdict(config.score)}
+        how = {"score": asdict(config.score), "scores": VERSION}
     return {
         "recipe": recipe,
         "schema": SCHEMA_VERSION,

@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 
+from pipeline.output.record.counts import Counts
+from pipeline.output.record.manifest import Manifest
 from pipeline.output.scores.figures import figures
+from pipeline.prompts.scored.config import ScoreSource
 from pipeline.prompts.scored.detokenize import ptb, wiki
 from pipeline.prompts.scored.tasks import TASKS, Example, example_of
 from pipeline.types import ErrorCode, RowError
 from pipeline.work.score.benchmark import check_expected, compare, table
+from pipeline.work.score.config import ScoreConfig, ScoreOutput
+from pipeline.work.score.results import lm_eval_results
 
 QUESTIONS = {"questions": 1000.0}
 
@@ -119,19 +124,33 @@ def test_tasks(task: str, row: dict[str, Any], due: Example) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "row", "code"),
+    ("task", "row", "told"),
     [
-        ("lambada", {"text": None}, ErrorCode.NULL_PROMPT),
-        ("lambada", {"text": "one"}, ErrorCode.BAD_TEMPLATE_ROW),
-        ("hellaswag", {**HELLASWAG, "label": ""}, ErrorCode.BAD_TEMPLATE_ROW),  # as in its test set
-        ("hellaswag", {**HELLASWAG, "label": "4"}, ErrorCode.BAD_TEMPLATE_ROW),
-        ("winogrande", {"sentence": "no gap", "option1": "", "option2": "", "answer": "1"}, ErrorCode.BAD_TEMPLATE_ROW),
-        ("arc", {"question": "q", "choices": "text", "answerKey": "A"}, ErrorCode.BAD_TEMPLATE_ROW),
+        ("lambada", {"text": "one"}, "a text of one word"),
+        ("hellaswag", {**HELLASWAG, "label": ""}, "label is '', not a number"),  # as in its test set
+        ("hellaswag", {**HELLASWAG, "label": "4"}, "the answer is 4; there are endings 0 to 1"),
+        ("piqa", {"goal": "g", "sol1": "a", "sol2": "b", "label": -1}, "the answer is -1; there are endings 0 to 1"),
+        ("winogrande", {"sentence": "no gap", "option1": "", "option2": "", "answer": "1"}, "a sentence without _"),
+        ("winogrande", {"sentence": "a _ b", "option1": "", "option2": "", "answer": "3"}, "answer is '3', none of ['1', '2']"),
+        (
+            "arc", {"question": "q", "choices": {"text": ["x"], "label": ["A"]}, "answerKey": "E"},
+            "answerKey is 'E', none of ['A']",
+        ),
+        ("arc", {"question": "q", "choices": "text", "answerKey": "A"}, "TypeError: string indices must be integers"),
+        (
+            "cbt", {"sentences": ["s"], "question": "XXXXX", "options": ["cat"], "answer": "dog"},
+            "answer is 'dog', none of ['cat']",
+        ),
     ],
 )  # fmt: skip
-def test_rows_of_another_form(task: str, row: dict[str, Any], code: ErrorCode) -> None:
+def test_rows_of_another_form(task: str, row: dict[str, Any], told: str) -> None:
     made = example_of(TASKS[task], row)
-    assert isinstance(made, RowError) and made.code is code
+    assert isinstance(made, RowError) and made.code is ErrorCode.BAD_TEMPLATE_ROW
+    assert made.message.startswith(f"the row is not of the task's form: {told}")
+
+
+def test_a_row_without_a_column() -> None:
+    assert example_of(TASKS["lambada"], {"text": None}) == RowError(ErrorCode.NULL_PROMPT, "column text is null")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -158,3 +177,19 @@ class _Rows(list[dict[str, Any]]):
 
 def importlib_winogrande() -> Any:
     return pytest.importorskip("lm_eval.tasks.winogrande.preprocess_winogrande")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("data/questions.parquet", "questions"),
+        ("data/texts/", "texts"),
+        ("data/first/*.parquet", "first"),
+        ("*.parquet", "texts"),
+        ("s3://bucket/wiki/part-?.parquet", "wiki"),
+    ],
+)
+def test_the_name_of_a_task_in_a_result_file(path: str, name: str) -> None:
+    config = ScoreConfig(source=ScoreSource(path=path), output=ScoreOutput(path="out"))
+    manifest = Manifest("0" * 64, "0.1.0", Counts(), {}, (), {})
+    assert list(lm_eval_results(config, manifest)["results"]) == [name]

@@ -81,7 +81,7 @@ def renderer(inner: Any, form: ChatFormat) -> Renderer:
             made: str = inner.apply_chat_template(
                 [dict(message) for message in messages], tools=None if tools is None else list(tools),
                 chat_template=own["tool_use" if tools and "tool_use" in own else "default"], tokenize=False,
-                add_generation_prompt=not form.continue_final, continue_final_message=form.continue_final,
+                add_generation_prompt=form.opens and not form.continue_final, continue_final_message=form.continue_final,
                 **json.loads(form.arguments),
             )  # fmt: skip
         except Exception as error:  # a template's exception concerns its row only

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from pipeline.wording import one_line
 
-AGAIN = "run the same `generate` again"
+AGAIN = "run the same command again"
 REMAKE = f"{AGAIN}, which sets this file aside and makes just this part"
 REWRITE = f"{AGAIN}, which sets this file aside and writes it anew; the parts stay"
 MOVE = f"{AGAIN}, which sets it aside"

@@ -12,6 +12,7 @@ from pipeline.output.folder import PLAN
 from pipeline.output.part import FOLDER, part_name
 from pipeline.output.record.manifest import MANIFEST, Manifest
 from pipeline.output.repair import can_be_set_aside
+from pipeline.output.scores.schema import VERSION
 from pipeline.planning.plan import Plan
 from pipeline.store.base import Kind
 from pipeline.wording import one_line
@@ -76,7 +77,12 @@ def _listing_findings(output: Output, names: list[str], plan8: str) -> Iterator[
 def _plan(output: Output, findings: list[Finding]) -> Wanted | None:
     """Return what the plan says, or add a finding about it; then the parts cannot be checked."""
     try:
-        return Wanted.of(output.plan())
+        plan = output.plan()
+        if "score" in plan.fingerprint and plan.fingerprint.get("scores") != VERSION:
+            what = "its scores have the columns of another version; no part was checked"
+            findings.append(Finding(PLAN, what, "verify it with that version"))
+            return None
+        return Wanted.of(plan)
     except KeyError as error:
         fault = f"its fingerprint has no {error} that this version knows"
     except (ValueError, TypeError) as error:

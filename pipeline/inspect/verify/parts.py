@@ -137,6 +137,7 @@ class _RowReading:
 
     def read(self, parquet: pq.ParquetFile, tick: Callable[[], None]) -> None:
         """Check all rows, up to a page that cannot be read."""
+        self._sums.add(parquet.schema_arrow.empty_table())  # a part without rows has sums, too
         for group in range(parquet.metadata.num_row_groups):
             for rows in self._decoded(parquet, group):
                 self._check(Batch(rows), group)

@@ -50,23 +50,25 @@ def dataset_card(
         samples: (prompt, text) of a few rows to show.
     """
     pattern = f"data/{plan.plan8}-*.parquet"
-    totals = manifest.totals
+    totals, scored = manifest.totals, "score" in plan.fingerprint
+    made = {"prompt tokens": totals.prompt_tokens, "generated tokens": totals.completion_tokens, **_endings(totals)}
+    read = "input rows" if scored else "prompts"
+    if scored:
+        made = {"scored tokens": round(totals.sums.get("scored_tokens", 0))}
     counts = {
         "input rows": totals.rows,
-        "completions": totals.completions,
-        "prompt tokens": totals.prompt_tokens,
-        "generated tokens": totals.completion_tokens,
-        **_endings(totals),
+        "output rows" if scored else "completions": totals.completions,
+        **made,
         **{f"errors: {code}": count for code, count in totals.errors.items()},
     }
     return "\n".join(
         [
-            *_front_matter(pattern, totals.completions),
+            *_front_matter(pattern, totals.completions, scored=scored),
             f"# {title}\n",
-            f"{totals.completions:,} output rows of {totals.rows:,} prompts by {_text(model)}, made with promptmill"
+            f"{totals.completions:,} output rows of {totals.rows:,} {read} by {_text(model)}, made with promptmill"
             f" {_text(manifest.promptmill_version)}.\n",
             *_table("Model", "", {"model": model, **_strings(manifest.environment)}),
-            *_table("Scoring" if "score" in plan.fingerprint else "Sampling", "", _strings(sampling)),
+            *_table("Scoring" if scored else "Sampling", "", _strings(sampling)),
             *_table("Counts", "", {name: f"{count:,}" for name, count in counts.items()}),
             *(_table("Figures", "", {n: f"{v:.6g}" for n, v in manifest.figures.items()}) if manifest.figures else []),
             *_inputs(plan),
@@ -93,7 +95,7 @@ def _endings(totals: Counts) -> dict[str, int]:
     }
 
 
-def _front_matter(pattern: str, completions: int) -> list[str]:
+def _front_matter(pattern: str, completions: int, *, scored: bool) -> list[str]:
     size = next((name for limit, name in _SIZES if completions < limit), "n>1B")
     return [
         "---",
@@ -106,7 +108,7 @@ def _front_matter(pattern: str, completions: int) -> list[str]:
         "- text-generation",
         "tags:",
         "- promptmill",
-        "- synthetic",
+        *([] if scored else ["- synthetic"]),  # texts that are scored were there before
         "size_categories:",
         f"- {size}",
         "---",
@@ -152,7 +154,7 @@ def _samples(samples: Sequence[tuple[str | None, str | None]]) -> list[str]:
     lines = ["## Samples\n"]
     for prompt, text in samples:
         for title, value in (("Prompt", prompt), ("Text", text)):
-            if value is not None:
+            if value:
                 lines += [f"{title}:\n", *_block(value), ""]
     return lines
 
@@ -172,7 +174,8 @@ def _loading(pattern: str) -> list[str]:
 
 def _strings(values: Mapping[str, Any]) -> dict[str, str]:
     shown: Iterable[tuple[str, Any]] = values.items()
-    return {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str) for k, v in shown}
+    plain = {k: isinstance(v, str) and (v.isprintable() or not v.isspace()) for k, v in shown}
+    return {k: v if plain[k] else json.dumps(v, ensure_ascii=False, default=str) for k, v in shown}
 
 
 def _text(value: str) -> str:

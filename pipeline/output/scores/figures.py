@@ -65,6 +65,8 @@ def figures(sums: Mapping[str, float]) -> dict[str, float]:
     if sums.get("endings") or sums.get("questions"):
         asked = sums.get("questions")
         return {name: sums[name] / asked for name in ACCURACIES if name in sums} if asked else {}
+    if not sums.get("scored_tokens"):
+        return {}  # a text of one token is neither likely nor unlikely
     loss, found = sums.get("negative_log_likelihood", 0.0), dict[str, float]()
     for name, by in (("perplexity", "scored_tokens"), ("word_perplexity", "words"), ("byte_perplexity", "bytes"),
                      ("text_perplexity", "completions")):  # fmt: skip

@@ -11,6 +11,9 @@ from pipeline.output.schema import MEANINGS as MEANT
 from pipeline.output.schema import with_kept
 from pipeline.statistics import STATISTICS
 
+VERSION = 2
+"""Increased when the meaning of a column changes; plans of version 1 do not name it."""
+
 _CHOICES = {
     "best": "whether the sum of its tokens' log-probabilities is the greatest of the row's endings",
     "best_per_token": "the same of that sum divided by the ending's tokens",
@@ -56,8 +59,8 @@ MEANINGS = {
     "words": "words of the text, between blanks",
     "negative_log_likelihood": "minus the sum of the scored tokens' log-probabilities, nats",
     "perplexity": "exp(negative_log_likelihood / scored_tokens); null without scored tokens",
-    "word_perplexity": "exp(negative_log_likelihood / words); null without words",
-    "bits_per_byte": "negative_log_likelihood / (bytes · ln 2); null without bytes",
+    "word_perplexity": "exp(negative_log_likelihood / words); null without words or scored tokens",
+    "bits_per_byte": "negative_log_likelihood / (bytes · ln 2); null without bytes or scored tokens",
     "is_greedy": "of what follows a context: whether each token is the most likely one; null without ranks",
     "is_answer": "whether it is the right ending; null if that is unknown",
     **_CHOICES,

@@ -187,7 +187,7 @@ class ScoredBuilder(RowBuilder):
         """Add the passages to a row, or the reason why one cannot be scored."""
         passages = []
         for pair, (before, ids) in zip(pairs, encoded, strict=True):
-            error = self._unfit(before, ids)
+            error = self._empty(pair, ids) or self._unfit(before, ids)
             if error is not None:
                 return replace(row, prompt_token_ids=(), error=error, prompt_length=len(before))
             kept = before[max(0, len(before) + len(ids) - self._longest - 1) :]
@@ -199,6 +199,14 @@ class ScoredBuilder(RowBuilder):
             row, prompt_token_ids=first, prompt_length=len(encoded[0][0]), passages=tuple(passages[:count]),
             aside=tuple(passages[count:]),
         )  # fmt: skip
+
+    def _empty(self, pair: Pair, ids: Sequence[int]) -> RowError | None:
+        """Return why there is nothing to score after a prompt, or None. Nothing would be certain: the best of all endings."""
+        if ids and (pair.text or not isinstance(pair.given, str)):
+            return None
+        what = f"the ending {brief(pair.text)}" if self._source.choice else "the completion"
+        why = "is empty" if not pair.text else "has no token of its own: together with the prompt's end it is one token"
+        return RowError(ErrorCode.EMPTY_PROMPT, f"{what} {why}")
 
     def _unfit(self, before: Sequence[int], ids: Sequence[int]) -> RowError | None:
         """Return why tokens cannot be scored after others, or None."""

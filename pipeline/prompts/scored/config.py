@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.prompts.config import PROMPTS, SourceConfig
 from pipeline.prompts.scored.detokenize import DETOKENIZERS
 from pipeline.prompts.scored.tasks import TASKS
-from pipeline.types import require
+from pipeline.types import ChatFormat, require
 
 WINDOWS = ("sliding", "rolling")
 WORDS = ("split", "harness")
@@ -49,6 +49,10 @@ class ScoreSource(SourceConfig):
     def choice(self) -> bool:
         """Whether rows have several endings."""
         return self.endings_column is not None or (self.task is not None and TASKS[self.task].choice)
+
+    def chat_format(self) -> ChatFormat:
+        """How conversations become texts: an answer is opened where one is scored after them, as a completion."""
+        return replace(super().chat_format(), opens=self.paired)
 
     def __post_init__(self) -> None:
         """Check every field."""

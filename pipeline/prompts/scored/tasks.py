@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.prompts.scored.detokenize import ptb, wiki
 from pipeline.types import ErrorCode, RowError
-from pipeline.wording import one_line
+from pipeline.wording import brief, one_line
 
 Row = Mapping[str, Any]
 
@@ -56,8 +56,23 @@ class Task:
 
 def _endings(context: str, endings: Sequence[str], answer: int) -> Example:
     if not 0 <= answer < len(endings):
-        raise ValueError(f"the answer {answer} is none of {len(endings)}")
+        raise ValueError(f"the answer is {answer}; there are endings 0 to {len(endings) - 1}")
     return Example(tuple((context, f" {ending}") for ending in endings), tuple(endings), answer)
+
+
+def _number(row: Row, column: str) -> int:
+    """Return the number of the right ending."""
+    value = row[column]
+    if not isinstance(value, int) and not str(value).isdecimal():
+        raise ValueError(f"{column} is {brief(value)}, not a number")
+    return int(value)
+
+
+def _place(row: Row, column: str, known: Sequence[Any]) -> int:
+    """Return where the value of a column is among those that there are."""
+    if row[column] not in known:
+        raise ValueError(f"{column} is {brief(row[column])}, none of {brief(list(known))}")
+    return list(known).index(row[column])
 
 
 def _whole(column: str, detokenize: Callable[[str], str]) -> Callable[[Row], Example]:
@@ -80,11 +95,11 @@ def _wikihow(text: str) -> str:
 
 def _hellaswag(row: Row) -> Example:
     context = _wikihow(f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}")
-    return _endings(context, [_wikihow(ending) for ending in row["endings"]], int(row["label"]))
+    return _endings(context, [_wikihow(ending) for ending in row["endings"]], _number(row, "label"))
 
 
 def _piqa(row: Row) -> Example:
-    return _endings(f"Question: {row['goal']}\nAnswer:", [row["sol1"], row["sol2"]], int(row["label"]))
+    return _endings(f"Question: {row['goal']}\nAnswer:", [row["sol1"], row["sol2"]], _number(row, "label"))
 
 
 def _winogrande(row: Row) -> Example:
@@ -94,20 +109,21 @@ def _winogrande(row: Row) -> Example:
         raise ValueError("a sentence without _")
     rest = after.strip()
     pairs = tuple((before + row[option], f" {rest}") for option in ("option1", "option2"))
-    return Example(pairs, (rest, rest), ("1", "2").index(str(row["answer"])))
+    return Example(pairs, (rest, rest), _place({"answer": str(row["answer"])}, "answer", ("1", "2")))
 
 
 def _arc(row: Row) -> Example:
     choices = row["choices"]
-    answer = list(choices["label"]).index(row["answerKey"])
-    return _endings(f"Question: {row['question']}\nAnswer:", choices["text"], answer)
+    return _endings(
+        f"Question: {row['question']}\nAnswer:", choices["text"], _place(row, "answerKey", choices["label"])
+    )
 
 
 def _cbt(row: Row) -> Example:
     """The whole question with each option in its gap, after the twenty sentences."""
     question, options = row["question"], row["options"]
     filled = [question.replace("XXXXX", option) for option in options]
-    return _endings(" ".join(row["sentences"]), filled, list(options).index(row["answer"]))
+    return _endings(" ".join(row["sentences"]), filled, _place(row, "answer", options))
 
 
 TASKS: dict[str, Task] = {
@@ -139,5 +155,6 @@ def example_of(task: Task, row: Mapping[str, Any]) -> Example | RowError:
     try:
         return task.make(row)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        message = f"the row is not of the task's form: {type(error).__name__}: {error}"
+        why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        message = f"the row is not of the task's form: {why}"
         return RowError(ErrorCode.BAD_TEMPLATE_ROW, one_line(message))

@@ -139,6 +139,8 @@ def _print(out: Console, text: Text) -> None:
 def _sample(prompt: str, text: str, width: int) -> Text:
     """Return the end of a prompt and the beginning of its completion, on one line."""
     before = fitted(prompt, max(8, width // 3), tail=True)
+    if not before:
+        return Text(fitted(text, width))
     return Text.assemble((before, "dim"), (" → ", "cyan"), fitted(text, max(8, width - cell_len(before) - 3)))
 
 

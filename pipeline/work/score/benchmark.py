@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -30,7 +31,8 @@ class BenchmarkConfig:
     )
     sources: list[str] = field(default_factory=list, metadata={"help": "where the published figures stand"})
     published: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "model → figure → number or [lowest,highest], which is expected of it"}
+        default_factory=dict,
+        metadata={"help": "model → figure → number or [lowest,highest], such as {gpt2:{perplexity:29.94}}"},
     )
 
     def __post_init__(self) -> None:
@@ -53,12 +55,13 @@ def check_expected(figures: Any, key: str) -> None:
     """
     require(isinstance(figures, Mapping), key, figures, "a mapping of figures to numbers, such as {perplexity:29.94}")
     for name, value in figures.items():
-        require(name in FIGURES, key, name, "a mapping of figures: " + ", ".join(FIGURES))
+        require(name in FIGURES, f"{key}.{name}", value, "under the name of a figure: " + ", ".join(FIGURES))
         pair = value if isinstance(value, list | tuple) else [value]
-        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in pair)
+        most = 1.0 if "accuracy" in name else sys.float_info.max
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= most for v in pair)
         require(
             numbers and (pair is not value or (len(pair) == 2 and pair[0] <= pair[1])), f"{key}.{name}", value,
-            "a number or [lowest,highest]",
+            ("a share from 0 to 1, such as 0.31," if most == 1 else "a number from 0") + " or [lowest,highest]",
         )  # fmt: skip
 
 

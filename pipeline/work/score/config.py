@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from pipeline.engine.config import StatsConfig
 from pipeline.output.config import OutputConfig
+from pipeline.output.scores.names import ACCURACIES
 from pipeline.prompts.scored.config import HIDDEN, ScoreOptions, ScoreSource
 from pipeline.sampling import require
 from pipeline.work.config import GenerateConfig
@@ -56,7 +59,8 @@ class ScoreConfig(GenerateConfig):
     expect: dict[str, Any] = field(
         default_factory=dict,
         metadata={
-            "help": "figure → number or [lowest,highest]; exit code 6 if one is off; {}: what benchmark.published says"
+            "help": "figure → number or [lowest,highest], such as {perplexity:29.94}; exit code 6 if one is off; {}: what "
+            "benchmark.published says"
         },
     )
     explain: bool = field(
@@ -101,3 +105,26 @@ class ScoreConfig(GenerateConfig):
             not score.delimiter or (source.paired and source.task is None), "score.delimiter", score.delimiter,
             "empty without source.completion_column or source.endings_column",
         )  # fmt: skip
+        for key, figures in (("expect", self.expect), self._published()):
+            for name, value in figures.items():
+                lacking = self._lacking(name)
+                require(lacking is None, f"{key}.{name}", value, f"left out: this run has no such figure {lacking}")
+
+    def _published(self) -> tuple[str, Mapping[str, Any]]:
+        """Return the key of what is expected where `expect` names nothing, and the figures."""
+        model = self.model.path
+        return f"benchmark.published.{PurePath(model).name}", {} if self.expect else self.benchmark.expected_of(model)
+
+    def _lacking(self, figure: str) -> str | None:
+        """Return what keeps the run from having a figure, as a phrase; None if it has it."""
+        source = self.source
+        if source.choice and figure not in ACCURACIES:
+            return "where endings are scored, of which accuracies are taken"
+        due = {
+            "source.endings_column": figure not in ACCURACIES or source.choice,
+            "source.answer_column": figure not in ACCURACIES or bool(source.answer_column or source.task),
+            "score.unconditional=true": figure != "accuracy_unconditional" or self.score.unconditional,
+            "source.completion_column": figure not in ("text_perplexity", "greedy_accuracy") or source.paired,
+            "rank in stats.columns": figure != "greedy_accuracy" or "rank" in self.stats.columns,
+        }
+        return next((f"without {option}" for option, there in due.items() if not there), None)

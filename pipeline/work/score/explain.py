@@ -38,16 +38,35 @@ class Found:
     Attributes:
         axis: What differs.
         what: How.
-        name: The figure, with the unit that was taken where that is another one.
+        due: The figure that was expected.
+        taken: The figure that was taken for it: the same, or another unit of division.
         value: Its value.
         good: Whether it is as expected.
     """
 
     axis: str
     what: str
-    name: str
+    due: str
+    taken: str
     value: float
     good: bool
+
+    @property
+    def name(self) -> str:
+        """The figure, with the unit that was taken where that is another one."""
+        return self.due if self.taken == self.due else f"{self.due} as {self.taken}"
+
+    @property
+    def single(self) -> bool:
+        """Whether one thing is changed, not the unit of division besides another."""
+        return self.axis == UNIT or self.taken == self.due
+
+    def __str__(self) -> str:
+        """Return the line that says that this is as expected."""
+        if self.axis == UNIT:
+            return f"the expected {self.due} is the {self.taken} of this run ({self.value:.6g}): another {UNIT}"
+        more = "" if self.single else f" and another {UNIT}"
+        return f"the expected figure is that with {self.axis}: {self.what}{more} ({self.name} {self.value:.6g})"
 
 
 def variants(config: ScoreConfig, context: int) -> Iterator[Variant]:
@@ -80,6 +99,12 @@ def variants(config: ScoreConfig, context: int) -> Iterator[Variant]:
         yield Variant("first token", what, replace(config, score=replace(score, bos=not score.bos)))
     for path in config.explain_sources:
         yield Variant("version of the text", path, replace(config, source=replace(source, path=path)))
+    if model.quantization != "none":
+        exact = replace(model, quantization="none")
+        yield Variant("precision", "quantization none", replace(config, model=exact))
+    if model.kv_cache_dtype != "auto":
+        exact = replace(model, kv_cache_dtype="auto")
+        yield Variant("precision", "kv_cache_dtype auto", replace(config, model=exact))
     for dtype in ("float32", "bfloat16"):
         if dtype != model.dtype and not (
             dtype == "float32" and model.dtype == "auto" and not config.cluster.gpus_per_replica
@@ -117,8 +142,7 @@ def found_under(axis: str, what: str, figures: Mapping[str, float], off: Sequenc
         for name, value in figures.items():
             good = due.low <= value <= due.high and _alike(due.name, name)
             if name == due.name or good:
-                shown = name if name == due.name else f"{due.name} as {name}"
-                found.append(Found(axis, what, shown, value, good))
+                found.append(Found(axis, what, due.name, name, value, good))
     return found
 
 
@@ -142,15 +166,19 @@ def _alike(one: str, other: str) -> bool:
 
 
 def explained(found: Sequence[Found]) -> list[str]:
-    """Return the lines of a table, and what the figure is off by."""
+    """Return the lines of a table, and what each figure is off by.
+
+    Two things that are changed at once explain a figure only where no single one does.
+    """
+    alone = {f.due for f in found if f.good and f.single}
+    shown = [f for f in found if f.single or f.due not in alone]
     head = ("axis", "what", "figure", "value", "")
-    rows = [(f.axis, f.what, f.name, f"{f.value:.6g}", "as expected" if f.good else "") for f in found]
+    rows = [(f.axis, f.what, f.name, f"{f.value:.6g}", "as expected" if f.good else "") for f in shown]
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(5)]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)]
-    good = [f for f in found if f.good]
-    if not good:
-        return [
-            *lines,
-            "none of these alone gives the expected figure: the text or the model differs, or several of them do",
-        ]
-    return [*lines, *(f"the expected figure is that with {f.axis}: {f.what} ({f.name} {f.value:.6g})" for f in good)]
+    lines += [str(f) for f in shown if f.good]
+    unexplained = dict.fromkeys(f.due for f in shown if f.due not in {g.due for g in shown if g.good})
+    return lines + [
+        f"none of these alone gives the expected {due}: the text or the model differs, or several of them do"
+        for due in unexplained
+    ]

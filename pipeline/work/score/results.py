@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
+import re
 import secrets
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import PromptmillError
+from pipeline.errors import ConfigurationError, PromptmillError
 from pipeline.output.record.manifest import Manifest
 from pipeline.wording import one_line
 from pipeline.work.score.config import ScoreConfig
@@ -31,10 +34,10 @@ def lm_eval_results(config: ScoreConfig, manifest: Manifest) -> dict[str, Any]:
         config: The run's configuration.
         manifest: Its manifest.
     """
-    sums, task = manifest.totals.sums, config.benchmark.name or Path(config.source.path).stem
+    sums, task = manifest.totals.sums, config.benchmark.name or _named(config.source.path)
     names = _CHOICES if "questions" in sums else _FOLLOWING if config.source.paired else _WHOLE
     count = int(sums.get("questions") or sums.get("texts", 0))
-    metrics: dict[str, Any] = {"alias": task}
+    metrics: dict[str, Any] = {"name": task, "alias": task, "sample_len": count}
     better = {}
     for figure, metric in names.items():
         if figure in manifest.figures:
@@ -45,16 +48,46 @@ def lm_eval_results(config: ScoreConfig, manifest: Manifest) -> dict[str, Any]:
                 math.sqrt(value * (1 - value) / (count - 1)) if share and count > 1 else "N/A"
             )
             better[metric] = share
-    model = f"pretrained={config.model.path},dtype={manifest.environment.get('dtype', config.model.dtype)}"
+    path, dtype = config.model.path, manifest.environment.get("dtype", config.model.dtype)
     return {
         "results": {task: metrics}, "group_subtasks": {task: []}, "configs": {task: {"task": task, "num_fewshot": 0}},
         "versions": {task: "promptmill"}, "n-shot": {task: 0}, "higher_is_better": {task: better},
         "n-samples": {task: {"original": count, "effective": count}},
-        "config": {"model": "promptmill", "model_args": model, "batch_size": None, "limit": config.source.limit},
-        "model_source": "promptmill", "model_name": config.model.path,
+        "config": {
+            "model": "promptmill", "model_args": f"pretrained={path},dtype={dtype}", "model_dtype": f"torch.{dtype}",
+            "model_revision": config.model.revision or "main", "model_sha": manifest.environment.get("model_commit", ""),
+            "batch_size": None, "limit": config.source.limit,
+        },
+        "date": time.time(), "model_source": "promptmill", "model_name": path,
+        "model_name_sanitized": re.sub(r"[\"<>:/|\\?*\[\]]+", "__", path),
         "transformers_version": manifest.environment.get("transformers"),
         "total_evaluation_time_seconds": str(manifest.timings.get("wall_seconds")),
     }  # fmt: skip
+
+
+def _named(source: str) -> str:
+    """Return a task's name: that of the file or folder, of a glob that of the last folder without wildcards."""
+    places = (Path(source), *Path(source).parents)
+    return next((place.stem for place in places if not set("*?[") & set(str(place))), "") or "texts"
+
+
+def check_results(path: str) -> None:
+    """Refuse a result file that surely cannot be written, before anything starts.
+
+    Raises:
+        ConfigurationError: If it is a URI or a folder, or no folder for it can be made.
+    """
+    target = Path(path).expanduser()
+    above = next(folder for folder in target.absolute().parents if folder.exists())
+    why = None
+    if "://" in path:
+        why = "is a URI; give a local file"
+    elif target.is_dir():
+        why = "is a folder; give a file"
+    elif not above.is_dir() or not os.access(above, os.W_OK):
+        why = f"cannot be written: {above} is " + ("not writable" if above.is_dir() else "no folder")
+    if why is not None:
+        raise ConfigurationError(f"results={path}: {why}")
 
 
 def write_results(path: str, content: Mapping[str, Any]) -> None:

@@ -58,7 +58,7 @@ def test_a_figure_that_is_off(tmp_path: Path, score: Score, capsys: pytest.Captu
     table = {"prompt": ["The train to", "Dear"], "ends": [[" Larkfield", " York"], [" Anna", " Tom"]], "label": [0, 0]}
     results = tmp_path / "made" / "lm_eval.json"
     options = ["source.endings_column=ends", "source.answer_column=label", f"results={results}"]
-    score(MODEL, table, *options, "expect={accuracy:[2,3]}", code=6)
+    score(MODEL, table, *options, "expect={accuracy:[0.6,0.9]}", code=6)
     assert "OFF by -" in told(capsys)
     score(MODEL, table, *options, "expect={accuracy:[0,1]}")
     assert "as expected" in told(capsys)
@@ -104,3 +104,112 @@ def test_the_last_token_and_another_version_of_the_text(
     lines = told(capsys)
     assert f"the expected figure is that with version of the text: {other} (text_perplexity" in lines
     assert "last token or last word" in lines
+
+
+# Two pages longer than the context of 256 tokens, and two that are not.
+LONG = "The train to Larkfield leaves at ten @-@ past . Rain ( and wind ) , he 's 3 @.@ 5 years . Once there was an old bear . "
+CORPUS = {"prompt": [LONG * 9, LONG * 2, LONG, "Dear Anna , greetings from Larkfield . " * 9]}
+
+
+def figures(tmp_path: Path, score: Score, *options: str) -> dict[str, float]:
+    score(MODEL, CORPUS, "output.report=false", *options)
+    found: dict[str, float] = manifest(tmp_path / "out")["figures"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "axis"),
+    [
+        ("score.detokenize=wiki", "de-tokeniser: wiki"),
+        ("score.detokenize=ptb", "de-tokeniser: ptb"),
+        ("score.windows=rolling", "stride and context: rolling windows"),
+        ("score.stride=16", "stride and context: sliding, stride 16"),
+        ("engine.max_model_len=128", "stride and context: context 128"),
+        ("score.bos=true", "first token: after the beginning-of-text token"),
+        ("", "precision: quantization none"),
+    ],
+)
+def test_each_axis_is_named(
+    tmp_path: Path, score: Score, capsys: pytest.CaptureFixture[str], options: str, axis: str
+) -> None:  # fmt: skip
+    due = figures(tmp_path, score, *options.split())["perplexity"]
+    told(capsys)
+    asked = [
+        "explain=true",
+        f"expect={{perplexity:[{due * (1 - 1e-6)!r},{due * (1 + 1e-6)!r}]}}",
+        "output.report=false",
+    ]
+    score(MODEL, CORPUS, *asked, *([] if options else ["model.quantization=int8"]), code=6)
+    named = [line.strip() for line in told(capsys).splitlines() if line.strip().startswith("the expected figure is ")]
+    assert named == [f"the expected figure is that with {axis} (perplexity {due:.6g})"]
+
+
+def test_another_unit_is_named_alone(tmp_path: Path, score: Score, capsys: pytest.CaptureFixture[str]) -> None:
+    due = figures(tmp_path, score)["perplexity"]
+    told(capsys)
+    score(MODEL, CORPUS, "explain=true", f"expect={{word_perplexity:{due!r}}}", "output.report=false", code=6)
+    lines = [line.strip() for line in told(capsys).splitlines()]
+    # in bfloat16, too, the perplexity is within 0.1 %: two things changed, where one explains the figure
+    named = [line for line in lines if line.startswith("the expected ")]
+    assert named == [
+        f"the expected word_perplexity is the perplexity of this run ({due:.6g}): another unit of division"
+    ]
+    assert not any("bfloat16" in line and "as expected" in line for line in lines)
+
+
+def test_two_changes_are_named_where_none_explains_alone(
+    tmp_path: Path, score: Score, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    due = figures(tmp_path, score, "score.detokenize=wiki")["perplexity"]
+    told(capsys)
+    score(MODEL, CORPUS, "explain=true", f"expect={{word_perplexity:{due!r}}}", "output.report=false", code=6)
+    assert (
+        "the expected figure is that with de-tokeniser: wiki and another unit of division (word_perplexity as perplexity"
+        in told(capsys)
+    )
+    score(MODEL, CORPUS, "explain=true", "expect={perplexity:3}", "output.report=false", code=6)
+    assert "none of these alone gives the expected perplexity" in told(capsys)
+
+
+def test_an_accuracy_is_not_explained_by_last_tokens(
+    tmp_path: Path, score: Score, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    table = {"prompt": ["The train to"] * 3, "ends": [[" York", " Larkfield"]] * 3, "label": [0, 0, 1]}
+    options = ["source.endings_column=ends", "source.answer_column=label", "output.report=false", "explain=true"]
+    score(MODEL, table, *options, "expect={accuracy:[0.4,0.6]}", code=6)
+    assert "last token" not in told(capsys)
+
+
+def test_what_is_published_hinders_no_explanation(
+    tmp_path: Path, score: Score, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    asked = ["benchmark=lambada", "stats=minimal", "benchmark.published={demo-model:{greedy_accuracy:0.5}}"]
+    table = {"text": ["Once there was an old bear", "The train to York"]}
+    score(MODEL, table, *asked, "expect={text_perplexity:3}", "explain=true", "output.report=false", code=6)
+    assert "none of these alone gives the expected text_perplexity" in told(capsys)
+
+
+def test_a_model_of_which_nothing_is_published(score: Score, capsys: pytest.CaptureFixture[str]) -> None:
+    score(MODEL, {"text": ["Once there was an old bear"]}, "benchmark=lambada")
+    assert "lambada: no figure of demo-model is known to compare with; there are those of gpt2, gpt2-xl" in told(capsys)
+
+
+def test_what_reads_results_of_the_harness_reads_ours(tmp_path: Path, score: Score) -> None:
+    utils = pytest.importorskip("lm_eval.utils")
+    results = tmp_path / "lm_eval.json"
+    score(
+        MODEL, {"text": ["Once there was an old bear", "The train to York"]}, "benchmark=lambada", f"results={results}"
+    )
+    body = json.loads(results.read_text())
+    found = manifest(tmp_path / "out")["figures"]
+    table = utils.make_table(body)
+    for name, value in (("acc", found["greedy_accuracy"]), ("perplexity", found["text_perplexity"])):
+        assert any(name in line and f"{value:.4f}" in line for line in table.splitlines()), table
+    # the keys that the harness writes of every task, and of the model
+    (task,) = body["results"].values()
+    assert (task["name"], task["alias"], task["sample_len"]) == ("lambada", "lambada", 2)
+    assert body["model_name_sanitized"] == utils.sanitize_model_name(str(MODEL))
+    assert {"model", "model_args", "model_dtype", "model_revision", "model_sha", "batch_size", "limit"} <= body[
+        "config"
+    ].keys()
+    assert isinstance(body["date"], float)

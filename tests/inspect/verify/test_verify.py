@@ -145,7 +145,7 @@ class TestMend:
         output.parts[1].unlink()
         found = output.verify()
         assert (found.code, found.findings) == (
-            4, [f"{name}: is missing; run the same `generate` again, which makes just this part"],
+            4, [f"{name}: is missing; run the same command again, which makes just this part"],
         )  # fmt: skip
         assert output.generate() == 0
         assert output.verify().code == 0
@@ -184,7 +184,7 @@ class TestMend:
         (line,) = output.verify().findings
         assert line.startswith(f"_job/{name}: ")
         assert line.endswith(
-            "; run the same `generate` again, which sets this file aside and writes it anew; the parts stay"
+            "; run the same command again, which sets this file aside and writes it anew; the parts stay"
         )
         assert output.generate() == 0
         assert output.verify().code == 0
@@ -205,7 +205,7 @@ class TestMend:
         found = output.verify()
         assert (found.code, found.findings) == (
             4, ["_job/manifest.json: is not there: the output is not finished, 2 of 3 parts are committed; "
-                "run the same `generate` again, which does the rest"],
+                "run the same command again, which does the rest"],
         )  # fmt: skip
         assert output.generate() == 0
         assert output.verify().code == 0

@@ -131,3 +131,8 @@ class TestSummary:
             before.startswith("…") and before.endswith("世界?") and after.startswith("answer") and after.endswith("…")
         )
         assert width - 8 <= cell_len(line) <= width
+
+    def test_a_text_without_a_prompt_stands_alone(self) -> None:
+        console, stream = terminal(80)
+        summary(result(samples=[("", "A text that was scored")]), console=console)
+        assert ESCAPES.sub("", stream.getvalue()).splitlines()[0].rstrip() == "A text that was scored"

@@ -30,9 +30,9 @@ def section(subject: Subject) -> Section:
     if not plots:
         body = note("info", "This output has no statistics (stats.columns=[]): run with stats=default to record them.")
         return Section("distribution", "Distribution", body)
-    intro = paragraph(
-        "How likely the chosen tokens were under the model's own distribution, before temperature, penalties and truncation."
-    )
+    plain = ", before temperature, penalties and truncation" if subject.generated else ""
+    which = "chosen tokens" if subject.generated else "tokens of the texts"
+    intro = paragraph(f"How likely the {which} were under the model's own distribution{plain}.")
     return Section(
         "distribution", "Distribution", Markup(intro + allowed(subject) + calibration(subject) + grid(plots))
     )

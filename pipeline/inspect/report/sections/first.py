@@ -31,13 +31,13 @@ def title(subject: Subject) -> str:
 
 def _tiles(subject: Subject) -> Markup:
     tally, rate, seconds, predicted = subject.measured.tally, subject.rate, subject.seconds, subject.prediction
-    samples = f"{tally.completions:,} completions" if tally.completions != tally.rows else ""
+    made = "completions" if subject.generated else "output rows"
+    samples = f"{tally.completions:,} {made}" if tally.completions != tally.rows else ""
     there = f"{tally.rows:,} of them are there" if tally.rows != subject.rows else samples
     rows: list[tuple[str, object, object]] = [
         ("Rows", f"{subject.rows:,}", there),
         ("Errors", f"{subject.errors:,}", percent(subject.errors / tally.completions) if tally.completions else ""),
-        ("Tokens generated" if subject.generated else "Tokens scored",
-         f"{tally.completion_tokens:,}", f"{tally.prompt_tokens:,} of prompts"),
+        _tokens(subject),
         ("Time", length(seconds), _beside(seconds, None if predicted is None else predicted.seconds, length)),
         ("Tokens per second", "not known" if rate is None else f"{rate:,.0f}",
          _beside(rate, None if predicted is None else predicted.tokens_per_second, lambda v: f"{v:,.0f}")),
@@ -45,7 +45,20 @@ def _tiles(subject: Subject) -> Markup:
     limit = predicted.limit_tokens_per_second if predicted is not None else None
     if limit and rate is not None:
         rows.append(("Of the machine's limit", percent(rate / limit), f"which is {limit:,.0f} tokens/s for this job"))
+    figures = subject.manifest.figures if subject.manifest is not None else {}
+    rows += [(name.replace("_", " ").capitalize(), f"{value:.6g}", "") for name, value in figures.items()]
     return tiles(rows)
+
+
+def _tokens(subject: Subject) -> tuple[str, object, object]:
+    """Return what was generated, or what was scored: of a whole text, not its first token."""
+    tally, manifest = subject.measured.tally, subject.manifest
+    if subject.generated:
+        return "Tokens generated", f"{tally.completion_tokens:,}", f"{tally.prompt_tokens:,} of prompts"
+    sums = manifest.totals.sums if manifest is not None else {}
+    if "scored_tokens" not in sums:
+        return "Tokens of texts", f"{tally.completion_tokens:,}", ""
+    return "Tokens scored", f"{sums['scored_tokens']:,.0f}", f"of {tally.completion_tokens:,}"
 
 
 def _beside(actual: float | None, predicted: float | None, write: Any) -> str:

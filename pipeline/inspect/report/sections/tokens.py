@@ -12,6 +12,7 @@ from pipeline.inspect.page.tokens import ShownToken, panel, switch, token_view
 from pipeline.inspect.report.measure.examples import TOKENS, Example
 from pipeline.inspect.report.subject import Subject
 from pipeline.types import Tokenizer
+from pipeline.wording import counted
 from pipeline.work.tokens import token_text, token_texts
 
 _PROMPT = 500
@@ -22,16 +23,17 @@ def section(subject: Subject) -> Section:
     """Return the section."""
     chosen = subject.measured.examples.chosen
     if not chosen:
-        return Section("tokens", "Tokens", note("info", "No text was generated, so there are no tokens to show."))
+        return Section("tokens", "Tokens", note("info", "There is no text, so there are no tokens to show."))
     columns = subject.measured.columns
     present = [
         name
         for name, column in (("rank", "token_ranks"), ("prob", "token_logprobs"), ("entropy", "token_entropies"))
         if column in columns
     ]
+    made = "what chance, or the sampling settings, made of it" if subject.generated else "what surprised it"
     parts = [paragraph(
         "Texts spread evenly over the output, the same ones each time. A colour says how the token stood in the model's own "
-        "distribution: pale is what the model expected, strong is what chance, or the sampling settings, made of it."
+        f"distribution: pale is what the model expected, strong is {made}."
     )]  # fmt: skip
     if subject.origin.tokenizer is None:
         parts.append(note("info", "The model's tokenizer is not at hand here: tokens are shown by their ids."))
@@ -54,11 +56,12 @@ def _example(example: Example, number: int, tokenizer: Tokenizer | None) -> str:
     ends = row.get("finish_reason") or ""
     if row.get("stop_reason"):
         ends += f" at {row['stop_reason']!r}"
+    length = counted(example.tokens, "token")
     more = f", {example.tokens - TOKENS:,} more tokens are left out" if example.tokens > TOKENS else ""
     view = token_view(shown_tokens(row, tokenizer), f"sample-{number}", f"Tokens of {name}")
     return (
         f'<article class="block"><h3>{isolated(name, 120)}</h3>{before}{view}'
-        f'<p class="of">{example.tokens:,} tokens{more}{"; ends by " if ends else ""}{isolated(ends, 80)}</p></article>'
+        f'<p class="of">{length}{more}{"; ends by " if ends else ""}{isolated(ends, 80)}</p></article>'
     )
 
 
