@@ -58,7 +58,7 @@ class Simulated:
         read: Tokens of prompts that were computed.
         steps: Number of steps.
         running: Most sequences that ran at once.
-        blocks: Most blocks in use.
+        blocks: Blocks from the first to the last that is used: a page of memory holds many, so those between take memory, too.
         complete: Whether all sequences ended; else the simulation was cut off.
         half: Seconds and tokens when half of the permitted steps were done.
     """
@@ -110,7 +110,7 @@ def simulate(shards: Iterable[Seq[Expected]], calibration: Calibration, setup: S
         found.steps += 1
         found.read += work.read
         found.running = max(found.running, len(scheduler.running))
-        found.blocks = max(found.blocks, pool.blocks - pool.available)
+        found.blocks = max([found.blocks, *(1 + max(sequence.blocks) for sequence in admitted)])
         for sequence in step.choosing:
             found.tokens += 1
             sequence.generated.append(0)

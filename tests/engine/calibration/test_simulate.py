@@ -44,7 +44,8 @@ def test_the_steps_are_those_of_the_engine(prefix_caching: bool, asked: Callable
 
     def watched(step: Any) -> Any:
         made.append(work_of(step, begun[-1]))
-        blocks.append(built.engine.room.kv_blocks_used)
+        running = [*step.decodes, *(chunk.sequence for chunk in step.chunks)]
+        blocks.append(1 + max(max(sequence.blocks) for sequence in running))
         return launch(step)
 
     def counted(admitted: Any) -> None:
