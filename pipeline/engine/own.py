@@ -104,9 +104,9 @@ class ContinuousBackend:
         key = key_of(checkpoint, model, self._engine, stats, None if scoring else sampling, max_len, threads)
         found = known_calibration(key)
         if measure is not None and (found is None or found.disturbed):
-            began = time.thread_time()  # of the processor: the files are in memory when the job begins
+            began = time.process_time()  # of the processor: the files are in memory when the job begins
             _assembly()
-            importing = time.thread_time() - began
+            importing = time.process_time() - began
             from pipeline.engine.calibration.drawn import layers_to_measure  # with torch, which is there now
             from pipeline.engine.calibration.measure import calibrate
             from pipeline.engine.calibration.task import Task

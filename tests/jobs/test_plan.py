@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -233,6 +234,15 @@ def test_the_help_is_quick_and_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "price_per_hour" in done.stdout and MODEL.exists()
+
+
+def test_the_import_of_the_libraries_is_a_part_of_the_start(source: Path, tmp_path: Path) -> None:
+    """In a process of its own, as here they have been imported."""
+    command = [sys.executable, "-m", "jobs", "plan", f"model.path={MODEL}", f"source.path={source}", "cluster=inline",
+               f"output.path={tmp_path / 'out'}", "engine.max_num_seqs=2", "json=true"]  # fmt: skip
+    environment = {**os.environ, "PROMPTMILL_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["time"]["start"] > 0.1, "of the processor; no machine imports torch in less"
 
 
 DRAW = random.Random(1)
