@@ -105,7 +105,7 @@ def test_scales_have_places_of_their_own(dim: int, blocks: int) -> None:
     assert not cache.keys[0][:, :, :dim].any() and not cache.values[0][:, :, :BLOCK].any()
 
 
-def held(cache: KVCache) -> int:
+def held(cache: KVCache, kind: str = "Rss") -> int:
     """The memory of a cache's two maps as the system counts it."""
     sides, found, inside = {side[0].data_ptr() for side in (cache.keys, cache.values)}, 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
@@ -113,7 +113,7 @@ def held(cache: KVCache) -> int:
         if not first.endswith(":"):
             low, high = (int(end, 16) for end in first.split("-"))
             inside = any(low <= side < high for side in sides)
-        elif inside and first == "Rss:":
+        elif inside and first == f"{kind}:":
             found += int(line.split()[1]) * 1024
     return found
 
@@ -123,11 +123,11 @@ def test_the_memory_of_the_first_blocks_is_as_it_is_foreseen(layers: int, blocks
     cache, size = KVCache(layers, 640, 3, 64, torch.float32, CPU), block_bytes(layers, 3, 64, torch.float32)
     assert held(cache) < 2 * layers * 2**22, "next to nothing before"
     cache.take(blocks)
-    if not held(cache):
+    taken, pages = held(cache), huge_page_bytes()
+    if not taken:
         pytest.skip("this system does not take memory in advance")
-    pages = huge_page_bytes()
     foreseen = held_by_blocks(blocks, MemoryPlan(128, 640), block_bytes=size, layers=layers, page_bytes=pages)
-    assert min(blocks * size, foreseen) <= held(cache), "a system may also have no huge page left"
-    assert abs(foreseen - held(cache)) <= 2 * layers * pages + 2**20
-    if held(cache) > blocks * size + 2**20 * layers:  # it had them
-        assert held(cache) == pytest.approx(foreseen, rel=0.1)
+    assert min(blocks * size, foreseen) <= taken
+    assert abs(foreseen - taken) <= 2 * layers * pages + 2**20
+    if held(cache, "AnonHugePages") > 0.95 * taken:  # a system may have none left
+        assert taken == pytest.approx(foreseen, rel=0.1)
