@@ -31,6 +31,8 @@ def make_output(config: GenerateConfig, config_yaml: str, recipe: str) -> Outcom
     paths = f"{without_secrets(config.source.path)} → {without_secrets(config.output.path)}"
     with Opening(f"promptmill {__version__}: {paths}") as opening:
         with Stage("starting"):
+            if config.cluster.name == "inline":
+                _preload()
             from pipeline.run.driver import run_job  # imported late: it loads Ray and pyarrow
         outcome = run_job(config, config_yaml=config_yaml, recipe=recipe, accepted=opening.accepted)
     if config.output.report:
@@ -38,6 +40,14 @@ def make_output(config: GenerateConfig, config_yaml: str, recipe: str) -> Outcom
 
         report_of_a_run(config.output.path, worked=outcome.worked)
     return outcome
+
+
+def _preload() -> None:
+    """Load torch's libraries while an inline run makes its plan; before them Arrow's, which would wait for them."""
+    import pipeline.output.folder  # noqa: F401  # brings in Arrow
+    from pipeline.engine.libraries import preload
+
+    preload()
 
 
 def _preview(config: GenerateConfig) -> int:

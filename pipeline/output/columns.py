@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
+
+def spare_pandas() -> None:
+    """Keep pyarrow from importing pandas, where it is installed, at the first array that it makes: it takes half a second.
+
+    pyarrow then remembers that there is none, until a data frame is asked for, when it looks for pandas again.
+    """
+    if "pandas" in sys.modules:
+        return
+    sys.meta_path.insert(0, _NoPandas)
+    try:
+        pa.array([0])
+    finally:
+        sys.meta_path.remove(_NoPandas)
+
+
+class _NoPandas(MetaPathFinder):
+    """While it is in `sys.meta_path`, pandas cannot be imported."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(name)
 
 
 def strings(values: Sequence[str | None]) -> pa.Array[Any]:

@@ -20,6 +20,7 @@ from typing import Any
 from pipeline.engine.base import Resources
 from pipeline.errors import PromptmillError, WorkerFailed
 from pipeline.machine import return_memory
+from pipeline.output.columns import spare_pandas
 from pipeline.output.guilty import Content, written
 from pipeline.output.part import commit_part, encode_part, part_metadata, part_name, sha256_of
 from pipeline.output.record.counts import Counts, count_rows
@@ -75,6 +76,7 @@ class Worker:
         self._progress = Progress()
         self._beats = 0
         self._closed = threading.Event()
+        spare_pandas()
         made: Future[Opened] = Future()
         resources = Resources(job.device, threads, memory_share, expected)
         self._thread = threading.Thread(target=self._serve, args=(made, resources), name="engine", daemon=True)

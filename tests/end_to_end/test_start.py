@@ -11,13 +11,13 @@ import pytest
 from tests.small_runs import INLINE, MODEL, overrides, python, write
 
 # Installed beside us or not, no inline run needs them.
-# (pandas is not ours to keep out: pyarrow imports it where it is.)
 UNNEEDED = (
     "accelerate",
     "datasets",
     "duckdb",
     "llguidance",
     "matplotlib",
+    "pandas",
     "peft",
     "pipeline.engine.gpu.attention_kernels",
     "pipeline.engine.gpu.cache_kernels",

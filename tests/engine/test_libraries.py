@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.engine.libraries import ABSENT, MARKS, put_off, undrawn
+from pipeline.engine.libraries import ABSENT, MARKS, preload, put_off, undrawn
 from tests.small_runs import MODEL, python
 
 HEAVY = ("accelerate", "scipy", "sympy", "torch._inductor", "torch.distributed.tensor", "triton")
@@ -25,15 +25,21 @@ import json, sys
 from pipeline.engine.libraries import import_libraries, undrawn
 FIRST
 import torch
-from transformers import AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+from transformers.models.auto.tokenization_auto import AutoTokenizer
 with CONTEXT:
     model = AutoModelForCausalLM.from_pretrained({str(MODEL)!r}, attn_implementation="eager")
+    words = AutoTokenizer.from_pretrained({str(MODEL)!r})("Rain, again").input_ids
 heavy = sorted(set({HEAVY!r}) & set(sys.modules))
 packages = "transformers", "transformers.models"
+import transformers
+executed = "_class_to_module" in vars(sys.modules["transformers"])
+transformers.GPT2Model, transformers.models.gpt2, transformers.models.GPT2Model
 names = {{module: sorted(vars(sys.modules[module])["_class_to_module"]) for module in packages}}
 logits = model(torch.tensor([[1, 2, 3]])).logits.tolist()
 LAST
-print(json.dumps({{"heavy": heavy, "names": names, "logits": logits, "end": sorted(set({HEAVY!r}) & set(sys.modules))}}))
+print(json.dumps({{"executed": executed, "words": words, "heavy": heavy, "names": names, "logits": logits,
+                  "end": sorted(set({HEAVY!r}) & set(sys.modules))}}))
 """
 
 
@@ -49,7 +55,8 @@ def test_a_model_comes_to_the_same_without_what_is_left_out() -> None:
     light, whole = seen("import_libraries()", "undrawn()"), seen("import contextlib", "contextlib.nullcontext()")
     assert {"sympy", "torch._inductor", "torch.distributed.tensor"} <= set(whole["heavy"]), "the list means something"
     assert light["heavy"] == []
-    assert light["logits"] == whole["logits"]
+    assert light["logits"] == whole["logits"] and light["words"] == whole["words"]
+    assert whole["executed"] and not light["executed"], "transformers' list of names is made only when it is asked for"
     assert light["names"] == whole["names"], "what can be imported from transformers"
 
 
@@ -135,6 +142,82 @@ def test_a_module_that_fails_is_tried_again(putoff: ModuleType, monkeypatch: pyt
         _ = putoff.late.value
     monkeypatch.setattr(sys, "executed", 0, raising=False)
     assert putoff.late.value == 3
+
+
+@pytest.fixture
+def replacing(putoff: ModuleType, tmp_path: Path) -> str:
+    """A package with a module `part`, which puts another object in its place when it is executed, as transformers does."""
+    package = tmp_path / "putoff" / "listed"
+    package.mkdir()
+    (package / "part.py").write_text("number = 7")
+    (package / "__init__.py").write_text(
+        "import sys; sys.executed += 1\n"
+        "from types import ModuleType\n"
+        "from . import part\n"
+        "class Listed(ModuleType):\n"
+        "    value = 3\n"
+        "    part = part\n"
+        "sys.modules[__name__] = Listed(__name__)\n"
+    )
+    return f"{putoff.__name__}.listed"
+
+
+def test_modules_in_a_list_of_names_do_not_execute_it(putoff: ModuleType, replacing: str) -> None:
+    put_off(replacing, {"version": "1"}, names_only=True)
+    held = sys.modules[replacing]
+    assert importlib.import_module(f"{replacing}.part").number == 7
+    assert putoff.listed.part.number == 7 and putoff.listed.version == "1"
+    assert executed() == 0
+    assert putoff.listed.value == 3 and executed() == 1
+    assert putoff.listed is sys.modules[replacing] is not held, "the package around it holds what has taken its place"
+    assert held.value == 3 and held.part.number == 7, "and so does who has imported it before"
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = held.nothing
+    assert executed() == 1
+
+
+def test_a_list_of_names_that_fails_is_tried_again(
+    putoff: ModuleType, replacing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(sys, "executed")
+    put_off(replacing, {}, names_only=True)
+    with pytest.raises(AttributeError, match="executed"):
+        _ = putoff.listed.value
+    assert importlib.import_module(f"{replacing}.part").number == 7
+    monkeypatch.setattr(sys, "executed", 0, raising=False)
+    assert putoff.listed.value == 3
+
+
+PRELOADED = """
+import sys, threading
+from pathlib import Path
+from pipeline.engine.libraries import preload
+preload()
+for thread in threading.enumerate():
+    if thread.name == "link":
+        thread.join()
+maps = Path("/proc/self/maps").read_text()
+assert "libtorch_cpu" in maps and "torch" not in sys.modules, maps
+import torch
+assert torch.tensor([[1.0, 2.0], [3.0, 4.0]]).mm(torch.eye(2)).tolist() == [[1.0, 2.0], [3.0, 4.0]]
+before = threading.active_count()
+preload()
+assert threading.active_count() == before, "nothing is left to load"
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at what Linux says is in memory")
+def test_torch_works_with_its_libraries_loaded_before() -> None:
+    done = python(PRELOADED)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_torch_nothing_is_loaded_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    before = threading.active_count()
+    preload()
+    assert threading.active_count() == before
 
 
 def executed() -> int:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
-from transformers import AttentionInterface
+from transformers.modeling_utils import AttentionInterface
 
 from pipeline.engine import gpu, native
 from pipeline.engine.cache.block_pool import BLOCK

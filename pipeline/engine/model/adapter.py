@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
+from transformers.modeling_utils import PreTrainedModel
 
 from pipeline.engine.model.files.checkpoint import ADAPTER_WEIGHTS
 from pipeline.errors import ModelRefused

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AttentionInterface, PreTrainedModel
+from transformers.modeling_utils import AttentionInterface, PreTrainedModel
 
 from pipeline.engine.layers.linear import MIN_ROWS, PackedLinear
 from pipeline.engine.model.architecture import INSTEAD

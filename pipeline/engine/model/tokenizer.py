@@ -123,7 +123,7 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
         ModelRefused: If transformers cannot load it.
     """
     import_libraries()
-    from transformers import AutoTokenizer
+    from transformers.models.auto.tokenization_auto import AutoTokenizer
 
     try:
         inner = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)

@@ -6,8 +6,9 @@ import os
 import re
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pipeline.engine.libraries import preload
 from pipeline.errors import DeviceFault, PromptmillError, WorkerFailed
 from pipeline.run.cluster.connect import (
     ActorUnavailableError,
@@ -21,13 +22,14 @@ from pipeline.run.cluster.connect import (
     reason,
 )
 from pipeline.run.cluster.nodes import nodes, this_node
-from pipeline.run.cluster.reach import check_reach
 from pipeline.run.dispatch.replica import ReplicaDied, ReplicaFailed, ReplicaLost
 from pipeline.run.dispatch.sizing import Sizing
 from pipeline.stages import now_doing
 from pipeline.types import Progress, ShardReport, Task
 from pipeline.work.job import Job
-from pipeline.work.worker import Worker
+
+if TYPE_CHECKING:
+    from pipeline.work.worker import Worker
 
 CALLS = 4
 """Concurrent calls per replica: two shards, one progress query, and one spare."""
@@ -72,11 +74,14 @@ class ReplicaActor:
         A runtime environment could set that, too, but Ray would start a process for it, and leave the waiting one unused.
         """
         os.environ.update(_environment(place.sizing.threads))
+        preload()
         self._job, self._place = job, place
         self._worker: Worker | None = None
 
     def ready(self) -> dict[str, Any]:
         """Load the model, and return the facts about this replica."""
+        from pipeline.work.worker import Worker  # late: torch's libraries are loaded meanwhile
+
         here = next(node for node in nodes(with_draining=True) if node.id == this_node())
         sizing = self._place.sizing
         room, most = sizing.fit(here.size), self._place.most
@@ -84,6 +89,8 @@ class ReplicaActor:
         share = min(sizing.gpus, 1.0) if sizing.gpus > 0 else 1 / together
         try:
             if here.id != self._place.home:
+                from pipeline.run.cluster.reach import check_reach
+
                 check_reach(self._job)
             self._worker = Worker(self._job, threads=sizing.threads, memory_share=share, work_share=1 / sizing.replicas)
         except PromptmillError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.errors import ClusterLost
 from pipeline.machine import cores
@@ -17,7 +17,9 @@ from pipeline.stages import now_doing
 from pipeline.types import Progress, ShardReport, Task
 from pipeline.work.config import ClusterConfig
 from pipeline.work.job import Job
-from pipeline.work.worker import Worker
+
+if TYPE_CHECKING:
+    from pipeline.work.worker import Worker
 
 
 class ReplicaDied(Exception):
@@ -124,6 +126,8 @@ class InlinePool:
 
     def start(self) -> list[Replica]:
         """See `ReplicaPool.start`."""
+        from pipeline.work.worker import Worker  # late: on Ray it runs in other processes
+
         self._note(f"loading the model for {self._sizing}")
         self._worker = Worker(self._job, threads=self._sizing.threads)
         return [InlineReplica(self._worker)]
