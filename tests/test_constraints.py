@@ -1,4 +1,4 @@
-"""The pinned versions can be installed with each supported Python, also with a distribution's own, which may be an early release."""
+"""The pinned versions can be installed with each supported Python, also with an early release, as a distribution may have."""
 
 from __future__ import annotations
 
