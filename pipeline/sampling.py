@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.wording import as_given
+
 MAX_SEED = 2**63 - 1
 MAX_BIAS = 100
 STRUCTURED = ("regex", "choice", "json_schema")
@@ -29,7 +31,7 @@ def require(condition: bool, name: str, value: object, allowed: str) -> None:
         ValueError: If `condition` is false; the text names the option, its value and what is allowed.
     """
     if not condition:
-        raise ValueError(f"{name}={value!r}: must be {allowed}")
+        raise ValueError(f"{name}={as_given(value)}: must be {allowed}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,7 +203,7 @@ def _coerce(name: str, value: Any) -> Any:
         pairs = {str(token): bias for token, bias in value}
         require(len(pairs) == len(value), name, value, "given once a token")
         return pairs
-    raise ValueError(f"{name}={value!r}: must be {_WANTED[kind]}")
+    raise ValueError(f"{name}={as_given(value)}: must be {_WANTED[kind]}")
 
 
 def _as_list(value: Any) -> Any:

@@ -110,6 +110,11 @@ def hydra_value(text: str) -> str:
     return text if re.fullmatch(r"[\w./-]+", text, re.ASCII) and not _is_literal(text) else quoted(text)
 
 
+def as_given(value: object) -> str:
+    """Return an option's value as people write it: `true`, `false` and `null` for Python's names, else as Python does."""
+    return {"True": "true", "False": "false", "None": "null"}.get(repr(value), repr(value))
+
+
 def quoted(text: str) -> str:
     """Return a text in quotes, escaped so that Hydra reads it back as the same string."""
     text = re.sub(r'(\\*)"', r'\1\1\\"', uninterpolated(text))

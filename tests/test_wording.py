@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.wording import (
+    as_given,
     brief,
     did_you_mean,
     first_line,
@@ -61,3 +62,11 @@ def test_control_characters_are_escaped_and_nothing_else() -> None:
 def test_an_exception_says_one_line(error: Exception, first: str, name: str) -> None:
     assert (first_line(error), named(error)) == (first, name)
     assert lines_of(error)[:1] == [] or lines_of(error)[0].startswith(first[:13])
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(True, "true"), (False, "false"), (None, "null"), (1, "1"), (0.0, "0.0"), ("True", "'True'"), ([None], "[None]")],
+)
+def test_a_value_is_shown_as_it_was_given(value: object, shown: str) -> None:
+    assert as_given(value) == shown

@@ -36,7 +36,7 @@ def test_fields_that_are_not_null_override(value: Any) -> None:
         ('{"temprature": 1}', "temprature: no such sampling parameter"),
         ('{"temperature": -1}', "temperature=-1.0: must be"),
         ('{"temperature": NaN}', "a finite number"),
-        ('{"n": true}', "n=True: must be a whole number"),
+        ('{"n": true}', "n=true: must be a whole number"),
         ({"max_tokens": 1.5}, "max_tokens=1.5: must be a whole number"),
         ({"min_tokens": 8}, "min_tokens=8: must be from 0 to max_tokens (7)"),
         ({"stop_token_ids": [99, 100]}, "stop_token_ids: 100 is not below the vocabulary's size, 100"),

@@ -89,7 +89,7 @@ def test_an_output_that_is_there_stays_as_it_is(source: Path, tmp_path: Path) ->
     ("words", "told"),
     [
         (["preview=0"], "preview=0: must be null or a number of rows from 1"),
-        (["preview_random=true", "output.path=x"], "preview_random=True: must be given with preview=ROWS"),
+        (["preview_random=true", "output.path=x"], "preview_random=true: must be given with preview=ROWS"),
         (["preview=2", "source.prompt_column=nix"], "source.prompt_column: there is no column 'nix'"),
         ([], "output.path"),
     ],

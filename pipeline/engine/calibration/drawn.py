@@ -85,7 +85,15 @@ def shorten(loaded: LoadedModel, layers: int) -> None:
 def held_bytes(model: nn.Module) -> int:
     """Bytes of all tensors that a model holds, those of its packed products included."""
     tensors = [*model.parameters(), *model.buffers(), *(t for m in model.modules() for t in _inner(vars(m), 3))]
-    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+    return sum(dict(map(_memory, tensors)).values())
+
+
+def _memory(tensor: torch.Tensor) -> tuple[int, int]:
+    """Return what identifies a tensor's memory, and its bytes; oneDNN's packed weights do not show theirs."""
+    if tensor.is_mkldnn:
+        return id(tensor), tensor.numel() * tensor.element_size()
+    storage = tensor.untyped_storage()
+    return storage.data_ptr(), storage.nbytes()
 
 
 def largest_bytes(model: nn.Module) -> int:

@@ -1,12 +1,15 @@
 """Attention over the blocked cache with torch's own operations, used where the compiled kernel cannot run.
 
-Decoding sequences with the same number of blocks share a batched product, with one matrix per sequence and head, whose shape
-depends on the sequence's own length. A prompt's chunk is a separate product. So no shape that a sequence's bits depend on
-changes with its neighbours or the batch's size. The blocks of a sequence are gathered first, which costs a copy.
+A matrix product may round a row otherwise if the matrix has more rows. How many tokens of a prompt are in a step depends on its
+neighbours, and so does whether a token is decoded or, after its sequence was set aside, read again. So positions are divided
+into tiles of eight: a token's query is always in the same row of a product of the same shape, with zeros for the tokens of its
+tile that are not in this step. Decoding sequences with the same number of blocks share a batched product, with one matrix per
+sequence and head. The blocks of a sequence are gathered first, which costs a copy.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -17,6 +20,11 @@ from pipeline.engine.cache.kv_cache import in_steps, key_scales, value_scales
 
 Spot = tuple[int, int, int, int]
 """First token of the step, length, start position, row of the block tables."""
+
+TILE = 8
+"""Positions in a tile. More would be faster for prompts, and slower for tokens that are decoded, which are alone in theirs."""
+_MOST = 1 << 24
+"""Elements that the largest of the tensors has at most, if one sequence has not more."""
 
 
 def write(keys: torch.Tensor, values: torch.Tensor, places: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
@@ -48,52 +56,70 @@ def attend(
     out = torch.zeros_like(q)
     decoding: dict[int, list[Spot]] = defaultdict(list)
     for spot in spots:
-        if spot[1] == 1:
-            decoding[blocks_for(spot[2] + 1)].append(spot)
-            continue
         first, length, start, row = spot
-        found = _attend(q[first : first + length][None], keys, values, tables[row : row + 1], start, length)
-        out[first : first + length] = found[0]
+        if length == 1:
+            decoding[blocks_for(start + 1)].append(spot)
+            continue
+        stop = start + length
+        k, v = _read(keys, values, tables[row : row + 1, : blocks_for(stop)], torch.tensor([stop - 1]), q)
+        edges = [start, *range(start // TILE * TILE + TILE, stop, TILE), stop]
+        for begin, end in itertools.pairwise(edges):
+            piece = slice(first + begin - start, first + end - start)
+            span = blocks_for(end) * BLOCK
+            found = _attend(q[piece][None], k[..., :span], v[..., :span, :], torch.tensor([begin], device=q.device))
+            out[piece] = found[0]
+    _, heads, groups, dim = q.shape
     for count, members in sorted(decoding.items()):
-        tokens, starts, rows = (torch.tensor([m[i] for m in members], device=q.device) for i in (0, 2, 3))
-        out[tokens] = _attend(q[tokens][:, None], keys, values, tables[rows, :count], starts[:, None, None], 1)[:, 0]
+        together = max(1, _MOST // (count * BLOCK * heads * max(dim, groups * TILE)))
+        for at in range(0, len(members), together):
+            columns = zip(*members[at : at + together], strict=True)
+            tokens, _, starts, rows = (torch.tensor(column, device=q.device) for column in columns)
+            k, v = _read(keys, values, tables[rows, :count], starts, q)
+            out[tokens] = _attend(q[tokens][:, None], k, v, starts)[:, 0]
     return out
 
 
-def _attend(
-    q: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    tables: torch.Tensor,
-    start: int | torch.Tensor,
-    length: int,
-) -> torch.Tensor:
-    """Queries [B, length, H_kv, G, D] at positions `start` … over the blocks of `tables` [B, W]."""
-    batch, _, heads, groups, dim = q.shape
-    count = tables.shape[1] if isinstance(start, torch.Tensor) else blocks_for(start + length)
-    blocks = tables[:, :count].long()
-    k, v = _read(keys, values, blocks, dim)
-    k = k.permute(0, 2, 3, 1, 4).reshape(batch, heads, dim, -1).to(q.dtype)
-    v = v.permute(0, 2, 1, 3, 4).reshape(batch, heads, -1, dim).to(q.dtype)
-    span = torch.arange(count * BLOCK, device=q.device)
-    position = start + torch.arange(length, device=q.device)[:, None]
-    mask = (span > position).expand(batch, length, -1)
-    # a block's unwritten places may hold anything, and 0 · NaN would be NaN
-    v = v.masked_fill(mask[:, -1, :, None].unsqueeze(1), 0)
-    scores = _products(q.permute(0, 2, 3, 1, 4).reshape(batch, heads, groups * length, dim), k)
-    scores = scores.view(batch, heads, groups, length, -1).masked_fill_(mask[:, None, None], float("-inf"))
-    weights = torch.softmax(scores, -1).view(batch, heads, groups * length, -1)
-    return _products(weights, v).view(batch, heads, groups, length, dim).permute(0, 3, 1, 2, 4)
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+    """Attend with the queries of a tile, or a part of it, from each sequence.
+
+    Args:
+        q: [B, N, H_kv, G, D] with N at most TILE.
+        k: [B, H_kv, D, T].
+        v: [B, H_kv, T, D], where what no query may see is finite.
+        starts: [B] the position of the first query.
+
+    Returns:
+        [B, N, H_kv, G, D].
+    """
+    batch, length, heads, groups, dim = q.shape
+    sequences = torch.arange(batch, device=q.device)[:, None]
+    places = (starts % TILE)[:, None] + torch.arange(length, device=q.device)
+    tile = q.new_zeros(batch, TILE, heads, groups, dim)
+    tile[sequences, places] = q
+    positions = (starts // TILE * TILE)[:, None] + torch.arange(TILE, device=q.device)
+    unseen = torch.arange(k.shape[-1], device=q.device) > positions[..., None]
+    scores = _products(tile.permute(0, 2, 3, 1, 4).reshape(batch, heads, groups * TILE, dim), k)
+    scores = scores.view(batch, heads, groups, TILE, -1).masked_fill_(unseen[:, None, None], float("-inf"))
+    weights = torch.softmax(scores, -1).view(batch, heads, groups * TILE, -1)
+    found = _products(weights, v).view(batch, heads, groups, TILE, dim).permute(0, 3, 1, 2, 4)
+    return found[sequences, places]
 
 
 def _read(
-    keys: torch.Tensor, values: torch.Tensor, blocks: torch.Tensor, dim: int
+    keys: torch.Tensor, values: torch.Tensor, blocks: torch.Tensor, lasts: torch.Tensor, like: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys [B, W, H_kv, D, BLOCK] and values [B, W, H_kv, BLOCK, D] of blocks [B, W]."""
+    """Return keys [B, H_kv, D, T] and values [B, H_kv, T, D] of blocks [B, W], in the type of `like`, whose last size is D.
+
+    Values after the positions `lasts` [B] are zero: places that are not written may hold anything, and 0 · NaN would be NaN.
+    """
+    blocks, dim = blocks.long(), like.shape[-1]
     k, v = keys[blocks][..., :dim, :], values[blocks][..., :BLOCK, :dim]
-    if keys.dtype != torch.int8:
-        return k, v
-    return k * key_scales(keys)[blocks].unsqueeze(-2), v * value_scales(values)[blocks].unsqueeze(-1)
+    if keys.dtype == torch.int8:
+        k, v = k * key_scales(keys)[blocks].unsqueeze(-2), v * value_scales(values)[blocks].unsqueeze(-1)
+    k = k.permute(0, 2, 3, 1, 4).flatten(3).to(like.dtype)
+    v = v.permute(0, 2, 1, 3, 4).flatten(2, 3).to(like.dtype)
+    unwritten = torch.arange(v.shape[2], device=v.device) > lasts.to(v.device)[:, None]
+    return k, v.masked_fill(unwritten[:, None, :, None], 0)
 
 
 def _products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -104,7 +130,7 @@ def _products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def batching_keeps_bits(groups: int, kv_heads: int, head_dim: int, device: torch.device) -> bool:
-    """Check on this machine that the batched products of decoding, in float32, give a matrix the same bits whatever the batch.
+    """Check on this machine that the batched products, in float32, give a token the same bits in every batch and every cut.
 
     Args:
         groups: Query heads that share a key head.
@@ -124,5 +150,12 @@ def batching_keeps_bits(groups: int, kv_heads: int, head_dim: int, device: torch
         for part in (spots[:1], spots[3:5], spots[5:]):
             rows = [s[0] for s in part]
             if not torch.equal(attend(q, keys, values, part, tables)[rows], whole[rows]):
+                return False
+        # twelve tokens of one sequence: read at once, in pieces, one by one
+        start = count * BLOCK - 12
+        at_once = attend(q, keys, values, [(0, 12, start, 0)], tables)
+        for cut in ((0, 1, 12), (0, 5, 12), (0, 2, 9, 12), tuple(range(13))):
+            pieces = [(a, b - a, start + a, 0) for a, b in itertools.pairwise(cut)]
+            if not torch.equal(attend(q, keys, values, pieces, tables), at_once):
                 return False
     return True

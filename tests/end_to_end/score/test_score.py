@@ -26,21 +26,27 @@ from tests.engine.small.tiny_models import DEMO, Tiny
 from tests.small_runs import INLINE, MODEL, OPENINGS, generate, manifest, read, write
 
 
+@pytest.fixture(scope="module", params=["auto", "none"])
+def kernels(request: pytest.FixtureRequest) -> str:
+    """The compiled kernels, and torch's operations in their place."""
+    return f"engine.kernels={request.param}"
+
+
 @pytest.fixture(scope="module")
-def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def generated(kernels: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `generate` wrote of prompts, some of which are errors, two samples each."""
     folder = tmp_path_factory.mktemp("generated")
     source = write(small_runs.prompts(14), folder / "prompts.parquet")
     more = ("source.id_column=id", "sampling.n=2", "sampling.temperature=1", "sampling.max_tokens=24", "stats.top_logprobs=2",
-            "stats.prompt_logprobs=true")  # fmt: skip
+            "stats.prompt_logprobs=true", kernels)  # fmt: skip
     assert generate(source, folder / "out", *more) == 0
     return folder / "out"
 
 
 @pytest.mark.parametrize("prompt", ["prompt_column=prompt", "token_ids_column=prompt_token_ids"])
-def test_what_was_generated_gets_the_same_bits(generated: Path, tmp_path: Path, prompt: str) -> None:
+def test_what_was_generated_gets_the_same_bits(generated: Path, kernels: str, tmp_path: Path, prompt: str) -> None:
     words = [f"model.path={MODEL}", f"source.path={generated / 'data'}", f"output.path={tmp_path / 'out'}", *INLINE,
-             f"source.{prompt}", "source.completion_column=token_ids", "stats.top_logprobs=2",
+             kernels, f"source.{prompt}", "source.completion_column=token_ids", "stats.top_logprobs=2",
              'source.id_template="{{ row_id }}/{{ sample_index }}"']  # fmt: skip
     assert main(words) == 0
     made = {f"{row['row_id']}/{row['sample_index']}": row for row in read(generated).to_pylist()}
@@ -55,9 +61,9 @@ def test_what_was_generated_gets_the_same_bits(generated: Path, tmp_path: Path, 
             assert row["prompt_tokens"] == made[name]["prompt_tokens"]
 
 
-def test_the_prompts_too(generated: Path, tmp_path: Path) -> None:
+def test_the_prompts_too(generated: Path, kernels: str, tmp_path: Path) -> None:
     words = [f"model.path={MODEL}", f"source.path={generated / 'data'}", f"output.path={tmp_path / 'out'}", *INLINE,
-             'source.id_template="{{ row_id }}/{{ sample_index }}"']  # fmt: skip
+             kernels, 'source.id_template="{{ row_id }}/{{ sample_index }}"']  # fmt: skip
     assert main(words) == 0
     made = {
         f"{row['row_id']}/{row['sample_index']}": row["prompt_token_logprobs"] for row in read(generated).to_pylist()
@@ -234,9 +240,9 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
         (["score.stride=5000"], "score.stride=5000: must be at most the context, which has"),
         (["score.windows=none"], "score.windows='none': must be one of sliding, rolling"),
         (["score.windows=rolling", "score.stride=5"], "score.stride=5: must be null with score.windows=rolling"),
-        (["score.bos=true", "source.completion_column=prompt"], "score.bos=True: must be false with completions or endings"),
-        (["score.concatenate=true", "source.endings_column=prompt"], "score.concatenate=True: must be false with completions"),
-        (["score.unconditional=true"], "score.unconditional=True: must be false without source.endings_column"),
+        (["score.bos=true", "source.completion_column=prompt"], "score.bos=true: must be false with completions or endings"),
+        (["score.concatenate=true", "source.endings_column=prompt"], "score.concatenate=true: must be false with completions"),
+        (["score.unconditional=true"], "score.unconditional=true: must be false without source.endings_column"),
         (["source.answer_column=prompt"], "source.answer_column='prompt': must be given with source.endings_column only"),
         (["source.endings_column=prompt"], "source.endings_column: column 'prompt' is string, must be a list of strings"),
         (["source.completion_column=gone"], "source.completion_column: there is no column 'gone'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -68,6 +69,30 @@ def test_a_sequences_bits_are_its_own(case: Case, threads: int, data: st.DataObj
     spoilt = run(case)
     assert torch.equal(spoilt[others], whole[others])
     assert spoilt[~others].isnan().all() or bad == bad
+
+
+@settings(max_examples=examples(100), deadline=None)
+@given(cases(), st.data())
+def test_a_tokens_bits_do_not_depend_on_where_its_prompt_is_cut(case: Case, data: st.DataObject) -> None:
+    """Nor on whether it is read with its prompt or decoded."""
+    case = written(case)
+    pieces: list[Spot] = []
+    for first, length, start, row in case.spots:
+        inner = data.draw(st.lists(st.integers(1, length - 1), unique=True)) if length > 1 else []
+        edges = [0, *sorted(inner), length]
+        pieces += [(first + a, b - a, start + a, row) for a, b in itertools.pairwise(edges)]
+    assert torch.equal(run(case, data.draw(st.permutations(pieces))), run(case))
+
+
+def test_products_that_round_by_the_number_of_rows_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles keep the number of rows; were it not so, the check would tell."""
+
+    def products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        rows = (a != 0).any(-1, keepdim=True).sum(-2, keepdim=True)  # those with a token
+        return torch.matmul(a, b) * (1 + 1e-6 * (rows % 3))
+
+    monkeypatch.setattr(plain_attention, "_products", products)
+    assert not batching_keeps_bits(1, 2, 16, CPU)
 
 
 def test_this_machines_batched_products_keep_bits_or_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
