@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.engine import native
 from pipeline.engine.assembly import needs_of
 from pipeline.engine.base import Foreseeable
 from pipeline.engine.calibration import bench, beside, drawn, measure, timing
@@ -61,11 +62,15 @@ def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-@pytest.mark.parametrize("quantization", ["none", "int8"])
-def test_the_sizes_are_those_of_the_loaded_model(quantization: str, short: None) -> None:
+@pytest.mark.parametrize(("quantization", "kernels"), [("none", "auto"), ("int8", "auto"), ("none", "none")])
+def test_the_sizes_are_those_of_the_loaded_model(
+    quantization: str, kernels: str, short: None, request: pytest.FixtureRequest
+) -> None:
+    native.use(kernels)
+    request.addfinalizer(lambda: native.use("auto"))
     config = ModelConfig(path=str(MODEL), dtype="float32", quantization=quantization)
     real = load_model(resolve(config), config)
-    found, told = calibrated(backend(quantization=quantization))
+    found, told = calibrated(backend(EngineConfig(max_num_seqs="4", kernels=kernels), quantization=quantization))
     assert found is not None and told == [(2, 4)]
     assert (found.layers, found.measured) == (4, 2)
     assert found.weights == pytest.approx(held_bytes(real.model), rel=0.01)
