@@ -282,7 +282,8 @@ def test_a_signal_leaves_nothing(signum: int, tmp_path: Path) -> None:
         "def slow(self, count):\n"
         "    write(self, count)\n"
         "    print('WRITTEN', flush=True)\n"
-        "    time.sleep(900)\n"
+        "    for _ in range(9000):\n"  # one long sleep would not notice a signal that comes just before it
+        "        time.sleep(0.1)\n"
         "parts.Parts._write_group = slow\n"
         "from jobs.console.leave import leave\n"
         "from jobs.cli import main\n"

@@ -20,8 +20,8 @@ STEPS = 127
 """Steps from zero to the largest value of a stretch; -128 is not used, so that both sides are alike."""
 _SMALLEST = 1e-12
 """Stands for the largest value where that is less, so that nothing is divided by zero."""
-_BLOCK = 4096
-"""Channels that are handled at once, so that intermediate tensors are small compared to the weight."""
+_BLOCK = 256
+"""Channels that are quantised at once, so that intermediate tensors stay in the processor's caches."""
 
 
 class Int8Product:
@@ -78,7 +78,7 @@ def quantised(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     values = torch.empty(weight.shape, dtype=torch.int8)
     for first in range(0, channels, _BLOCK):
         here = slice(first, first + _BLOCK)
-        cut = _stretches(weight[here].float())
+        cut = _stretches(weight[here].float().contiguous())
         step = cut.abs().amax(-1).clamp_min_(_SMALLEST) / STEPS
         values[here] = (cut / step[..., None]).round_().flatten(1)[:, :width]
         steps.append(step)
