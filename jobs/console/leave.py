@@ -8,8 +8,8 @@ import sys
 import threading
 from typing import NoReturn
 
-GIVEN_UP = ("close", "write", "read", "engine", "release")
-"""Prefixes of the names of threads that may still wait for a store or a cluster that is gone."""
+GIVEN_UP = ("close", "write", "read", "engine", "release", "link")
+"""Prefixes of the names of threads that may still wait: for a store or a cluster that is gone, or for the linker."""
 
 
 def leave(code: int) -> NoReturn:

@@ -195,8 +195,13 @@ def preload() -> None:
 def _link(folder: Path) -> None:
     import ctypes
 
-    load = ctypes.CDLL(None).dlopen  # called from outside, it runs without the interpreter's lock
-    load.restype = ctypes.c_void_p
-    # as torch does it: the names of the first are seen by everything that is loaded later
-    for name, mode in (("libtorch_global_deps.so", os.RTLD_GLOBAL), ("libtorch_cpu.so", 0), ("libtorch_cuda.so", 0)):
-        load(os.fsencode(folder / name), os.RTLD_NOW | mode)
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        load = ctypes.CDLL(None).dlopen  # called from outside, it runs without the interpreter's lock
+        load.restype = ctypes.c_void_p
+        # as torch does it: the names of the first are seen by everything that is loaded later
+        for name, mode in (
+            ("libtorch_global_deps.so", os.RTLD_GLOBAL),
+            ("libtorch_cpu.so", 0),
+            ("libtorch_cuda.so", 0),
+        ):
+            load(os.fsencode(folder / name), os.RTLD_NOW | mode)
