@@ -63,11 +63,11 @@ def attend(
         stop = start + length
         k, v = _read(keys, values, tables[row : row + 1, : blocks_for(stop)], torch.tensor([stop - 1]), q)
         edges = [start, *range(start // TILE * TILE + TILE, stop, TILE), stop]
-        for begin, end in itertools.pairwise(edges):
+        starts = torch.tensor(edges, device=q.device)
+        for i, (begin, end) in enumerate(itertools.pairwise(edges)):
             piece = slice(first + begin - start, first + end - start)
             span = blocks_for(end) * BLOCK
-            found = _attend(q[piece][None], k[..., :span], v[..., :span, :], torch.tensor([begin], device=q.device))
-            out[piece] = found[0]
+            out[piece] = _attend(q[piece][None], k[..., :span], v[..., :span, :], starts[i : i + 1])[0]
     _, heads, groups, dim = q.shape
     for count, members in sorted(decoding.items()):
         together = max(1, _MOST // (count * BLOCK * heads * max(dim, groups * TILE)))
