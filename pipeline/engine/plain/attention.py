@@ -1,10 +1,10 @@
 """Attention over the blocked cache with torch's own operations, used where the compiled kernel cannot run.
 
 A matrix product may round a row otherwise if the matrix has more rows. A token may be decoded or, when a generated text is
-scored, read in a chunk, whose length may differ. So positions are divided into tiles of eight: a token's query is
-always in the same row of a product of the same shape, with zeros for the tokens of its tile that are not in this step. Decoding
-sequences with the same number of blocks share a batched product, with one matrix per sequence and head. The blocks of a sequence
-are gathered first, which costs a copy.
+scored, read in a chunk, whose length may differ. So positions are divided into tiles of eight: a token's query is always in
+the same row of a product of the same shape, with zeros for the tokens of its tile that are not in this step. Decoding
+sequences with the same number of blocks share a batched product, with one matrix per sequence and head. The blocks of a
+sequence are gathered first, which costs a copy.
 """
 
 from __future__ import annotations
