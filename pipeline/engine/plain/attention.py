@@ -62,47 +62,52 @@ def attend(
             continue
         stop = start + length
         k, v = _read(keys, values, tables[row : row + 1, : blocks_for(stop)], torch.tensor([stop - 1]), q)
-        edges = [start, *range(start // TILE * TILE + TILE, stop, TILE), stop]
-        starts = torch.tensor(edges, device=q.device)
-        for i, (begin, end) in enumerate(itertools.pairwise(edges)):
+        edges = [start, *range(start // BLOCK * BLOCK + BLOCK, stop, BLOCK), stop]
+        for begin, end in itertools.pairwise(edges):  # tiles in the same block see as many blocks
             piece = slice(first + begin - start, first + end - start)
-            span = blocks_for(end) * BLOCK
-            out[piece] = _attend(q[piece][None], k[..., :span], v[..., :span, :], starts[i : i + 1])[0]
+            span, tiles = blocks_for(end) * BLOCK, (end - 1) // TILE - begin // TILE + 1
+            positions = torch.arange(begin, end, device=q.device)
+            seen = k[..., :span].expand(tiles, -1, -1, -1), v[..., :span, :].expand(tiles, -1, -1, -1)
+            out[piece] = _attend(q[piece], *seen, positions, positions // TILE - begin // TILE)
     _, heads, groups, dim = q.shape
     for count, members in sorted(decoding.items()):
         together = max(1, _MOST // (count * BLOCK * heads * max(dim, groups * TILE)))
         for at in range(0, len(members), together):
             columns = zip(*members[at : at + together], strict=True)
-            tokens, _, starts, rows = (torch.tensor(column, device=q.device) for column in columns)
-            k, v = _read(keys, values, tables[rows, :count], starts, q)
-            out[tokens] = _attend(q[tokens][:, None], k, v, starts)[:, 0]
+            tokens, _, positions, rows = (torch.tensor(column, device=q.device) for column in columns)
+            k, v = _read(keys, values, tables[rows, :count], positions, q)
+            out[tokens] = _attend(q[tokens], k, v, positions, torch.arange(len(tokens), device=q.device))
     return out
 
 
-def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-    """Attend with the queries of a tile, or a part of it, from each sequence.
+def _attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, positions: torch.Tensor, tiles: torch.Tensor
+) -> torch.Tensor:
+    """Attend with the queries of some tiles.
 
     Args:
-        q: [B, N, H_kv, G, D] with N at most TILE.
-        k: [B, H_kv, D, T].
+        q: [N, H_kv, G, D].
+        k: [B, H_kv, D, T], what each tile sees.
         v: [B, H_kv, T, D], where what no query may see is finite.
-        starts: [B] the position of the first query.
+        positions: [N] of the queries.
+        tiles: [N] the tile of each, below B; each tile has a query.
 
     Returns:
-        [B, N, H_kv, G, D].
+        [N, H_kv, G, D].
     """
-    batch, length, heads, groups, dim = q.shape
-    sequences = torch.arange(batch, device=q.device)[:, None]
-    places = (starts % TILE)[:, None] + torch.arange(length, device=q.device)
+    batch, (_, heads, groups, dim) = len(k), q.shape
+    places, firsts = positions % TILE, positions.new_zeros(batch)
+    firsts[tiles] = positions - places
     tile = q.new_zeros(batch, TILE, heads, groups, dim)
-    tile[sequences, places] = q
-    positions = (starts // TILE * TILE)[:, None] + torch.arange(TILE, device=q.device)
-    unseen = torch.arange(k.shape[-1], device=q.device) > positions[..., None]
+    tile[tiles, places] = q
+    unseen = (
+        torch.arange(k.shape[-1], device=q.device) > (firsts[:, None] + torch.arange(TILE, device=q.device))[..., None]
+    )
     scores = _products(tile.permute(0, 2, 3, 1, 4).reshape(batch, heads, groups * TILE, dim), k)
     scores = scores.view(batch, heads, groups, TILE, -1).masked_fill_(unseen[:, None, None], float("-inf"))
     weights = torch.softmax(scores, -1).view(batch, heads, groups * TILE, -1)
     found = _products(weights, v).view(batch, heads, groups, TILE, dim).permute(0, 3, 1, 2, 4)
-    return found[sequences, places]
+    return found[tiles, places]
 
 
 def _read(
