@@ -32,6 +32,6 @@ def test_pandas_is_not_imported_until_a_data_frame_is_asked_for() -> None:
 
 
 def test_pandas_that_has_been_imported_stays() -> None:
-    stub = "import importlib.util\nif importlib.util.find_spec('pandas'): import pandas"
-    done = python(SPARED.format(first=stub, there="bool(importlib.util.find_spec('pandas'))"))
+    imported = "import importlib.util\nif importlib.util.find_spec('pandas'): import pandas"
+    done = python(SPARED.format(first=imported, there="bool(importlib.util.find_spec('pandas'))"))
     assert done.returncode == 0, done.stderr

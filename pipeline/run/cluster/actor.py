@@ -89,7 +89,7 @@ class ReplicaActor:
         share = min(sizing.gpus, 1.0) if sizing.gpus > 0 else 1 / together
         try:
             if here.id != self._place.home:
-                from pipeline.run.cluster.reach import check_reach
+                from pipeline.run.cluster.reach import check_reach  # late, as it brings in Arrow
 
                 check_reach(self._job)
             self._worker = Worker(self._job, threads=sizing.threads, memory_share=share, work_share=1 / sizing.replicas)
