@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks.gpu.limits import LIMITS, NO_DEVICE
 from benchmarks.gpu.report import Reporter, ends, failures, read, table
 
-LOADING = 150
+LOADING = 300
 """Seconds in which a process must have come to its first part."""
 GRACE = 20
 """Seconds after its limit at which a part that does not listen is killed with its process."""

@@ -47,7 +47,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Twin:
-    """A sequence with the same prompt as `leader`, which ends it in this step: it copies the last block and the logits."""
+    """A sequence with the same prompt as `leader`, which ends it in this step.
+
+    It gets a copy of the logits, and of the last block, unless the prompt fills that: then it shares the block.
+    """
 
     sequence: Sequence
     leader: Sequence
@@ -229,13 +232,14 @@ class Scheduler:
             digest = sequence.digests[number] if number < len(sequence.digests) else None
             block = self._pool.share(digest) if digest is not None else None
             if block is not None:
-                self._pool.give_back([sequence.blocks[number]])
-                sequence.blocks[number] = block
+                self._replace(sequence, number, block)
                 sequence.prefilled += length
                 continue
             last = sequence.prefilled + length == sequence.prompt_len
             if last and self._share and not sequence.scored and prompt in leaders:
                 step.twins.append(Twin(sequence, leaders[prompt]))
+                if length == BLOCK:  # nothing will be written into it
+                    self._replace(sequence, number, self._pool.use(leaders[prompt].blocks[number]))
                 sequence.prefilled += length
                 break
             chunk = Chunk(sequence, sequence.prefilled, length)
@@ -249,6 +253,11 @@ class Scheduler:
             sequence.prefilled += length
             budget -= length
         return budget
+
+    def _replace(self, sequence: Sequence, number: int, block: int) -> None:
+        """Let a sequence use another block in a place."""
+        self._pool.give_back([sequence.blocks[number]])
+        sequence.blocks[number] = block
 
     def _too_many(self, step: Step, chunk: Chunk) -> bool:
         """Whether a step with another chunk would hold more logits than it may."""

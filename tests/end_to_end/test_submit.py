@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,16 +44,24 @@ def server() -> Iterator[dict[str, str]]:
         # The agent takes the jobs; its usual port is that of any other Ray on this machine, too.
         f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={folder}", "--disable-usage-stats",
     ]  # fmt: skip
-    with subprocess.Popen(
-        command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    ) as head:  # fmt: skip
-        try:
-            assert wait_until(lambda: answers(port))
-            yield {**environment, "ADDRESS": f"http://127.0.0.1:{port}"}
-        finally:
-            head.send_signal(signal.SIGTERM)
-            head.wait(PATIENCE)
-            shutil.rmtree(folder, ignore_errors=True)
+
+    def start() -> subprocess.Popen[bytes]:
+        head = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        assert wait_until(lambda: answers(port) or head.poll() is not None)
+        return head
+
+    end = time.monotonic() + PATIENCE
+    while (head := start()).poll() is not None:  # Ray gives up after 30 seconds, which are too few on a busy machine
+        assert time.monotonic() < end
+    try:
+        yield {**environment, "ADDRESS": f"http://127.0.0.1:{port}"}
+    finally:
+        head.send_signal(signal.SIGTERM)
+        head.wait(PATIENCE)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def answers(port: int) -> bool:

@@ -17,7 +17,7 @@ from pipeline.engine import native
 from pipeline.engine.cache.block_pool import BLOCK
 from pipeline.engine.cache.kv_cache import LANES
 from pipeline.engine.config import KERNELS
-from pipeline.engine.native.attention import ROWS, NativeStep
+from pipeline.engine.native.attention import RUN, NativeStep
 from pipeline.engine.native.product import PANEL, ROW_BYTES, STRETCH, TALLEST
 from pipeline.engine.plain.attention import Spot
 from pipeline.errors import ModelRefused
@@ -287,15 +287,14 @@ def test_the_configuration_knows_every_level() -> None:
 
 def test_both_languages_agree_on_the_sizes() -> None:
     """The scratch memory is laid out by one and filled by the other."""
-    headers = [native.INCLUDE / name for name in ("vector.h", "int8.h", "tiles.h")]
-    text = "".join(file.read_text() for file in [native.SOURCES / "attention.c", *headers])
+    text = "".join(file.read_text() for file in native.INCLUDE.glob("*.h"))
     sizes: dict[str, int] = {}
     for name, value in re.findall(
-        r"^#define (BLOCK|WIDTH|LANES|ROWS|STRETCH|TALLEST|ROW_BYTES) (\d+)", text, re.MULTILINE
+        r"^#define (BLOCK|WIDTH|LANES|RUN|STRETCH|TALLEST|ROW_BYTES) (\d+)", text, re.MULTILINE
     ):
         sizes[name] = max(sizes.get(name, 0), int(value))  # the largest, where it depends on the processor
     assert sizes == {
-        "BLOCK": BLOCK, "WIDTH": LANES, "LANES": PANEL // 2, "ROWS": ROWS, "STRETCH": STRETCH, "TALLEST": TALLEST,
+        "BLOCK": BLOCK, "WIDTH": LANES, "LANES": PANEL // 2, "RUN": RUN, "STRETCH": STRETCH, "TALLEST": TALLEST,
         "ROW_BYTES": ROW_BYTES,
     }  # fmt: skip
 

@@ -51,6 +51,7 @@ ALIKE = [HEADER[:n] for n in (32, 33, 64, 65)] + [HEADER[:64] + p for p in rando
 POOL = [request(f"row-{i}", p, i % 3, **s) for i, (p, s) in enumerate(zip(PROMPTS, SAMPLING, strict=True))]
 POOL += [request(f"alike-{i}", p, **SAMPLING[i]) for i, p in enumerate(ALIKE)]
 POOL += [request("samples", HEADER[:50], i, **SAMPLING[1]) for i in range(5)]
+POOL += [request("samples of whole blocks", HEADER[:64], i, **SAMPLING[1]) for i in range(4)]
 STATS: dict[str, Any] = {"top_logprobs": 3}
 
 

@@ -115,6 +115,19 @@ def test_samples_of_one_prompt_are_read_once(prompt: int) -> None:
     assert (alone.tokens, alone.twins) == (10 * prompt, 0)
 
 
+@pytest.mark.parametrize("prompt", [1, 31, 32, 33, 64, 65, 96])
+def test_samples_that_start_together_share_every_block_that_their_prompt_fills(prompt: int) -> None:
+    samples = [sequence(str(i), prompt, 20) for i in range(8)]
+    run = Run(8, 256)
+    run.add(samples)
+    run.step()
+    blocks = [set(s.blocks) for s in samples]
+    assert len(set.intersection(*blocks)) == prompt // BLOCK
+    assert len(set.union(*blocks)) == prompt // BLOCK + 8 * (samples[0].blocks_needed - prompt // BLOCK)
+    run.until_idle()
+    run.check_memory()
+
+
 def test_sharing_leaves_room_for_more_sequences() -> None:
     """Ten blocks in common and one each: 6 run in 16 blocks, where apart one would."""
     run = Run(8, 256, 16)

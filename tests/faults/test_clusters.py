@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.small_runs import RAY, Stage, assert_same_rows, events, generate, parts, started_generate
+from pipeline.run.cluster.connect import patiently
+from tests.small_runs import PATIENCE, RAY, Stage, assert_same_rows, events, generate, parts, started_generate
 
 pytestmark = pytest.mark.ray
 
@@ -27,8 +28,10 @@ ROWS = 96
 @pytest.fixture
 def cluster(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A head without processors, so that every replica is on a node that can be lost; each waits after its first part."""
+    from ray._private.state import GlobalState
     from ray.cluster_utils import Cluster
 
+    monkeypatch.setattr(GlobalState, "get_node", patiently(GlobalState.get_node, PATIENCE))
     for name, value in stage.environment.items():
         monkeypatch.setenv(name, value)
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})

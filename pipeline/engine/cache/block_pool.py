@@ -73,9 +73,12 @@ class BlockPool:
     def share(self, digest: bytes) -> int | None:
         """Become a user of the block with this content; None if there is none."""
         block = self._holder.get(digest)
-        if block is not None:
-            self._users[block] += 1
-            self._idle.pop(block, None)
+        return None if block is None else self.use(block)
+
+    def use(self, block: int) -> int:
+        """Become a user of a block that is in use or cached, and return it."""
+        self._users[block] += 1
+        self._idle.pop(block, None)
         return block
 
     def remember(self, block: int, digest: bytes) -> None:

@@ -123,6 +123,8 @@ def step_layout(
         compiled: Whether the compiled kernel computes it.
     """
     if compiled:
+        begins = tables[:, 0].tolist()  # sequences that begin alike follow each other: the kernel reads that only once
+        spots = sorted(spots[:decodes], key=lambda spot: begins[spot[3]]) + spots[decodes:]
         chunks = torch.tensor(spots, dtype=torch.int32)
         kv_heads = cache.keys[0].shape[1]
         return NativeLayout(cache, NativeStep(chunks, tables, kv_heads, cache.head_dim, cache.dtype, decodes))

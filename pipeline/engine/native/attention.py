@@ -8,15 +8,15 @@ import torch
 
 from pipeline.engine.native import needed
 
-ROWS = 8
-"""Query rows per call of the inner kernel, as in attention.c."""
+RUN = 16
+"""Query rows that a thread has room for, as in attention.c."""
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 """Supported dtypes of the cache."""
 
 
 class _Step(Structure):
     _fields_ = (
-        ("chunks", c_void_p), ("tables", c_void_p), ("scratch", c_void_p),
+        ("chunks", c_void_p), ("tables", c_void_p), ("scratch", c_void_p), ("runs", c_void_p),
         ("n", c_int64), ("alone", c_int64), ("table_stride", c_int64), ("scratch_stride", c_int64),
         ("heads", c_int32), ("kv_heads", c_int32), ("head_dim", c_int32), ("kind", c_int32), ("threads", c_int32),
         ("scale", c_float),
@@ -49,12 +49,14 @@ class NativeStep:
         """Keep references to the tensors, whose memory the kernel reads."""
         self._library = needed()
         threads, width = torch.get_num_threads(), tables.shape[1]
-        per_thread = ROWS * (2 * (-(-head_dim // 16) * 16) + width * 32)
-        self._scratch = torch.empty(threads, per_thread)
+        per_thread = RUN * (2 * (-(-head_dim // 16) * 16) + width * 32 + 1)
+        self._scratch, self._runs = torch.empty(threads, per_thread), torch.empty(len(chunks) + 1, dtype=torch.int32)
         self._chunks, self._tables = chunks, tables
+        end, count = int((chunks[:, 0] + chunks[:, 1]).max()), int(chunks[:, 1].sum())
+        self._covered = end if count == end else 0
         self._step = _Step(
-            chunks.data_ptr(), tables.data_ptr(), self._scratch.data_ptr(), len(chunks), alone, width, per_thread,
-            0, kv_heads, head_dim, KINDS[dtype], threads, 0.0,
+            chunks.data_ptr(), tables.data_ptr(), self._scratch.data_ptr(), self._runs.data_ptr(),
+            len(chunks), alone, width, per_thread, 0, kv_heads, head_dim, KINDS[dtype], threads, 0.0,
         )  # fmt: skip
 
     def attend(
@@ -73,7 +75,8 @@ class NativeStep:
         Returns:
             [T, H, D]; rows of tokens outside all chunks are zero.
         """
-        out = torch.zeros(q.shape)
+        out = torch.empty(q.shape)
+        out[self._covered :] = 0
         self._step.heads, self._step.scale = q.shape[1], scale
         layer = _Layer(
             q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), keys.data_ptr(), values.data_ptr(),

@@ -93,10 +93,12 @@ class ModelRunner:
 
 
 def copy_twins(cache: KVCache, step: Step) -> None:
-    """Copy the leaders' last block for their twins, which will write their own positions into it."""
-    pairs = [(t.leader.blocks, t.sequence.blocks, (t.sequence.prompt_len - 1) // BLOCK) for t in step.twins]
+    """Copy the leaders' last block for their twins, which will write their own positions into it; shared ones stay."""
+    lasts = [(t.sequence.prompt_len - 1) // BLOCK for t in step.twins]
+    pairs = [(t.leader.blocks[last], t.sequence.blocks[last]) for t, last in zip(step.twins, lasts, strict=True)]
+    pairs = [(source, target) for source, target in pairs if source != target]
     if pairs:
-        cache.copy([blocks[last] for blocks, _, last in pairs], [blocks[last] for _, blocks, last in pairs])
+        cache.copy(*zip(*pairs, strict=True))
 
 
 def _padded(tokens: int) -> int:

@@ -89,8 +89,9 @@ def _logical_cpus(config: ClusterConfig) -> int:
 
 _SERVERS = ("start_api_server", "start_log_monitor", "start_monitor")
 """What starts the dashboard and its job API, the printing of workers' logs, and the autoscaler."""
-NODE_SECONDS = 20.0
-"""Seconds for Ray's node to appear before Ray looks for it in its own way, which then says what is missing."""
+NODE_SECONDS = 120.0
+"""Seconds for Ray's node to appear before Ray looks for it in its own way, which gives up after 30 more and says what is
+missing: 30 alone are too few on a machine with much other work."""
 
 
 def connect(config: ClusterConfig, folder: str | None, note: Callable[[str], None]) -> None:
@@ -144,16 +145,10 @@ def _quick_start() -> Iterator[None]:
     def start_nothing(node: Any, **_: object) -> None:
         node._webui_url = ""
 
-    def get_node(state: Any, node_id: str) -> Any:
-        end = time.monotonic() + NODE_SECONDS
-        while not any(node.get("NodeID") == node_id for node in state.node_table()) and time.monotonic() < end:
-            time.sleep(0.02)
-        return look(state, node_id)
-
     node: Any = Node
     state: Any = GlobalState
     look: Any = getattr(state, "get_node", None)
-    ours = [*((node, name, start_nothing) for name in _SERVERS), (state, "get_node", get_node)]
+    ours = [*((node, name, start_nothing) for name in _SERVERS), (state, "get_node", patiently(look, NODE_SECONDS))]
     quick = [
         (kind, name, function) for kind, name, function in ours if hasattr(kind, name)
     ]  # another Ray may lack some
@@ -165,6 +160,18 @@ def _quick_start() -> Iterator[None]:
     finally:
         for kind, name, function in own:
             setattr(kind, name, function)
+
+
+def patiently(look: Callable[[Any, str], Any], seconds: float) -> Callable[[Any, str], Any]:
+    """Return Ray's function that looks for a node, with this many seconds before it for the node to appear."""
+
+    def get_node(state: Any, node_id: str) -> Any:
+        end = time.monotonic() + seconds
+        while not any(node.get("NodeID") == node_id for node in state.node_table()) and time.monotonic() < end:
+            time.sleep(0.02)
+        return look(state, node_id)
+
+    return get_node
 
 
 def _runtime_env(config: ClusterConfig) -> dict[str, Any]:

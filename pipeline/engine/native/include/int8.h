@@ -54,7 +54,7 @@ INLINE void add(float *sums, ivec whole, const float *scale, float factor) {
 /* sums += weight * scale * value of each outlier of a row; `w` and `scale` are of the whole panel */
 INLINE void add_outliers(float *sums, const struct outlier *outliers, const int8_t *w, const float *scale) {
     for (int i = 0; i < OUTLIERS; i++) {
-        const int64_t place = outliers[i].place;
+        const uint32_t place = outliers[i].place;
         for (int half = 0; half < 2; half++) {
             const ivec weight = one_of(read_weights(w + place / UNIT * STEP + half * (STEP / 2)), place % UNIT);
             const vec step = *(const vec *)(scale + place / STRETCH * PANEL + half * LANES);
@@ -70,6 +70,20 @@ INLINE void finish(float *sums, const struct outlier *outliers, const struct pan
         *(vec *)(sums + v * LANES) += *(const vec *)(panel->bias + v * LANES);
 }
 
+/* Put x[k] among the largest elements so far, if it is one. */
+INLINE void compare(const float *x, int64_t k, float sizes[OUTLIERS], struct outlier *found) {
+    const float size = fabsf(x[k]);
+    if (!(size > sizes[OUTLIERS - 1]))
+        return;
+    int i = OUTLIERS - 1;
+    for (; i > 0 && size > sizes[i - 1]; i--) {
+        sizes[i] = sizes[i - 1];
+        found[i] = found[i - 1];
+    }
+    sizes[i] = size;
+    found[i] = (struct outlier){x[k] * 127.0f, (int32_t)k};
+}
+
 /* The largest elements of a row, in falling order of size, the first ones where sizes are equal. */
 static void find_outliers(const float *x, int64_t width, struct outlier *found) {
     float sizes[OUTLIERS];
@@ -77,18 +91,16 @@ static void find_outliers(const float *x, int64_t width, struct outlier *found) 
         sizes[i] = -1;
         found[i] = (struct outlier){0, 0};
     }
-    for (int64_t k = 0; k < width; k++) {
-        const float size = fabsf(x[k]);
-        if (!(size > sizes[OUTLIERS - 1]))
-            continue;
-        int i = OUTLIERS - 1;
-        for (; i > 0 && size > sizes[i - 1]; i--) {
-            sizes[i] = sizes[i - 1];
-            found[i] = found[i - 1];
-        }
-        sizes[i] = size;
-        found[i] = (struct outlier){x[k] * 127.0f, (int32_t)k};
+    int64_t k = 0;
+    for (; k + WIDTH <= width; k += WIDTH) { /* few elements of a row are among the largest: look at many at once */
+        ivec larger = {0};
+        for (int v = 0; v < VECTORS; v++)
+            larger |= (vec)(*(const ivec *)(x + k + v * LANES) & INT32_MAX) > splat(sizes[OUTLIERS - 1]);
+        for (int i = 0; any(larger) && i < WIDTH; i++)
+            compare(x, k + i, sizes, found);
     }
+    for (; k < width; k++)
+        compare(x, k, sizes, found);
 }
 
 /* q = x * 127 / max|x|, to nearest, ties to even. The factor is no number where x is not finite. */
@@ -118,8 +130,13 @@ static struct factor quantise(const float *x, int8_t *q) {
 static struct factor quantise_stretch(const struct product *p, const float *x, int64_t stretch, const struct outlier *outliers,
                                       int8_t *q) {
     const int64_t here = stretch * STRETCH;
-    float rest[STRETCH] = {0};
-    memcpy(rest, x + here, smaller(p->in - here, STRETCH) * sizeof(float));
+    float rest[STRETCH];
+    if (p->in - here >= STRETCH) {
+        memcpy(rest, x + here, sizeof rest);
+    } else {
+        memset(rest, 0, sizeof rest);
+        memcpy(rest, x + here, (p->in - here) * sizeof(float));
+    }
     for (int i = 0; i < OUTLIERS; i++)
         if (outliers[i].place >= here && outliers[i].place < here + STRETCH)
             rest[outliers[i].place - here] = 0;

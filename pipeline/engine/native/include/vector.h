@@ -36,6 +36,18 @@ INLINE vec splat(float x) { return (vec){0} + x; }
 
 INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
 
+/* Whether a comparison holds for any lane. */
+INLINE int any(ivec mask) {
+#if defined __AVX2__ && LANES == 8
+    return __builtin_ia32_movmskps256((vec)mask);
+#else
+    int32_t found = 0;
+    for (int lane = 0; lane < LANES; lane++)
+        found |= mask[lane];
+    return found;
+#endif
+}
+
 /* Round to a whole number, ties to even, for |x| < 2^22. */
 INLINE vec whole(vec x) {
     const vec magic = splat(12582912.0f); /* 1.5 * 2^23 */

@@ -22,7 +22,7 @@ INLINE void tile(const int rows, const int32_t *x, const int8_t *w, int64_t step
 #define BEGIN(n)                                                                                                               \
     ivec a##n, b##n;                                                                                                           \
     if (rows >= n)                                                                                                             \
-        a##n = b##n = (ivec){0} + factors[n - 1].start;
+        a##n = b##n = WEIGHT_SHIFT ? repeat(factors[n - 1].start) : (ivec){0};
 #define MULTIPLY(n)                                                                                                            \
     if (rows >= n) {                                                                                                           \
         const quads row = repeat(step[n - 1]);                                                                         \
