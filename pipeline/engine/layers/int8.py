@@ -64,8 +64,7 @@ class CompiledInt8Product:
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         """Quantise `weight` [N, K]."""
-        values, step = quantised(weight)
-        self._layer = Int8Layer(values, step / STEPS, bias)
+        self._layer = Int8Layer(weight.float(), bias)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply."""

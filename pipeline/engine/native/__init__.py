@@ -44,7 +44,7 @@ _OTHER: dict[str, frozenset[str]] = {"generic": frozenset()}
 _TYPES = {"p": c_void_p, "n": c_int64, "i": c_int}
 _FUNCTIONS = {
     "block_attention": "pp", "activate": "ppnnii",
-    "pack_float32": "ppnni", "product_float32": "ppnppi", "pack_int8": "pppi", "product_int8": "ppnppppi",
+    "pack_float32": "ppnni", "product_float32": "ppnppi", "pack_int8": "ppnni", "product_int8": "ppnppppi",
     "choose_tokens": "pnnppppni", "measure_tokens": "pnnppi",
 }  # fmt: skip
 """Argument types of the functions: pointers, 64-bit integers, ints."""

@@ -116,6 +116,26 @@ def test_weights_in_blocks_and_of_any_layout_are_quantised_alike() -> None:
     torch.testing.assert_close(values * step, weight, rtol=0, atol=float(step.max()) * 0.501)
 
 
+@pytest.mark.parametrize("shape", [*SHAPES, (33, 1500), (7, 5), (1, 1), (16, 64), (17, 65)], ids=str)
+def test_the_compiled_product_quantises_weights_of_any_layout_to_the_same_bits(shape: tuple[int, int]) -> None:
+    weight, x = weight_of(shape), rows_for(shape, 5)
+    expected = made("int8-torch", weight)(x)
+    wide = torch.zeros(shape[0], 2 * shape[1] + 3)
+    wide[:, 1 : 2 * shape[1] : 2] = weight
+    for layout in (weight, weight.t().contiguous().t(), wide[:, 1 : 2 * shape[1] : 2]):
+        assert torch.equal(made("int8-compiled", layout)(x), expected)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_a_weight_that_is_not_finite_gives_no_numbers(bad: float) -> None:
+    """Rather than numbers that look right."""
+    weight, x = weight_of((40, 70)), rows_for((40, 70), 3)
+    weight[9, 66] = bad
+    for name in ("int8-torch", "int8-compiled"):
+        y = made(name, weight)(x)
+        assert y.isfinite().all(0).tolist() == [channel != 9 for channel in range(40)]
+
+
 @pytest.mark.parametrize("name", INT8)
 def test_a_huge_element_harms_its_own_stretch_only(name: str) -> None:
     """As trained models have them: with one scale for the row, nothing would be left of the other elements."""

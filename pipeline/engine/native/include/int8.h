@@ -143,20 +143,53 @@ static struct factor quantise_stretch(const struct product *p, const float *x, i
     return quantise(rest, q);
 }
 
-/* Put an int8 weight [out][in] into panels of `steps` steps, and scales [out][stretches] likewise. */
-INLINE void pack_panels(const struct product *p, const int8_t *weight, const float *scale, int64_t steps, int threads) {
+/* x [STRETCH][PANEL] = a stretch of `count` channels of a weight; what is not there is zero. */
+INLINE void read_stretch(const float *weight, int64_t out_stride, int64_t in_stride, int64_t count, int64_t width,
+                         float x[STRETCH][PANEL]) {
+    memset(x, 0, STRETCH * PANEL * sizeof(float));
+    if (out_stride == 1)
+        for (int64_t k = 0; k < width; k++)
+            memcpy(x[k], weight + k * in_stride, count * sizeof(float));
+    else
+        for (int64_t c = 0; c < count; c++)
+            for (int64_t k = 0; k < width; k++)
+                x[k][c] = weight[c * out_stride + k * in_stride];
+}
+
+/* x = x / step in whole numbers, where a channel's step is its largest |x| / 127; its scale is for rows of 127 steps, too, and no
+ * number where an element is not finite. */
+INLINE void quantise_channels(float x[STRETCH][PANEL], float *scale) {
+    for (int v = 0; v < 2; v++) {
+        vec most = splat(1e-12f), strange = splat(0.0f);
+        for (int k = 0; k < STRETCH; k++) {
+            const vec w = *(vec *)(x[k] + v * LANES), size = (vec)((ivec)w & INT32_MAX);
+            most = choose(size > most, size, most);
+            strange += w * 0.0f; /* 0, or not a number */
+        }
+        const vec step = most / 127.0f;
+        for (int k = 0; k < STRETCH; k++)
+            *(vec *)(x[k] + v * LANES) = whole(*(vec *)(x[k] + v * LANES) / step);
+        *(vec *)(scale + v * LANES) = step / 127.0f + strange;
+    }
+}
+
+/* Quantise a weight [out][in] with any strides, and put it into panels of `steps` steps, its scales likewise. */
+INLINE void pack_panels(const struct product *p, const float *weight, int64_t out_stride, int64_t in_stride, int64_t steps,
+                        int threads) {
     const int64_t stretches = stretches_of(p);
 #pragma omp parallel for num_threads(threads)
     for (int64_t panel = 0; panel < panels_of(p); panel++)
-        for (int64_t c = 0; c < PANEL; c++) {
-            const int64_t channel = panel * PANEL + c;
-            int8_t *packed = (int8_t *)p->weight + (panel * steps * PANEL + c) * UNIT;
-            for (int64_t i = 0; i < UNIT * steps; i++) {
-                const int8_t w = channel < p->out && i < p->in ? weight[channel * p->in + i] : 0;
-                packed[i / UNIT * STEP + i % UNIT] = (int8_t)(w + WEIGHT_SHIFT);
-            }
-            for (int64_t i = 0; i < stretches; i++)
-                ((float *)p->scale)[(panel * stretches + i) * PANEL + c] = channel < p->out ? scale[channel * stretches + i] : 0;
+        for (int64_t i = 0; i < stretches; i++) {
+            const int64_t from = i * STRETCH, count = smaller(p->out - panel * PANEL, PANEL);
+            float x[STRETCH][PANEL], *scale = (float *)p->scale + (panel * stretches + i) * PANEL;
+            read_stretch(weight + panel * PANEL * out_stride + from * in_stride, out_stride, in_stride, count,
+                         smaller(p->in - from, STRETCH), x);
+            quantise_channels(x, scale);
+            memset(scale + count, 0, (PANEL - count) * sizeof(float));
+            int8_t *packed = (int8_t *)p->weight + (panel * steps + from / UNIT) * STEP;
+            for (int64_t k = 0; k < smaller(steps * UNIT - from, STRETCH); k++)
+                for (int64_t c = 0; c < PANEL; c++)
+                    packed[k / UNIT * STEP + c * UNIT + k % UNIT] = (int8_t)((int32_t)x[k][c] + WEIGHT_SHIFT);
         }
 }
 

@@ -87,8 +87,8 @@ static void quantise_row(const float *x, const struct product *p, int32_t *packe
     }
 }
 
-void pack_int8(const struct product *p, const int8_t *weight, const float *scale, int threads) {
-    pack_panels(p, weight, scale, steps_of(p), threads);
+void pack_int8(const struct product *p, const float *weight, int64_t out_stride, int64_t in_stride, int threads) {
+    pack_panels(p, weight, out_stride, in_stride, steps_of(p), threads);
 }
 
 /* `packed` is room for 4 bytes for every step of a row, `factors` for a factor for every stretch of one. */

@@ -52,8 +52,8 @@ static void quantise_row(const float *x, const struct product *p, void *packed, 
     }
 }
 
-void pack_int8(const struct product *p, const int8_t *weight, const float *scale, int threads) {
-    pack_panels(p, weight, scale, stretches_of(p) * STEPS, threads);
+void pack_int8(const struct product *p, const float *weight, int64_t out_stride, int64_t in_stride, int threads) {
+    pack_panels(p, weight, out_stride, in_stride, stretches_of(p) * STEPS, threads);
 }
 
 /* `packed` is room for a stretch's bytes for every stretch and place of a group, `factors` for a factor for every stretch of a row. */
