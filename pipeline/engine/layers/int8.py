@@ -64,7 +64,7 @@ class CompiledInt8Product:
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         """Quantise `weight` [N, K]."""
-        self._layer = Int8Layer(weight.float(), bias)
+        self._layer = Int8Layer(weight if weight.dtype == torch.bfloat16 else weight.float(), bias)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply."""

@@ -100,19 +100,26 @@ class Int8Layer:
     """x · Wᵀ + b with a weight quantised to int8; rows are quantised as they are read."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        """Quantise and pack the float32 `weight` [N, K], of any strides.
+        """Quantise and pack `weight` [N, K], of float32 or bfloat16 and any strides.
 
         Raises:
             RuntimeError: If the kernels are not there or the weight is of another type.
         """
-        if weight.dtype != torch.float32:
-            raise RuntimeError("the compiled product quantises weights of float32")
+        if weight.dtype not in (torch.float32, torch.bfloat16):
+            raise RuntimeError("the compiled product quantises weights of float32 and bfloat16")
         self._library, (out, width) = needed(), weight.shape
         self._stretches = -(-width // STRETCH)
         self._steps = -(-width // 2)  # where an instruction sums two elements, the fewest that one does
         self._weight = torch.empty(_panels(out) * self._stretches * STRETCH, dtype=torch.int8)  # and 64 are the most
         self._scale, self._bias = torch.empty(_panels(out) * self._stretches), None if bias is None else _filled(bias)
-        self._layer = _Product(self._weight.data_ptr(), _pointer(self._bias), self._scale.data_ptr(), width, out, 0)
+        self._layer = _Product(
+            self._weight.data_ptr(),
+            _pointer(self._bias),
+            self._scale.data_ptr(),
+            width,
+            out,
+            weight.dtype == torch.bfloat16,
+        )
         self._library.pack_int8(
             byref(self._layer), weight.data_ptr(), weight.stride(0), weight.stride(1), torch.get_num_threads()
         )

@@ -124,6 +124,8 @@ def test_the_compiled_product_quantises_weights_of_any_layout_to_the_same_bits(s
     wide[:, 1 : 2 * shape[1] : 2] = weight
     for layout in (weight, weight.t().contiguous().t(), wide[:, 1 : 2 * shape[1] : 2]):
         assert torch.equal(made("int8-compiled", layout)(x), expected)
+        halved = layout.bfloat16()
+        assert torch.equal(made("int8-compiled", halved)(x), made("int8-torch", halved)(x))
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])

@@ -143,17 +143,26 @@ static struct factor quantise_stretch(const struct product *p, const float *x, i
     return quantise(rest, q);
 }
 
-/* x [STRETCH][PANEL] = a stretch of `count` channels of a weight; what is not there is zero. */
-INLINE void read_stretch(const float *weight, int64_t out_stride, int64_t in_stride, int64_t count, int64_t width,
-                         float x[STRETCH][PANEL]) {
+/* Element `i` of a weight of float32, or of bfloat16, which is the upper half of one. */
+INLINE float element(const void *weight, int64_t i, const int halved) {
+    const uint32_t upper = halved ? (uint32_t)((const uint16_t *)weight)[i] << 16 : 0;
+    float x;
+    memcpy(&x, halved ? (const void *)&upper : (const float *)weight + i, sizeof x);
+    return x;
+}
+
+/* x [STRETCH][PANEL] = a stretch of `count` channels of a weight, from element `first` on; what is not there is zero. */
+INLINE void read_stretch(const void *weight, const int halved, int64_t first, int64_t out_stride, int64_t in_stride,
+                         int64_t count, int64_t width, float x[STRETCH][PANEL]) {
     memset(x, 0, STRETCH * PANEL * sizeof(float));
     if (out_stride == 1)
         for (int64_t k = 0; k < width; k++)
-            memcpy(x[k], weight + k * in_stride, count * sizeof(float));
+            for (int64_t c = 0; c < count; c++)
+                x[k][c] = element(weight, first + k * in_stride + c, halved);
     else
         for (int64_t c = 0; c < count; c++)
             for (int64_t k = 0; k < width; k++)
-                x[k][c] = weight[c * out_stride + k * in_stride];
+                x[k][c] = element(weight, first + c * out_stride + k * in_stride, halved);
 }
 
 /* x = x / step in whole numbers, where a channel's step is its largest |x| / 127; its scale is for rows of 127 steps, too, and no
@@ -174,16 +183,19 @@ INLINE void quantise_channels(float x[STRETCH][PANEL], float *scale) {
 }
 
 /* Quantise a weight [out][in] with any strides, and put it into panels of `steps` steps, its scales likewise. */
-INLINE void pack_panels(const struct product *p, const float *weight, int64_t out_stride, int64_t in_stride, int64_t steps,
+INLINE void pack_panels(const struct product *p, const void *weight, int64_t out_stride, int64_t in_stride, int64_t steps,
                         int threads) {
     const int64_t stretches = stretches_of(p);
 #pragma omp parallel for num_threads(threads)
     for (int64_t panel = 0; panel < panels_of(p); panel++)
         for (int64_t i = 0; i < stretches; i++) {
             const int64_t from = i * STRETCH, count = smaller(p->out - panel * PANEL, PANEL);
+            const int64_t first = panel * PANEL * out_stride + from * in_stride, width = smaller(p->in - from, STRETCH);
             float x[STRETCH][PANEL], *scale = (float *)p->scale + (panel * stretches + i) * PANEL;
-            read_stretch(weight + panel * PANEL * out_stride + from * in_stride, out_stride, in_stride, count,
-                         smaller(p->in - from, STRETCH), x);
+            if (p->halved)
+                read_stretch(weight, 1, first, out_stride, in_stride, count, width, x);
+            else
+                read_stretch(weight, 0, first, out_stride, in_stride, count, width, x);
             quantise_channels(x, scale);
             memset(scale + count, 0, (PANEL - count) * sizeof(float));
             int8_t *packed = (int8_t *)p->weight + (panel * steps + from / UNIT) * STEP;

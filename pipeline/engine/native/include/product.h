@@ -29,7 +29,7 @@ struct product {
     const float *bias;  /* [panels][PANEL], or null */
     const float *scale; /* int8: [panels][stretches of the inner dimension][PANEL] */
     int64_t in, out;
-    int32_t halved; /* float32: whether the weight is bfloat16, the upper half of a float32 */
+    int32_t halved; /* whether the weight that was given is bfloat16, the upper half of a float32 */
 };
 
 /* How `rows` rows are cut into groups of `most` at the most, as even as can be. */

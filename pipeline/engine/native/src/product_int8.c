@@ -87,7 +87,7 @@ static void quantise_row(const float *x, const struct product *p, int32_t *packe
     }
 }
 
-void pack_int8(const struct product *p, const float *weight, int64_t out_stride, int64_t in_stride, int threads) {
+void pack_int8(const struct product *p, const void *weight, int64_t out_stride, int64_t in_stride, int threads) {
     pack_panels(p, weight, out_stride, in_stride, steps_of(p), threads);
 }
 

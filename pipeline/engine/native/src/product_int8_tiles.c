@@ -52,7 +52,7 @@ static void quantise_row(const float *x, const struct product *p, void *packed, 
     }
 }
 
-void pack_int8(const struct product *p, const float *weight, int64_t out_stride, int64_t in_stride, int threads) {
+void pack_int8(const struct product *p, const void *weight, int64_t out_stride, int64_t in_stride, int threads) {
     pack_panels(p, weight, out_stride, in_stride, stretches_of(p) * STEPS, threads);
 }
 
