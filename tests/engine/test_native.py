@@ -77,7 +77,8 @@ def test_a_rows_bits_are_its_own(case: Case, threads: int, longest: int) -> None
     whole = run(case)
     in_pieces = [[spot] for row in rows for spot in case.spots_of(row, longest)]
     one_by_one = [[spot] for row in rows for spot in case.spots_of(row, 1)]
-    for steps in ([case.spots[::-1]], [case.spots_of(row, BLOCK) for row in rows], in_pieces, one_by_one):
+    at_once = [[spot for spots in one_by_one for spot in spots]]  # each token a chunk, all of them in one step
+    for steps in ([case.spots[::-1]], [case.spots_of(row, BLOCK) for row in rows], in_pieces, one_by_one, at_once):
         assert all(same(a, b) for a, b in zip(run(case, steps), whole, strict=True))
     lone = [[case.spots_of(row, 1)[i] for row in rows if i < case.news[row]] for i in range(max(case.news))]
     assert all(same(a, b) for a, b in zip(run(case, lone, alone=True, threads=threads), whole, strict=True))
