@@ -8,13 +8,12 @@ import logging
 import math
 import os
 import re
-import secrets
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,6 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
 
 import ray as ray
-from ray._private.node import Node
-from ray._private.state import GlobalState
 from ray.exceptions import ActorUnavailableError as ActorUnavailableError
 from ray.exceptions import LocalRayletDiedError as LocalRayletDiedError
 from ray.exceptions import NodeDiedError as NodeDiedError
@@ -39,15 +36,11 @@ from ray.exceptions import RuntimeEnvSetupError as RuntimeEnvSetupError
 import pipeline
 from pipeline.errors import ClusterLost
 from pipeline.machine import cores
+from pipeline.run.cluster.local import start_local
 from pipeline.wording import lines_of, one_line, shortened
 from pipeline.work.config import ClusterConfig
 
 logger = logging.getLogger(__name__)
-
-LOOPBACK = "127.0.0.1"
-OBJECT_STORE_BYTES = 80 * 2**20
-"""Bytes of Ray's object store, the least it accepts, because only shards and reports pass through Ray."""
-
 
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that Ray sets for a job that was submitted to a cluster."""
@@ -87,13 +80,6 @@ def _logical_cpus(config: ClusterConfig) -> int:
     return max(cores(), math.prod(map(int, asked)))
 
 
-_SERVERS = ("start_api_server", "start_log_monitor", "start_monitor")
-"""What starts the dashboard and its job API, the printing of workers' logs, and the autoscaler."""
-NODE_SECONDS = 120.0
-"""Seconds for Ray's node to appear before Ray looks for it in its own way, which gives up after 30 more and says what is
-missing: 30 alone are too few on a machine with much other work."""
-
-
 def connect(config: ClusterConfig, folder: str | None, note: Callable[[str], None]) -> None:
     """Start Ray on loopback for this job alone, with its files in `folder`, or join the cluster at `address`.
 
@@ -110,13 +96,7 @@ def connect(config: ClusterConfig, folder: str | None, note: Callable[[str], Non
                 ray.init(address=config.address, namespace="promptmill", runtime_env=_runtime_env(config), **quiet)
                 warn_if_open(ray.get_runtime_context().gcs_address, note)
             else:
-                # Ray protects a cluster with a token, which it leaves in the home directory; ours lives as long as the job.
-                os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-                with _quick_start():
-                    ray.init(
-                        address="local", _node_ip_address=LOOPBACK, include_dashboard=False, num_cpus=_logical_cpus(config),
-                        object_store_memory=OBJECT_STORE_BYTES, _temp_dir=folder, **quiet,
-                    )  # fmt: skip
+                start_local(_logical_cpus(config), folder, quiet)
     except Exception as error:  # Ray's start may raise any exception of its libraries
         if isinstance(error, ConnectionError) and config.address == "auto":
             raise ClusterLost("cluster.address=auto: no Ray is running here; name the cluster's address") from error
@@ -132,46 +112,6 @@ def connect(config: ClusterConfig, folder: str | None, note: Callable[[str], Non
             signal.signal(number, handler)
     _silence()
     sys.stdout.flush()
-
-
-@contextlib.contextmanager
-def _quick_start() -> Iterator[None]:
-    """Within it, Ray starts in less than two thirds of the time: without what serves people and larger clusters.
-
-    `include_dashboard=False` leaves out only the pages of the API server and waits for it. Ray also looks only once a second
-    whether its node is there, which is done more often here before.
-    """
-
-    def start_nothing(node: Any, **_: object) -> None:
-        node._webui_url = ""
-
-    node: Any = Node
-    state: Any = GlobalState
-    look: Any = getattr(state, "get_node", None)
-    ours = [*((node, name, start_nothing) for name in _SERVERS), (state, "get_node", patiently(look, NODE_SECONDS))]
-    quick = [
-        (kind, name, function) for kind, name, function in ours if hasattr(kind, name)
-    ]  # another Ray may lack some
-    own = [(kind, name, getattr(kind, name)) for kind, name, _ in quick]
-    for kind, name, function in quick:
-        setattr(kind, name, function)
-    try:
-        yield
-    finally:
-        for kind, name, function in own:
-            setattr(kind, name, function)
-
-
-def patiently(look: Callable[[Any, str], Any], seconds: float) -> Callable[[Any, str], Any]:
-    """Return Ray's function that looks for a node, with this many seconds before it for the node to appear."""
-
-    def get_node(state: Any, node_id: str) -> Any:
-        end = time.monotonic() + seconds
-        while not any(node.get("NodeID") == node_id for node in state.node_table()) and time.monotonic() < end:
-            time.sleep(0.02)
-        return look(state, node_id)
-
-    return get_node
 
 
 def _runtime_env(config: ClusterConfig) -> dict[str, Any]:

@@ -85,28 +85,3 @@ def test_whatever_the_start_of_ray_raises_is_one_line(error: Exception, monkeypa
     monkeypatch.setattr(ray_cluster.ray, "init", init)
     with pytest.raises(ClusterLost, match="Ray cannot be reached or started"):
         ray_cluster.connect(ClusterConfig(), "/nowhere", print)
-
-
-def test_a_ray_of_this_job_alone_starts_no_servers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a Ray of another version has not stays away."""
-
-    class Node:
-        def start_api_server(self, *, include_dashboard: bool) -> None:
-            raise AssertionError
-
-        def start_monitor(self) -> None:
-            raise AssertionError
-
-    own, started = dict(vars(Node)), []
-
-    def init(**_: object) -> None:
-        node: Any = Node()
-        node.start_api_server(include_dashboard=False)
-        node.start_monitor()
-        started.append(node._webui_url)
-
-    monkeypatch.setattr(ray_cluster, "Node", Node)
-    monkeypatch.setattr(ray_cluster.ray, "init", init)
-    monkeypatch.setattr(ray_cluster, "_silence", lambda: None)
-    ray_cluster.connect(ClusterConfig(name="local"), None, lambda _: None)
-    assert started == [""] and dict(vars(Node)) == own

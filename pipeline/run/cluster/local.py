@@ -1,0 +1,132 @@
+"""Starts a Ray on this machine for one job: quickly, and also where other work leaves little of the processor."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import ray as ray
+from ray._private.node import Node
+from ray._private.state import GlobalState
+
+LOOPBACK = "127.0.0.1"
+OBJECT_STORE_BYTES = 80 * 2**20
+"""Bytes of Ray's object store, the least it accepts, because only shards and reports pass through Ray."""
+SERVERS = ("start_api_server", "start_log_monitor", "start_monitor")
+"""What starts the dashboard and its job API, the printing of workers' logs, and the autoscaler."""
+AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+"""Ports of the agents that a node's raylet starts, as Ray's parameters name them."""
+NODE_SECONDS = 120.0
+"""Seconds for Ray's node to appear before Ray looks for it in its own way, which gives up after 30 more and says what is
+missing: 30 alone are too few on a machine with much other work."""
+
+
+class NodeEnded(Exception):
+    """Ray's node ended before it was ready."""
+
+
+def start_local(cpus: int, folder: str | None, options: Mapping[str, Any]) -> None:
+    """Start Ray on loopback, with its files in `folder`.
+
+    A raylet ends when its agents have not told it within 15 seconds which ports they took, which is too short where each
+    process gets a tenth of a core. It does not wait for ports that it gives them. They are given only then, as another
+    program may take a port before an agent does.
+
+    Raises:
+        Exception: Any of Ray's and its libraries'.
+    """
+    # Ray protects a cluster with a token, which it leaves in the home directory; ours lives as long as the job.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+    def start(ports: Mapping[str, int]) -> None:
+        with _quick_start(ports):
+            ray.init(
+                address="local", _node_ip_address=LOOPBACK, include_dashboard=False, num_cpus=cpus,
+                object_store_memory=OBJECT_STORE_BYTES, _temp_dir=folder, **options,
+            )  # fmt: skip
+
+    try:
+        start({})
+    except NodeEnded:
+        start(free_ports())
+
+
+def free_ports() -> dict[str, int]:
+    """Return a port that nobody listens on for each agent of a node."""
+    with contextlib.ExitStack() as stack:
+        found = [stack.enter_context(socket.create_server((LOOPBACK, 0))) for _ in AGENT_PORTS]
+        return {name: server.getsockname()[1] for name, server in zip(AGENT_PORTS, found, strict=True)}
+
+
+@contextlib.contextmanager
+def _quick_start(ports: Mapping[str, int]) -> Iterator[None]:
+    """Within it, Ray starts in less than two thirds of the time: without what serves people and larger clusters.
+
+    `include_dashboard=False` leaves out only the pages of the API server and waits for it. Ray also looks only once a second
+    whether its node is there, which is done more often here before.
+
+    Raises:
+        NodeEnded: If the node's raylet ends before the node is ready; what belongs to it is stopped then.
+    """
+    node: Any = Node
+    state: Any = GlobalState
+    look: Any = getattr(state, "get_node", None)
+    start_raylet: Any = getattr(node, "start_raylet", None)
+    started: list[Any] = []
+
+    def start_nothing(node: Any, **_: object) -> None:
+        node._webui_url = ""
+
+    def start_with_ports(node: Any, *arguments: Any, **named: Any) -> Any:
+        started.append(node)
+        for name, port in ports.items():
+            setattr(node._ray_params, name, port)
+        return start_raylet(node, *arguments, **named)
+
+    def check() -> None:
+        raylets = started[-1].all_processes.get("raylet", ()) if started else ()
+        if any(raylet.process.poll() is not None for raylet in raylets):
+            started[-1].kill_all_processes(check_alive=False, allow_graceful=False)
+            raise NodeEnded("Ray's raylet ended before its node was ready")
+
+    ours: list[tuple[Any, str, Callable[..., Any]]] = [
+        *((node, name, start_nothing) for name in SERVERS), (node, "start_raylet", start_with_ports),
+        (state, "get_node", patiently(look, NODE_SECONDS, check)),
+    ]  # fmt: skip
+    quick = [
+        (kind, name, function) for kind, name, function in ours if hasattr(kind, name)
+    ]  # another Ray may lack some
+    own = [(kind, name, getattr(kind, name)) for kind, name, _ in quick]
+    for kind, name, function in quick:
+        setattr(kind, name, function)
+    try:
+        yield
+    finally:
+        for kind, name, function in own:
+            setattr(kind, name, function)
+
+
+def patiently(
+    look: Callable[[Any, str], Any], seconds: float, check: Callable[[], None] = lambda: None
+) -> Callable[[Any, str], Any]:
+    """Return Ray's function that looks for a node, with this many seconds before it for the node to appear.
+
+    Args:
+        look: Ray's function.
+        seconds: How long to wait.
+        check: Called again and again meanwhile.
+    """
+
+    def get_node(state: Any, node_id: str) -> Any:
+        end = time.monotonic() + seconds
+        while not any(node.get("NodeID") == node_id for node in state.node_table()) and time.monotonic() < end:
+            check()
+            time.sleep(0.02)
+        return look(state, node_id)
+
+    return get_node
