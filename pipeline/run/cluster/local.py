@@ -34,8 +34,8 @@ def start_local(cpus: int, folder: str | None, options: Mapping[str, Any]) -> No
     """Start Ray on loopback, with its files in `folder`.
 
     A raylet ends when its agents have not told it within 15 seconds which ports they took, which is too short where each
-    process gets a tenth of a core. It does not wait for ports that it gives them. They are given only then, as another
-    program may take a port before an agent does.
+    process gets a tenth of a core. Then Ray is started once more, with ports that are given: the raylet does not wait for most
+    of these. They are given only then, as another program may take a port before an agent does.
 
     Raises:
         Exception: Any of Ray's and its libraries'.

@@ -1,4 +1,4 @@
-"""A Ray for one job starts also where its agents are too slow for its raylet."""
+"""A Ray for one job starts once more where its raylet ended too soon."""
 
 from __future__ import annotations
 
