@@ -41,11 +41,8 @@ def server() -> Iterator[dict[str, str]]:
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1",
         f"--port={free_port()}", f"--dashboard-port={port}", "--include-dashboard=true", "--num-cpus=1",
-        # The agent takes the jobs; its usual port is that of any other Ray on this machine, too. For most ports that
-        # it was given, the raylet does not wait 15 seconds for the agents.
-        f"--dashboard-agent-listen-port={free_port()}", f"--dashboard-agent-grpc-port={free_port()}",
-        f"--runtime-env-agent-port={free_port()}", f"--metrics-export-port={free_port()}", f"--temp-dir={folder}",
-        "--disable-usage-stats",
+        # The agent takes the jobs; its usual port is that of any other Ray on this machine, too.
+        f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={folder}", "--disable-usage-stats",
     ]  # fmt: skip
 
     def start() -> subprocess.Popen[bytes]:
@@ -57,7 +54,7 @@ def server() -> Iterator[dict[str, str]]:
         return head
 
     end = time.monotonic() + PATIENCE
-    while (head := start()).poll() is not None:  # Ray gives up after 30 seconds, which are too few on a busy machine
+    while (head := start()).poll() is not None:  # Ray gives up early on a busy machine
         assert time.monotonic() < end
     try:
         yield {**environment, "ADDRESS": f"http://127.0.0.1:{port}"}

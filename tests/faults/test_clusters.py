@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.run.cluster.local import free_ports, patiently
-from tests.small_runs import PATIENCE, RAY, Stage, assert_same_rows, events, generate, parts, started_generate
+from tests.small_runs import RAY, Stage, assert_same_rows, events, generate, parts, started_generate
 
 pytestmark = pytest.mark.ray
 
@@ -28,13 +27,11 @@ ROWS = 96
 @pytest.fixture
 def cluster(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A head without processors, so that every replica is on a node that can be lost; each waits after its first part."""
-    from ray._private.state import GlobalState
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setattr(GlobalState, "get_node", patiently(GlobalState.get_node, PATIENCE))
     for name, value in stage.environment.items():
         monkeypatch.setenv(name, value)
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **free_ports()})
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         yield made
     finally:
@@ -62,7 +59,7 @@ def test_fault_23_and_24_nodes_are_drained_and_killed_and_another_joins(
     cluster: Any, stage: Stage, source: Path, reference: Path, tmp_path: Path
 ) -> None:
     """In one run, as a run on a cluster takes a minute to start: what is left is done by the node that joins."""
-    first, second = (cluster.add_node(num_cpus=1, **free_ports()) for _ in range(2))
+    first, second = (cluster.add_node(num_cpus=1) for _ in range(2))
     output = tmp_path / "out"
     options = ("cluster=existing", f"cluster.address={cluster.address}", *OPTIONS)
     with started_generate(source, output, *options) as run:
@@ -71,7 +68,7 @@ def test_fault_23_and_24_nodes_are_drained_and_killed_and_another_joins(
         run.wait_for(lambda: bool(events(output, "replica_leaving")))
         kill_node(second)
         run.wait_for(lambda: bool(events(output, "replica_down")))
-        cluster.add_node(num_cpus=1, **free_ports())
+        cluster.add_node(num_cpus=1)
         run.wait_for(lambda: len(events(output, "replica_up")) == 3)
         stage.open()
         code, text = run.finish()
@@ -108,7 +105,7 @@ print(client.drain_node(sys.argv[2], autoscaler_pb2.DRAIN_NODE_REASON_PREEMPTION
 
 @pytest.mark.slow
 def test_fault_25_the_head_is_lost(cluster: Any, stage: Stage, source: Path, reference: Path, tmp_path: Path) -> None:
-    node = cluster.add_node(num_cpus=1, **free_ports())
+    node = cluster.add_node(num_cpus=1)
     output = tmp_path / "out"
     with started_generate(source, output, "cluster=existing", f"cluster.address={cluster.address}", *OPTIONS) as run:
         run.wait_at(stage)
@@ -125,7 +122,7 @@ def test_fault_25_the_head_is_lost(cluster: Any, stage: Stage, source: Path, ref
 
 
 def test_fault_37_resources_that_never_come(cluster: Any, source: Path, tmp_path: Path) -> None:
-    cluster.add_node(num_cpus=1, **free_ports())
+    cluster.add_node(num_cpus=1)
     options = ("cluster=existing", f"cluster.address={cluster.address}", *OPTIONS[:-1], "cluster.cpus_per_replica=64")
     with started_generate(source, tmp_path / "out", *options, "cluster.start_timeout=3") as run:
         code, text = run.finish()

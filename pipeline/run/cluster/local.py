@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -19,8 +18,8 @@ OBJECT_STORE_BYTES = 80 * 2**20
 """Bytes of Ray's object store, the least it accepts, because only shards and reports pass through Ray."""
 SERVERS = ("start_api_server", "start_log_monitor", "start_monitor")
 """What starts the dashboard and its job API, the printing of workers' logs, and the autoscaler."""
-AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
-"""Ports of the agents that a node's raylet starts, as Ray's parameters name them."""
+STARTS = 3
+"""How often Ray is started until a node of it lives."""
 NODE_SECONDS = 120.0
 """Seconds for Ray's node to appear before Ray looks for it in its own way, which gives up after 30 more and says what is
 missing: 30 alone are too few on a machine with much other work."""
@@ -34,37 +33,30 @@ def start_local(cpus: int, folder: str | None, options: Mapping[str, Any]) -> No
     """Start Ray on loopback, with its files in `folder`.
 
     A raylet ends when its agents have not told it within 15 seconds which ports they took, which is too short where each
-    process gets a tenth of a core. Then Ray is started once more, with ports that are given: the raylet does not wait for most
-    of these. They are given only then, as another program may take a port before an agent does.
+    process gets a tenth of a core, and no option of Ray's changes that. Then Ray is started again, STARTS times in all: what
+    the agents import is in memory by then.
 
     Raises:
+        NodeEnded: If it ended each time.
         Exception: Any of Ray's and its libraries'.
     """
     # Ray protects a cluster with a token, which it leaves in the home directory; ours lives as long as the job.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-
-    def start(ports: Mapping[str, int]) -> None:
-        with _quick_start(ports):
-            ray.init(
-                address="local", _node_ip_address=LOOPBACK, include_dashboard=False, num_cpus=cpus,
-                object_store_memory=OBJECT_STORE_BYTES, _temp_dir=folder, **options,
-            )  # fmt: skip
-
-    try:
-        start({})
-    except NodeEnded:
-        start(free_ports())
-
-
-def free_ports() -> dict[str, int]:
-    """Return a port that nobody listens on for each agent of a node."""
-    with contextlib.ExitStack() as stack:
-        found = [stack.enter_context(socket.create_server((LOOPBACK, 0))) for _ in AGENT_PORTS]
-        return {name: server.getsockname()[1] for name, server in zip(AGENT_PORTS, found, strict=True)}
+    for left in reversed(range(STARTS)):
+        try:
+            with _quick_start():
+                ray.init(
+                    address="local", _node_ip_address=LOOPBACK, include_dashboard=False, num_cpus=cpus,
+                    object_store_memory=OBJECT_STORE_BYTES, _temp_dir=folder, **options,
+                )  # fmt: skip
+            return
+        except NodeEnded:
+            if not left:
+                raise
 
 
 @contextlib.contextmanager
-def _quick_start(ports: Mapping[str, int]) -> Iterator[None]:
+def _quick_start() -> Iterator[None]:
     """Within it, Ray starts in less than two thirds of the time: without what serves people and larger clusters.
 
     `include_dashboard=False` leaves out only the pages of the API server and waits for it. Ray also looks only once a second
@@ -82,10 +74,8 @@ def _quick_start(ports: Mapping[str, int]) -> Iterator[None]:
     def start_nothing(node: Any, **_: object) -> None:
         node._webui_url = ""
 
-    def start_with_ports(node: Any, *arguments: Any, **named: Any) -> Any:
+    def start_and_note(node: Any, *arguments: Any, **named: Any) -> Any:
         started.append(node)
-        for name, port in ports.items():
-            setattr(node._ray_params, name, port)
         return start_raylet(node, *arguments, **named)
 
     def check() -> None:
@@ -95,7 +85,7 @@ def _quick_start(ports: Mapping[str, int]) -> Iterator[None]:
             raise NodeEnded("Ray's raylet ended before its node was ready")
 
     ours: list[tuple[Any, str, Callable[..., Any]]] = [
-        *((node, name, start_nothing) for name in SERVERS), (node, "start_raylet", start_with_ports),
+        *((node, name, start_nothing) for name in SERVERS), (node, "start_raylet", start_and_note),
         (state, "get_node", patiently(look, NODE_SECONDS, check)),
     ]  # fmt: skip
     quick = [
@@ -111,9 +101,7 @@ def _quick_start(ports: Mapping[str, int]) -> Iterator[None]:
             setattr(kind, name, function)
 
 
-def patiently(
-    look: Callable[[Any, str], Any], seconds: float, check: Callable[[], None] = lambda: None
-) -> Callable[[Any, str], Any]:
+def patiently(look: Callable[[Any, str], Any], seconds: float, check: Callable[[], None]) -> Callable[[Any, str], Any]:
     """Return Ray's function that looks for a node, with this many seconds before it for the node to appear.
 
     Args:
