@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.run.cluster.local import until_it_lives
 from tests.small_runs import RAY, Stage, assert_same_rows, events, generate, parts, started_generate
 
 pytestmark = pytest.mark.ray
@@ -31,11 +32,16 @@ def cluster(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     for name, value in stage.environment.items():
         monkeypatch.setenv(name, value)
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    made = until_it_lives(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}))
     try:
         yield made
     finally:
         made.shutdown()
+
+
+def add_node(cluster: Any) -> Any:
+    """A node with one processor, started again where the machine is too busy for Ray."""
+    return until_it_lives(lambda: cluster.add_node(num_cpus=1))
 
 
 def kill_node(node: Any) -> None:
@@ -59,7 +65,7 @@ def test_fault_23_and_24_nodes_are_drained_and_killed_and_another_joins(
     cluster: Any, stage: Stage, source: Path, reference: Path, tmp_path: Path
 ) -> None:
     """In one run, as a run on a cluster takes a minute to start: what is left is done by the node that joins."""
-    first, second = (cluster.add_node(num_cpus=1) for _ in range(2))
+    first, second = (add_node(cluster) for _ in range(2))
     output = tmp_path / "out"
     options = ("cluster=existing", f"cluster.address={cluster.address}", *OPTIONS)
     with started_generate(source, output, *options) as run:
@@ -68,7 +74,7 @@ def test_fault_23_and_24_nodes_are_drained_and_killed_and_another_joins(
         run.wait_for(lambda: bool(events(output, "replica_leaving")))
         kill_node(second)
         run.wait_for(lambda: bool(events(output, "replica_down")))
-        cluster.add_node(num_cpus=1)
+        add_node(cluster)
         run.wait_for(lambda: len(events(output, "replica_up")) == 3)
         stage.open()
         code, text = run.finish()
@@ -105,7 +111,7 @@ print(client.drain_node(sys.argv[2], autoscaler_pb2.DRAIN_NODE_REASON_PREEMPTION
 
 @pytest.mark.slow
 def test_fault_25_the_head_is_lost(cluster: Any, stage: Stage, source: Path, reference: Path, tmp_path: Path) -> None:
-    node = cluster.add_node(num_cpus=1)
+    node = add_node(cluster)
     output = tmp_path / "out"
     with started_generate(source, output, "cluster=existing", f"cluster.address={cluster.address}", *OPTIONS) as run:
         run.wait_at(stage)

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import ray as ray
 from ray._private.node import Node
 from ray._private.state import GlobalState
+
+logger = logging.getLogger(__name__)
+
+Started = TypeVar("Started")
 
 LOOPBACK = "127.0.0.1"
 OBJECT_STORE_BYTES = 80 * 2**20
 """Bytes of Ray's object store, the least it accepts, because only shards and reports pass through Ray."""
 SERVERS = ("start_api_server", "start_log_monitor", "start_monitor")
 """What starts the dashboard and its job API, the printing of workers' logs, and the autoscaler."""
-STARTS = 3
+STARTS = 6
 """How often Ray is started until a node of it lives."""
 NODE_SECONDS = 120.0
 """Seconds for Ray's node to appear before Ray looks for it in its own way, which gives up after 30 more and says what is
@@ -32,27 +37,39 @@ class NodeEnded(Exception):
 def start_local(cpus: int, folder: str | None, options: Mapping[str, Any]) -> None:
     """Start Ray on loopback, with its files in `folder`.
 
-    A raylet ends when its agents have not told it within 15 seconds which ports they took, which is too short where each
-    process gets a tenth of a core, and no option of Ray's changes that. Then Ray is started again, STARTS times in all: what
-    the agents import is in memory by then.
-
     Raises:
         NodeEnded: If it ended each time.
         Exception: Any of Ray's and its libraries'.
     """
     # Ray protects a cluster with a token, which it leaves in the home directory; ours lives as long as the job.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    for left in reversed(range(STARTS)):
+    until_it_lives(
+        lambda: ray.init(
+            address="local", _node_ip_address=LOOPBACK, include_dashboard=False, num_cpus=cpus,
+            object_store_memory=OBJECT_STORE_BYTES, _temp_dir=folder, **options,
+        )
+    )  # fmt: skip
+
+
+def until_it_lives(start: Callable[[], Started]) -> Started:
+    """Call what starts a node of Ray, quickly, and again where the node's raylet ends: STARTS times in all.
+
+    A raylet ends when its agents have not told it within 15 seconds which ports they took, which is too short where each
+    process gets a tenth of a core, and no option of Ray's changes that. The next time, what the agents import is compiled
+    and in memory.
+
+    Raises:
+        NodeEnded: If it ended each time.
+        Exception: Any of `start`.
+    """
+    for number in range(2, STARTS + 1):
         try:
             with _quick_start():
-                ray.init(
-                    address="local", _node_ip_address=LOOPBACK, include_dashboard=False, num_cpus=cpus,
-                    object_store_memory=OBJECT_STORE_BYTES, _temp_dir=folder, **options,
-                )  # fmt: skip
-            return
-        except NodeEnded:
-            if not left:
-                raise
+                return start()
+        except NodeEnded as error:
+            logger.warning("%s, as on a very busy machine; it is started again (%d of %d)", error, number, STARTS)
+    with _quick_start():
+        return start()
 
 
 @contextlib.contextmanager
