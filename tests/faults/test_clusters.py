@@ -32,7 +32,9 @@ def cluster(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     for name, value in stage.environment.items():
         monkeypatch.setenv(name, value)
-    made = until_it_lives(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}))
+    made = until_it_lives(
+        lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    )
     try:
         yield made
     finally:
