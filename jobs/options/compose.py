@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -75,7 +76,7 @@ def compose_runs(job: str, schema: type[Config], arguments: Arguments) -> list[C
     except PromptmillError:
         raise
     except Exception as error:  # composing has no effects: any error here is one of the configuration
-        raise explain(error, schema, given) from error
+        raise explain(error, schema, given, _groups(job)) from error
 
 
 def _one(
@@ -137,6 +138,12 @@ def _check_keys(tree: DictConfig, schema: type) -> None:
         for name in tree[section]:
             if f"{section}.{name}" not in known:
                 raise ConfigurationError(no_such_key(f"{section}.{name}", schema))
+
+
+def _groups(job: str) -> list[str]:
+    """The groups that a job takes presets of."""
+    defaults = OmegaConf.load(str(files("conf") / f"{job}.yaml")).defaults
+    return [str(group) for item in defaults if isinstance(item, DictConfig) for group in item]
 
 
 def _search_path(folder: str | None) -> list[str]:

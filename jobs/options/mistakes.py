@@ -41,13 +41,14 @@ _PATHS = {
 """The meaning of the key `path` of a section."""
 
 
-def explain(error: Exception, schema: type, overrides: Sequence[str]) -> PromptmillError:
+def explain(error: Exception, schema: type, overrides: Sequence[str], groups: Sequence[str] = ()) -> PromptmillError:
     """Return the error that says in one line what is wrong with the configuration.
 
     Args:
         error: What Hydra, OmegaConf or a dataclass raised.
         schema: The job's configuration dataclass.
         overrides: The command line, where the value of a key is found as it was written.
+        groups: The groups that the job takes presets of.
     """
     chain = list(_chain(error))
     for link in chain:
@@ -60,6 +61,9 @@ def explain(error: Exception, schema: type, overrides: Sequence[str]) -> Promptm
     for link in chain:
         if isinstance(link, OmegaConfBaseException) and link.full_key:
             return ConfigurationError(_about_key(link, schema, overrides) + _where(error))
+    other = re.match(r"Could not (?:override|delete) '([^'@]+)'\. No match in the defaults list", _one_line(error))
+    if other:
+        return ConfigurationError(_no_group(other[1], groups, overrides))
     return ConfigurationError(_one_line(error) + _where(error))
 
 
@@ -111,6 +115,13 @@ def no_such_preset(group: str, name: str, options: Sequence[str], schema: type) 
     there = "there are" if len(options) > 1 else "there is"
     hint = f"{close} " if (close := did_you_mean(name, options)) else "; "
     return f"{group}={name}: no such preset{hint}{there} {', '.join(options)}"
+
+
+def _no_group(group: str, groups: Sequence[str], overrides: Sequence[str]) -> str:
+    """Say that a job takes no presets of a group that other jobs have, and which ones it takes."""
+    written = next((word for word in overrides if word.lstrip("~").partition("=")[0] == group), group)
+    taken = f"only presets of {', '.join(groups)}" if groups else "no presets"
+    return f"{plain(written, _SHOWN)}: this job takes {taken}"
 
 
 def _about_key(error: OmegaConfBaseException, schema: type, overrides: Sequence[str]) -> str:

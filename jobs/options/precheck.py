@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from hydra.core.override_parser.types import Override
 
-from jobs.options.keys import keys, sections
+from jobs.options.keys import Key, keys, sections
 from jobs.options.mistakes import no_such_key
 from pipeline.errors import ConfigurationError
 
@@ -40,8 +40,17 @@ def check(
         optional = name not in known  # such as experiment
         if override.is_delete() and not optional:
             raise ConfigurationError(f"{line}: {name} cannot be removed; set it to something else")
+        if name in keys(schema):
+            _check_truth(override, keys(schema)[name])
         if name in groups:
             _check_group(override, optional, presets)
+
+
+def _check_truth(override: Override, key: Key) -> None:
+    """Refuse numbers other than 0 and 1 where true or false is asked for: OmegaConf takes them all as true."""
+    value = override.value()
+    if key.type in (bool, bool | None) and isinstance(value, int | float) and value not in (0, 1):
+        raise ConfigurationError(f"{override.input_line}: must be {key.allowed}")
 
 
 def _check_group(override: Override, optional: bool, presets: Callable[[str], Sequence[str]]) -> None:

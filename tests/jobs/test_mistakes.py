@@ -171,6 +171,9 @@ def test_unknown_preset(group: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("zzzzzz=1", "zzzzzz: no such key; there are model.…, engine.…"),
         ("sampling.stop.x=1", "sampling.stop.x: no such key"),
         ("hydra.zzz=1", "hydra.zzz: Hydra has no such key"),
+        ("benchmark=wikitext", "benchmark=wikitext: this job takes only presets of model, engine, sampling, "),
+        ("stats.prompt_logprobs=2", "stats.prompt_logprobs=2: must be true or false"),
+        ("source.add_special_tokens=0.5", "source.add_special_tokens=0.5: must be null or true or false"),
         ("model=gpt3", "model=gpt3: no such preset; did you mean 'gpt2'? there are demo, gpt2, "),
         ("model=[gpt2,5]", "model=[gpt2,5]: must be the name of a preset: demo, gpt2"),
         ("experiment={a:1}", "experiment={a:1}: must be the name of a preset: baseline"),
@@ -296,6 +299,23 @@ def test_a_path_in_the_place_of_a_preset(arguments: str, expected: str, capsys: 
 )  # fmt: skip
 def test_newer_keys(arguments: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert refused(capsys, *PATHS, *arguments.split()).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("words", "taken"),
+    [
+        ("score experiment=demo", "only presets of model, engine, stats, source, output, cluster, benchmark"),
+        ("score ~experiment", "only presets of model, engine, stats, source, output, cluster, benchmark"),
+        (
+            "plan benchmark=wikitext",
+            "only presets of model, engine, sampling, stats, source, output, cluster, experiment",
+        ),
+        ("verify output=parquet", "no presets"),
+    ],
+)
+def test_presets_of_another_job(words: str, taken: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words.split()) == 2
+    assert capsys.readouterr().err == f"promptmill: {words.split()[1]}: this job takes {taken}\n"
 
 
 @pytest.mark.parametrize("value", ["{a", '{"a": 1', '{"type": "object", x}'])
