@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import pytest
 
 from pipeline import machine
 from pipeline.machine import available_bytes, processor
+from tests.small_runs import python
 
 
 @pytest.mark.parametrize(
@@ -61,3 +63,28 @@ def test_the_least_of_what_nvidias_driver_tells(
     machine.compute_capability.cache_clear()
     assert machine.compute_capability() == expected
     machine.compute_capability.cache_clear()
+
+
+FAULTS = """
+import resource, sys
+from pipeline.machine import keep_memory
+if sys.argv[1] == "keep":
+    keep_memory()
+def step():
+    blocks = [bytearray(20 * 2**20) for _ in range(3)]
+    for block in blocks:
+        block[::4096] = bytes(len(block) // 4096)
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the option is glibc's")
+def test_memory_that_a_step_frees_is_there_for_the_next() -> None:
+    pages = 3 * 20 * 2**20 // 4096
+    kept, returned = (int(python(FAULTS, word).stdout) for word in ("keep", "return"))
+    assert kept < pages < returned, "10 steps, of which each needs so many pages"

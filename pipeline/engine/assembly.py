@@ -29,7 +29,7 @@ from pipeline.engine.static import StaticEngine
 from pipeline.engine.steps.card import card_bytes, plan_card
 from pipeline.engine.steps.runner import ModelRunner
 from pipeline.errors import DeviceFault, PromptmillError
-from pipeline.machine import available_bytes, return_memory
+from pipeline.machine import available_bytes, keep_memory, return_memory
 from pipeline.stages import doing
 from pipeline.types import SamplingParams
 from pipeline.wording import named
@@ -198,6 +198,7 @@ def _build(
         tokenizer = load_tokenizer(checkpoint.tokenizer, loaded.vocab_size)
     loaded = replace(loaded, eos_token_ids=end_tokens(loaded.eos_token_ids, tokenizer))
     return_memory()  # before the cache's size is chosen from what is free
+    keep_memory()
     parts = _Parts(loaded, tokenizer, stats, engine, max_len, expected, memory_share)
     with doing("taking the memory of the KV cache"):
         memory = parts.plan()

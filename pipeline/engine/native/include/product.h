@@ -65,4 +65,13 @@ INLINE void prefetch(struct ahead a, int64_t turn) {
         __builtin_prefetch(place + line, 0, 2);
 }
 
+/* Fetch the lines that a tile's sums go to before the sums are there: with many channels, each row lies on a page of its own. */
+INLINE void prefetch_rows(const int rows, const float *y, int64_t stride) {
+    for (int r = 0; r < rows; r++, y += stride) {
+        for (int c = 0; c < PANEL; c += 16)
+            __builtin_prefetch(y + c, 1);
+        __builtin_prefetch(y + PANEL - 1, 1);
+    }
+}
+
 #endif

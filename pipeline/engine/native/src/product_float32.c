@@ -42,6 +42,7 @@ INLINE void add_step(const int rows, const int halved, vec sum[MOST][2], const f
 INLINE void tile(const int rows, const int halved, const float *x, const char *w, int64_t steps, struct ahead ahead, float *y,
                  int64_t stride, int64_t channels, int first, const float *bias) {
     vec sum[MOST][2] = {0};
+    prefetch_rows(rows, y, stride);
     int64_t k = 0;
     for (; k + UNROLL <= steps; k += UNROLL) {
         prefetch(ahead, k / UNROLL);

@@ -13,6 +13,7 @@ INLINE void tile(const int rows, const int32_t *x, const int8_t *w, int64_t step
     const struct factor *factors = of.factors;
     float sums[MOST][PANEL] = {0};
     const size_t width = smaller(channels, PANEL) * sizeof(float);
+    prefetch_rows(rows, y, stride);
     if (!first)
         for (int r = 0; r < rows; r++)
             memcpy(sums[r], y + r * stride, width);
