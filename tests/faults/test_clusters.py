@@ -23,6 +23,8 @@ OPTIONS = (
     "cluster.cpus_per_replica=1",
 )  # fmt: skip
 ROWS = 96
+STARTS = 30
+"""How often a node is started: where ten processes share a core, most of its starts are too slow for Ray."""
 
 
 @pytest.fixture
@@ -32,9 +34,8 @@ def cluster(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     for name, value in stage.environment.items():
         monkeypatch.setenv(name, value)
-    made = until_it_lives(
-        lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    )
+    head = {"num_cpus": 0, "include_dashboard": False}
+    made = until_it_lives(lambda: Cluster(initialize_head=True, head_node_args=head), STARTS)
     try:
         yield made
     finally:
@@ -43,7 +44,7 @@ def cluster(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def add_node(cluster: Any) -> Any:
     """A node with one processor, started again where the machine is too busy for Ray."""
-    return until_it_lives(lambda: cluster.add_node(num_cpus=1))
+    return until_it_lives(lambda: cluster.add_node(num_cpus=1), STARTS)
 
 
 def kill_node(node: Any) -> None:

@@ -145,7 +145,10 @@ def test_a_reader_that_has_seen_enough_is_no_error(words: tuple[str, ...], tmp_p
         done = subprocess.run(
             [sys.executable, "-c", code, *words], stdout=pipe, stderr=subprocess.PIPE, text=True, cwd=ROOT
         )
-    assert (done.returncode, done.stderr) == (0, "")
+    said = [
+        line for line in done.stderr.splitlines() if not line.endswith(" INFO starting")
+    ]  # which a busy machine says
+    assert (done.returncode, said) == (0, [])
 
 
 def test_what_is_shown_of_a_row_moves_no_cursor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

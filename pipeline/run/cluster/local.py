@@ -6,8 +6,10 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray as ray
@@ -51,23 +53,27 @@ def start_local(cpus: int, folder: str | None, options: Mapping[str, Any]) -> No
     )  # fmt: skip
 
 
-def until_it_lives(start: Callable[[], Started]) -> Started:
-    """Call what starts a node of Ray, quickly, and again where the node's raylet ends: STARTS times in all.
+def until_it_lives(start: Callable[[], Started], starts: int = STARTS) -> Started:
+    """Call what starts a node of Ray, quickly, and again where the node's raylet ends.
 
     A raylet ends when its agents have not told it within 15 seconds which ports they took, which is too short where each
     process gets a tenth of a core, and no option of Ray's changes that. The next time, what the agents import is compiled
     and in memory.
 
+    Args:
+        start: Starts it.
+        starts: How often, at the most.
+
     Raises:
         NodeEnded: If it ended each time.
         Exception: Any of `start`.
     """
-    for number in range(2, STARTS + 1):
+    for number in range(2, starts + 1):
         try:
             with _quick_start():
                 return start()
         except NodeEnded as error:
-            logger.warning("%s, as on a very busy machine; it is started again (%d of %d)", error, number, STARTS)
+            logger.warning("%s, as on a very busy machine; it is started again (%d of %d)", error, number, starts)
     with _quick_start():
         return start()
 
@@ -87,6 +93,7 @@ def _quick_start() -> Iterator[None]:
     look: Any = getattr(state, "get_node", None)
     start_raylet: Any = getattr(node, "start_raylet", None)
     started: list[Any] = []
+    agents = _Agents()
 
     def start_nothing(node: Any, **_: object) -> None:
         node._webui_url = ""
@@ -97,8 +104,11 @@ def _quick_start() -> Iterator[None]:
 
     def check() -> None:
         raylets = started[-1].all_processes.get("raylet", ()) if started else ()
+        for raylet in raylets:
+            agents.note(raylet.process.pid)
         if any(raylet.process.poll() is not None for raylet in raylets):
             started[-1].kill_all_processes(check_alive=False, allow_graceful=False)
+            agents.end()
             raise NodeEnded("Ray's raylet ended before its node was ready")
 
     ours: list[tuple[Any, str, Callable[..., Any]]] = [
@@ -114,8 +124,39 @@ def _quick_start() -> Iterator[None]:
     try:
         yield
     finally:
+        agents.forget()
         for kind, name, function in own:
             setattr(kind, name, function)
+
+
+class _Agents:
+    """The two agents of a raylet, which notice its end only when they are ready, and slow the next start down until then."""
+
+    def __init__(self) -> None:
+        """Know none."""
+        self._held: dict[int, int] = {}  # the descriptor of a process speaks of that one for ever, its number does not
+
+    def note(self, raylet: int) -> None:
+        """Look whether a raylet has started them."""
+        if len(self._held) == 2 or not hasattr(os, "pidfd_open"):
+            return
+        for file in Path(f"/proc/{raylet}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                for pid in map(int, file.read_text().split()):
+                    if pid not in self._held:
+                        self._held[pid] = os.pidfd_open(pid)
+
+    def end(self) -> None:
+        """Kill them."""
+        for descriptor in self._held.values():
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+
+    def forget(self) -> None:
+        """Let go of their descriptors."""
+        for descriptor in self._held.values():
+            os.close(descriptor)
+        self._held.clear()
 
 
 def patiently(look: Callable[[Any, str], Any], seconds: float, check: Callable[[], None]) -> Callable[[Any, str], Any]:

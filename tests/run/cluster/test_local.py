@@ -11,28 +11,44 @@ from pipeline.run.cluster import local
 from tests.small_runs import python
 
 START = """
-import json, os, signal, sys, tempfile
-from ray._private.node import Node
+import json, os, signal, sys, tempfile, time
+from pathlib import Path
+from pipeline.run.cluster import local
 from pipeline.run.cluster.connect import connect, ray
 from pipeline.work.config import ClusterConfig
 
-start, given = Node.start_raylet, []
+note, ended, agents = local._Agents.note, set(), []
 
-def observed(node, *arguments, **named):
-    start(node, *arguments, **named)
-    given.append(node)
-    if len(given) <= int(sys.argv[1]):  # as a raylet does whose agents are slow
-        os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+def observed(self, raylet):
+    note(self, raylet)
+    if len(ended) < int(sys.argv[1]) and raylet not in ended and len(self._held) == 2:
+        for agent in self._held:  # so that it does not end by itself
+            os.kill(agent, signal.SIGSTOP)
+            agents.append(agent)
+        ended.add(raylet)
+        os.kill(raylet, signal.SIGKILL)  # as a raylet ends whose agents are slow
 
-Node.start_raylet = observed
+def lives(pid):
+    try:
+        return "State:\\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+local._Agents.note = observed
 with tempfile.TemporaryDirectory(dir="/tmp", prefix="pm-ray-") as folder:
     try:
         connect(ClusterConfig(), folder, print)
-        resources = ray.cluster_resources()
+        outcome = ray.cluster_resources()
         ray.shutdown()
     except Exception as error:
-        resources = str(error)
-print(json.dumps([len(given), resources]))
+        outcome = str(error)
+end = time.monotonic() + 120
+while any(map(lives, agents)) and time.monotonic() < end:
+    time.sleep(0.1)
+left = [agent for agent in agents if lives(agent)]
+for agent in left:
+    os.kill(agent, signal.SIGKILL)
+print(json.dumps([len(ended), outcome, left]))
 """
 
 
@@ -40,16 +56,17 @@ print(json.dumps([len(given), resources]))
 def test_it_starts_again_when_the_raylet_did_not_wait_for_its_agents() -> None:
     done = python(START, "1")
     assert done.returncode == 0, done.stderr
-    starts, resources = json.loads(done.stdout.splitlines()[-1])
-    assert starts == 2 and resources["CPU"] >= 1
+    ended, resources, left = json.loads(done.stdout.splitlines()[-1])
+    assert ended == 1 and resources["CPU"] >= 1
+    assert left == [], "agents of the raylet that ended"
 
 
 @pytest.mark.ray
 def test_a_raylet_that_ends_each_time_is_told() -> None:
     done = python(START, "99")
     assert done.returncode == 0, done.stderr
-    starts, error = json.loads(done.stdout.splitlines()[-1])
-    assert starts == local.STARTS
+    ended, error, left = json.loads(done.stdout.splitlines()[-1])
+    assert ended == local.STARTS and left == []
     expected = "Ray cannot be reached or started: Ray's raylet ended before its node was ready"
     assert error == f"cluster.address=this machine: {expected}"
 
