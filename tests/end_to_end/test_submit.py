@@ -36,7 +36,7 @@ def server() -> Iterator[dict[str, str]]:
     port = free_port()
     environment = {
         "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0",
-        "PYTHONPATH": str(REPOSITORY),
+        "RAY_worker_niceness": "0", "PYTHONPATH": str(REPOSITORY),
     }  # fmt: skip
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1",

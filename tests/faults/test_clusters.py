@@ -32,7 +32,7 @@ def cluster(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A head without processors, so that every replica is on a node that can be lost; each waits after its first part."""
     from ray.cluster_utils import Cluster
 
-    for name, value in stage.environment.items():
+    for name, value in {**stage.environment, "RAY_worker_niceness": "0"}.items():
         monkeypatch.setenv(name, value)
     head = {"num_cpus": 0, "include_dashboard": False}
     made = until_it_lives(lambda: Cluster(initialize_head=True, head_node_args=head), STARTS)

@@ -45,6 +45,8 @@ def start_local(cpus: int, folder: str | None, options: Mapping[str, Any]) -> No
     """
     # Ray protects a cluster with a token, which it leaves in the home directory; ours lives as long as the job.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # Ray gives its workers a niceness of 15: beside programs that compute, they would have a thirtieth of such a one's share.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     until_it_lives(
         lambda: ray.init(
             address="local", _node_ip_address=LOOPBACK, include_dashboard=False, num_cpus=cpus,
