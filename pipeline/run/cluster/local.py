@@ -142,8 +142,8 @@ class _Agents:
         """Look whether a raylet has started them."""
         if len(self._held) == 2 or not hasattr(os, "pidfd_open"):
             return
-        for file in Path(f"/proc/{raylet}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # a thread, the raylet, or what it started has ended meanwhile
+            for file in Path(f"/proc/{raylet}/task").glob("*/children"):
                 for pid in map(int, file.read_text().split()):
                     if pid not in self._held:
                         self._held[pid] = os.pidfd_open(pid)
