@@ -131,7 +131,7 @@ def test_fault_25_the_head_is_lost(cluster: Any, stage: Stage, source: Path, ref
 
 
 def test_fault_37_resources_that_never_come(cluster: Any, source: Path, tmp_path: Path) -> None:
-    cluster.add_node(num_cpus=1)
+    add_node(cluster)
     options = ("cluster=existing", f"cluster.address={cluster.address}", *OPTIONS[:-1], "cluster.cpus_per_replica=64")
     with started_generate(source, tmp_path / "out", *options, "cluster.start_timeout=3") as run:
         code, text = run.finish()

@@ -75,7 +75,7 @@ def until_it_lives(start: Callable[[], Started], starts: int = STARTS) -> Starte
             with _quick_start():
                 return start()
         except NodeEnded as error:
-            logger.warning("%s, as on a very busy machine; it is started again (%d of %d)", error, number, starts)
+            logger.warning("%s; Ray is started again (%d of %d)", error, number, starts)
     with _quick_start():
         return start()
 
@@ -111,7 +111,7 @@ def _quick_start() -> Iterator[None]:
         if any(raylet.process.poll() is not None for raylet in raylets):
             started[-1].kill_all_processes(check_alive=False, allow_graceful=False)
             agents.end()
-            raise NodeEnded("Ray's raylet ended before its node was ready")
+            raise NodeEnded("Ray's raylet ended before its node was ready, as on a very busy machine")
 
     ours: list[tuple[Any, str, Callable[..., Any]]] = [
         *((node, name, start_nothing) for name in SERVERS), (node, "start_raylet", start_and_note),

@@ -67,8 +67,8 @@ def test_a_raylet_that_ends_each_time_is_told() -> None:
     assert done.returncode == 0, done.stderr
     ended, error, left = json.loads(done.stdout.splitlines()[-1])
     assert ended == local.STARTS and left == []
-    expected = "Ray cannot be reached or started: Ray's raylet ended before its node was ready"
-    assert error == f"cluster.address=this machine: {expected}"
+    ended_early = "Ray's raylet ended before its node was ready, as on a very busy machine"
+    assert error == f"cluster.address=this machine: Ray cannot be reached or started: {ended_early}"
 
 
 def test_a_ray_of_this_job_alone_starts_no_servers(monkeypatch: pytest.MonkeyPatch) -> None:
