@@ -16,6 +16,7 @@ from pipeline.run.config import SubmitConfig
 from pipeline.wording import lines_of
 
 if TYPE_CHECKING:
+    from jobs.options.bundle import Command
     from jobs.options.compose import Composed
 
 VERBS = ("status", "stop")
@@ -32,15 +33,13 @@ class Request:
         verb: `status` or `stop`; None: submit.
         config: `submit`'s own configuration.
         yaml: That configuration as text.
-        line: The command line that the cluster is to run; empty for a verb.
-        presets: The folder with the user's own presets, or None.
+        command: What the cluster is to run; None for a verb.
     """
 
     verb: str | None
     config: SubmitConfig
     yaml: str
-    line: str
-    presets: str | None
+    command: Command | None
 
 
 def read(arguments: Arguments) -> Request:
@@ -57,40 +56,40 @@ def read(arguments: Arguments) -> Request:
     own = [line for line in overrides if line.partition("=")[0] in OWN]
     rest = tuple(line for line in overrides if line not in own)
     (composed,) = compose_runs("submit", SubmitConfig, Arguments(tuple(own)))
-    config, line = composed.config, ""
+    config, sent = composed.config, None
     assert config is not None
     if verb is None:
-        line = command(config.job, config.python, replace(arguments, overrides=rest))
+        sent = command(config.job, config.python, replace(arguments, overrides=rest))
     elif config.submission_id is None:
         raise ConfigurationError(f"submit {verb}: submission_id is missing: which job? give submission_id=…")
     elif rest:
         raise ConfigurationError(f"submit {verb}: takes only submission_id and address, not {rest[0]}")
-    return Request(verb, config, composed.yaml, line, arguments.config_dir)
+    return Request(verb, config, composed.yaml, sent)
 
 
 def _compose(arguments: Arguments) -> list[Composed[Request]]:
     from jobs.options.compose import Composed  # late, as above
 
     request = read(arguments)
-    return [Composed(arguments.overrides, f"{request.yaml}# {request.line}\n", request, verbose=False)]
+    line = request.command.line if request.command is not None else ""
+    return [Composed(arguments.overrides, f"{request.yaml}# {line}\n", request, verbose=False)]
 
 
 def _run(request: Request, _: str) -> int:
     from pipeline.run.signals import signals_raise
 
     with signals_raise():
-        return _ask(request) if request.verb is not None else _submit(request)
+        return _ask(request) if request.command is None else _submit(request.config, request.command)
 
 
-def _submit(request: Request) -> int:
+def _submit(config: SubmitConfig, command: Command) -> int:
     from jobs.options.bundle import bundle
     from pipeline.run.cluster.submission import Handed, JobServer
     from pipeline.stages import Stage
 
-    config = request.config
     server = JobServer(config.address)
-    with bundle(request.presets) as folder, Stage("handing the job over"):
-        handed = server.submit(config.id, request.line, folder)
+    with bundle(command) as folder, Stage("handing the job over"):
+        handed = server.submit(config.id, command.line, folder)
     _say(f"{config.id}: {handed.value}")
     if handed is Handed.DONE or not config.wait:
         return 0

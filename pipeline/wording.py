@@ -117,7 +117,12 @@ def as_given(value: object) -> str:
 
 def quoted(text: str) -> str:
     """Return a text in quotes, escaped so that Hydra reads it back as the same string."""
-    text = re.sub(r'(\\*)"', r'\1\1\\"', uninterpolated(text))
+    return in_quotes(uninterpolated(text))
+
+
+def in_quotes(text: str) -> str:
+    """Return a text in quotes, escaped so that Hydra reads back the same, in which `${` begins an interpolation."""
+    text = re.sub(r'(\\*)"', r'\1\1\\"', text)
     return f'"{text}' + (len(text) - len(text.rstrip("\\"))) * "\\" + '"'
 
 

@@ -1,4 +1,4 @@
-"""Bundles a submitted job for a cluster: the code, the user's presets, and a command line that means the same there."""
+"""Bundles a submitted job for a cluster: the code, the user's files, and a command line that means the same there."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import importlib.util
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,22 +19,41 @@ from jobs.console.launch import compose
 from jobs.options import schema as schemas
 from jobs.options.arguments import Arguments
 from jobs.options.compose import Composed
+from jobs.options.files import write_back
 from jobs.options.keys import sections
 from jobs.spec import specs
 from pipeline.errors import ConfigurationError
+from pipeline.wording import in_quotes
 
 PACKAGES = ("jobs", "conf", "pipeline")
 PRESETS = "presets"
 """The place of the user's presets in the bundle."""
-PLACES = ("source.path", "output.path")
-"""Keys that name a place, which a cluster's nodes must see."""
+FILES = "files"
+"""The folder in the bundle with the files that options name, such as `source.template_file`, each under its option's name."""
+PLACES = ("source.path", "output.path", "results", "explain_sources")
+"""Keys that name a place or a list of places, which a cluster's nodes must see."""
 MODELS = ("model.path", "model.tokenizer", "model.adapter")
 """Keys that name a place if there is such a folder, else something on the hub."""
 
 
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What a cluster is to run.
+
+    Attributes:
+        line: The command line, for a shell in the bundle's folder.
+        presets: The folder with the user's own presets, or None.
+        files: Key that names a file → the file's content.
+    """
+
+    line: str
+    presets: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
 @contextmanager
-def bundle(config_dir: str | None) -> Iterator[Path]:
-    """Yield a temporary folder with this process's code."""
+def bundle(command: Command) -> Iterator[Path]:
+    """Yield a temporary folder with this process's code, and the files that a command needs."""
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
     with TemporaryDirectory(prefix="promptmill-submit-") as name:
         folder = Path(name)
@@ -47,8 +67,11 @@ def bundle(config_dir: str | None) -> Iterator[Path]:
                 shutil.copytree(found, folder / "examples" / example)
             elif found.exists():
                 shutil.copy(found, folder / "examples" / example)
-        if config_dir is not None:
-            shutil.copytree(config_dir, folder / PRESETS, ignore=ignored)
+        if command.presets is not None:
+            shutil.copytree(command.presets, folder / PRESETS, ignore=ignored)
+        (folder / FILES).mkdir()
+        for key, content in command.files.items():
+            write_back(content, folder / FILES / key)
         yield folder
 
 
@@ -56,10 +79,11 @@ HERE = ("diff", "doctor", "import", "report", "show", "submit")
 """Jobs that run on this machine only: what they make is for whoever sits at it."""
 
 
-def command(job: str, python: str, arguments: Arguments) -> str:
-    """Compose a job as on the cluster, and return the command line to run there.
+def command(job: str, python: str, arguments: Arguments) -> Command:
+    """Compose a job as on the cluster, and return what to run there.
 
-    Relative paths become absolute, because another machine has another current folder.
+    Relative paths become absolute, because another machine has another current folder. Files whose content belongs to the
+    configuration, such as templates, go along.
 
     Raises:
         PromptmillError: If anything in the configuration is wrong.
@@ -76,22 +100,30 @@ def command(job: str, python: str, arguments: Arguments) -> str:
         raise ConfigurationError("-m: submit each run by itself, with a submission_id of its own")
     run: Composed[Any]
     (run,) = compose(known[job], Arguments(tuple(overrides), config_dir=arguments.config_dir))
-    overrides += _placed(run)
+    overrides += [*_placed(run), *(f"{key}={FILES}/{key}" for key in run.files)]
     presets = ["--config-dir", PRESETS] if arguments.config_dir is not None else []
-    return "exec " + shlex.join([python, "-m", f"jobs.{job}", *presets, *overrides])
+    line = "exec " + shlex.join([python, "-m", f"jobs.{job}", *presets, *overrides])
+    return Command(line, arguments.config_dir, run.files)
 
 
 def _placed(run: Composed[Any]) -> Iterator[str]:
     """Yield overrides that make relative paths absolute; interpolations stay, and are resolved on the cluster."""
     tree = OmegaConf.create(run.yaml)
     assert isinstance(tree, DictConfig)
-    plain = OmegaConf.to_container(tree, resolve=False)
+    plain: Any = OmegaConf.to_container(tree, resolve=False)
     for key in (*PLACES, *MODELS):
-        section, _, name = key.partition(".")
-        value = plain.get(section, {}).get(name) if isinstance(plain, dict) else None
-        if not isinstance(value, str) or "://" in value or value.startswith(("/", "${")):
-            continue
-        path = Path(value).expanduser()
-        if key in PLACES or path.is_dir():
-            text = str(path if path.is_absolute() else Path.cwd() / path).replace("\\", "\\\\").replace('"', '\\"')
-            yield f'{key}="{text}"'
+        section, _, name = key.rpartition(".")
+        value = (plain.get(section, {}) if section else plain).get(name)
+        given = [str(each) for each in value] if isinstance(value, list) else [value] if isinstance(value, str) else []
+        placed = [_absolute(each, anyway=key in PLACES) for each in given]
+        if placed != given:
+            texts = ",".join(map(in_quotes, placed))
+            yield f"{key}=[{texts}]" if isinstance(value, list) else f"{key}={texts}"
+
+
+def _absolute(place: str, *, anyway: bool) -> str:
+    """Make a path absolute, unless it is a URI or begins with an interpolation; without `anyway`, only that of a folder."""
+    if "://" in place or place.startswith(("/", "${")):
+        return place
+    path = Path(place).expanduser()
+    return str(path if path.is_absolute() else Path.cwd() / path) if anyway or path.is_dir() else place

@@ -7,9 +7,9 @@ instead of its job runner. So all runs of a multirun are composed and checked be
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -46,12 +46,14 @@ class Composed(Generic[Config]):
         yaml: The configuration as text, interpolations unresolved, so that it writes no secret to disk.
         config: The typed and checked objects; None if only the text was requested.
         verbose: Whether debug messages were requested (`hydra.verbose=true`).
+        files: Key that named a file → the file's content, which the configuration has in its place.
     """
 
     overrides: tuple[str, ...]
     yaml: str
     config: Config | None
     verbose: bool
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def compose_runs(job: str, schema: type[Config], arguments: Arguments) -> list[Composed[Config]]:
@@ -89,7 +91,7 @@ def _one(
         HydraConfig.instance().set_config(tree)  # for interpolations such as ${hydra:job.override_dirname}
         verbose = bool(tree.pop("hydra").verbose)
     _check_keys(tree, schema)
-    take_in(tree)
+    taken = take_in(tree)
     if run.folder:
         # The path itself may be an interpolation, and must stay one.
         path = OmegaConf.to_container(tree.output, resolve=False)["path"]  # type: ignore[index, call-overload]
@@ -101,7 +103,7 @@ def _one(
     if arguments.show_config:
         shown = OmegaConf.to_yaml(tree, resolve=True) if arguments.resolve else yaml
         return Composed(run.overrides, shown, None, verbose)
-    return Composed(run.overrides, yaml, to_typed(tree, schema), verbose)
+    return Composed(run.overrides, yaml, to_typed(tree, schema), verbose, taken)
 
 
 def to_typed(tree: DictConfig, schema: type[Config]) -> Config:

@@ -21,12 +21,16 @@ EITHER = ("source.chat_template",)
 MOST_BYTES = 2**20
 
 
-def take_in(tree: DictConfig) -> None:
+def take_in(tree: DictConfig) -> dict[str, str]:
     """Replace each file that is named by its content.
+
+    Returns:
+        Key that named a file → the file's content.
 
     Raises:
         ConfigurationError: If a file cannot be read, is no text, or its content is given as well.
     """
+    taken = dict[str, str]()
     for key, target in FILES.items():
         section = key.partition(".")[0]
         path = OmegaConf.select(tree, key) if section in tree else None
@@ -39,10 +43,13 @@ def take_in(tree: DictConfig) -> None:
             _check_json(key, path, content)
         OmegaConf.update(tree, target, uninterpolated(content))
         OmegaConf.update(tree, key, None)
+        taken[key] = content
     for key in EITHER:
         value = OmegaConf.select(tree, key) if key.partition(".")[0] in tree else None
         if value is not None and "{" not in value:
-            OmegaConf.update(tree, key, uninterpolated(_content(key, value)))
+            taken[key] = _content(key, value)
+            OmegaConf.update(tree, key, uninterpolated(taken[key]))
+    return taken
 
 
 def _check_json(key: str, path: str, text: str) -> None:
@@ -53,8 +60,13 @@ def _check_json(key: str, path: str, text: str) -> None:
         raise ConfigurationError(f"{key}={path}: is not JSON: {error}") from error
 
 
+def write_back(content: str, file: Path) -> None:
+    """Write a file from which `take_in` takes this content."""
+    file.write_text(content + "\n", encoding="utf-8-sig", newline="")
+
+
 def _content(key: str, path: str) -> str:
-    """Return a file's text, without the final newline that editors add."""
+    """Return a file's text, without the mark at its beginning and the final newline that editors add."""
     try:
         with Path(path).expanduser().open("rb") as file:
             data = file.read(MOST_BYTES + 1)

@@ -9,12 +9,19 @@ import pytest
 
 from jobs.cli import main
 from jobs.options.arguments import Arguments
-from jobs.options.bundle import bundle, command
+from jobs.options.bundle import Command, bundle, command
+from jobs.options.compose import compose_runs
 from pipeline.errors import ConfigurationError
+from pipeline.wording import override
+from pipeline.work.config import GenerateConfig
 
 
-def words(*overrides: str, job: str = "generate", **arguments: object) -> list[str]:
-    return shlex.split(command(job, "python3", Arguments(overrides, **arguments)))  # type: ignore[arg-type]
+def sent(*overrides: str, job: str = "generate", **arguments: object) -> Command:
+    return command(job, "python3", Arguments(overrides, **arguments))  # type: ignore[arg-type]
+
+
+def words(*overrides: str, **arguments: object) -> list[str]:
+    return shlex.split(sent(*overrides, **arguments).line)  # type: ignore[arg-type]
 
 
 def test_a_job_runs_on_the_cluster_that_it_is_submitted_to() -> None:
@@ -44,14 +51,56 @@ def test_presets_of_ones_own_go_along(tmp_path: Path) -> None:
     (presets / "sampling").mkdir(parents=True)
     (presets / "sampling" / "calm.yaml").write_text("temperature: 0.1\n")
     options = ("sampling=calm", "source.path=/in", "output.path=/out")
-    assert words(*options, config_dir=str(presets))[4:7] == ["--config-dir", "presets", "sampling=calm"]
-    with bundle(str(presets)) as folder:
+    found = sent(*options, config_dir=str(presets))
+    assert shlex.split(found.line)[4:7] == ["--config-dir", "presets", "sampling=calm"]
+    with bundle(found) as folder:
         assert (folder / "presets" / "sampling" / "calm.yaml").is_file()
+
+
+@pytest.mark.parametrize("name", ["in.parquet", 'a "b" c', r"back\slash", "ends in \\", "x=1,y", "[a]", "{a: 1}"])
+def test_a_relative_path_of_any_name_is_the_same_there(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:  # fmt: skip
+    here = sent(override("source.path", name), "output.path=/out")
+    monkeypatch.chdir(tmp_path)
+    (there,) = compose_runs("generate", GenerateConfig, Arguments(tuple(shlex.split(here.line)[4:])))
+    assert there.config is not None and there.config.source.path == f"{empty_folder}/{name}"
+
+
+def test_places_of_a_score(empty_folder: Path) -> None:
+    found = words("source.path=/in", "output.path=/out", "results=made/lm.json", "explain=true",
+                  "explain_sources=[a.parquet,/b.parquet,s3://c/d]", job="score")  # fmt: skip
+    assert f'results="{empty_folder}/made/lm.json"' in found
+    assert f'explain_sources=["{empty_folder}/a.parquet","/b.parquet","s3://c/d"]' in found
+
+
+FILES = {
+    "source.template_file": ("{{ text }}\r\n${x} é\n\n", "template"),
+    "source.chat_template": ("\ufeff\ufeff{% for m in messages %}{{ m.content }}{% endfor %}\n", "chat_template"),
+}
+
+
+@pytest.mark.parametrize("key", FILES)
+def test_files_that_options_name_go_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """What runs over there has the same configuration, and so the same plan."""
+    text, name = FILES[key]
+    (tmp_path / "my words.txt").write_text(text, encoding="utf-8", newline="")
+    monkeypatch.chdir(tmp_path)
+    options = (f'{key}="my words.txt"', "source.path=/in", "output.path=/out",
+               *(["source.messages_column=m"] if name == "chat_template" else []))  # fmt: skip
+    (here,) = compose_runs("generate", GenerateConfig, Arguments((*options, "cluster=existing")))
+    found = sent(*options)
+    (tmp_path / "my words.txt").unlink()
+    with bundle(found) as folder:
+        monkeypatch.chdir(folder)
+        (there,) = compose_runs("generate", GenerateConfig, Arguments(tuple(shlex.split(found.line)[4:])))
+    assert here.config == there.config
+    assert getattr(there.config.source, name) == text.removeprefix("\ufeff").removesuffix("\n")  # type: ignore[union-attr]
 
 
 def test_what_is_sent_runs_by_itself() -> None:
     code = "import conf, jobs.cli, pipeline.work.worker; print(*(m.__file__ for m in (conf, jobs.cli, pipeline.work.worker)))"
-    with bundle(None) as folder:
+    with bundle(Command("")) as folder:
         assert not list(folder.rglob("*.pyc"))
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True,
