@@ -100,7 +100,7 @@ def test_a_whole_job_runs_with_it(project: Path) -> None:
     manifest = json.loads((project / "out" / "_job" / "manifest.json").read_text())
     assert manifest["environment"]["engine"] == "echo"
     verified = promptmill(project, "verify", "output.path=out")
-    assert (verified.returncode, verified.stdout) == (0, "complete and intact: 1 part, 4 rows, 4 completions\n")
+    assert (verified.returncode, verified.stdout) == (0, "complete and intact: 1 part, 4 input rows, 4 output rows\n")
     assert "nothing to do" in generate(project, "out", "stats.columns=[]").stderr
 
 

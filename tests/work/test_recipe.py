@@ -105,7 +105,7 @@ def test_verify_follows_it(project: Path) -> None:
     verified = promptmill(project, "verify", "output.path=out", "replay=5")
     assert (verified.returncode, verified.stdout) == (
         0,
-        "replay: 5 of 5 output rows are the same, bit for bit\ncomplete and intact: 3 parts, 5 rows, 5 completions\n",
+        "replay: 5 of 5 output rows are the same, bit for bit\ncomplete and intact: 3 parts, 5 input rows, 5 output rows\n",
     ), verified.stderr
     part = sorted((project / "out" / "data").iterdir())[0]
     table = pq.read_table(part)

@@ -176,7 +176,7 @@ class _Verification:
         parts = f"{len(self._intact):,} of {len(self._layout.present):,} parts that are there are intact"
         if self._findings:
             return f"{counted(self._findings, 'finding')}; {parts}"
-        amounts = (len(self._intact), "part"), (found.rows, "row"), (found.completions, "completion")
+        amounts = (len(self._intact), "part"), (found.rows, "input row"), (found.completions, "output row")
         return f"complete and intact: {', '.join(counted(*amount) for amount in amounts)}"
 
 

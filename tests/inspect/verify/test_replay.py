@@ -20,7 +20,7 @@ from pipeline.inspect.verify.replay import choose
 from pipeline.planning.plan import InputFile, Plan, make_plan
 from tests.inspect.finished import ROWS, SAMPLES, SHARDS, Output, with_value
 
-INTACT = f"complete and intact: {SHARDS} parts, {ROWS} rows, {ROWS * SAMPLES} completions"
+INTACT = f"complete and intact: {SHARDS} parts, {ROWS} input rows, {ROWS * SAMPLES} output rows"
 EVERY = ROWS + 5
 
 

@@ -29,9 +29,9 @@ def nested(depth: int) -> Any:
 class TestIntact:
     def test_an_output_as_it_was_made(self, output: Output, numbered: Output) -> None:
         assert (output.verify().code, output.verify().lines) == (
-            0, [f"complete and intact: {SHARDS} parts, {ROWS} rows, {ROWS * SAMPLES} completions"],
+            0, [f"complete and intact: {SHARDS} parts, {ROWS} input rows, {ROWS * SAMPLES} output rows"],
         )  # fmt: skip
-        assert numbered.verify().lines == ["complete and intact: 2 parts, 7 rows, 13 completions"]
+        assert numbered.verify().lines == ["complete and intact: 2 parts, 7 input rows, 13 output rows"]
 
     def test_nothing_is_changed(self, output: Output) -> None:
         def files() -> dict[str, tuple[int, bytes]]:
@@ -46,13 +46,13 @@ class TestIntact:
         (rows, completions), *_ = duckdb.sql(
             f"select count(distinct row_id), count(*) from '{numbered.path}/data/*.parquet'"
         ).fetchall()
-        assert numbered.verify().lines[-1].endswith(f"{rows} rows, {completions} completions")
+        assert numbered.verify().lines[-1].endswith(f"{rows} input rows, {completions} output rows")
 
     def test_no_rows(self, tmp_path: Path) -> None:
         empty = Output(tmp_path / "empty", write({"prompt": pa.array([], pa.string())}, tmp_path / "none.parquet"))
         assert empty.generate() == 0
         assert empty.verify("replay=2").lines == [
-            "replay: 0 of 0 output rows are the same, bit for bit", "complete and intact: 1 part, 0 rows, 0 completions"
+            "replay: 0 of 0 output rows are the same, bit for bit", "complete and intact: 1 part, 0 input rows, 0 output rows"
         ]  # fmt: skip
 
     def test_a_folder_without_an_output(self, tmp_path: Path) -> None:
@@ -509,7 +509,7 @@ class TestMixture:
         for index in range(SHARDS):
             output.rewrite(index, footer={"promptmill.environment": "{}"})
         assert output.verify().lines == [
-            f"complete and intact: {SHARDS} parts, {ROWS} rows, {ROWS * SAMPLES} completions"
+            f"complete and intact: {SHARDS} parts, {ROWS} input rows, {ROWS * SAMPLES} output rows"
         ]
 
 
