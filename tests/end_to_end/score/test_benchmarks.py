@@ -112,7 +112,7 @@ CORPUS = {"prompt": [LONG * 9, LONG * 2, LONG, "Dear Anna , greetings from Larkf
 
 
 def figures(tmp_path: Path, score: Score, *options: str) -> dict[str, float]:
-    score(MODEL, CORPUS, "output.report=false", *options)
+    score(MODEL, CORPUS, *options)
     found: dict[str, float] = manifest(tmp_path / "out")["figures"]
     return found
 
@@ -137,7 +137,6 @@ def test_each_axis_is_named(
     asked = [
         "explain=true",
         f"expect={{perplexity:[{due * (1 - 1e-6)!r},{due * (1 + 1e-6)!r}]}}",
-        "output.report=false",
     ]
     score(MODEL, CORPUS, *asked, *([] if options else ["model.quantization=int8"]), code=6)
     named = [line.strip() for line in told(capsys).splitlines() if line.strip().startswith("the expected figure is ")]
@@ -147,7 +146,7 @@ def test_each_axis_is_named(
 def test_another_unit_is_named_alone(tmp_path: Path, score: Score, capsys: pytest.CaptureFixture[str]) -> None:
     due = figures(tmp_path, score)["perplexity"]
     told(capsys)
-    score(MODEL, CORPUS, "explain=true", f"expect={{word_perplexity:{due!r}}}", "output.report=false", code=6)
+    score(MODEL, CORPUS, "explain=true", f"expect={{word_perplexity:{due!r}}}", code=6)
     lines = [line.strip() for line in told(capsys).splitlines()]
     # in bfloat16, too, the perplexity is within 0.1 %: two things changed, where one explains the figure
     named = [line for line in lines if line.startswith("the expected ")]
@@ -162,12 +161,12 @@ def test_two_changes_are_named_where_none_explains_alone(
 ) -> None:  # fmt: skip
     due = figures(tmp_path, score, "score.detokenize=wiki")["perplexity"]
     told(capsys)
-    score(MODEL, CORPUS, "explain=true", f"expect={{word_perplexity:{due!r}}}", "output.report=false", code=6)
+    score(MODEL, CORPUS, "explain=true", f"expect={{word_perplexity:{due!r}}}", code=6)
     assert (
         "the expected figure is that with de-tokeniser: wiki and another unit of division (word_perplexity as perplexity"
         in told(capsys)
     )
-    score(MODEL, CORPUS, "explain=true", "expect={perplexity:3}", "output.report=false", code=6)
+    score(MODEL, CORPUS, "explain=true", "expect={perplexity:3}", code=6)
     assert "none of these alone gives the expected perplexity" in told(capsys)
 
 
@@ -175,7 +174,7 @@ def test_an_accuracy_is_not_explained_by_last_tokens(
     tmp_path: Path, score: Score, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     table = {"prompt": ["The train to"] * 3, "ends": [[" York", " Larkfield"]] * 3, "label": [0, 0, 1]}
-    options = ["source.endings_column=ends", "source.answer_column=label", "output.report=false", "explain=true"]
+    options = ["source.endings_column=ends", "source.answer_column=label", "explain=true"]
     score(MODEL, table, *options, "expect={accuracy:[0.4,0.6]}", code=6)
     assert "last token" not in told(capsys)
 
@@ -185,7 +184,7 @@ def test_what_is_published_hinders_no_explanation(
 ) -> None:  # fmt: skip
     asked = ["benchmark=lambada", "stats=minimal", "benchmark.published={demo-model:{greedy_accuracy:0.5}}"]
     table = {"text": ["Once there was an old bear", "The train to York"]}
-    score(MODEL, table, *asked, "expect={text_perplexity:3}", "explain=true", "output.report=false", code=6)
+    score(MODEL, table, *asked, "expect={text_perplexity:3}", "explain=true", code=6)
     assert "none of these alone gives the expected text_perplexity" in told(capsys)
 
 

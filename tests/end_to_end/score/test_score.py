@@ -46,7 +46,7 @@ def generated(kernels: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("prompt", ["prompt_column=prompt", "token_ids_column=prompt_token_ids"])
 def test_what_was_generated_gets_the_same_bits(generated: Path, kernels: str, tmp_path: Path, prompt: str) -> None:
     words = [f"model.path={MODEL}", f"source.path={generated / 'data'}", f"output.path={tmp_path / 'out'}", *INLINE,
-             kernels, f"source.{prompt}", "source.completion_column=token_ids", "stats.top_logprobs=2",
+             kernels, "output.report=false", f"source.{prompt}", "source.completion_column=token_ids", "stats.top_logprobs=2",
              'source.id_template="{{ row_id }}/{{ sample_index }}"']  # fmt: skip
     assert main(words) == 0
     made = {f"{row['row_id']}/{row['sample_index']}": row for row in read(generated).to_pylist()}
@@ -63,7 +63,7 @@ def test_what_was_generated_gets_the_same_bits(generated: Path, kernels: str, tm
 
 def test_the_prompts_too(generated: Path, kernels: str, tmp_path: Path) -> None:
     words = [f"model.path={MODEL}", f"source.path={generated / 'data'}", f"output.path={tmp_path / 'out'}", *INLINE,
-             kernels, 'source.id_template="{{ row_id }}/{{ sample_index }}"']  # fmt: skip
+             kernels, "output.report=false", 'source.id_template="{{ row_id }}/{{ sample_index }}"']  # fmt: skip
     assert main(words) == 0
     made = {
         f"{row['row_id']}/{row['sample_index']}": row["prompt_token_logprobs"] for row in read(generated).to_pylist()
@@ -213,7 +213,8 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
         {"id": [str(i) for i in range(40)], "prompt": [OPENINGS[i % 8] * (1 + i % 3) for i in range(40)]},
         tmp_path / "in.parquet",
     )
-    words = [f"model.path={MODEL}", f"source.path={source}", *INLINE, "source.id_column=id", "output.rows_per_shard=3"]
+    words = [f"model.path={MODEL}", f"source.path={source}", *INLINE, "source.id_column=id", "output.rows_per_shard=3",
+             "output.report=false"]  # fmt: skip
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     assert main([*words, f"output.path={whole}"]) == 0
     assert main([*words, f"output.path={parted}"]) == 0
