@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from jobs.console.launch import launch
+from jobs.console.launch import launch, show
 from jobs.console.leave import leave
 from jobs.options.arguments import Arguments
 from jobs.spec import JobSpec
@@ -94,7 +94,7 @@ def _submit(config: SubmitConfig, command: Command) -> int:
     if handed is Handed.DONE or not config.wait:
         return 0
     try:
-        state = server.follow(config.id, lambda text: print(text, end="", flush=True))
+        state = server.follow(config.id, _print)
     except KeyboardInterrupt:
         _say(f"{config.id} goes on without being followed; stop it with: promptmill submit stop {_where(config)}")
         raise
@@ -112,8 +112,11 @@ def _ask(request: Request) -> int:
     server = JobServer(config.address)
     state = server.known(config.id) if request.verb == "status" else server.stop(config.id)
     code = "" if state.exit_code is None else f", exit code {state.exit_code}"
-    print(f"{config.id}: {state.status}{code}")
-    return 0
+    return show(f"{config.id}: {state.status}{code}\n")
+
+
+def _print(text: str) -> None:
+    show(text)
 
 
 def _say(text: str) -> None:

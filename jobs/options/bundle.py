@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +22,7 @@ from jobs.options.arguments import Arguments
 from jobs.options.compose import Composed
 from jobs.options.files import write_back
 from jobs.options.keys import sections
+from jobs.options.words import placed
 from jobs.spec import specs
 from pipeline.errors import ConfigurationError
 from pipeline.wording import in_quotes
@@ -29,7 +31,7 @@ PACKAGES = ("jobs", "conf", "pipeline")
 PRESETS = "presets"
 """The place of the user's presets in the bundle."""
 FILES = "files"
-"""The folder in the bundle with the files that options name, such as `source.template_file`, each under its option's name."""
+"""The folder in the bundle with the files that options name, such as `source.template_file`."""
 PLACES = ("source.path", "output.path", "results", "explain_sources")
 """Keys that name a place or a list of places, which a cluster's nodes must see."""
 MODELS = ("model.path", "model.tokenizer", "model.adapter")
@@ -43,7 +45,8 @@ class Command:
     Attributes:
         line: The command line, for a shell in the bundle's folder.
         presets: The folder with the user's own presets, or None.
-        files: Key that names a file → the file's content.
+        files: Name in the bundle's folder for files → content. The name tells the content, so that other content is another
+            command line, which is not run under the same submission id.
     """
 
     line: str
@@ -70,8 +73,8 @@ def bundle(command: Command) -> Iterator[Path]:
         if command.presets is not None:
             shutil.copytree(command.presets, folder / PRESETS, ignore=ignored)
         (folder / FILES).mkdir()
-        for key, content in command.files.items():
-            write_back(content, folder / FILES / key)
+        for name, content in command.files.items():
+            write_back(content, folder / FILES / name)
         yield folder
 
 
@@ -93,6 +96,8 @@ def command(job: str, python: str, arguments: Arguments) -> Command:
         others = ", ".join(known)
         raise ConfigurationError(f"job={job}: must be one of {others}")
     schema = known[job].schema
+    if known[job].positional:
+        arguments = placed(arguments, known[job].positional, known[job].verbatim)
     overrides = list(arguments.overrides)
     if "cluster" in sections(schema) and not any(re.match(r"cluster(\.name)?=", line) for line in overrides):
         overrides.append("cluster=existing")
@@ -100,13 +105,14 @@ def command(job: str, python: str, arguments: Arguments) -> Command:
         raise ConfigurationError("-m: submit each run by itself, with a submission_id of its own")
     run: Composed[Any]
     (run,) = compose(known[job], Arguments(tuple(overrides), config_dir=arguments.config_dir))
-    overrides += [*_placed(run), *(f"{key}={FILES}/{key}" for key in run.files)]
+    names = {key: f"{key}-{sha256(content.encode()).hexdigest()[:16]}" for key, content in run.files.items()}
+    overrides += [*_absolute(run), *(f"{key}={FILES}/{name}" for key, name in names.items())]
     presets = ["--config-dir", PRESETS] if arguments.config_dir is not None else []
     line = "exec " + shlex.join([python, "-m", f"jobs.{job}", *presets, *overrides])
-    return Command(line, arguments.config_dir, run.files)
+    return Command(line, arguments.config_dir, {name: run.files[key] for key, name in names.items()})
 
 
-def _placed(run: Composed[Any]) -> Iterator[str]:
+def _absolute(run: Composed[Any]) -> Iterator[str]:
     """Yield overrides that make relative paths absolute; interpolations stay, and are resolved on the cluster."""
     tree = OmegaConf.create(run.yaml)
     assert isinstance(tree, DictConfig)
@@ -115,13 +121,13 @@ def _placed(run: Composed[Any]) -> Iterator[str]:
         section, _, name = key.rpartition(".")
         value = (plain.get(section, {}) if section else plain).get(name)
         given = [str(each) for each in value] if isinstance(value, list) else [value] if isinstance(value, str) else []
-        placed = [_absolute(each, anyway=key in PLACES) for each in given]
-        if placed != given:
-            texts = ",".join(map(in_quotes, placed))
+        found = [_anywhere(each, anyway=key in PLACES) for each in given]
+        if found != given:
+            texts = ",".join(map(in_quotes, found))
             yield f"{key}=[{texts}]" if isinstance(value, list) else f"{key}={texts}"
 
 
-def _absolute(place: str, *, anyway: bool) -> str:
+def _anywhere(place: str, *, anyway: bool) -> str:
     """Make a path absolute, unless it is a URI or begins with an interpolation; without `anyway`, only that of a folder."""
     if "://" in place or place.startswith(("/", "${")):
         return place

@@ -12,6 +12,7 @@ from jobs.options.arguments import Arguments
 from jobs.options.bundle import Command, bundle, command
 from jobs.options.compose import compose_runs
 from pipeline.errors import ConfigurationError
+from pipeline.inspect.config import VerifyConfig
 from pipeline.wording import override
 from pipeline.work.config import GenerateConfig
 
@@ -67,6 +68,17 @@ def test_a_relative_path_of_any_name_is_the_same_there(
     assert there.config is not None and there.config.source.path == f"{empty_folder}/{name}"
 
 
+@pytest.mark.parametrize("place", ["out", r"back\slash", 'say "out"', "out/sampling.n=2", "a b"])
+def test_a_path_without_its_key_is_taken_from_here_too(empty_folder: Path, place: str) -> None:
+    line = words(place, "replay=3", job="verify")
+    (there,) = compose_runs("verify", VerifyConfig, Arguments(tuple(line[4:])))
+    assert there.config is not None and there.config.output.path == f"{empty_folder}/{place}"
+    with pytest.raises(ConfigurationError, match=r"b: not KEY=VALUE; output\.path is given already"):
+        words("a", "b", job="verify")
+    with pytest.raises(ConfigurationError, match="b: not KEY=VALUE, nor GROUP=PRESET"):
+        words("b")
+
+
 def test_places_of_a_score(empty_folder: Path) -> None:
     found = words("source.path=/in", "output.path=/out", "results=made/lm.json", "explain=true",
                   "explain_sources=[a.parquet,/b.parquet,s3://c/d]", job="score")  # fmt: skip
@@ -90,6 +102,8 @@ def test_files_that_options_name_go_along(tmp_path: Path, monkeypatch: pytest.Mo
                *(["source.messages_column=m"] if name == "chat_template" else []))  # fmt: skip
     (here,) = compose_runs("generate", GenerateConfig, Arguments((*options, "cluster=existing")))
     found = sent(*options)
+    (tmp_path / "my words.txt").write_text(text.replace("}}", " }}"), encoding="utf-8", newline="")
+    assert sent(*options).line != found.line, "other content is another command"
     (tmp_path / "my words.txt").unlink()
     with bundle(found) as folder:
         monkeypatch.chdir(folder)
