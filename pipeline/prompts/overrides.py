@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 from pipeline.types import ErrorCode, RowError, SamplingParams
-from pipeline.wording import brief, one_line
+from pipeline.wording import as_given, one_line
 
 Check = Callable[[SamplingParams], None]
 _REMEMBERED = 4096
@@ -49,11 +50,11 @@ class Overrides:
 
     def _make(self, value: Any) -> SamplingParams | RowError:
         try:
-            values = json.loads(value) if isinstance(value, str) else value
+            values = json.loads(value) if isinstance(value, str) else _without_decimals(value)
         except (ValueError, RecursionError) as error:
             return _bad(f"not JSON: {error}")
         if not isinstance(values, dict):
-            return _bad(f"JSON, but no object: {brief(values)}")
+            return _bad(f"JSON, but no object: {one_line(as_given(values), 80)}")
         try:
             made = self._sampling.override(values)
             if (beyond := made.beyond(self._vocab_size)) and values.get(beyond[0]) is not None:
@@ -63,6 +64,15 @@ class Overrides:
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             return _bad(str(error))
         return made
+
+
+def _without_decimals(value: Any) -> Any:
+    """Return a struct with plain numbers in place of decimals, which is what DuckDB makes of `0.7` in a query."""
+    if isinstance(value, Decimal):
+        return int(value) if value == int(value) else float(value)
+    if isinstance(value, dict):
+        return {name: _without_decimals(part) for name, part in value.items()}
+    return type(value)(map(_without_decimals, value)) if isinstance(value, list | tuple) else value
 
 
 def _bad(message: str) -> RowError:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ def test_fields_that_are_not_null_override(value: Any) -> None:
     [
         ("{", "not JSON"),
         ("[1]", "JSON, but no object: [1]"),
-        ("null", "JSON, but no object: None"),
+        ("null", "JSON, but no object: null"),
         ("[" * 100_000, "not JSON"),
         ('{"temprature": 1}', "temprature: no such sampling parameter"),
         ('{"temperature": -1}', "temperature=-1.0: must be"),
@@ -83,6 +84,19 @@ def test_biases_come_as_maps_structs_and_json(value: Any) -> None:
     made = apply(value)
     assert isinstance(made, SamplingParams)
     assert made.logit_bias == ((3, -2.0), (5, 1.5))
+
+
+def test_decimals_are_numbers() -> None:
+    """As in a struct that DuckDB makes of `{'temperature': 0.7}`."""
+    value = {
+        "temperature": Decimal("0.7"),
+        "max_tokens": Decimal(9),
+        "logit_bias": [(5, Decimal("-1.5"))],
+        "stop": ["x"],
+    }
+    made = apply(value)
+    assert made == SamplingParams(temperature=0.7, max_tokens=9, seed=3, logit_bias=((5, -1.5),), stop=("x",))
+    assert isinstance(made, SamplingParams) and type(made.max_tokens) is int and type(made.temperature) is float
 
 
 def test_tokens_of_the_job_are_not_the_rows_fault() -> None:

@@ -7,9 +7,12 @@ from uuid import UUID
 
 import pyarrow as pa
 
-from pipeline.prompts.files.kinds import holds_uuid, is_json
+from pipeline.prompts.files.kinds import brought_to, holds_uuid, in_microseconds, is_json
 from pipeline.types import ErrorCode, RowError
 from pipeline.wording import brief, one_line
+
+_NOT_HELD = (ValueError, OverflowError, KeyError, pa.ArrowException)
+"""What a value raises that Python cannot hold; `KeyError`: one in a time zone that this machine does not know."""
 
 
 def cells(column: pa.ChunkedArray[Any], name: str, other: ErrorCode) -> list[Any]:
@@ -21,7 +24,8 @@ def cells(column: pa.ChunkedArray[Any], name: str, other: ErrorCode) -> list[Any
     Args:
         column: [rows]
         name: The column's name, for messages.
-        other: The error code of values that Python cannot hold for another reason, such as a date in the year 20000.
+        other: The error code of values that Python cannot hold for another reason, such as a date in the year 20000, or a
+            moment that is not a whole number of microseconds.
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -29,10 +33,18 @@ def cells(column: pa.ChunkedArray[Any], name: str, other: ErrorCode) -> list[Any
         chunks: list[Any] = column.chunks
         column = pa.chunked_array([chunk.storage for chunk in chunks], type=column.type.storage_type)
     try:
-        found = column.to_pylist()
-    except (ValueError, OverflowError, pa.ArrowException):
-        found = [_cell(scalar, name, other) for scalar in column]
+        found = _values(column)
+    except _NOT_HELD:
+        found = [_cell(column.take(pa.array([row])), name, other) for row in range(len(column))]
     return [_spelled(value) for value in found] if holds_uuid(column.type) else found
+
+
+def _values(column: pa.ChunkedArray[Any]) -> list[Any]:
+    """Return the values in Python's own classes; for nanoseconds, Arrow would use those of pandas where it finds pandas."""
+    kind = in_microseconds(column.type)
+    if kind != column.type:
+        column = pa.chunked_array([brought_to(chunk, kind) for chunk in column.chunks], type=kind)
+    return column.to_pylist()
 
 
 def _spelled(value: Any) -> Any:
@@ -46,18 +58,20 @@ def _spelled(value: Any) -> Any:
     return value
 
 
-def _cell(scalar: pa.Scalar[Any], name: str, other: ErrorCode) -> Any:
+def _cell(value: pa.ChunkedArray[Any], name: str, other: ErrorCode) -> Any:
+    """Return a value, given as a column of one row, or why Python cannot hold it."""
     try:
-        return scalar.as_py()
+        return _values(value)[0]
     except UnicodeDecodeError as error:
         message = f"column {brief(name)}: {error.reason} at byte {error.start}"
         return RowError(ErrorCode.NOT_UTF8, message)
-    except (ValueError, OverflowError, pa.ArrowException) as error:
-        return RowError(other, f"column {brief(name)}: {one_line(error)}")
+    except _NOT_HELD as error:
+        what = "unknown time zone " if isinstance(error, KeyError) else ""
+        return RowError(other, f"column {brief(name)}: {what}{one_line(error)}")
 
 
 def not_text(column: pa.ChunkedArray[Any], name: str) -> dict[int, RowError]:
-    """Return the rows in which a string of the column, however deep, is not UTF-8; readers refuse a file that holds one."""
+    """Return row → error for rows with a string, at any depth, that is not UTF-8: readers refuse a file that holds one."""
     try:
         column.validate(full=True)
         return {}

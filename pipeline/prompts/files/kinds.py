@@ -6,7 +6,7 @@ way to hold values, not what they are: text is text as a string, a large string,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -83,7 +83,7 @@ def readable(kind: Type, *, within: bool = False) -> Type:
         return pa.decimal128(kind.precision, kind.scale)
     if is_uuid(kind) or is_json(kind):
         return readable(kind.storage_type)
-    return _of_parts(kind)
+    return _of_parts(kind, _within)
 
 
 def _without_view(kind: Type) -> Type | None:
@@ -92,28 +92,42 @@ def _without_view(kind: Type) -> Type | None:
     if kinds.is_binary_view(kind):
         return pa.binary()
     if kinds.is_list_view(kind):
-        return pa.list_(_part(kind.value_field))
+        return pa.list_(_part(kind.value_field, _within))
     if kinds.is_large_list_view(kind):
-        return pa.large_list(_part(kind.value_field))
+        return pa.large_list(_part(kind.value_field, _within))
     return None
 
 
-def _of_parts(kind: Type) -> Type:
+def _within(kind: Type) -> Type:
+    return readable(kind, within=True)
+
+
+def in_microseconds(kind: Type) -> Type:
+    """Return the type with microseconds in place of nanoseconds, at any depth; Python's own classes hold nothing finer."""
+    if kinds.is_timestamp(kind) and kind.unit == "ns":
+        return pa.timestamp("us", kind.tz)
+    if kinds.is_duration(kind) and kind.unit == "ns":
+        return pa.duration("us")
+    return pa.time64("us") if kind == pa.time64("ns") else _of_parts(kind, in_microseconds)
+
+
+def _of_parts(kind: Type, change: Callable[[Type], Type]) -> Type:
+    """Return the type with the types of its parts changed."""
     if kinds.is_struct(kind):
-        return pa.struct([_part(kind.field(i)) for i in range(kind.num_fields)])
+        return pa.struct([_part(kind.field(i), change) for i in range(kind.num_fields)])
     if kinds.is_list(kind):
-        return pa.list_(_part(kind.value_field))
+        return pa.list_(_part(kind.value_field, change))
     if kinds.is_large_list(kind):
-        return pa.large_list(_part(kind.value_field))
+        return pa.large_list(_part(kind.value_field, change))
     if kinds.is_fixed_size_list(kind):
-        return pa.list_(_part(kind.value_field), kind.list_size)
+        return pa.list_(_part(kind.value_field, change), kind.list_size)
     if kinds.is_map(kind):
-        return pa.map_(readable(kind.key_type, within=True), _part(kind.item_field), kind.keys_sorted)
+        return pa.map_(change(kind.key_type), _part(kind.item_field, change), kind.keys_sorted)
     return kind
 
 
-def _part(field: Any) -> Any:
-    return field.with_type(readable(field.type, within=True))
+def _part(field: Any, change: Callable[[Type], Type]) -> Any:
+    return field.with_type(change(field.type))
 
 
 def annotated(kind: Type, annotation: str) -> Type:

@@ -106,6 +106,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
             check_result(name, self._weigh([owner, *args, *kwargs.values()], text=True), owner, *args, **kwargs)
         elif name == "strftime":
             check_result(name, 0, *args, *kwargs.values())
+        elif name == "timestamp" and owner.tzinfo is None:
+            raise TypeError(
+                "a moment without a time zone has another timestamp on each machine; give the column a time zone"
+            )
         return self._made(super().call(context, obj, *args, **kwargs))
 
     def _spend(self, steps: int) -> None:

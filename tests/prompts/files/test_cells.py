@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pytest
 
@@ -36,3 +38,45 @@ def test_a_date_beyond_python_is_an_error_of_its_row() -> None:
     values = cells(column, "t", ErrorCode.BAD_TEMPLATE_ROW)
     assert values[0].year == 1970
     assert values[1].code == ErrorCode.BAD_TEMPLATE_ROW
+
+
+MOMENTS: dict[str, Any] = {
+    "timestamp": pa.array([3_000, 3_001], pa.timestamp("ns")),
+    "with a time zone": pa.array([3_000, 3_001], pa.timestamp("ns", "UTC")),
+    "duration": pa.array([3_000, 3_001], pa.duration("ns")),
+    "time": pa.array([3_000, 3_001], pa.time64("ns")),
+}
+MICROSECONDS: dict[str, Any] = {
+    "timestamp": pa.timestamp("us"), "with a time zone": pa.timestamp("us", "UTC"), "duration": pa.duration("us"),
+    "time": pa.time64("us"),
+}  # fmt: skip
+
+
+def nested(column: Any, within: str) -> Any:
+    offsets: Any = pa.array([0, 1, 2], pa.int32())
+    if within == "struct":
+        return pa.StructArray.from_arrays([column], names=["a"])
+    if within == "list":
+        return pa.ListArray.from_arrays(offsets, column)
+    return pa.MapArray.from_arrays(offsets, pa.array(["a", "b"]), column) if within == "map" else column
+
+
+@pytest.mark.parametrize("within", ["", "struct", "list", "map"])
+@pytest.mark.parametrize("kind", MOMENTS)
+def test_nanoseconds_are_python_s_own_values_whether_or_not_pandas_is_there(kind: str, within: str) -> None:
+    pytest.importorskip("pandas")  # where Arrow finds it, it uses its classes
+    plain = MOMENTS[kind].slice(0, 1).cast(MICROSECONDS[kind])[0].as_py()
+    value, error = cells(pa.chunked_array([nested(MOMENTS[kind], within)]), "t", ErrorCode.BAD_TEMPLATE_ROW)
+    found = {"struct": "a", "list": 0, "map": 0}.get(within)
+    value = value if found is None else value[found]
+    value = value[1] if within == "map" else value
+    assert value == plain and type(value) is type(plain)
+    assert type(plain).__module__ == "datetime"
+    assert error.code == ErrorCode.BAD_TEMPLATE_ROW and "would lose data" in error.message
+
+
+def test_a_moment_in_an_unknown_time_zone_is_an_error_of_its_row() -> None:
+    column = pa.chunked_array([pa.array([0, None], pa.timestamp("us", "Mars/Olympus"))])
+    error, missing = cells(column, "t", ErrorCode.BAD_TEMPLATE_ROW)
+    assert (error.code, missing) == (ErrorCode.BAD_TEMPLATE_ROW, None)
+    assert "unknown time zone" in error.message and "Mars/Olympus" in error.message

@@ -4,7 +4,7 @@ import random
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -151,3 +151,10 @@ def test_the_same_row_always_fails_or_always_succeeds() -> None:
     template = compile_template("{% for i in range(n) %}{{ i }}{% endfor %}")
     sizes = [random.Random(0).randrange(100_000) for _ in range(5)]
     assert [template.render({"n": n}) for n in sizes] == [template.render({"n": n}) for n in sizes]
+
+
+def test_no_text_depends_on_the_machine_s_time_zone() -> None:
+    template = compile_template("{{ t.timestamp()|int }}")
+    assert template.render({"t": datetime(2026, 1, 2, tzinfo=UTC)}) == "1767312000"
+    with pytest.raises(ValueError, match="without a time zone"):
+        template.render({"t": datetime(2026, 1, 2)})
