@@ -45,7 +45,9 @@ class Conversations:
     def __init__(self, config: SourceConfig, tokenizer: Tokenizer) -> None:
         """Compile the templates."""
         self._config, self._render = config, tokenizer.chat(config.chat_format())
-        self._system = None if config.system_prompt is None else compile_template(config.system_prompt)
+        self._system = (
+            None if config.system_prompt is None else compile_template(config.system_prompt, "source.system_prompt")
+        )
 
     def of(self, table: pa.Table, prompts: Sequence[_Text]) -> list[Conversation | RowError | None]:
         """Return the conversation of each row; None: it is null.

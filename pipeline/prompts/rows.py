@@ -95,7 +95,7 @@ class RowBuilder:
             excluded: Rows of the table that are known to be errors, and why.
 
         Raises:
-            InputRefused: If an id is null or not UTF-8; `check_ids` finds that before a job starts.
+            InputRefused: If a row has no id; `check_ids` finds that before a job starts.
             ValueError: If table and segments differ in their number of rows.
         """
         row_ids = self._row_ids(table, segments)
@@ -142,7 +142,7 @@ class RowBuilder:
             return [f"{self._files[s.file].name}:{row}" for s in segments for row in range(s.start, s.stop)]
         values = self._ids.of(table)
         if any(value is None or isinstance(value, RowError) for value in values):
-            raise InputRefused(f"{self._ids.option}: a row has an id that is null or not UTF-8")
+            raise InputRefused(f"{self._ids.option}: a row has an id that is null, not UTF-8, or cannot be made")
         return [str(value) for value in values]
 
     def _samplings(self, table: pa.Table, rows: int) -> list[SamplingParams | RowError]:

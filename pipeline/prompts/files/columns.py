@@ -18,7 +18,7 @@ from pipeline.wording import brief, did_you_mean, listed, one_line
 
 
 def used_columns(config: SourceConfig) -> list[str]:
-    """Return the columns from which rows are made, each once: prompt, template's, token ids, id, sampling, kept.
+    """Return the columns from which rows are made, and those that are kept, each once, in the order of the options.
 
     Raises:
         ConfigurationError: If the template cannot be compiled.
@@ -67,14 +67,14 @@ def _uses(config: SourceConfig) -> Iterable[_Use]:
             "a list of messages, or a string with JSON",
         )
     if config.system_prompt is not None:
-        for name in compile_template(config.system_prompt).columns:
+        for name in compile_template(config.system_prompt, "source.system_prompt").columns:
             yield "source.system_prompt", name, _is_plain, _PLAIN
     if config.tools_column is not None:
         yield "source.tools_column", config.tools_column, _is_tools, "a list of objects, or a string with JSON"
     if config.id_column is not None:
         yield "source.id_column", config.id_column, _is_id, "a string or an integer"
     if config.id_template is not None:
-        for name in compile_template(config.id_template).columns:
+        for name in compile_template(config.id_template, "source.id_template").columns:
             yield "source.id_template", name, _is_plain, _PLAIN
     if isinstance(config, ScoreSource):
         yield from _of_scores(config)

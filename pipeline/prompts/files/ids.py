@@ -29,8 +29,8 @@ def check_ids(source: Source, config: SourceConfig) -> None:
     duplicates needs it (or one by chance, with probability n² / 2⁶⁵).
 
     Raises:
-        InputRefused: If an id is null or not UTF-8 (with file and row), or ids occur more than once (with their
-            number, and the first ones with their places).
+        InputRefused: If an id is null, is not UTF-8, or cannot be made (with file and row), or ids occur more than once
+            (with their number, and the first ones with their places).
         CorruptInput: If a page cannot be decoded.
     """
     ids_of = own_ids(config)

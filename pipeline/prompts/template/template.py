@@ -20,8 +20,12 @@ _LOADING = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 class RowTemplate:
     """A compiled template. `render` may be called for one row at a time."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, option: str) -> None:
         """Compile the template.
+
+        Args:
+            text: The template.
+            option: The option that has it, for messages.
 
         Raises:
             ConfigurationError: If the syntax is wrong, a filter is not there, or something unsafe is used.
@@ -36,9 +40,9 @@ class RowTemplate:
             code = self._sandbox.compile(instrument(tree))
             self._template = jinja2.Template.from_code(self._sandbox, code, self._sandbox.make_globals(None))
         except jinja2.TemplateSyntaxError as error:
-            raise ConfigurationError(f"source.template: line {error.lineno}: {one_line(error.message)}") from error
+            raise ConfigurationError(f"{option}: line {error.lineno}: {one_line(error.message)}") from error
         except (jinja2.TemplateError, SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
-            raise ConfigurationError(f"source.template: {one_line(error) or type(error).__name__}") from error
+            raise ConfigurationError(f"{option}: {one_line(error) or type(error).__name__}") from error
 
     def _named_as_functions(self, tree: nodes.Template) -> set[str]:
         """Return the columns that are named like one of Jinja's functions: such names that are not called."""
@@ -73,13 +77,13 @@ class RowTemplate:
         return text
 
 
-def compile_template(text: str) -> RowTemplate:
+def compile_template(text: str, option: str = "source.template") -> RowTemplate:
     """Compile a template for use on rows; see `RowTemplate`.
 
     Raises:
         ConfigurationError: If the syntax is wrong, a filter is not there, or something unsafe is used.
     """
-    return RowTemplate(text)
+    return RowTemplate(text, option)
 
 
 def _without_returns(text: str) -> tuple[str, str]:

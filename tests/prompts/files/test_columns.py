@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.errors import InputRefused
+from pipeline.errors import ConfigurationError, InputRefused
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.files.columns import check_columns, used_columns
 
@@ -98,3 +98,11 @@ def test_each_used_column_is_named_once() -> None:
         path="p", template="{{ b }}{{ a }}", id_column="a", sampling_column="s", keep_columns=["k", "b"]
     )
     assert used_columns(config) == ["a", "b", "s", "k"]
+
+
+@pytest.mark.parametrize("option", ["template", "id_template", "system_prompt"])
+def test_a_template_that_does_not_compile_is_named_by_its_option(option: str) -> None:
+    options: dict[str, Any] = {option: "line 1\n{{ x"}
+    config = SourceConfig(path="p", chat=True, **options)
+    with pytest.raises(ConfigurationError, match=rf"^source\.{option}: line 2: "):
+        used_columns(config)

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from pipeline.errors import InputRefused
+from pipeline.errors import ConfigurationError, InputRefused
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.files import ids
 from pipeline.prompts.files.listing import open_source
@@ -137,14 +137,27 @@ def test_ids_composed_of_columns(write: Write) -> None:
     ("template", "words"),
     [
         ("{{ doc }}{{ n }}", "source.id_template: the id at a.parquet:1 (file:row) is null"),
-        ("{% if n %}{{ n }}{% endif %}", "source.id_template: the id at a.parquet:0 (file:row) is null"),
+        (
+            "{% if n %}{{ n }}{% endif %}",
+            "source.id_template: the id at a.parquet:0 (file:row) cannot be made: the template",
+        ),
+        ("{{ day }}", "source.id_template: the id at a.parquet:1 (file:row) cannot be made: column 'day': "),
         ("{{ doc.x.y }}", "source.id_template: the id at a.parquet:0 (file:row) cannot be made: UndefinedError"),
         ("{{ dok }}", "source.id_template: there is no column 'dok'; did you mean 'doc'?"),
     ],
 )
 def test_an_id_that_cannot_be_composed_is_refused(template: str, words: str, write: Write) -> None:
-    path = write("a.parquet", {"doc": ["a", "b"], "n": [0, None], "id": ["x", "y"]})
+    days = pa.array([0, 7_000_000], pa.int32()).cast(pa.date32())  # Python's dates end before the second
+    path = write("a.parquet", {"doc": ["a", "b"], "n": [0, None], "id": ["x", "y"], "day": days})
     assert refusal(path, id_column=None, id_template=template).startswith(words)
+
+
+def test_an_id_that_is_the_same_for_all_rows_is_refused(write: Write) -> None:
+    path = write("a.parquet", {"doc": ["a", "b"], "id": ["x", "y"]})
+    with pytest.raises(
+        ConfigurationError, match=r"source\.id_template uses no column, .* write a column as {{ name }}"
+    ):
+        check(path, id_column=None, id_template="doc")
 
 
 def test_one_way_to_make_ids() -> None:
