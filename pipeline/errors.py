@@ -97,7 +97,7 @@ class StorageFull(Resumable):
 
 
 class StoreUnavailable(Resumable):
-    """The output's object store does not answer, even after retries."""
+    """The store of the output or of the input does not answer, even after retries."""
 
 
 class DeadlineReached(Resumable):

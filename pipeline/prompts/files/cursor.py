@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from pipeline.errors import CorruptInput, InputRefused
+from pipeline.errors import CorruptInput, InputRefused, PromptmillError, StoreUnavailable
 from pipeline.planning.plan import InputFile
-from pipeline.prompts.parquet.content import scan, stamp_of
+from pipeline.prompts.parquet.content import is_near, scan, stamp_of
 from pipeline.prompts.parquet.footer import READING, Footer, open_file, read_footer
 from pipeline.wording import one_line
 
@@ -50,6 +50,7 @@ class FileCursor:
 
         Raises:
             InputRefused: If the file is not the one that was planned.
+            StoreUnavailable: If its store does not answer.
         """
         self._filesystem, self._file, self._verify = filesystem, file, verify
         self.digests: dict[int, str] = {}  # row group → digest of its pages, of those that were read
@@ -90,6 +91,7 @@ class FileCursor:
         Raises:
             CorruptInput: If a page cannot be decoded; the text names the file and the row group.
             InputRefused: If the file is not the one that was planned.
+            StoreUnavailable: If its store does not answer.
             ValueError: If the file has no such rows.
         """
         if not 0 <= start <= stop <= self._starts[-1]:
@@ -127,7 +129,13 @@ class FileCursor:
 
     def _begin(self, group: int) -> Iterator[pa.RecordBatch]:
         """Look at the raw pages of a row group, compare them with the plan's, and start to decode them."""
-        found = scan(self._handle, self._footer, self.columns, group, one_line(self._file.name))
+        name = one_line(self._file.name)
+        try:
+            found = scan(self._handle, self._footer, self.columns, group, name)
+        except OSError as error:
+            if stamp_of(self._filesystem, self._file) != self._stamp:
+                raise _changed(self._file, "written to while it was read") from error
+            raise StoreUnavailable(f"{name}: row group {group} cannot be read: {one_line(error)}") from error
         self.digests[group] = found.digest
         if self._verify and self._file.groups and found.digest != self._file.groups[group]:
             raise _changed(self._file, f"other values in row group {group}")
@@ -153,11 +161,28 @@ class FileCursor:
             return self._rest
         while self._position >= self._starts[self._group + 1]:
             self._enter(self._group + 1)
+        group, position = self._group, self._position
+        try:
+            return self._decoded()
+        except CorruptInput as corrupt:
+            if is_near(self._filesystem) or not isinstance(corrupt.__cause__, OSError):
+                raise
+        # A store that did not answer looks like damage; but damage is there a second time.
+        self._enter(group)
+        try:
+            while self._position < position:
+                self._position += self._decoded().num_rows
+            return self._decoded()
+        finally:
+            self._position = position
+
+    def _decoded(self) -> pa.RecordBatch:
+        """Decode the rows at the present position."""
         where = f"{one_line(self._file.name)}: row group {self._group}"
         try:
             self._batches = self._begin(self._group) if self._batches is None else self._batches
             batch = next(self._batches, None)
-        except CorruptInput:
+        except PromptmillError:
             self._group = -1
             raise
         except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
@@ -173,6 +198,11 @@ def _changed(file: InputFile, what: str) -> InputRefused:
     return InputRefused(f"{one_line(file.name)}: changed since the plan was made: {what}")
 
 
+def _is_silence(error: BaseException | None) -> bool:
+    """Whether an error of a store says nothing about the file."""
+    return isinstance(error, OSError) and not isinstance(error, FileNotFoundError | PermissionError)
+
+
 def _open_unchanged(
     filesystem: pyarrow.fs.FileSystem, file: InputFile, columns: Sequence[str]
 ) -> tuple[pa.NativeFile, Footer]:
@@ -185,6 +215,8 @@ def _open_unchanged(
             handle.close()
             raise
     except InputRefused as error:
+        if not is_near(filesystem) and _is_silence(error.__cause__):
+            raise StoreUnavailable(str(error)) from error
         raise InputRefused(f"{error} (it changed since the plan was made)") from error
     if (footer.size, footer.sha256) != (file.size, file.footer_sha256):
         handle.close()

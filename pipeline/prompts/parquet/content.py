@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.fs
 from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
-from pipeline.errors import InputRefused
+from pipeline.errors import InputRefused, StoreUnavailable
 from pipeline.planning.plan import InputFile
 from pipeline.prompts.parquet.footer import Footer
 from pipeline.prompts.parquet.pages import GroupScan, chunks, leaves, scan_group
@@ -57,14 +57,18 @@ def stamp_of(filesystem: pyarrow.fs.FileSystem, file: InputFile) -> str:
     """Return the current `stamp` of a planned file.
 
     Raises:
-        InputRefused: If the file no longer exists, or its store does not answer.
+        InputRefused: If the file no longer exists, or may not be read.
+        StoreUnavailable: If its store does not answer.
     """
+    name = one_line(file.name)
     try:
         return stamp(filesystem, file.path)
     except FileNotFoundError as error:
-        raise InputRefused(f"{one_line(file.name)}: no such file (it changed since the plan was made)") from error
+        raise InputRefused(f"{name}: no such file (it changed since the plan was made)") from error
     except (OSError, pa.ArrowException) as error:
-        raise InputRefused(f"{one_line(file.name)}: {one_line(error)} (it changed since the plan was made)") from error
+        if is_near(filesystem) or isinstance(error, PermissionError):
+            raise InputRefused(f"{name}: {one_line(error)} (it changed since the plan was made)") from error
+        raise StoreUnavailable(f"{name}: cannot be read: {one_line(error)}") from error
 
 
 def _metadata(handle: Any) -> dict[str, str]:
