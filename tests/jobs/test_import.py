@@ -95,6 +95,10 @@ def test_any_name_of_a_file(name: str, tmp_path: Path, capsys: pytest.CaptureFix
             ["a.csv", "b.parquet", "source.encoding=utf9"],
             "source.encoding='utf9': must be null or an encoding that Python",
         ),
+        (
+            ["a.csv", "b.parquet", "source.encoding=hex"],
+            "source.encoding='hex': must be null or an encoding that Python",
+        ),
         (["a.csv", "b.parquet", "source.delimiter=ab"], "source.delimiter='ab': must be null or one character"),
         (["a.jsonl", "s3://bucket/b.parquet"], "output.path='s3://bucket/b.parquet': must be a local Parquet file"),
         (

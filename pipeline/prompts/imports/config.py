@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,9 +48,11 @@ class ImportSource:
         require(bool(self.split.strip()), "split", self.split, "the name of a split, such as train")
         if self.encoding is not None:
             try:
-                codecs.lookup(self.encoding)
-            except LookupError:
-                require(False, "encoding", self.encoding, "null or an encoding that Python knows, such as cp1252")
+                "".encode(self.encoding)
+            except (LookupError, UnicodeError):
+                require(
+                    False, "encoding", self.encoding, "null or an encoding that Python knows for text, such as cp1252"
+                )
 
 
 @dataclass(kw_only=True)

@@ -7,7 +7,8 @@ from typing import Any
 
 from pipeline.errors import InputRefused
 from pipeline.prompts.files.foreign import PACKED
-from pipeline.prompts.imports.opened import Opened
+from pipeline.prompts.imports.chunk import MOST_BYTES
+from pipeline.prompts.imports.opened import PEEK, Opened
 
 _BY_NAME = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".txt": "text",
@@ -34,7 +35,7 @@ def format_of(opened: Opened, *, of_many: bool) -> str:
 
 
 def _of_json(opened: Opened, by_name: str) -> str:
-    head = opened.peek().lstrip()
+    head = _head(opened)
     line, end, _ = head.partition(b"\n")
     first = _object(line)
     if first is not None and isinstance(first.get("body"), dict) and "custom_id" in first:
@@ -53,6 +54,17 @@ def _of_json(opened: Opened, by_name: str) -> str:
         f"{opened.name}: neither its name nor its first line says which format it has; say it with format=jsonl, json, csv, "
         "tsv, text, files or openai_batch"
     )
+
+
+def _head(opened: Opened) -> bytes:
+    """Return the first bytes that are not blank: of an object, which may be a request with a long prompt, its whole line."""
+    count = PEEK
+    while True:
+        read = opened.peek(count)
+        head = read.lstrip()
+        if not head.startswith(b"{") or b"\n" in head or len(read) < count or count >= MOST_BYTES:
+            return head
+        count = min(4 * count, MOST_BYTES)
 
 
 def _object(line: bytes) -> dict[str, Any] | None:

@@ -170,7 +170,7 @@ class _Import:
         try:
             together = merged(parts.kind, kind)
             if leaves(together) > MOST_FIELDS:
-                raise _too_many(next((f"{place}: " for place, _ in chunk.records()), ""), together)
+                raise _too_many(next((place for place, _ in chunk.records()), self._names()), together)
             parts.add(table, kind)
         except Misfit as misfit:
             raise self._refused(chunk, parts.kind, misfit) from misfit
@@ -212,9 +212,11 @@ class _Import:
                     )
                     raise InputRefused(f"{option}: there is no column {brief(name)}{hint}")
         if not len(parts.kind):
-            names = ", ".join(one_line(without_secrets(path)) for path in self._config.source.paths[:3])
             skipped = f" ({self._skipped:,} lines were left out)" if self._skipped else ""
-            raise InputRefused(f"{names}: no row has a field{skipped}, so there is nothing to import")
+            raise InputRefused(f"{self._names()}: no row has a field{skipped}, so there is nothing to import")
+
+    def _names(self) -> str:
+        return ", ".join(one_line(without_secrets(path)) for path in self._config.source.paths[:3])
 
     def _finish(self, parts: Parts) -> int:
         try:
@@ -227,9 +229,14 @@ class _Import:
 
 def _too_many(place: str, kind: Type) -> InputRefused:
     most = max(kind, key=lambda field: leaves(field.type))
+    if leaves(most.type) == 1:
+        return InputRefused(
+            f"{place}: the rows have {len(kind):,} columns, and {MOST_FIELDS:,} are read at most: name those that you need "
+            "with columns=[a,b]"
+        )
     return InputRefused(
-        f"{place}here or soon after, {brief(most.name)} has {leaves(most.type):,} fields in all rows together, and all columns "
-        f"more than {MOST_FIELDS:,}: keep it as JSON text with {json_columns(most.name)}"
+        f"{place}: here or soon after, {brief(most.name)} has {leaves(most.type):,} fields in all rows together, and all "
+        f"columns more than {MOST_FIELDS:,}: keep it as JSON text with {json_columns(most.name)}"
     )
 
 
@@ -237,20 +244,24 @@ def _target(config: ImportConfig) -> Path:
     """Return the path of the file to write.
 
     Raises:
-        PlanRefused: If it is there.
+        PlanRefused: If it is there, or nothing can be there.
         ConfigurationError: If its name is not that of a Parquet file.
     """
     given = config.output.path
-    path = Path(given).expanduser().absolute()
-    if given.endswith("/") or path.is_dir():
-        first = config.source.paths[0].rstrip("/")
-        stem = Path(first).name.partition(".")[0]
-        plain = stem if stem and not any(c in stem for c in "*?[") else "prompts"
-        path = path / f"{plain}.parquet"
+    try:
+        path = Path(given).expanduser().absolute()
+        if given.endswith("/") or path.is_dir():
+            first = config.source.paths[0].rstrip("/")
+            stem = Path(first).name.partition(".")[0]
+            plain = stem if stem and not any(c in stem for c in "*?[") else "prompts"
+            path = path / f"{plain}.parquet"
+        there = path.exists() or path.is_symlink()
+    except (OSError, RuntimeError) as error:  # a folder that may not be searched, or `~name` of nobody
+        raise PlanRefused(f"output.path={given}: {getattr(error, 'strerror', error)}") from error
     if path.suffix.lower() not in (".parquet", ".pq"):
         example = f"{one_line(path.stem)}.parquet"
         raise ConfigurationError(f"output.path={given}: must be a Parquet file, such as {example}, or a folder")
-    if path.exists() or path.is_symlink():
+    if there:
         raise _there(path)
     return path
 
@@ -261,8 +272,8 @@ def _there(path: Path) -> PlanRefused:
 
 def _made_folders(folder: Path) -> list[Path]:
     """Make a folder and those above it, and return those that were not there, the innermost first."""
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
+        missing = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PlanRefused(f"output.path: {one_line(folder)} cannot be made: {error.strerror}") from error

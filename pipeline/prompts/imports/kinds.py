@@ -24,7 +24,7 @@ MOST_EXACT = 2**53
 
 
 class Misfit(Exception):
-    """A value whose type does not fit its column: its path within the row, its type, and the type of the others."""
+    """A value that does not fit its column: its path within the row, what it is, and the type before it (empty: none)."""
 
     def __init__(self, path: tuple[str, ...], here: str, before: str) -> None:
         """Remember what differs, and where."""
@@ -117,7 +117,11 @@ def check_exact(value: Any, kind: Type, path: tuple[str, ...] = ()) -> None:
         for part in value:
             check_exact(part, kind.value_type, (*path, "[]"))
     elif type(value) is int and kinds.is_floating(kind) and int(float(value)) != value:
-        raise Misfit(path, f"the whole number {value}", "a number with a fraction, among which it is not exact")
+        raise Misfit(path, _inexact(value), "")
+
+
+def _inexact(number: object) -> str:
+    return f"the whole number {number}, which is not exact in a column that has fractions"
 
 
 def written(kind: Type) -> Type:
@@ -180,7 +184,7 @@ def fitted(values: Any, was: Type, now: Type, path: tuple[str, ...] = ()) -> Any
             pc.filter(values, pc.greater(pc.abs(values), pa.scalar(MOST_EXACT))) if kinds.is_integer(was) else values
         )
         example = large[0].as_py() if len(large) else ""
-        raise Misfit(path, "a number with a fraction", f"the whole number {example}, which is not exact then") from None
+        raise Misfit(path, _inexact(example), "") from None
 
 
 def fitted_table(table: pa.Table, was: Type, now: Type) -> pa.Table:

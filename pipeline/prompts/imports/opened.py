@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import lzma
+import re
 from io import IOBase
 from types import TracebackType
 from typing import Any, BinaryIO, cast
@@ -23,6 +24,7 @@ _NO_TEXT = {
     b"ARROW1": "an Arrow file: write it as Parquet", b"SQLite format 3": "a database: export its table as CSV",
     b"ORC": "an ORC file: write it as Parquet", b"%PDF": "a PDF", b"\x7fELF": "a program",
 }  # fmt: skip
+_BINARY = re.compile(rb"[\x00-\x08]")
 _MARKS = {
     codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be",
     codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be",
@@ -58,7 +60,7 @@ class Opened:
         self._head = b""
         head = self._peeked(PEEK)
         for magic, what in _NO_TEXT.items():
-            if head.startswith(magic):
+            if head.startswith(magic) and (magic != b"ORC" or _BINARY.search(head)):  # CSV may begin with ORCID
                 raise InputRefused(f"{self.name}: is {what}")
         mark, found = next(((m, e) for m, e in _MARKS.items() if head.startswith(m)), (b"", ""))
         self._head = head[len(mark) :]

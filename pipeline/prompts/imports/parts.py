@@ -86,6 +86,8 @@ class Parts:
 
     def _due(self, *, last: bool = False) -> int:
         """Return the number of rows of the next row group; 0: more rows must come first."""
+        if not len(self.kind):  # without a column, a file has no rows
+            return 0
         rows = sum(table.num_rows for table, _ in self._held)
         most = self._group_rows or GROUP_ROWS
         full = rows >= most

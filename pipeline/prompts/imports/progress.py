@@ -1,4 +1,4 @@
-"""Says every few seconds how far an import is; nothing of what is done sooner.
+"""Logs every few seconds how far an import is; one that is done sooner logs nothing.
 
 A separate thread says it, as a slow disk may hold up the one that reads.
 """

@@ -60,7 +60,9 @@ BAD = {
     "large_whole.jsonl": (ROW + b'{"n": 18446744073709551616}\n', "line 2: has a whole number of more than 64 bits"),
     "huge_whole.jsonl": (ROW + b'{"n": ' + b"9" * 6000 + b"}\n", "line 2: has a whole number of more than 64 bits"),
     "large_float.jsonl": (ROW + b'{"n": 1e999}\n', "line 2: has the number 1e999, which is too large"),
-    "inexact.jsonl": (b'{"n": 9007199254740993}\n{"n": 0.5}\n', "line 1: 'n' is the whole number 9007199254740993, and a"),
+    "inexact.jsonl": (
+        b'{"n": 9007199254740993}\n{"n": 0.5}\n', "line 1: 'n' is the whole number 9007199254740993, which is not exact",
+    ),
     "deep.jsonl": (ROW + b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "line 2: is nested in more than 64 levels"),
     "deep_objects.jsonl": (
         ROW + b'{"x": ' + b'{"x":' * 100_000 + b"1" + b"}" * 100_001 + b"\n", "line 2: is nested in more than 64 levels",
@@ -93,6 +95,10 @@ BAD = {
     "open_quote.csv": (b'prompt,n\na,1\n"b,2\nc,3\n', "line 3: a quote that opens in this row is not closed before"),
     "quote_within.csv": (b'prompt,n\na,1\n"b" c,2\n', "line 3: is not CSV"),
     "header_twice.csv": (b"prompt,n,prompt\na,1,b\n", "line 1: names the column 'prompt' twice"),
+    "returns.csv": (b"prompt,n\ra,1\rb,2\r", r"line 1: has a carriage return that ends no line and is not in quotes"),
+    "columns.csv": (
+        b",".join(b"c%d" % i for i in range(2500)) + b"\n", "columns.csv: the rows have 2,500 columns, and 2,000 are read",
+    ),
     "not_utf8.csv": (b"prompt,n\na,1\ncaf\xe9,2\n", "line 3: is not UTF-8"),
     "empty.csv": (b"", "is empty: the first line has to name the columns"),
     # text
@@ -107,6 +113,7 @@ BAD = {
     "cut_off.jsonl.xz": (lzma.compress(ROWS)[:-20], "its xz data are damaged or cut off"),
     # something else
     "spreadsheet.csv": (b"PK\x03\x04" + b"\0" * 100, "is a zip archive or a spreadsheet"),
+    "table.orc": (b"ORC\x1a\x00\x00" + b"\0" * 100, "is an ORC file: write it as Parquet"),
     "program.jsonl": (b"\x7fELF" + b"\0" * 100, "is a program"),
     "what.data": (b"what is this?\n", "neither its name nor its first line says which format it has"),
     "utf16.jsonl": (('\ufeff{"prompt": "a"}\n').encode("utf-16-le")[:-1], "is not utf-16-le: truncated data"),

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ConfigurationError, InputRefused, PlanRefused
-from pipeline.prompts.imports.importing import Imported
+from pipeline.prompts.imports.config import ImportConfig, ImportOutput, ImportSource
+from pipeline.prompts.imports.importing import Imported, import_prompts
 
 Read = Callable[..., list[dict[str, Any]]]
 ROWS = [{"prompt": "a", "n": 1}, {"prompt": "b", "n": 2}]
@@ -31,6 +32,7 @@ BATCH = '{"custom_id": "r1", "method": "POST", "url": "/v1/completions", "body":
         ("x.tsv", "prompt\tn\na\t1\nb\t2\n", TEXT_ROWS), ("x.csv", '\ufeffprompt,"n"\na,"1"\n\nb,2', TEXT_ROWS),
         ("x.csv", '"a;b;c",prompt\n0,a\n', [{"a;b;c": "0", "prompt": "a"}]),
         ("x.csv", ",prompt\n0,a\n", [{"column_1": "0", "prompt": "a"}]), ("x.csv", "prompt\n", []),
+        ("x.csv", "ORCID,prompt\n0,a\n", [{"ORCID": "0", "prompt": "a"}]),
         ("x.txt", "a, b\n\nc\r\n", [{"prompt": "a, b"}, {"prompt": "c"}]), ("x.txt", "", []),
         ("x.jsonl", BATCH, [{"custom_id": "r1", "prompt": "a", "sampling": None}]),
     ],
@@ -98,6 +100,14 @@ def test_some_columns_and_some_rows(imported: Callable[..., Imported], read: Rea
         read("x.jsonl", LINES, columns=["promt"])
     mixed = LINES + '{"prompt": "c", "n": "three"}'
     assert read("x.jsonl", mixed, columns=["prompt"]) == [{"prompt": c} for c in "abc"]
+
+
+@pytest.mark.parametrize("first", [LINES, "{}\n{}\n"])
+def test_a_column_that_only_a_later_file_has(first: str, tmp_path: Path, read: Read) -> None:
+    (tmp_path / "a.jsonl").write_text(first)
+    (tmp_path / "b.jsonl").write_text('{"x": 3}\n{"x": 4}\n')
+    rows = read(["a.jsonl", "b.jsonl"], columns=["x"], row_group_rows=1)
+    assert [row["x"] for row in rows] == [None, None, 3, 4]
 
 
 def test_columns_as_json_text(read: Read) -> None:
@@ -169,6 +179,16 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_read(read
         read("x.jsonl", "no", target="/proc/out.parquet", format="jsonl")
     with pytest.raises(PlanRefused, match=r"x\.jsonl/y cannot be made: Not a directory"):
         read("x.jsonl", "no", target="x.jsonl/y/out.parquet", format="jsonl")
+
+
+@pytest.mark.parametrize(
+    ("target", "told"), [("x" * 300 + ".parquet", "File name too long"), ("~nobody-of-this-name/x.parquet", "home")]
+)
+def test_a_target_that_cannot_be_is_told(target: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(LINES)
+    source, output = ImportSource(path=str(tmp_path / "x.jsonl")), ImportOutput(path=target)
+    with pytest.raises(PlanRefused, match=rf"^output\.path=.*: .*{told}"):
+        import_prompts(ImportConfig(source=source, output=output))
 
 
 @pytest.mark.parametrize(

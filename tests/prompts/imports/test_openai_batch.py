@@ -78,6 +78,13 @@ def test_what_has_no_name_here_is_kept_and_told_once(
     assert json.loads(second["unmapped"]) == {"model": "gpt", "response_format": {"type": "json_object"}, "user": "me"}
 
 
+@pytest.mark.parametrize("name", ["x.jsonl", "x"])
+def test_a_long_request_is_known_for_what_it_is(name: str, read: Callable[..., list[dict[str, Any]]]) -> None:
+    long = [{"role": "user", "content": "x" * 300_000}]
+    rows = read(name, lines(request(1, messages=long), request(2, messages=MESSAGES)))
+    assert [row["messages"] for row in rows] == [long, MESSAGES]
+
+
 def test_texts_and_conversations_in_one_file(read: Callable[..., list[dict[str, Any]]]) -> None:
     rows = read("x.jsonl", lines(request(1, messages=MESSAGES), request(2, prompt="Once")))
     assert [(row["messages"], row["prompt"]) for row in rows] == [(MESSAGES, None), (None, "Once")]

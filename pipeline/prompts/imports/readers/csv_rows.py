@@ -117,6 +117,8 @@ def _told(opened: Opened, line: int, error: csv.Error) -> str:
     if "unexpected end of data" in text or "field larger" in text:
         end = "the file ends" if "end of data" in text else f"{MOST_BYTES >> 20} MiB have passed"
         raise InputRefused(f"{opened.name}: line {line}: a quote that opens in this row is not closed before {end}")
+    if "new-line character" in text:
+        return r"has a carriage return that ends no line and is not in quotes: lines end with \n or \r\n"
     return f"is not CSV: {one_line(text)}; a quote within a value is written twice"
 
 

@@ -60,5 +60,5 @@ def _library(path: str) -> Any:
 
 
 def _plain(table: pa.Table) -> pa.Table:
-    """Return the table without the types that only `datasets` has."""
+    """Return the table without the metadata in which `datasets` describes its columns."""
     return pa.table(table.columns, schema=table.schema.remove_metadata())

@@ -20,7 +20,7 @@ _BLANK = re.compile(r"[ \t\r\n]*")
 _LINE_ENDS = str.maketrans("\r\n", "  ")
 _DECODER = json.JSONDecoder()
 _TAIL = 16
-"""Characters before the end of the window within which a mistake may be only that more is to come."""
+"""A mistake within so many characters of the window's end may only mean that the rest is to come."""
 
 
 def values(opened: Opened) -> Iterator[Block]:

@@ -11,7 +11,7 @@ from pipeline.prompts.imports.kinds import MOST_DEEP
 from pipeline.wording import brief, one_line
 
 OPENINGS = 1000
-"""Brackets in a line from which on their depth is looked at: at some thousands Arrow's parser ends the process."""
+"""Most brackets in a line whose depth is not checked: at some thousands of levels, Arrow's parser ends the process."""
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _LARGEST = 2**63
 _KINDS = {list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}

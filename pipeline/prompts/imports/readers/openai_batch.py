@@ -20,7 +20,7 @@ RENAMED = {
     "max_completion_tokens": "max_tokens", "guided_regex": "regex", "guided_choice": "choice", "guided_json": "json_schema",
 }  # fmt: skip
 _SILENT = ("model", "stream")
-"""What says nothing of the completion's text: it is kept like the rest, without a word."""
+"""Fields that do not affect the text of a completion: they are kept like the rest, without a note."""
 _TEXT = ("messages", "prompt", "tools")
 
 
