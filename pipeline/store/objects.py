@@ -46,6 +46,10 @@ class ObjectStore:
     def __init__(self, uri: str, *, allow_unsafe: bool = False, pause: Callable[[float], None] = time.sleep) -> None:
         """Open no connection yet."""
         self.uri, self._allow_unsafe, self._pause = uri.rstrip("/"), allow_unsafe, pause
+        if unusable := {"#", "?"}.intersection(uri):  # a URI ends its path there, and two outputs would share a folder
+            raise PlanRefused(
+                f"output.path={uri}: must be without {min(unusable)}; the environment has a store's settings"
+            )
         try:
             import obstore
             from obstore import exceptions
@@ -146,7 +150,8 @@ class ObjectStore:
         with self._telling(folder):
             found = self._store.list_with_delimiter(folder or None)
             yield from (Entry(path.rstrip("/"), Kind.FOLDER) for path in found["common_prefixes"])
-            yield from (Entry(entry["path"], Kind.FILE) for entry in found["objects"])
+            # Consoles mark a folder by an empty object of its own name.
+            yield from (Entry(e["path"], Kind.FILE) for e in found["objects"] if e["path"] != folder.rstrip("/"))
 
     def move(self, name: str, target: str) -> None:
         """Copy, then delete; see `Store`."""
@@ -240,13 +245,8 @@ def _opened(uri: str) -> Any:
 
 def _profile() -> dict[str, Any]:
     """Return credentials and region of an AWS profile, if there is one and the environment has no key."""
-    home = Path("~/.aws").expanduser()
-    files = [
-        Path(os.environ.get(variable) or home / name)
-        for variable, name in (("AWS_SHARED_CREDENTIALS_FILE", "credentials"), ("AWS_CONFIG_FILE", "config"))
-    ]
     named = os.environ.get("AWS_PROFILE")
-    if os.environ.get("AWS_ACCESS_KEY_ID") or not (named or any(file.is_file() for file in files)):
+    if os.environ.get("AWS_ACCESS_KEY_ID") or not (named or any(file.is_file() for file in _profile_files())):
         return {}
     try:
         import boto3
@@ -265,3 +265,10 @@ def _profile() -> dict[str, Any]:
         return {"credential_provider": Boto3CredentialProvider(session), **region}
     except botocore.exceptions.BotoCoreError as error:
         raise PlanRefused(f"AWS profile {named or 'default'}: {first_line(error)}") from error
+
+
+def _profile_files() -> Iterator[Path]:
+    """Yield where AWS's files of credentials and settings may be."""
+    for variable, name in (("AWS_SHARED_CREDENTIALS_FILE", "credentials"), ("AWS_CONFIG_FILE", "config")):
+        with contextlib.suppress(RuntimeError):  # a user without a home directory, as in some containers
+            yield Path(os.environ.get(variable) or f"~/.aws/{name}").expanduser()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Sequence
 from pathlib import Path, PurePath
+from urllib.parse import unquote
 
 from pipeline.engine.base import Backend, Foreseeable, Identity
 from pipeline.engine.rules.grammar_guard import check_in_time
 from pipeline.errors import ConfigurationError, PlanRefused
+from pipeline.prompts.files.walk import is_hidden
 from pipeline.wording import one_line
 from pipeline.work.config import GenerateConfig
 from pipeline.work.score.config import ScoreConfig
@@ -82,10 +85,22 @@ def check_apart(source: str, output: str) -> None:
     given, made = _place(source), _place(output)
     if made == given:
         raise PlanRefused(f"output.path={output}: is the input's own folder; choose another")
-    if made.is_relative_to(given):
+    glob = not Path(given).exists()
+    if made.is_relative_to(given) or (glob and _takes(given.parts, (*made.parts, "data", "part.parquet"))):
         raise PlanRefused(
             f"output.path={output}: is inside source.path, so the next run would read its parts as prompts; choose another"
         )
+
+
+def _takes(pattern: Sequence[str], parts: Sequence[str]) -> bool:
+    """Whether a source's glob takes a file, or a folder above it; `**` stands for any number of folders."""
+    if not pattern or not parts:
+        return not pattern
+    if pattern[0] == "**" and _takes(pattern[1:], parts):
+        return True
+    if parts[0] != pattern[0] and (is_hidden(parts[0]) or not fnmatch.fnmatchcase(parts[0], pattern[0])):
+        return False
+    return _takes(pattern if pattern[0] == "**" else pattern[1:], parts[1:])
 
 
 def check_keys(output: str, columns: Sequence[str]) -> None:
@@ -102,5 +117,7 @@ def check_keys(output: str, columns: Sequence[str]) -> None:
 
 def _place(path: str) -> PurePath:
     """Return a path with links and `..` resolved; a remote one unchanged."""
-    path = path.removeprefix("file://")
-    return PurePath(path) if "://" in path else Path(path).expanduser().resolve()
+    scheme, found, rest = path.partition("://")
+    if found and scheme.lower() != "file":
+        return PurePath(path)
+    return Path(unquote(rest.removeprefix("localhost")) if found else path).expanduser().resolve()

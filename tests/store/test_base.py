@@ -56,6 +56,11 @@ def test_a_file_uri_is_percent_decoded_and_a_plain_path_is_not(tmp_path: Path) -
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a b", "c%20d"]
 
 
+def test_the_home_of_nobody_is_refused() -> None:
+    with pytest.raises(PlanRefused, match=r"output\.path='~nobody-of-this-name/x': .*home"):
+        open_store("~nobody-of-this-name/x")
+
+
 @pytest.mark.parametrize("path", ["ftp://host/x", "hf://datasets/x", "file://server/x", "file://", "", " ", "a\0b"])
 def test_any_other_path_is_refused_in_one_line(path: str) -> None:
     with pytest.raises(

@@ -6,11 +6,13 @@ import io
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import PlanRefused, StoreUnavailable
+from pipeline.output.foreign import check_vacant
 from pipeline.store.base import Entry, Kind, open_store
 from pipeline.store.objects import ATTEMPTS, ObjectStore
 from tests.store.bucket_server import Door
@@ -190,7 +192,24 @@ def test_credentials_of_a_profile(door: Door, monkeypatch: pytest.MonkeyPatch, t
         open_store("s3://bucket/x")
 
 
-@pytest.mark.parametrize("uri", ["s3://", "ftp://host/x", "s3:///x"])
+def test_a_folder_that_a_console_made_is_empty(store: ObjectStore, door: Door) -> None:
+    for key in ("some/where/", "some/where/data/"):
+        boto3.client("s3").put_object(Bucket="bucket", Key=key, Body=b"")
+    assert list(store.entries()) == [Entry("data", Kind.FOLDER)]
+    assert list(store.entries("data/")) == []
+    check_vacant(store, "s3://bucket/some/where")
+    store.put("data/a", b"1")
+    assert [f.name for f in store.list("data/")] == ["data/a"]
+
+
+def test_a_user_without_a_home_directory(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("pwd.getpwuid", lambda _: (_ for _ in ()).throw(KeyError("no such user")))
+    open_store("s3://bucket/x")
+
+
+@pytest.mark.parametrize("uri", ["s3://", "ftp://host/x", "s3:///x", "s3://bucket/runs#2", "s3://bucket/x?region=y"])
 def test_uris_that_lead_nowhere(uri: str) -> None:
     with pytest.raises(PlanRefused, match=r"output\.path="):
         open_store(uri)

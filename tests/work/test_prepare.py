@@ -69,6 +69,9 @@ def test_plans_and_writes_nothing(place: Path) -> None:
         ({"source": {"path": "in/../in"}, "output": {"path": "./in"}}, PlanRefused, ["input's own folder"]),
         ({"source": {"path": "in"}, "output": {"path": "link"}}, PlanRefused, ["input's own folder"]),
         ({"source": {"path": "in"}, "output": {"path": "in/out"}}, PlanRefused, ["output.path=in/out", "inside"]),
+        ({"source": {"path": "in/*"}, "output": {"path": "in/out"}}, PlanRefused, ["output.path=in/out", "inside"]),
+        ({"source": {"path": "in/**/*.parquet"}, "output": {"path": "in/x/out"}}, PlanRefused, ["in/x/out", "inside"]),
+        ({"source": {"path": "i?"}, "output": {"path": "in/out"}}, PlanRefused, ["output.path=in/out", "inside"]),
     ],
 )  # fmt: skip
 def test_refusals_are_one_line(place: Path, sections: dict[str, Any], kind: type[Refused], words: list[str]) -> None:
@@ -86,6 +89,14 @@ def test_an_output_beside_its_input_is_fine(place: Path) -> None:
     prepare(config(source={"path": "in"}, output={"path": "in-out"}))
     prepare(config(source={"path": f"file://{place}/in"}, output={"path": f"file://{place}/out"}))
     prepare(config(source={"path": "in/*.parquet"}, output={"path": "in/out"}))
+
+
+def test_an_output_inside_its_input_is_known_however_it_is_spelled(place: Path) -> None:
+    write({"prompt": ["a"]}, place / "my in/a.parquet")
+    for source, output in (("my in", f"file://{place}/my%20in/out"), (f"file://{place}/my%20in", "my in/out")):
+        with pytest.raises(PlanRefused, match="inside"):
+            prepare(config(source={"path": source}, output={"path": output}))
+    prepare(config(source={"path": "my in/*"}, output={"path": "my in/_out"}))  # hidden from a glob
 
 
 @pytest.mark.parametrize(

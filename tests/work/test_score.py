@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.errors import ConfigurationError
 from pipeline.output.record.counts import Counts
 from pipeline.output.record.manifest import Manifest
 from pipeline.output.scores.figures import figures
@@ -17,7 +18,7 @@ from pipeline.prompts.scored.tasks import TASKS, Example, example_of
 from pipeline.types import ErrorCode, RowError
 from pipeline.work.score.benchmark import check_expected, compare, table
 from pipeline.work.score.config import ScoreConfig, ScoreOutput
-from pipeline.work.score.results import lm_eval_results
+from pipeline.work.score.results import check_results, lm_eval_results
 
 QUESTIONS = {"questions": 1000.0}
 
@@ -193,3 +194,9 @@ def test_the_name_of_a_task_in_a_result_file(path: str, name: str) -> None:
     config = ScoreConfig(source=ScoreSource(path=path), output=ScoreOutput(path="out"))
     manifest = Manifest("0" * 64, "0.1.0", Counts(), {}, (), {})
     assert list(lm_eval_results(config, manifest)["results"]) == [name]
+
+
+@pytest.mark.parametrize("path", ["/", "/proc", "s3://bucket/x", "/etc/passwd/x", "~nobody-of-this-name/x", "x" * 300])
+def test_a_result_file_that_cannot_be_written_is_refused_beforehand(path: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^results={path}: "):
+        check_results(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import PurePath
 
@@ -11,7 +12,8 @@ IMPORTED = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".txt")
 """What `promptmill import` reads."""
 PACKED = (".gz", ".zst", ".bz2", ".xz", ".lz4")
 """How that may be compressed."""
-_READERS = {".feather": "feather.read_table('{0}')", ".orc": "orc.read_table('{0}')"}
+_READERS = {".feather": "feather", ".orc": "orc"}
+"""Ending → the module of pyarrow that reads such a file."""
 _OTHERS = (".xlsx", ".xls", ".arrow", ".db", ".sqlite", ".zip", ".tar", ".parquet.gz")
 
 
@@ -24,14 +26,13 @@ def conversion(name: str, given: str | None = None) -> str:
     """
     if is_imported(name):
         return f"; prompts are read from Parquet: {import_command(given or name)} makes it"
-    for ending, reader in _READERS.items():
+    for ending, module in _READERS.items():
         if name.lower().endswith(ending):
-            module = reader.partition(".")[0]
-            target = name[: -len(ending)] + ".parquet"
-            return (
-                f'; prompts are read from Parquet: convert it once with python -c "from pyarrow import {module}, parquet; '
-                f"parquet.write_table({reader.format(name)}, '{target}')\""
+            source, target = (json.dumps(n, ensure_ascii=False) for n in (name, name[: -len(ending)] + ".parquet"))
+            code = (
+                f"from pyarrow import {module}, parquet; parquet.write_table({module}.read_table({source}), {target})"
             )
+            return f"; prompts are read from Parquet: convert it once with python -c {shlex.quote(code)}"
     if name.lower().endswith(_OTHERS):
         return "; prompts are read from Parquet: convert it once (CONTRIBUTING.md, Add a prompt source)"
     return ""

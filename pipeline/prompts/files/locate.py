@@ -18,6 +18,8 @@ from pipeline.prompts.files.walk import Entry, Kind, entries, entry
 from pipeline.wording import one_line, without_secrets
 
 SUFFIXES = (".parquet", ".pq")
+TABLES = {"_delta_log": "Delta", ".hoodie": "Hudi"}
+"""A folder within a table → the table's format, in which the files hold rows of earlier versions, too."""
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
@@ -43,11 +45,14 @@ def filesystem_for(path: str) -> tuple[fs.FileSystem, str]:
     The same text gives an equal file system in another process. Local paths become absolute.
 
     Raises:
-        InputRefused: If the URI cannot be parsed or its scheme is not known.
+        InputRefused: If the URI cannot be parsed, its scheme is not known, or a path begins with the home directory of nobody.
     """
     uri = _URI.fullmatch(path)
     if uri is None:
-        return fs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+        try:
+            return fs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+        except RuntimeError as error:  # `~name` of nobody
+            raise InputRefused(f"source.path={path!r}: {error}") from error
     query = _QUERY.search(uri[2])
     query_text = query[0] if query else ""
     # Wildcards and blanks are no URI characters; `from_uri` decodes them again.
@@ -80,7 +85,8 @@ def find_files(
         wanted: What messages call such files.
 
     Raises:
-        InputRefused: If nothing is there, it may not be listed, a link leads nowhere, or a file's name is not UTF-8.
+        InputRefused: If nothing is there, it may not be listed, a link leads nowhere, a file's name is not UTF-8, or a
+            directory is one of `TABLES`.
     """
     try:
         info = filesystem.get_file_info(path)
@@ -137,12 +143,23 @@ def _relative(path: str, root: str) -> str:
 
 
 def _below(filesystem: fs.FileSystem, folder: str, suffixes: tuple[str, ...]) -> Iterator[str]:
+    _refuse_table(filesystem, folder)
     for found in entries(filesystem, folder, recursive=True):
         if found.kind is Kind.FILE and found.path.lower().endswith(suffixes):
             yield found.path
         # A link without a suffix may have been to a folder.
         elif found.kind is not Kind.FOLDER and (found.name.lower().endswith(suffixes) or "." not in found.name):
             _refuse_unreadable(found)
+
+
+def _refuse_table(filesystem: fs.FileSystem, folder: str) -> None:
+    """Refuse a table of whose files only some hold present rows: the others would be read, too."""
+    for name, kind in TABLES.items():
+        if filesystem.get_file_info(f"{folder.rstrip('/')}/{name}").type == fs.FileType.Directory:
+            raise InputRefused(
+                f"{one_line(folder)}: is a {kind} table, whose files hold rows of earlier versions, too; write its present "
+                "rows as Parquet, or name the files with a glob"
+            )
 
 
 def _refuse_unreadable(found: Entry) -> None:

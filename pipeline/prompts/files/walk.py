@@ -55,14 +55,15 @@ def entries(filesystem: fs.FileSystem, folder: str, *, recursive: bool = False) 
         return
     for info in filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True, recursive=recursive)):
         below = info.path.removeprefix(folder.rstrip("/") + "/")
-        if info.type in _KINDS and not any(_hidden(part) for part in below.split("/")):
+        if info.type in _KINDS and not any(is_hidden(part) for part in below.split("/")):
             yield Entry(info.path, _KINDS[info.type])
 
 
 _KINDS = {fs.FileType.File: Kind.FILE, fs.FileType.Directory: Kind.FOLDER}
 
 
-def _hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is no part of a source; `_key=value` is a partition."""
     return name.startswith(".") or (name.startswith("_") and "=" not in name)
 
 
@@ -82,7 +83,7 @@ def _local(root: Path, *, recursive: bool) -> Iterator[Entry]:
             seen.add(_identity(folder))
             yield Entry(str(folder), Kind.FOLDER)
         for path in sorted(folder.iterdir()):
-            if _hidden(path.name):
+            if is_hidden(path.name):
                 continue
             found = _local_entry(path)
             if found.kind is not Kind.FOLDER or not recursive:

@@ -77,12 +77,16 @@ def check_results(path: str) -> None:
     Raises:
         ConfigurationError: If it is a URI or a folder, or no folder for it can be made.
     """
-    target = Path(path).expanduser()
-    above = next(folder for folder in target.absolute().parents if folder.exists())
+    try:
+        target = Path(path).expanduser().absolute()
+        above = next((folder for folder in target.parents if folder.exists()), target)
+        is_folder = target.is_dir()
+    except (OSError, RuntimeError) as error:  # a folder that may not be searched, or `~name` of nobody
+        raise ConfigurationError(f"results={path}: {getattr(error, 'strerror', error)}") from error
     why = None
     if "://" in path:
         why = "is a URI; give a local file"
-    elif target.is_dir():
+    elif is_folder:
         why = "is a folder; give a file"
     elif not above.is_dir() or not os.access(above, os.W_OK):
         why = f"cannot be written: {above} is " + ("not writable" if above.is_dir() else "no folder")

@@ -18,19 +18,19 @@ from pipeline.prompts.files.listing import open_source
 ROWS = [{"prompt": "a b", "n": 1}, {"prompt": "c", "n": 2}]
 
 
-@pytest.mark.parametrize("name", ["x.feather", "x.orc"])
+@pytest.mark.parametrize("name", ["x.feather", "x.orc", "a 'b' $c \"d\".orc"])
 def test_the_command_that_is_shown_makes_prompts_of_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write = feather.write_feather if name == "x.feather" else orc.write_table
+    write = feather.write_feather if name.endswith(".feather") else orc.write_table
     write(pa.Table.from_pylist(ROWS), name)
     with pytest.raises(InputRefused) as refused:
         open_source(SourceConfig(path=name))
     command = str(refused.value).partition("convert it once with ")[2]
     _, *words = shlex.split(command)
     subprocess.run([sys.executable, *words], check=True)
-    assert pq.read_table("x.parquet").to_pylist() == ROWS
+    assert pq.read_table(Path(name).with_suffix(".parquet")).to_pylist() == ROWS
 
 
 def test_a_folder_without_parquet_says_what_is_in_it(tmp_path: Path) -> None:

@@ -115,6 +115,21 @@ def test_a_bad_uri_is_refused_in_one_line(uri: str) -> None:
     assert "secret" not in str(refused.value)
 
 
+@pytest.mark.parametrize(("folder", "kind"), [("_delta_log", "Delta"), (".hoodie", "Hudi")])
+def test_a_table_with_rows_of_earlier_versions_is_refused(folder: str, kind: str, write: Write, tmp_path: Path) -> None:
+    write("in/a.parquet")
+    (tmp_path / "in" / folder).mkdir()
+    for path in ("in", "i?", "in/**"):
+        with pytest.raises(InputRefused, match=rf"in: is a {kind} table, .* name the files with a glob"):
+            found(tmp_path / path)
+    assert names(tmp_path / "in/*.parquet") == ["a.parquet"]
+
+
+def test_the_home_of_nobody_is_refused() -> None:
+    with pytest.raises(InputRefused, match=r"source\.path='~nobody-of-this-name/x': .*home"):
+        found("~nobody-of-this-name/x")
+
+
 def test_a_folder_that_may_not_be_listed_is_refused() -> None:
     class Denied:
         def get_file_info(self, _: object) -> object:
