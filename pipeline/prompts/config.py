@@ -15,6 +15,7 @@ EMPTY_PROMPT = ("error", "bos")
 CORRUPT = ("error", "skip")
 PROMPTS = ("prompt_column", "template", "token_ids_column", "messages_column")
 """Where prompts come from: one of these."""
+_TEXTS = ("template", "id_template", "system_prompt", "chat_template")
 _OF_CHATS: dict[str, Any] = {
     "system_prompt": None, "chat_template": None, "chat_template_kwargs": {}, "continue_final_message": False,
     "tools_column": None, "chat_date": None,
@@ -39,15 +40,16 @@ class SourceConfig:
     one message. A conversation that begins with a system message keeps that, others begin with `system_prompt`.
     `limit` keeps the first rows only.
     `on_corrupt=skip` turns rows whose page cannot be decoded into errors, instead of ending the job.
-    `add_special_tokens`: true puts the tokenizer's special tokens around every text, false never does; null does, but gives a
-    text that has the beginning-of-text token already no second one, and adds none to a rendered conversation.
-    `min_completion_tokens` is what a prompt has to leave of the context for its completion, or `sampling.max_tokens` where
-    that is less; one that leaves less is too long. Null is 1, and with `on_long_prompt=truncate_left` a quarter of the context.
+    `add_special_tokens`: true puts the tokenizer's special tokens around every text, false never does. Null does, too, but not
+    around a rendered conversation, and puts no second beginning-of-text token before a text that has one.
+    `min_completion_tokens`: a prompt is too long if it leaves fewer tokens of the context for its completion, or fewer than
+    `sampling.max_tokens` where that is less. Null is 1, and with `on_long_prompt=truncate_left` a quarter of the context.
     """
 
     path: str = field(default="???", metadata={"help": "a Parquet file, a directory, a glob or a URI"})
     prompt_column: str | None = field(
-        default=None, metadata={"help": "the column that holds the prompts; `prompt` when none of these three is given"}
+        default=None,
+        metadata={"help": "the column that holds the prompts; `prompt` unless another option says where they are"},
     )
     template: str | None = field(
         default=None, metadata={"help": "a Jinja template over the row's columns, instead of a prompt column"}
@@ -141,7 +143,7 @@ class SourceConfig:
         return max(1, min(least, max_tokens, max_model_len - 1))
 
     def __post_init__(self) -> None:
-        """Check every field; without any of the three prompt sources, the column `prompt` is taken."""
+        """Check every field; if none of `PROMPTS` is given, the column `prompt` is taken."""
         require(bool(self.path.strip()), "path", self.path, "a Parquet file, a directory, a glob or a URI")
         require(
             self.template_file is None, "template_file", self.template_file, "read before: give its text as template"
@@ -181,6 +183,9 @@ class SourceConfig:
             self.id_column is None or self.id_template is None, "id_column and id_template", [self.id_column, self.id_template],
             "only one of them: they exclude each other",
         )  # fmt: skip
+        for name in _TEXTS:
+            value = getattr(self, name)
+            require(value is None or _encodes(value), name, value, "text in UTF-8")
         self._check_chat()
 
     def _check_chat(self) -> None:
@@ -199,11 +204,20 @@ class SourceConfig:
             not taken, "chat_template_kwargs", self.chat_template_kwargs, f"without {', '.join(taken)}, set elsewhere"
         )
         try:
-            json.dumps(self.chat_template_kwargs)
+            json.dumps(self.chat_template_kwargs, ensure_ascii=False, allow_nan=False).encode()
         except (TypeError, ValueError):
             require(False, "chat_template_kwargs", self.chat_template_kwargs, "a mapping of names to JSON values")
         day = self.chat_date
         require(day is None or is_a_day(day), "chat_date", day, "null or a date such as 2026-11-28")
+
+
+def _encodes(text: str) -> bool:
+    """Whether a text can be stored: bytes of a command line that are not UTF-8 become surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_a_day(text: str) -> bool:

@@ -115,7 +115,7 @@ def bytes_of(amount: str) -> int:
 
 
 def _auto_or_count(value: str) -> bool:
-    return value == "auto" or (value.isdigit() and int(value) >= 1)
+    return value == "auto" or (value.isdecimal() and int(value) >= 1)
 
 
 @dataclass(kw_only=True)

@@ -234,6 +234,9 @@ def test_a_template_that_does_not_compile_is_refused(tokenizers: Any) -> None:
         ({"chat": True, "token_ids_column": "i"}, "chat=true: must be false with source.token_ids_column"),
         ({"messages_column": "m", "prompt_column": "p"}, "prompt_column and messages_column"),
         ({"chat": True, "chat_template_kwargs": {"tools": 1}}, "must be without tools, set elsewhere"),
+        ({"chat": True, "chat_template_kwargs": {"a": float("nan")}}, "must be a mapping of names to JSON values"),
+        ({"chat": True, "system_prompt": "caf\udce9"}, "must be text in UTF-8"),
+        ({"template": "caf\udce9 {{ x }}"}, "must be text in UTF-8"),
         ({"chat": True, "chat_date": "2024-02-31"}, "chat_date='2024-02-31': must be null or a date such as"),
     ],
 )
