@@ -13,7 +13,7 @@ import pyarrow as pa
 
 
 def spare_pandas() -> None:
-    """Keep pyarrow from importing pandas, where it is installed, at the first array that it makes: it takes half a second.
+    """Keep pyarrow from importing pandas, where it is installed, at the first array that it makes, which takes half a second.
 
     pyarrow then remembers that there is none, until a data frame is asked for, when it looks for pandas again.
     """

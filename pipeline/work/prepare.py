@@ -103,8 +103,6 @@ def prepare(
         ignored = () if isinstance(config, ScoreConfig) else backend.check(config.sampling.params())
     except ValueError as error:
         raise ConfigurationError(f"sampling.{error}") from error
-    if not source.files:
-        raise InputRefused(f"source.path={config.source.path}: no Parquet files")
     effort = _effort(config, identity, source)
     plan = make_plan(
         source.files,

@@ -22,8 +22,8 @@ class Counts:
     `errors` counts output rows by error code, `finish_reasons` by finish reason. `lengths` has the least and the greatest
     number of tokens generated for an output row without an error (`shortest`, `longest`); empty if there is no such row.
     `clamped_rows` counts input rows whose prompt leaves less of the context than `max_tokens`, `cut_off` output rows that
-    followed a grammar and ended by `length`. Parts of earlier versions do not have these four. `sums` has what is added up of
-    scored texts.
+    followed a grammar and ended by `length`. `finish_reasons`, `lengths`, `clamped_rows` and `cut_off` are empty or 0 for parts
+    of earlier versions. `sums` has what is added up of scored texts.
     """
 
     rows: int = 0

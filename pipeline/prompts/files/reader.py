@@ -16,7 +16,7 @@ from pipeline.types import Segment
 from pipeline.wording import brief, one_line
 
 MOST_BYTES = 2 << 30
-"""Bytes that are held at once of the rows of a task: a page of some kilobytes can unpack to half a gigabyte."""
+"""Most decoded bytes of the rows of a task: a page of a few kilobytes can unpack to half a gigabyte."""
 
 
 class RowReader:

@@ -17,9 +17,8 @@ _PAIRS = ((r"\(", r"\)"), (r"\[", r"\]"), ("{", "}"), ('"', '"'), ("'", "'"))
 
 def _closed(left: str, right: str) -> _Rule:
     """Return the rule that takes away the blanks inside a pair of marks."""
-    inside = right if right != "}" else "}"
     plain = left.replace("\\", ""), right.replace("\\", "")
-    return re.compile(rf"{left}\s*([^{inside}]*?)\s*{right}"), rf"{plain[0]}\1{plain[1]}"
+    return re.compile(rf"{left}\s*([^{right}]*?)\s*{right}"), rf"{plain[0]}\1{plain[1]}"
 
 
 WIKI: Sequence[_Rule] = (

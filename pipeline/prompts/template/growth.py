@@ -29,7 +29,9 @@ def check_size(size: int) -> int:
         OverflowError: If it is too large.
     """
     if size > MAX_CHARACTERS:
-        raise OverflowError(f"too large: more than {MAX_CHARACTERS:,} characters, or a number with which it would be")
+        raise OverflowError(
+            f"too large: more than {MAX_CHARACTERS:,} characters, or a number that would lead to so many"
+        )
     return size
 
 

@@ -72,7 +72,7 @@ def shards_of(
 
 
 def _endless(rows: Sequence[PromptRow]) -> Iterator[PromptRow]:
-    """Yield the rows forever; from the second time on, what a row does not share with its neighbours is other tokens."""
+    """Yield the rows forever; from the second round on, tokens that a row does not share with its neighbours become others."""
     if not rows:
         return
     yield from rows

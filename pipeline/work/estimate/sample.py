@@ -19,7 +19,7 @@ from pipeline.types import PromptRow, Segment, Shard, Task, Tokenizer
 from pipeline.work.job import Job
 
 STRETCH = 32
-"""Rows in a row that are taken at a place, as reading one costs nearly as much."""
+"""Consecutive rows that are taken at a place, as reading one costs nearly as much."""
 _MOST_CHARACTERS = 32 << 20
 """Characters of prompts after which no more rows are taken."""
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
