@@ -59,8 +59,13 @@ def did_you_mean(name: str, names: Sequence[str]) -> str:
 
 
 def without_secrets(path: str) -> str:
-    """Return a path or URI for a message: a user name and password before the host are left out."""
-    return one_line(re.sub(r"://[^/@]*@", "://***@", path))
+    """Return a path or URI for a message of one line: a user name and password before the host are left out."""
+    return one_line(masked(path))
+
+
+def masked(text: str) -> str:
+    """Return a text in which no URI has a user name and password before its host."""
+    return re.sub(r"://[^/@\s]*@", "://***@", text)
 
 
 def counted(number: int, noun: str) -> str:
@@ -121,7 +126,7 @@ def quoted(text: str) -> str:
 
 
 def in_quotes(text: str) -> str:
-    """Return a text in quotes, escaped so that Hydra reads back the same, in which `${` begins an interpolation."""
+    """Return a value, as a configuration's YAML has it, in quotes: interpolations stay, as does a `${` that is escaped."""
     text = re.sub(r'(\\*)"', r'\1\1\\"', text)
     return f'"{text}' + (len(text) - len(text.rstrip("\\"))) * "\\" + '"'
 

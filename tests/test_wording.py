@@ -9,6 +9,7 @@ from pipeline.wording import (
     first_line,
     lines_of,
     listed,
+    masked,
     named,
     one_line,
     plain,
@@ -38,6 +39,8 @@ def test_did_you_mean_ignores_case() -> None:
 
 def test_passwords_in_uris_are_not_shown() -> None:
     assert without_secrets("s3://key:secret@bucket/x") == "s3://***@bucket/x"
+    text = "see http://a.example, write\nto me@a.example" + "x" * 300
+    assert masked(text) == text
 
 
 def test_a_text_that_is_cut_tells_so() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -20,13 +21,14 @@ from pipeline.errors import PromptmillError
 from pipeline.inspect.output import Output
 from pipeline.inspect.report.subject import Origin
 from pipeline.output.folder import CONFIG
-from pipeline.wording import one_line, override, quoted, without_secrets
+from pipeline.wording import in_quotes, masked, one_line, override, without_secrets
 
 log = logging.getLogger(__name__)
 _LEFT_OUT = ("preview", "preview_random", "output.report")
 """Keys that change neither what comes out nor how."""
 _LAST = ("source.path", "output.path")
 _LICENCE = re.compile(r"^license:[ \t]*[\"']?([\w.+-]{1,60})[\"']?[ \t]*$", re.MULTILINE)
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _CARD_BYTES = 1 << 16
 _LONGEST = 10_000
 """Most characters of a command that is given: one with a large JSON Schema in it is of no use."""
@@ -44,11 +46,11 @@ def origin_of(output: Output) -> Origin:
         log.info("%s: its configuration cannot be used: %s", without_secrets(output.path), one_line(error, 300))
         return Origin()
     folder = _folder(model.path, model.revision)
-    local = Path(model.path).expanduser().is_dir()
+    local = _place(model.path).is_dir()
     return Origin(
         job=job.name,
         command=_command(text, job),
-        model=Path(model.path).expanduser().name if local else model.path,
+        model=_place(model.path).name if local else model.path,
         commit=None if local or folder is None else folder.name,
         licence=None if folder is None else _licence(folder),
         tokenizer=tokenizer_of(output),
@@ -83,13 +85,9 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _word(key: str, value: Any) -> str:
-    """Return KEY=VALUE in Hydra's grammar."""
-    if isinstance(value, str):
-        return (
-            f"{key}={value}"
-            if re.fullmatch(r"\$\{[\w.:/-]+\}", value)
-            else override(key, without_secrets(value) if "://" in value else value)
-        )
+    """Return KEY=VALUE in Hydra's grammar; the value is as YAML has it, with interpolations."""
+    if isinstance(value, str) and "${" not in value:
+        return override(key, masked(value) if _URI.match(value) else value)
     return f"{key}={_value(value)}"
 
 
@@ -97,7 +95,7 @@ def _value(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):
-        return quoted(value)
+        return in_quotes(masked(value) if _URI.match(value) else value)
     if isinstance(value, list):
         return f"[{','.join(map(_value, value))}]"
     if isinstance(value, Mapping):
@@ -107,7 +105,7 @@ def _value(value: Any) -> str:
 
 def _folder(path: str, revision: str | None) -> Path | None:
     """Return a model's folder on this machine: the one that is named, or the hub's cache; None if it is not here."""
-    folder = Path(path).expanduser()
+    folder = _place(path)
     if folder.is_dir():
         return folder
     from huggingface_hub import try_to_load_from_cache  # late: a folder needs no hub
@@ -117,6 +115,10 @@ def _folder(path: str, revision: str | None) -> Path | None:
     except (ValueError, OSError):
         return None
     return Path(found).parent if isinstance(found, str) else None
+
+
+def _place(path: str) -> Path:
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - the user whose home it is may not be on this machine
 
 
 def _licence(folder: Path) -> str | None:

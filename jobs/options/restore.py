@@ -12,6 +12,7 @@ from jobs.options.compose import to_typed
 from jobs.options.mistakes import explain
 from jobs.spec import specs
 from pipeline.errors import ConfigurationError
+from pipeline.wording import uninterpolated
 
 if TYPE_CHECKING:
     from pipeline.work.job import Job
@@ -34,7 +35,7 @@ def restored(text: str, schema: type[Config], path: str) -> Config:
     try:
         tree = OmegaConf.merge(schemas.as_written(schema), OmegaConf.create(text))
         assert isinstance(tree, DictConfig)
-        tree.output.path = path
+        tree.output.path = uninterpolated(path)
         return to_typed(tree, schema)
     except Exception as error:  # whatever goes wrong here is in the text
         raise ConfigurationError(f"_job/config.yaml: {explain(error, schema, [])}") from error

@@ -25,6 +25,6 @@ def tokenizer_of(output: Output) -> Tokenizer | None:
         recipe = fingerprint.get("recipe", "generate")
         config: Any = restored(output.store.get(CONFIG).decode(), specs()[recipe].schema, output.path)
         return tokenizer_at_hand(config.model, fingerprint["model"]["content"])
-    except (PromptmillError, OSError, ValueError, KeyError, ImportError) as error:
+    except (PromptmillError, OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         log.info("%s: tokens are shown as ids: %s", output.path, one_line(error, 300))
         return None

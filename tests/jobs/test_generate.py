@@ -98,6 +98,12 @@ def test_a_template_from_a_file_is_kept_with_the_output(driver: Any, tmp_path: P
     assert restored(yaml, GenerateConfig, "out").source.template == text, "without the file, too"
 
 
+@pytest.mark.parametrize("path", ["out", "a ${b} c", r"back\slash", r"\${x}"])
+def test_an_output_is_read_wherever_it_lies_now(driver: Any, path: str) -> None:
+    assert generate(*PATHS) == 0
+    assert restored(driver.calls[0][1], GenerateConfig, path).output.path == path
+
+
 def test_a_schema_from_a_file(driver: Any, tmp_path: Path) -> None:
     file = tmp_path / "schema.json"
     file.write_text('{"type": "object", "properties": {"a": {"pattern": "^${x}"}}}\n')
