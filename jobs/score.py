@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from jobs.console.launch import launch
 from jobs.console.leave import leave
 from jobs.generate import make_output
+from jobs.options.keys import keys
 from jobs.spec import JobSpec
 from pipeline.errors import ExitCode
+from pipeline.wording import uninterpolated
 from pipeline.work.score.benchmark import compare, table
 from pipeline.work.score.config import ScoreConfig
 
@@ -31,10 +33,10 @@ def run(config: ScoreConfig, config_yaml: str) -> int:
         from pipeline.work.score.results import lm_eval_results, write_results
 
         write_results(config.results, lm_eval_results(config, done.manifest))
-    return _compared(config, done) or done.exit_code
+    return _compared(config, config_yaml, done) or done.exit_code
 
 
-def _compared(config: ScoreConfig, done: Outcome) -> int:
+def _compared(config: ScoreConfig, config_yaml: str, done: Outcome) -> int:
     """Print the figures beside what is expected of them; return exit code 6 if one is off."""
     expected = config.expect or config.benchmark.expected_of(config.model.path)
     found = compare(done.manifest.figures, done.manifest.totals.sums, expected)
@@ -51,14 +53,12 @@ def _compared(config: ScoreConfig, done: Outcome) -> int:
         print(f"  {line}", file=sys.stderr)
     off = [figure for figure in found if not figure.good]
     if off and config.explain:
-        for line in _explained(config, done, off):
+        for line in _explained(config, config_yaml, done, off):
             print(f"  {line}", file=sys.stderr)
     return ExitCode.OFF if off else ExitCode.COMPLETE
 
 
-def _explained(config: ScoreConfig, done: Outcome, off: list[Compared]) -> list[str]:
-    from omegaconf import OmegaConf
-
+def _explained(config: ScoreConfig, config_yaml: str, done: Outcome, off: list[Compared]) -> list[str]:
     from pipeline.inspect.output import open_output
     from pipeline.run.explain import explain
     from pipeline.work.score.explain import last_tokens
@@ -67,7 +67,26 @@ def _explained(config: ScoreConfig, done: Outcome, off: list[Compared]) -> list[
     context = int(output.plan().fingerprint["engine"]["max_model_len"])
     one = config.source.paired and not config.source.choice  # completion per row: no figure is of endings' last tokens
     last = last_tokens(output.rows(["token_logprobs", "token_ranks"])) if one else {}
-    return explain(config, done.manifest, context, off, last, lambda run: OmegaConf.to_yaml(OmegaConf.structured(run)))
+    return explain(config, done.manifest, context, off, last, lambda run: text_of(run, config, config_yaml))
+
+
+def text_of(run: ScoreConfig, first: ScoreConfig, first_yaml: str) -> str:
+    """Return a variant of a run as text: that of the run, interpolations unresolved, with the options that are others.
+
+    Args:
+        run: The variant.
+        first: The run.
+        first_yaml: Its composed configuration.
+    """
+    from omegaconf import OmegaConf
+
+    tree = OmegaConf.create(first_yaml)
+    for name in keys(ScoreConfig):
+        section, _, option = name.rpartition(".")
+        value, before = (getattr(getattr(config, section) if section else config, option) for config in (run, first))
+        if value != before:
+            OmegaConf.update(tree, name, uninterpolated(value) if isinstance(value, str) else value, merge=False)
+    return OmegaConf.to_yaml(tree, resolve=False)
 
 
 JOB = JobSpec(
