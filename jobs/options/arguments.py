@@ -56,6 +56,19 @@ def _in_our_words(message: str, own: Collection[str]) -> str:
     return f"{message} (--help shows what there is)"
 
 
+def _check_flags(flags: Mapping[str, str], words: Sequence[str]) -> None:
+    """Refuse a flag beside the key that it stands for: one of the two would be ignored.
+
+    Raises:
+        ConfigurationError: At the first of them.
+    """
+    for flag, override in flags.items():
+        key = override.partition("=")[0]
+        for word in words:
+            if word.lstrip("+").partition("=")[0] == key and word != override:
+                raise ConfigurationError(f"{flag} and {word}: give one of them; {flag} is {override}")
+
+
 def parse(argv: Sequence[str], own: Mapping[str, str] | None = None) -> Arguments:
     """Split a command line into flags and overrides, which may stand in any order.
 
@@ -64,7 +77,7 @@ def parse(argv: Sequence[str], own: Mapping[str, str] | None = None) -> Argument
         own: The job's own flags, each with the override that it stands for.
 
     Raises:
-        ConfigurationError: If a flag is unknown or lacks its value.
+        ConfigurationError: If a flag is unknown, lacks its value or the flag that it goes with, or excludes an override.
     """
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true")
@@ -77,8 +90,12 @@ def parse(argv: Sequence[str], own: Mapping[str, str] | None = None) -> Argument
         parser.add_argument(flag, dest="own", action="append_const", const=override)
     parser.add_argument("overrides", nargs="*")
     found = parser.parse_intermixed_args(list(argv))
+    if found.resolve and found.cfg is None:
+        raise ConfigurationError("--resolve: goes with --cfg job, which prints the job's configuration and stops")
+    meant = (found.own or []) if own else []
+    _check_flags({flag: override for flag, override in own.items() if override in meant}, found.overrides)
     return Arguments(
-        overrides=(*found.overrides, *(found.own or () if own else ())),
+        overrides=(*found.overrides, *meant),
         help=found.help,
         multirun=found.multirun,
         show_config=found.cfg is not None,

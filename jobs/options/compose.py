@@ -97,7 +97,7 @@ def _one(
         path = OmegaConf.to_container(tree.output, resolve=False)["path"]  # type: ignore[index, call-overload]
         if path != "???":
             tree.output.path = f"{str(path).rstrip('/')}/{run.folder}"
-    if tree.get("preview") is not None and OmegaConf.is_missing(tree.output, "path"):
+    if job == "generate" and tree.preview is not None and OmegaConf.is_missing(tree.output, "path"):
         tree.output.path = NOWHERE
     yaml = OmegaConf.to_yaml(tree, resolve=False)
     if arguments.show_config:

@@ -6,6 +6,7 @@ The output keeps the content, so `verify` does not depend on the file.
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def write_back(content: str, file: Path) -> None:
 def _content(key: str, path: str) -> str:
     """Return a file's text, without the mark at its beginning and the final newline that editors add."""
     try:
-        with Path(path).expanduser().open("rb") as file:
+        with Path(os.path.expanduser(path)).open("rb") as file:  # noqa: PTH111 - the user may not be there
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise ConfigurationError(f"{key}={path}: {(error.strerror or str(error)).lower()}") from error

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -107,7 +107,7 @@ def no_such_key(name: str, schema: type) -> str:
 
 def no_such_preset(group: str, name: str, options: Sequence[str], schema: type) -> str:
     """Say that a group has no preset of a name, and which ones it has, or that a path is another key."""
-    is_path = "/" in name or name.endswith((".parquet", ".pq")) or Path(name).expanduser().exists()
+    is_path = "/" in name or name.endswith((".parquet", ".pq")) or os.path.exists(name)  # noqa: PTH110 - of any length
     if is_path and f"{group}.path" in keys(schema):
         return f"{group}={name}: {group} names a preset; {_PATHS[group]} is {group}.path={name}"
     if not options:

@@ -120,7 +120,7 @@ def open_store(path: str, *, allow_unsafe: bool = False, key: str = "output.path
         key: The option that names it, for messages.
 
     Raises:
-        PlanRefused: If no store serves this kind of path, or it begins with the home directory of nobody.
+        PlanRefused: If no store serves this kind of path.
     """
     match = _URI.fullmatch(path)
     scheme, rest = (match[1].lower(), match[2]) if match else ("file", path)
@@ -133,10 +133,12 @@ def open_store(path: str, *, allow_unsafe: bool = False, key: str = "output.path
         raise PlanRefused(f"{key}={path!r}: must be a directory, or a URI that begins with {_schemes()}")
     module, _, name = STORES[scheme].partition(":")
     make = cast(Callable[..., Store], getattr(importlib.import_module(module), name))
+    if not local:
+        return make(f"{scheme}://{rest}", allow_unsafe=allow_unsafe)
     try:
-        return make(rest) if local else make(f"{scheme}://{rest}", allow_unsafe=allow_unsafe)
-    except RuntimeError as error:  # `~name` of nobody
-        raise PlanRefused(f"{key}={path!r}: {error}") from error
+        return make(rest)
+    except RuntimeError as error:  # of `expanduser`
+        raise PlanRefused(f"{key}={path!r}: there is no such user, or no home folder") from error
 
 
 def _schemes() -> str:

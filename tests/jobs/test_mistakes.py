@@ -201,6 +201,8 @@ def test_unknown_preset(group: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("--multi-run sampling.n=1", "--multi-run: no such flag; did you mean '--multirun'? there are "),
         ("-cd", "--config-dir: which folder? write --config-dir DIR"),
         ("--cfg all", "--cfg: write --cfg job, which prints the job's configuration"),
+        ("--resolve", "--resolve: goes with --cfg job, which prints the job's configuration"),
+        ('source.path=a output.path=b cluster.replicas="²"', "cluster.replicas='²': must be auto or a whole number from 1"),
         ("--cfg", "--cfg: write --cfg job, which prints the job's configuration"),
         ("--config-dir nowhere", "--config-dir nowhere: no such folder"),
         ("source.path=a", "output.path is required: the output's folder"),
@@ -316,6 +318,18 @@ def test_newer_keys(arguments: str, expected: str, capsys: pytest.CaptureFixture
 def test_presets_of_another_job(words: str, taken: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words.split()) == 2
     assert capsys.readouterr().err == f"promptmill: {words.split()[1]}: this job takes {taken}\n"
+
+
+def test_a_plan_needs_the_output_that_a_preview_does_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "source.path=a", "preview=3"]) == 2
+    assert capsys.readouterr().err.startswith("promptmill: output.path is required")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "~nobody-of-that-name"])
+def test_what_can_be_no_file(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    key = f'source.template_file="{name}"'
+    assert refused(capsys, *PATHS, key).startswith(f"source.template_file={name}: ")
+    assert f"{name[:100]}" in refused(capsys, *PATHS, f'model="{name}"')
 
 
 @pytest.mark.parametrize("value", ["{a", '{"a": 1', '{"type": "object", x}'])

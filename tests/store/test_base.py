@@ -68,3 +68,8 @@ def test_any_other_path_is_refused_in_one_line(path: str) -> None:
     ) as caught:
         open_store(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_user_who_is_not_there_has_no_folder() -> None:
+    with pytest.raises(PlanRefused, match="a='~nobody-of-that-name/out': there is no such user"):
+        open_store("~nobody-of-that-name/out", key="a")
