@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from jobs.console.launch import launch
+from jobs.console.launch import launch, show
 from jobs.console.leave import leave
 from jobs.spec import JobSpec
 from pipeline.errors import ExitCode
@@ -25,8 +25,7 @@ def run(config: PlanConfig | PlanScoreConfig, config_yaml: str) -> int:
         from pipeline.run.show.plan import as_json, lines
 
     found, price = foresee(config), config.price_per_hour
-    print(as_json(found, price) if config.json else "\n".join(lines(found, price)), flush=True)
-    return ExitCode.COMPLETE
+    return show((as_json(found, price) if config.json else "\n".join(lines(found, price))) + "\n")
 
 
 def _compose(arguments: Arguments) -> list[Composed[Any]]:
@@ -55,8 +54,10 @@ JOB = JobSpec(
         ),
         ("as JSON", "promptmill plan experiment=demo json=true"),
     ),
-    exit_codes=(ExitCode.COMPLETE, ExitCode.UNEXPECTED, ExitCode.REFUSED, ExitCode.INTERRUPTED, ExitCode.TERMINATED),
-)
+    exit_codes=(
+        ExitCode.COMPLETE, ExitCode.UNEXPECTED, ExitCode.REFUSED, ExitCode.STOPPED, ExitCode.INTERRUPTED, ExitCode.TERMINATED,
+    ),
+)  # fmt: skip
 
 
 main = partial(launch, JOB)

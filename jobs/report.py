@@ -7,12 +7,12 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from jobs.console.launch import launch
+from jobs.console.launch import launch, show
 from jobs.console.leave import leave
 from jobs.spec import JobSpec
 from pipeline.errors import ExitCode
 from pipeline.inspect.config import ReportConfig
-from pipeline.wording import named, without_secrets
+from pipeline.wording import masked, named, without_secrets
 
 if TYPE_CHECKING:
     from pipeline.inspect.output import Output
@@ -31,8 +31,7 @@ def run(config: ReportConfig, config_yaml: str) -> int:
     path = config.output.path
     with signals_raise(), Stage(f"reading {without_secrets(path)}"):
         name = _written(open_output(path))
-    print(_place(path, name))
-    return ExitCode.COMPLETE
+    return show(_place(path, name) + "\n")
 
 
 def report_of_a_run(path: str, *, worked: bool) -> None:
@@ -67,7 +66,7 @@ def _written(output: Output) -> str:
 
 
 def _place(path: str, name: str) -> str:
-    return without_secrets(f"{path.rstrip('/')}/{name}")
+    return masked(f"{path.rstrip('/')}/{name}")
 
 
 JOB = JobSpec(
@@ -78,8 +77,10 @@ JOB = JobSpec(
     positional=("output.path",),
     usage=("OUT", "output.path=OUT"),
     examples=(("outputs/first/report.html", "promptmill report outputs/first"),),
-    exit_codes=(ExitCode.COMPLETE, ExitCode.UNEXPECTED, ExitCode.REFUSED, ExitCode.INTERRUPTED, ExitCode.TERMINATED),
-)
+    exit_codes=(
+        ExitCode.COMPLETE, ExitCode.UNEXPECTED, ExitCode.REFUSED, ExitCode.STOPPED, ExitCode.INTERRUPTED, ExitCode.TERMINATED,
+    ),
+)  # fmt: skip
 
 
 main = partial(launch, JOB)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from jobs.console.launch import launch
+from jobs.console.launch import launch, show
 from jobs.console.leave import leave
 from jobs.spec import JobSpec
 from pipeline.errors import ExitCode
@@ -21,7 +21,11 @@ def run(config: VerifyConfig, config_yaml: str) -> int:
         from pipeline.run.signals import signals_raise
 
     with signals_raise(), Stage(f"reading {config.output.path}"):
-        return verify(config, tell=lambda line: print(line, flush=True), restore=job_of)
+        return verify(config, tell=_tell, restore=job_of)
+
+
+def _tell(line: str) -> None:
+    show(f"{line}\n")
 
 
 JOB = JobSpec(
@@ -40,6 +44,7 @@ JOB = JobSpec(
         ExitCode.UNEXPECTED,
         ExitCode.REFUSED,
         ExitCode.DAMAGED,
+        ExitCode.STOPPED,
         ExitCode.INTERRUPTED,
         ExitCode.TERMINATED,
     ),

@@ -30,7 +30,7 @@ _promptmill() {
     [[ "$COMP_WORDBREAKS" == *=* && "$word" == *=* ]] && COMPREPLY=("${COMPREPLY[@]#"${word%%=*}="}")
     return 0
 }
-complete -o nospace -F _promptmill promptmill
+complete -o nospace -o default -F _promptmill promptmill
 """
 _ZSH = """#compdef promptmill
 # promptmill: completion for zsh; in ~/.zshrc, after compinit: eval "$(promptmill completion zsh)"

@@ -32,8 +32,9 @@ def options() -> str:
         lines += ["", f"## {job}", "", f"`promptmill {job}`: {summary}."]
         known = list(keys(schema).values())
         if (first := _told_before(schema)) is not None:
-            told = keys(first[1])
-            lines += ["", f"It takes all options of [{first[0]}](#{first[0]}), and:", ""]
+            told, without = keys(first[1]), _left_out(first[1], schema)
+            but = f" except {', '.join(f'`{name}`' for name in without)}" if without else ""
+            lines += ["", f"It takes all options of [{first[0]}](#{first[0]}){but}, and:", ""]
             lines += _table(key for key in known if key.name not in told)
             continue
         for section, meaning in sections(schema).items():
@@ -48,6 +49,13 @@ def _told_before(schema: type) -> tuple[str, type] | None:
     """Return the job whose options a job has, too, and its schema; None if there is none."""
     found = ((job, spec.schema) for job, spec in specs().items() if spec.schema in schema.__mro__[1:])
     return next(found, None)
+
+
+def _left_out(first: type, schema: type) -> list[str]:
+    """Return the options of a job that another one lacks; a section that it lacks as a whole is one name."""
+    lacking = [name for name in keys(first) if name not in keys(schema)]
+    whole = [section for section in sections(first) if section not in sections(schema)]
+    return list(dict.fromkeys(f"{s}.…" if (s := name.partition(".")[0]) in whole else name for name in lacking))
 
 
 def columns() -> str:

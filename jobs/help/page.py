@@ -90,6 +90,8 @@ def written_default(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
+    if value == "":
+        return '""'
     return repr(value)[1:-1] if isinstance(value, str) and not value.isprintable() else str(value)
 
 

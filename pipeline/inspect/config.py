@@ -23,7 +23,7 @@ class InspectedOutput:
 class VerifyConfig:
     """All options of `verify`. `replay`: number of rows to generate again and compare bit for bit."""
 
-    output: InspectedOutput = field(default_factory=InspectedOutput, metadata={"help": "where generations go"})
+    output: InspectedOutput = field(default_factory=InspectedOutput, metadata={"help": "where generations went"})
     replay: int = field(
         default=0, metadata={"help": "rows that are generated again on this machine and compared bit for bit"}
     )

@@ -73,7 +73,11 @@ def test_the_page_of_verify(capsys: pytest.CaptureFixture[str]) -> None:
     assert "output.path                    the folder of the output (required)" in page
     assert "bit [0]" in page and "Presets" not in page
     codes = page.partition("Exit codes\n")[2].splitlines()
-    assert [line.split()[0] for line in codes] == ["0", "1", "2", "4", "130", "143"]
+    assert [line.split()[0] for line in codes] == ["0", "1", "2", "4", "75", "130", "143"]
+
+
+def test_a_default_without_characters_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ' such as a blank [""]' in " ".join(printed(capsys, "score", "--help").split())
 
 
 def test_every_key_and_section_has_a_meaning() -> None:
