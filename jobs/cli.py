@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from jobs.console.launch import launch, show
 from jobs.console.leave import leave
+from jobs.console.streams import prepare
 from jobs.spec import specs
 from pipeline import __version__
 from pipeline.errors import ExitCode
@@ -26,6 +27,7 @@ TOOLS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Find the job and run it with the rest of the command line; return its exit code."""
+    prepare()
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name == "help" and rest:
         name, *rest = rest[0], "--help"
@@ -36,8 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name == "look":
         name, rest = "show", ["limit=5", *rest]
     if name in ("-V", "--version"):
-        print(f"promptmill {__version__}")
-        return 0
+        return show(f"promptmill {__version__}\n")
     jobs = specs()
     if name not in jobs:
         print(f"promptmill: {_unknown(name, list(jobs))}", file=sys.stderr)

@@ -8,8 +8,8 @@ import sys
 from functools import partial
 
 from jobs.console.launch import launch
-from jobs.console.launch import show as print_page
 from jobs.console.leave import leave
+from jobs.console.streams import write
 from jobs.spec import JobSpec
 from pipeline.errors import ExitCode
 from pipeline.inspect.config import ShowConfig
@@ -24,16 +24,15 @@ def run(config: ShowConfig, config_yaml: str) -> int:
         from pipeline.inspect.show.show import show
         from pipeline.run.signals import signals_raise
 
-    coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     width = shutil.get_terminal_size((100, 24)).columns
     with signals_raise():
         pages = show(config, tokenizer_of, coloured=coloured, width=width)
         while True:
             with Stage(f"reading {config.output.path}"):
                 page = next(pages, None)
-            if page is None:
+            if page is None or not write(page):  # if nobody reads on, the rest need not be looked for
                 return ExitCode.COMPLETE
-            print_page(page)
 
 
 JOB = JobSpec(

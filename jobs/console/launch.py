@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from jobs.console import streams
 from jobs.help.page import job_page
 from jobs.options.arguments import Arguments, parse
 from jobs.spec import Config, JobSpec
@@ -32,6 +33,7 @@ def launch(job: JobSpec[Config], argv: Sequence[str] | None = None) -> int:
         The exit code; of several runs the first that is not 0. After a failed run the others still run; after a signal
         they do not.
     """
+    streams.prepare()
     # Waiting threads sleep after some microseconds. If they spun for long while another process takes a core, two threads of
     # one product would stall each other; if they slept at once, waking up between short products would cost time. torch
     # reads this when it is loaded.
@@ -87,11 +89,7 @@ def compose(job: JobSpec[Config], arguments: Arguments) -> list[Composed[Config]
 
 def show(text: str) -> int:
     """Print a page and return 0. It is no error if the reader closes the pipe early, as `head` does."""
-    try:
-        print(text, end="", flush=True)
-    except BrokenPipeError:
-        # the interpreter flushes once more at its end, and must not find the closed pipe again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    streams.write(text)
     return 0
 
 

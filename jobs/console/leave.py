@@ -8,6 +8,8 @@ import sys
 import threading
 from typing import NoReturn
 
+from jobs.console.streams import write
+
 GIVEN_UP = ("close", "write", "read", "engine", "release", "link")
 """Prefixes of the names of threads that may still wait: for a store or a cluster that is gone, or for the linker."""
 
@@ -15,7 +17,7 @@ GIVEN_UP = ("close", "write", "read", "engine", "release", "link")
 def leave(code: int) -> NoReturn:
     """End the process. The interpreter's normal exit would wait for such threads, or crash them."""
     logging.shutdown()
-    sys.stdout.flush()
+    write("")  # which flushes, and may find that nobody reads any more
     sys.stderr.flush()
     if any(thread.name.startswith(GIVEN_UP) for thread in threading.enumerate()):
         os._exit(code)

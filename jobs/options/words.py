@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -24,7 +25,8 @@ def placed(arguments: Arguments, keys: Sequence[str], texts: Collection[str] = (
 
     Args:
         arguments: The command line.
-        keys: What words without a key are the values of, in order.
+        keys: What words without a key are the values of, in order. A folder is such a word, even if its name
+            looks like an override.
         texts: Keys whose values are texts as they stand, whatever is in them, unless they are quoted as a whole.
 
     Raises:
@@ -34,7 +36,7 @@ def placed(arguments: Arguments, keys: Sequence[str], texts: Collection[str] = (
     made = []
     for word in arguments.overrides:
         key, _, value = word.partition("=")
-        if is_value(word):
+        if is_value(word) or (free and os.path.isdir(word)):  # noqa: PTH112 - a word may be too long for a path
             if not free:
                 raise ConfigurationError(
                     f"{word}: not KEY=VALUE; "

@@ -4,7 +4,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -98,13 +100,17 @@ ROWS = {
 }  # fmt: skip
 
 
-def test_look_shows_rows_and_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_look_shows_rows_and_errors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "seed=1" / "data").mkdir(parents=True)
     pq.write_table(pa.table(ROWS), tmp_path / "seed=1" / "data" / PART)
     shown = output(capsys, "look", str(tmp_path / "seed=1"))
     assert shown.startswith("a #0  stop\nxxx") and " the end\n→ one⏎\ntwo\n\nb #0" in shown
     errors = output(capsys, "look", str(tmp_path / "seed=1"), "--errors")
     assert errors == "b #0  error\n→ error NULL_PROMPT: there is no prompt\n\n"
+    monkeypatch.chdir(tmp_path)
+    assert output(capsys, "look", "seed=1") == shown, "though it looks like an override"
 
 
 @pytest.mark.parametrize(
@@ -114,6 +120,10 @@ def test_look_shows_rows_and_errors(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["a", "b"], "b: not KEY=VALUE; output.path is given already"),
         (["nowhere"], "output.path=nowhere: holds no output"),
         (["nowhere", "--zzz"], "--zzz: no such flag"),
+        (
+            ["nowhere", "--errors", "where=n=1"],
+            "--errors and where=n=1: give one of them; --errors is where=error_code!=",
+        ),
     ],
 )
 def test_look_at_nothing(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,7 +140,66 @@ def test_look_at_a_damaged_part(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert line.startswith(f"promptmill: {tmp_path}/data/{PART} cannot be read: ") and "promptmill verify" in line
 
 
-@pytest.mark.parametrize("words", [("look",), ("help",), ("help", "generate"), ("completion", "bash")])
+def unread(code: str, *words: str, stream: str = "stdout") -> subprocess.CompletedProcess[str]:
+    """Run a script whose output, or whose log, nobody reads any more."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as pipe:
+        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: pipe}
+        return subprocess.run([sys.executable, "-c", code, *words], text=True, cwd=ROOT, **streams)
+
+
+RUN = "from jobs.cli import run; run()"
+
+
+def test_nobody_reads_what_verify_finds(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / PART).write_bytes(b"PAR1 and no more")
+    done = unread(RUN, "verify", str(tmp_path))
+    assert done.returncode == 4 and "Traceback" not in done.stderr
+
+
+def test_nobody_reads_a_preview_to_its_end() -> None:
+    code = "import sys; from pipeline.run.show.preview import _Stdout; out = _Stdout(file=sys.stdout);"
+    done = unread(f"{code} out.print('one'); out.print('two'); sys.exit(5)")
+    assert (done.returncode, done.stderr) == (5, "")
+
+
+def test_a_log_that_cannot_be_written_ends_no_command() -> None:
+    done = unread(RUN, "generate", "sampling.n=x", stream="stderr")
+    assert (done.returncode, done.stdout) == (2, "")
+    code = (
+        "import sys; from jobs.console.streams import prepare; prepare(); print('x', file=sys.stderr); print('goes on')"
+    )
+    assert unread(code, stream="stderr").stdout == "goes on\n"
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([sys.executable, "-c", code], text=True, cwd=ROOT, stdout=subprocess.PIPE, stderr=full)
+    assert (done.returncode, done.stdout) == (0, "goes on\n")
+
+
+def test_a_terminal_of_another_encoding_shows_escapes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, "--help"], text=True, cwd=ROOT, capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "") and r"\u2192" in done.stdout
+
+
+def test_show_looks_no_further_when_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def pages(*_: object, **__: object) -> Iterator[str]:
+        for page in range(5):
+            asked.append(page)
+            yield "a row\n"
+
+    monkeypatch.setattr("pipeline.inspect.show.show.show", pages)
+    monkeypatch.setattr("jobs.show.write", lambda text: len(asked) < 2)
+    assert main(["show", "out"]) == 0
+    assert asked == [0, 1]
+
+
+@pytest.mark.parametrize("words", [("look",), ("help",), ("help", "generate"), ("completion", "bash"), ("--version",)])
 def test_a_reader_that_has_seen_enough_is_no_error(words: tuple[str, ...], tmp_path: Path) -> None:
     if words == ("look",):
         (tmp_path / "data").mkdir()
@@ -138,13 +207,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(words: tuple[str, ...], tmp_p
         nulls = {name: pa.nulls(1, pa.string()) for name in ("error_code", "error_message")}
         pq.write_table(pa.table({**table, **nulls, "sample_index": [0]}), tmp_path / "data" / PART)
         words = ("look", str(tmp_path))
-    read, write = os.pipe()
-    os.close(read)
-    with os.fdopen(write, "wb") as pipe:
-        code = "import sys; from jobs.cli import run; run()"
-        done = subprocess.run(
-            [sys.executable, "-c", code, *words], stdout=pipe, stderr=subprocess.PIPE, text=True, cwd=ROOT
-        )
+    done = unread(RUN, *words)
     said = [
         line for line in done.stderr.splitlines() if not line.endswith(" INFO starting")
     ]  # which a busy machine says

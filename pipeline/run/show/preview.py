@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -27,7 +28,7 @@ def show_preview(found: Preview, console: Console | None = None) -> None:
         found: The preview.
         console: Where to; None: standard output.
     """
-    console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    console = console or _Stdout(file=sys.stdout, highlight=False, soft_wrap=True)
     coloured = console.is_terminal and not console.no_color
     for number, shown in enumerate(found.rows, start=1):
         console.print(_head(shown, number, len(found.rows)))
@@ -39,6 +40,15 @@ def show_preview(found: Preview, console: Console | None = None) -> None:
         console.print(Text.assemble("rank of a token: ", *_joined([(name, style) for name, _, style in BANDS])))
     for line in _end(found):
         console.print(Text(line))
+
+
+class _Stdout(Console):
+    """Standard output; it is no error if its reader closes the pipe early, as `head` does."""
+
+    def on_broken_pipe(self) -> None:
+        """Print no more. By itself, rich would end the process with exit code 1."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _joined(parts: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
