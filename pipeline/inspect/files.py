@@ -26,7 +26,7 @@ def put_file(key: str, path: str, data: bytes) -> None:
     Args:
         key: The option that names the file, for messages.
         path: The file.
-        data: What it shall hold.
+        data: Its content.
 
     Raises:
         ConfigurationError: If it cannot be written; what was there stays.

@@ -41,7 +41,7 @@ def _lines(data: bytes) -> Iterator[tuple[float, str, Mapping[str, Any]]]:
         try:
             facts = json.loads(line)
             yield datetime.fromisoformat(facts["time"]).timestamp(), str(facts["event"]), facts
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
             continue
 
 
@@ -65,7 +65,7 @@ class _Reader:
             session.end = max(session.end, time)
             try:
                 self._take(session, time, event, facts, spread)
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError, OverflowError):
                 continue
         if self._session is None:
             return None

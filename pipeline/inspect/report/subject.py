@@ -82,6 +82,11 @@ class Subject:
         return self.measured.tally.rows if self.plan is None else self.plan.rows
 
     @property
+    def incomplete(self) -> bool:
+        """Whether a finished output has no longer all of its rows."""
+        return self.manifest is not None and self.measured.tally.rows < self.rows
+
+    @property
     def errors(self) -> int:
         """Output rows that are errors."""
         return sum(self.measured.tally.errors.values())

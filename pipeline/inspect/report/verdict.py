@@ -30,6 +30,11 @@ def verdict(subject: Subject) -> str:
     if subject.manifest is None:
         there = percent(tally.rows / subject.rows) if subject.rows else "0 %"
         state = f"Not finished: {tally.rows:,} of {subject.rows:,} rows are there ({there}),"
+    elif subject.incomplete:
+        return (
+            f"Damaged: of the {subject.rows:,} rows of a complete run, {tally.rows:,} are there; `promptmill verify` says what "
+            "is missing, and how to repair it."
+        )
     elif not tally.completions:
         return "Complete and empty: the input has no rows."
     elif subject.errors == tally.completions:
@@ -108,7 +113,8 @@ def _texts(subject: Subject) -> Iterator[Finding]:
     half = int(phrases.shares[BINS // 2 :].sum())
     if phrases.texts and half / phrases.texts >= REPEATS:
         yield Finding("warn", f"{percent(half / phrases.texts)} of the texts repeat half of their 4-grams or more.")
-    if twins.pairs and twins.near / twins.pairs >= ALIKE and (subject.sampling["temperature"] or subject.overridden):
+    sampled = subject.generated and (subject.sampling["temperature"] or subject.overridden)
+    if sampled and twins.pairs and twins.near / twins.pairs >= ALIKE:
         yield Finding(
             "warn", f"{percent(twins.near / twins.pairs)} of the pairs of samples of one prompt are nearly the same."
         )

@@ -14,7 +14,7 @@ def percent(share: float) -> str:
         return "< 0.01 %"
     if value > 99.99:
         return "> 99.99 %"
-    digits = 2 if value < 1 or value > 99 else 1 if value < 10 or value > 99 else 0
+    digits = 2 if value < 1 or value > 99 else 1 if value < 10 else 0
     return f"{value:.{digits}f} %"
 
 

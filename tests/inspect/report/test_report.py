@@ -17,6 +17,7 @@ from jobs.options.arguments import Arguments
 from jobs.options.compose import compose_runs
 from jobs.options.origin import origin_of
 from jobs.report import main
+from jobs.score import main as score
 from pipeline.inspect.output import open_output
 from pipeline.inspect.report.measure import measured
 from pipeline.inspect.report.report import made
@@ -25,7 +26,7 @@ from pipeline.output.record.prediction import Prediction, put_prediction
 from pipeline.store.base import open_store
 from pipeline.work.config import GenerateConfig
 from pipeline.work.prepare import prepare
-from tests.small_runs import generate, write
+from tests.small_runs import INLINE, MODEL, generate, write
 
 HOSTILE = "</script><script>alert(1)</script><b onclick=x>\u202e\u2066 \x00 \ufffd {{7*7}}"
 
@@ -84,6 +85,7 @@ def test_the_page_says_what_came_out(original: Path) -> None:
     table = pa.concat_tables(pq.read_table(p) for p in sorted((original / "data").iterdir()))
     tokens = sum(n or 0 for n in table.column("completion_tokens").to_pylist())
     assert page.text.count(f"{tokens:,}") >= 2
+    assert page.text.count("20 generations by demo-model") >= 1
     assert "Complete, 10 % of the rows are errors:" in page.text and "2 NULL_PROMPT" in page.text
     assert "Calibration holds" in page.text or "Calibration does not hold" in page.text
     titles = {"Distribution", "Texts", "Tokens", "The run", "Origin"}
@@ -136,6 +138,7 @@ def test_a_prediction_is_held_against_what_came(output: Path) -> None:
     )
     page = reported(output)
     assert "Predicted and actual" in page.words and "of the limit)" in page.text
+    assert "Rows that are errors11100%" in page.text, "input rows, of which each gives two output rows"
     assert "where 11 d 13 h were predicted" in page.text and "all 1.0 GB" in page.text
 
 
@@ -153,19 +156,38 @@ def test_an_output_without_statistics_shows_its_texts(output: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 1])
-def test_outputs_of_few_rows(output: Path, keep: int) -> None:
+def test_rows_of_a_complete_run_that_are_gone(output: Path, keep: int) -> None:
     emptied(output, keep=keep)
     page = reported(output)
-    assert ("Complete and empty" in page.text) == (keep == 0)
+    assert f"Damaged: of the 10 rows of a complete run, {3 * keep} are there" in page.text
+    assert "Complete" not in page.text
 
 
-def test_only_errors(output: Path) -> None:
-    for part in (output / "data").iterdir():
-        table = pq.read_table(part)
-        wrong = pq.read_table(sorted((output / "data").iterdir())[-1]).slice(0, 1)
-        assert wrong.column("error_code").to_pylist() == ["NULL_PROMPT"]
-        pq.write_table(wrong.replace_schema_metadata(table.schema.metadata), part)
-    assert "every row is an error: 3 of 3 are NULL_PROMPT" in reported(output).text
+def test_an_empty_input(tmp_path: Path) -> None:
+    source = write({"prompt": pa.array([], pa.string())}, tmp_path / "p.parquet")
+    assert generate(source, tmp_path / "out") == 0
+    assert "Complete and empty: the input has no rows." in reported(tmp_path / "out").text
+
+
+def test_only_errors(tmp_path: Path) -> None:
+    source = write({"prompt": pa.array([None] * 3, pa.string())}, tmp_path / "p.parquet")
+    assert generate(source, tmp_path / "out") == 0
+    assert "every row is an error: 3 of 3 are NULL_PROMPT" in reported(tmp_path / "out").text
+
+
+def test_endings_that_are_scored_are_no_samples(tmp_path: Path) -> None:
+    table = {
+        "sentence": ["The train to _ is late today."] * 3,
+        "option1": ["A"] * 3,
+        "option2": ["B"] * 3,
+        "answer": ["1"] * 3,
+    }
+    source, output = write(table, tmp_path / "p.parquet"), tmp_path / "out"
+    words = [f"model.path={MODEL}", f"source.path={source}", f"output.path={output}", "source.task=winogrande"]
+    assert score([*words, "output.report=false", *INLINE]) == 0
+    text = reported(output).text
+    assert "Complete, without an error" in text and "6 scores by demo-model" in text
+    assert "Samples that are alike" not in text and "pairs of samples" not in text
 
 
 def test_without_plan_configuration_manifest_and_events(output: Path) -> None:

@@ -119,6 +119,7 @@ def test_what_is_no_event_is_left_out(tmp_path: Path) -> None:
         (1, "replica_up", {}),
         (2, "shard_committed", {"shard": "x"}),
         (3, "progress", {"tokens": None}),
+        (3, "progress", {"tokens": float("inf"), "running": 1, "capacity": 1}),
         (4, "new_event", {"a": 1}),
     ]
     found = logged(tmp_path, odd, end='[1]\n{"time": 5, "event": "x"}\n{"time": "2001-09-09T01:46:4')

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.inspect.batch import Batch, Lists
+from pipeline.inspect.batch import Batch, Lists, Mask
 from pipeline.types import FinishReason
 
 Counts = npt.NDArray[np.int64]
@@ -42,6 +42,7 @@ class Tally:
         lengths: Finish reason → number of texts of each length [L], tokens.
         by_prompt: Finish reason → number of texts per class of prompt length [OCTAVES].
         errors: Error code → output rows.
+        error_rows: Input rows whose first output row is an error.
         examples: Error code → its first rows.
     """
 
@@ -52,6 +53,7 @@ class Tally:
     lengths: dict[str, Counts] = field(default_factory=dict)
     by_prompt: dict[str, Counts] = field(default_factory=dict)
     errors: Counter[str] = field(default_factory=Counter)
+    error_rows: int = 0
     examples: dict[str, list[ErrorExample]] = field(default_factory=dict)
 
     def add(self, batch: Batch, ids: Lists) -> None:
@@ -74,10 +76,11 @@ class Tally:
             if reason != FinishReason.ERROR:
                 _count(self.lengths, reason, np.minimum(made[mine], LONGEST))
         if batch.has("error_code"):
-            self._count_errors(batch)
+            self._count_errors(batch, first)
 
-    def _count_errors(self, batch: Batch) -> None:
+    def _count_errors(self, batch: Batch, first: Mask) -> None:
         wrong = np.flatnonzero(~batch.null("error_code"))
+        self.error_rows += int(first[wrong].sum())
         if not len(wrong):
             return
         codes = [str(code) for code in batch.values("error_code", "")[wrong]]

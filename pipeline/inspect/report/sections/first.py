@@ -26,7 +26,7 @@ def title(subject: Subject) -> str:
     """Return the page's title."""
     model = subject.origin.model
     what = "generations" if subject.generated else "scores"
-    return f"{subject.rows:,} {what}" + (f" by {model}" if model else "")
+    return f"{subject.measured.tally.completions:,} {what}" + (f" by {model}" if model else "")
 
 
 def _tiles(subject: Subject) -> Markup:

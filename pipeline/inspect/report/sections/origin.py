@@ -43,9 +43,9 @@ def _predicted(subject: Subject) -> str:
     if p is None:
         return ""
     pairs = [
-        ("Rows", p.rows, tally.rows, "{:,}"), ("Rows that are errors", p.error_rows, subject.errors, "{:,}"),
+        ("Rows", p.rows, tally.rows, "{:,}"), ("Rows that are errors", p.error_rows, tally.error_rows, "{:,}"),
         ("Prompt tokens", p.prompt_tokens, tally.prompt_tokens, "{:,}"),
-        ("Generated tokens, at most", p.completion_tokens, tally.completion_tokens, "{:,}"),
+        (*_made(subject, p.completion_tokens), "{:,.0f}"),
         ("Time", p.seconds, subject.seconds, None), ("Tokens/s", p.tokens_per_second, subject.rate, "{:,.0f}"),
     ]  # fmt: skip
     lines = []
@@ -68,6 +68,14 @@ def _predicted(subject: Subject) -> str:
         + table(["", "predicted", "actual", "actual / predicted"], lines, label="Predicted and actual")
         + more
     )
+
+
+def _made(subject: Subject, predicted: int) -> tuple[str, float, float | None]:
+    """Return what is counted of the tokens, what was predicted of it, and what came."""
+    if subject.generated:
+        return "Generated tokens, at most", predicted, subject.measured.tally.completion_tokens
+    sums = subject.manifest.totals.sums if subject.manifest is not None else {}
+    return "Scored tokens", predicted, sums.get("scored_tokens")
 
 
 def _details(subject: Subject) -> list[tuple[str, object | None]]:

@@ -201,7 +201,7 @@ def _phrase(ids: tuple[int, ...], tokenizer: Any) -> Markup:
 
 def _twins(subject: Subject) -> Markup:
     found = subject.measured.twins
-    if not found.pairs:
+    if not found.pairs or not subject.generated:  # texts that are scored under one id are endings, and no samples
         return Markup("")
     greedy = subject.sampling["temperature"] == 0 and not subject.overridden
     kind = "info" if greedy or found.near / found.pairs < 0.05 else "warn"
