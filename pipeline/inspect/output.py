@@ -157,7 +157,7 @@ def open_output(path: str, key: str = "output.path") -> Output:
     store = open_store(path, key=key)
     files = frozenset(file.name for file in store.list(FOLDER))
     output = Output(path, store, files, _is_there(store, PLAN), _is_there(store, MANIFEST))
-    if not (output.planned or output.finished or files):
+    if not (output.planned or output.finished or output.parts()):
         raise PlanRefused(f"{key}={path}: holds no output: neither {PLAN} nor {MANIFEST} nor a part")
     return output
 

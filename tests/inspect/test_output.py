@@ -40,6 +40,10 @@ def test_all_columns_unless_some_are_named(tmp_path: Path) -> None:
 def test_nothing_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PlanRefused, match="holds no output"):
         open_output(str(tmp_path))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "prices.csv").touch()
+    with pytest.raises(PlanRefused, match="holds no output"):
+        open_output(str(tmp_path))  # a folder of somebody else, which has one called data
     open_store(str(tmp_path)).put("_job/plan.json", b"{}")
     output = open_output(str(tmp_path))
     assert output.planned and output.parts() == []

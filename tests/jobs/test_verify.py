@@ -45,7 +45,7 @@ def test_what_is_refused(arguments: list[str], told: str, capsys: pytest.Capture
 
 def test_no_torch_without_a_replay(tmp_path: Path) -> None:
     (tmp_path / "out" / "data").mkdir(parents=True)
-    (tmp_path / "out" / "data" / "mine.txt").touch()
+    (tmp_path / "out" / "data" / "0123abcd-00000-of-00001.parquet").touch()
     code = (
         "import sys; from jobs.cli import main; code = main(sys.argv[1:]);"
         "print('LOADED', [m for m in ('torch', 'transformers', 'ray') if m in sys.modules]); sys.exit(code)"

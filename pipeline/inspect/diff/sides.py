@@ -74,11 +74,18 @@ def open_side(name: str, path: str) -> Side:
 
 
 def shared_schema(a: Side, b: Side) -> pa.Schema:
-    """Return the columns that both have in the same plain type, in the order of `a`."""
+    """Return the columns that both have in the same plain type, in the order of `a`.
+
+    Raises:
+        PlanRefused: If the columns by which rows are matched are not among them.
+    """
     if a.schema is None or b.schema is None:
         keys: list[pa.Field[Any]] = [pa.field("row_id", pa.string()), pa.field("sample_index", pa.int32())]
         return a.schema or b.schema or pa.schema(keys)
     its = dict(zip(b.schema.names, b.schema.types, strict=True))
+    for name in KEYS:
+        if (kind := a.schema.field(name).type) != its[name]:
+            raise PlanRefused(f"{name} is {kind} in a and {its[name]} in b, so rows cannot be matched")
     return pa.schema([field for field in a.schema if its.get(field.name) == field.type])
 
 

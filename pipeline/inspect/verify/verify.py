@@ -26,7 +26,7 @@ from pipeline.inspect.verify.layout import Layout, read_layout
 from pipeline.inspect.verify.parts import check_part
 from pipeline.inspect.verify.replay import choose, replay, without_blamed
 from pipeline.inspect.verify.wanted import Wanted
-from pipeline.output.folder import CONFIG
+from pipeline.output.folder import CONFIG, PLAN
 from pipeline.output.part import part_name
 from pipeline.output.record.counts import Counts, total
 from pipeline.output.record.manifest import MANIFEST
@@ -151,11 +151,13 @@ class _Verification:
         self._tell(str(result))
 
     def _write_down(self) -> None:
-        """Record the damaged files for `generate`."""
-        if not self._damaged:
+        """Record the damaged files for `generate`: not what was missing at first, which a run may have made meanwhile."""
+        there = {PLAN: self._output.planned, MANIFEST: self._output.finished}
+        found = [name for name in self._damaged if there.get(name, name in self._output.files)]
+        if not found:
             return
         try:
-            write_down(self._output.store, self._damaged)
+            write_down(self._output.store, found)
         except (PromptmillError, OSError) as error:
             self._tell(f"note: {FINDINGS} cannot be written, so before `generate` runs again, move the files named above "
                        f"elsewhere: {error}")  # fmt: skip

@@ -196,6 +196,15 @@ def test_kept_columns_of_every_type(tmp_path: Path) -> None:
     assert found.equal and found.matched.same_order is False and set(values) <= set(found.compared)
 
 
+def test_ids_of_another_type_match_no_row(tmp_path: Path) -> None:
+    for name, kind in (("a", pa.string()), ("b", pa.large_string())):
+        (tmp_path / name / "data").mkdir(parents=True)
+        table = pa.table({"row_id": pa.array(["x"], kind), "sample_index": pa.array([0], pa.int32())})
+        pq.write_table(table, tmp_path / name / part_name("0123abcd", 0, 1))
+    with pytest.raises(PlanRefused, match="row_id is string in a and large_string in b"):
+        compared(tmp_path / "a", tmp_path / "b")
+
+
 def test_a_row_that_differs_without_a_cause_breaks_the_promise(runs: Path, tmp_path: Path) -> None:
     broken = damaged(runs / "one", tmp_path / "broken", lambda row: row.update(text="another"))
     found = compared(runs / "one", broken)

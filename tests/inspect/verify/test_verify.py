@@ -15,7 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs.options.restore import job_of
+from pipeline.inspect.config import InspectedOutput, VerifyConfig
 from pipeline.inspect.verify.findings import REMAKE
+from pipeline.inspect.verify.verify import verify
 from pipeline.planning.fingerprint import digest
 from tests.example_counts import examples
 from tests.inspect.finished import ROWS, SAMPLES, SHARDS, Output, with_value
@@ -54,6 +57,21 @@ class TestIntact:
         assert empty.verify("replay=2").lines == [
             "replay: 0 of 0 output rows are the same, bit for bit", "complete and intact: 1 part, 0 input rows, 0 output rows"
         ]  # fmt: skip
+
+    def test_what_a_run_makes_meanwhile_is_not_set_aside(self, output: Output) -> None:
+        manifest = output.path / "_job" / "manifest.json"
+        done = manifest.read_bytes()
+        manifest.unlink()
+        lines: list[str] = []
+
+        def tell(line: str) -> None:
+            lines.append(line)
+            manifest.write_bytes(done)  # the run ends
+
+        config = VerifyConfig(output=InspectedOutput(path=str(output.path)))
+        assert verify(config, tell=tell, restore=job_of) == 4
+        assert lines[0].startswith("_job/manifest.json: is not there")
+        assert not (output.path / "_job" / "findings.json").exists()
 
     def test_a_folder_without_an_output(self, tmp_path: Path) -> None:
         found = Output(tmp_path, tmp_path).verify()
