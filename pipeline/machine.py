@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import os
+import resource
 import subprocess
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 _CPUINFO = Path("/proc/cpuinfo")
-_CGROUP_V2 = Path("/sys/fs/cgroup")
+_CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_MEMINFO, _OVERCOMMIT = Path("/proc/meminfo"), Path("/proc/sys/vm/overcommit_memory")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Options of glibc's `mallopt`."""
 
@@ -44,34 +48,101 @@ def compute_capability() -> tuple[int, int] | None:
 
 
 def cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of processor cores that this process may use: a part of a core counts as one.
+
+    More threads than its cgroups give cores would wait for each other while the system holds some of them back.
+    """
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = quota()
+    return there if limit is None else min(there, max(1, math.ceil(limit)))
 
 
 def quota() -> float | None:
-    """Return the cores' worth of time that the cgroup lets this process use; None: no limit, or unknown."""
+    """Return the cores' worth of time that its cgroups let this process use; None: no limit, or unknown."""
+    return min((limit for folder in _cgroups("cpu") if (limit := _cores_of(folder)) is not None), default=None)
+
+
+def available_bytes() -> int | None:
+    """Return the bytes that this process may still allocate; None: unknown.
+
+    It is the least of what the system has left, what its cgroups leave, and what `ulimit -v` leaves.
+    """
+    known = [left for folder in _cgroups("memory") if (left := _left_of(folder)) is not None]
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most != resource.RLIM_INFINITY:
+        known.append(max(0, most - mapped_bytes()))
+    return min([*known, *_left_by_system()], default=None)
+
+
+def _left_by_system() -> Iterator[int]:
+    """Yield the bytes that the system has left and, where it promises no more than it has, those not yet promised."""
     try:
-        most, _, period = (_CGROUP_V2 / "cpu.max").read_text().strip().partition(" ")
-        return None if most == "max" else int(most) / int(period)
+        lines = (line.split() for line in _MEMINFO.read_text().splitlines())
+        facts = {line[0]: int(line[1]) * 1024 for line in lines if len(line) > 1}
+        strict = _OVERCOMMIT.exists() and _OVERCOMMIT.read_text().strip() == "2"
+    except (OSError, ValueError):
+        facts, strict = {}, False
+    if "MemAvailable:" in facts:
+        yield facts["MemAvailable:"]
+    if strict and {"CommitLimit:", "Committed_AS:"} <= facts.keys():
+        yield max(0, facts["CommitLimit:"] - facts["Committed_AS:"])
+
+
+def _cgroups(controller: str) -> Iterator[Path]:
+    """Yield the folders of this process's cgroup and of those around it, which limit it too; not all of them need exist.
+
+    A container may see its own cgroup at the top, although the path that the system tells has more parts.
+    """
+    try:
+        lines = [line.split(":", 2) for line in _OWN_CGROUPS.read_text().splitlines()]
+    except OSError:
+        lines = []
+    places = {"": "/", controller: "/"}  # version 2 has one tree for all controllers, version 1 one for each
+    places |= {name: place for _, names, place in lines for name in names.split(",") if name in places}
+    for name, place in places.items():
+        path = PurePosixPath(place.lstrip("/"))
+        if ".." not in path.parts:  # else the container does not see it
+            yield from (_CGROUPS / name / around for around in (path, *path.parents))
+        else:
+            yield _CGROUPS / name
+
+
+def _cores_of(folder: Path) -> float | None:
+    """Return a cgroup's own limit of processor time, in cores."""
+    try:
+        if (folder / "cpu.max").exists():
+            most, _, period = (folder / "cpu.max").read_text().strip().partition(" ")
+        else:
+            most, period = ((folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        return None if most in ("max", "-1") else int(most) / int(period)
     except (OSError, ValueError, ZeroDivisionError):
         return None
 
 
-def available_bytes() -> int | None:
-    """Return the bytes that this process may still allocate: the system's or the cgroup's, whichever is less. None: unknown."""
-    known = []
+def _left_of(folder: Path) -> int | None:
+    """Return the bytes that a cgroup's own limit leaves; None: no limit, or unknown.
+
+    Cached files do not count as used, because the system drops them when memory is needed.
+    """
+    for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+        try:
+            most = (folder / limit).read_text().strip()
+            if most == "max":
+                return None
+            return max(0, int(most) - int((folder / used).read_text()) + _cached_by(folder))
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _cached_by(folder: Path) -> int:
+    """Return the bytes of cached files that a cgroup is charged for, with those of the cgroups within it."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        known += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    except OSError:
-        pass
-    try:
-        limit = (_CGROUP_V2 / "memory.max").read_text().strip()
-        if limit != "max":
-            known.append(int(limit) - int((_CGROUP_V2 / "memory.current").read_text()))
+        facts = dict(line.split(maxsplit=1) for line in (folder / "memory.stat").read_text().splitlines())
+        # in version 1, the names without `total_` leave out the cgroups within it
+        return sum(int(facts.get(f"total_{name}") or facts.get(name, 0)) for name in ("inactive_file", "active_file"))
     except (OSError, ValueError):
-        pass
-    return min(known, default=None)
+        return 0
 
 
 def huge_page_bytes() -> int:
@@ -87,6 +158,11 @@ def huge_page_bytes() -> int:
 def resident_bytes() -> int:
     """Return the memory that this process holds, with the files that it has mapped; 0: unknown."""
     return _status("VmRSS")
+
+
+def mapped_bytes() -> int:
+    """Return the address space that this process has taken; 0: unknown."""
+    return _status("VmSize")
 
 
 def peak_bytes() -> int:
