@@ -11,14 +11,18 @@ import sys
 
 from pipeline.engine.rules.grammar_guard import CPU_SECONDS
 from pipeline.engine.rules.structured import check_grammar
+from pipeline.machine import mapped_bytes
 from pipeline.types import SamplingParams
 
 _MOST_BYTES = 4 * 2**30
+"""Address space for grammars, beside what the imports have taken: where cores are many, numpy's threads reserve gigabytes."""
 
 
 def main() -> None:
     """Answer until the input ends."""
-    resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, _MOST_BYTES))
+    most, given = mapped_bytes() + _MOST_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]
+    most = most if given == resource.RLIM_INFINITY else min(most, given)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in sys.stdin.buffer:
         used = resource.getrusage(resource.RUSAGE_SELF)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from pipeline.engine.rules import grammar_guard
 from pipeline.engine.rules.grammar_guard import _Guard, check_in_time
 from pipeline.engine.rules.structured import check_grammar
 from pipeline.types import SamplingParams
+from tests.small_runs import REPOSITORY
 
 RULES: list[dict[str, Any]] = [
     {}, {"regex": "a+b"}, {"regex": "(?=a)"}, {"choice": ["yes", "no"]}, {"json_schema": {"type": "object"}},
@@ -54,6 +57,26 @@ def test_fault_52_a_grammar_that_takes_minutes_does_not() -> None:
     message = told(check_in_time, {"json_schema": {"type": "integer", "multipleOf": 99_999_989}})
     assert message is not None and "\n" not in message
     assert told(check_in_time, {"regex": "a"}) is None
+
+
+CROWDED = """
+import mmap, runpy
+taken = mmap.mmap(-1, 4 << 30)  # address space only, as the stacks and buffers of a hundred threads are
+runpy.run_module("pipeline.engine.rules.grammar_child", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("limit", [None, 16 << 30])
+def test_what_the_imports_took_leaves_grammars_their_memory(limit: int | None) -> None:
+    """On a machine of many cores, numpy's threads take gigabytes of address space before the first grammar comes."""
+    lines = [json.dumps(SamplingParams(**rule).plain()) for rule in ({"regex": "a+b"}, {"regex": "(?=a)"})]
+    cap = "" if limit is None else f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))"
+    done = subprocess.run(
+        [sys.executable, "-c", cap + CROWDED], input="\n".join(lines), capture_output=True, text=True, check=True,
+        cwd=REPOSITORY,
+    )  # fmt: skip
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert answers[0] is None and answers[1].startswith("regex: ")
 
 
 def test_a_process_that_ends_is_replaced() -> None:
