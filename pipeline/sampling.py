@@ -182,28 +182,36 @@ def _coerce(name: str, value: Any) -> Any:
     kind = _KINDS[name]
     if kind == "any" or (kind == "bool" and isinstance(value, bool)) or (kind == "str" and isinstance(value, str)):
         return value
-    if kind in ("int", "float") and isinstance(value, int | float) and not isinstance(value, bool):
-        if kind == "float":
-            return float(value)
-        if math.isfinite(value) and int(value) == value:
-            return int(value)
+    if kind == "float" and isinstance(value, int | float) and not isinstance(value, bool):
+        return _as_float(value)
+    if kind == "int" and not isinstance(value, bool) and (isinstance(value, int) or _is_whole(value)):
+        return int(value)
     if kind == "tuple" and isinstance(value, str) and name in ("stop", "bad_words"):
         return (value,)
     if kind == "tuple" and isinstance(value, list | tuple):
         return tuple(value)
     if kind == "dict" and isinstance(value, Mapping):
-        return {
-            key: bias for key, bias in value.items() if bias is not None
-        }  # fields of a struct that are null in this row
-    if (
-        kind == "dict"
-        and isinstance(value, list | tuple)
-        and all(isinstance(p, tuple | list) and len(p) == 2 for p in value)
-    ):
+        # a struct has the fields of all rows; those that are null are not this row's
+        return {key: bias for key, bias in value.items() if bias is not None}
+    pairwise = isinstance(value, list | tuple) and all(isinstance(p, tuple | list) and len(p) == 2 for p in value)
+    if kind == "dict" and pairwise:
         pairs = {str(token): bias for token, bias in value}
         require(len(pairs) == len(value), name, value, "given once a token")
         return pairs
     raise ValueError(f"{name}={as_given(value)}: must be {_WANTED[kind]}")
+
+
+def _as_float(value: int | float) -> float:
+    """Return a number as a float; infinity for a whole number that is too large for one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a value is a float without a fraction."""
+    return isinstance(value, float) and value.is_integer()
 
 
 def _as_list(value: Any) -> Any:

@@ -38,6 +38,8 @@ def test_fields_that_are_not_null_override(value: Any) -> None:
         ('{"temperature": -1}', "temperature=-1.0: must be"),
         ('{"temperature": NaN}', "a finite number"),
         ('{"n": true}', "n=true: must be a whole number"),
+        ({"top_p": -(10**400)}, "top_p=-inf: must be a finite number"),
+        ({"seed": 10**400}, "seed=1000"),
         ({"max_tokens": 1.5}, "max_tokens=1.5: must be a whole number"),
         ({"min_tokens": 8}, "min_tokens=8: must be from 0 to max_tokens (7)"),
         ({"stop_token_ids": [99, 100]}, "stop_token_ids: 100 is not below the vocabulary's size, 100"),
