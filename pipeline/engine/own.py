@@ -64,7 +64,7 @@ class ContinuousBackend:
         if model.quantization == "int8":
             rounding["int8_scheme"] = _INT8_SCHEME
         kv_dtype = dtype if model.kv_cache_dtype == "auto" else model.kv_cache_dtype
-        weight_bytes = sum(p.stat().st_size for p in checkpoint.directory.glob("*.safetensors"))
+        weight_bytes = checkpoint.weight_bytes
         longest = model_len(checkpoint, engine)
         content = checkpoint.content(fresh=fresh)
         return Identity(

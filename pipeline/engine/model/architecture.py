@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.errors import ModelRefused
+from pipeline.wording import brief
 
 INSTEAD = (
     "docs/reference/families.md lists the families that are served, and transformers' own generate runs the others"
@@ -55,6 +56,12 @@ def check_architecture(facts: Mapping[str, Any], path: str) -> None:
             raise ModelRefused(
                 f"{path}: {kind} changes its rotary embedding with the length, which is not served; {INSTEAD}"
             )
+    quantised = facts.get("quantization_config") or text.get("quantization_config")
+    if quantised:
+        raise ModelRefused(
+            f"{path}: its weights are quantised (quant_method={brief(quantised.get('quant_method'), 40)}), which is not "
+            "served; take the checkpoint that they were made from, with model.quantization=int8 if memory is short"
+        )
 
 
 def window(text: Mapping[str, Any]) -> int | None:

@@ -24,6 +24,7 @@ TOKENIZER_FILES = (
     "merges.txt", "tokenizer.model", "spiece.model", "chat_template.jinja",
 )  # fmt: skip
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
 UNKNOWN_CONTEXT = 2048
 """Context length assumed if a model's configuration does not say."""
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
@@ -79,6 +80,17 @@ class Checkpoint:
     def dtype(self) -> str:
         """The dtype in which the weights were saved, according to the configuration."""
         return str(self.config.get("dtype") or self.config.get("torch_dtype") or "float32")
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the files that transformers reads the weights from; the folder may hold them in another form, too."""
+        files = list(self.directory.glob("*.safetensors"))
+        whole, index = self.directory / "model.safetensors", self.directory / INDEX_FILE
+        if whole in files:
+            files = [whole]
+        elif index.is_file() and (shards := read_facts(index, INDEX).get("weight_map")):
+            files = [file for file in files if file.name in shards.values()]
+        return sum(file.stat().st_size for file in files)
 
     def gpu_dtype(self, *, bfloat16: bool) -> str:
         """The type that `model.dtype=auto` is on a GPU: the checkpoint's own, if it has 16 bits.
@@ -147,7 +159,7 @@ def resolve(config: ModelConfig) -> Checkpoint:
     check_architecture(facts, config.path)
     for path, rules in (
         (directory / "generation_config.json", GENERATION), (tokenizer / "tokenizer_config.json", TOKENIZER),
-        (tokenizer / "special_tokens_map.json", {}), (directory / "model.safetensors.index.json", INDEX),
+        (tokenizer / "special_tokens_map.json", {}), (directory / INDEX_FILE, INDEX),
     ):  # fmt: skip
         if path.is_file():
             read_facts(path, rules)

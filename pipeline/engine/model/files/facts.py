@@ -6,7 +6,7 @@ It knows the form of these files, not which models are served.
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ def _is_whole(value: Any, least: int, most: int) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # a whole number may be too large for `math.isfinite`
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _are_texts(value: Any) -> bool:

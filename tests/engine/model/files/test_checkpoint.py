@@ -53,6 +53,19 @@ def test_a_directory_is_found_as_it_is(folder: Path) -> None:
     assert checkpoint.config["model_type"] == "gpt2"
 
 
+def test_weights_that_are_there_in_another_form_too_count_once(folder: Path) -> None:
+    """Some checkpoints on the hub have a `consolidated.safetensors` beside the files that transformers reads."""
+    model, config = folder / "model.safetensors", ModelConfig(path=str(folder))
+    size = model.stat().st_size
+    shutil.copy(model, folder / "consolidated.safetensors")
+    assert resolve(config).weight_bytes == size
+    model.rename(folder / "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00001.safetensors"}}')
+    assert resolve(config).weight_bytes == size
+    (folder / "model.safetensors.index.json").write_text("{}")
+    assert resolve(config).weight_bytes == 2 * size, "nothing tells which is which"
+
+
 def test_the_context_is_read_by_any_of_its_names() -> None:
     for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
         assert Checkpoint(Path(), Path(), None, {name: 77}).context_length == 77
@@ -91,6 +104,8 @@ def test_fault_35_an_adapter_too(folder: Path, tmp_path: Path) -> None:
         ({"layer_types": ["linear_attention", "full_attention"]}, "layers of the kind linear_attention"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "changes its rotary embedding with the length"),
         ({"rope_parameters": {"rope_type": "longrope"}}, "changes its rotary embedding with the length"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "weights are quantised (quant_method='gptq')"),
+        ({"text_config": {"quantization_config": {"bits": 4}}}, "weights are quantised (quant_method=None)"),
     ],
 )
 def test_what_is_not_served_is_refused_by_name(folder: Path, changes: dict[str, Any], told: str) -> None:

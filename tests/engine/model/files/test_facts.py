@@ -29,6 +29,7 @@ BAD: list[tuple[str, str, Any]] = [
     ("config.json", "layer_norm_epsilon", "1e-5"), ("config.json", "tie_word_embeddings", "yes"),
     ("config.json", "rope_parameters", [1]), ("config.json", "layer_types", "full_attention"),
     ("config.json", "text_config", "gpt2"), ("config.json", "rope_theta", float("nan")),
+    ("config.json", "rope_theta", 10**400), ("generation_config.json", "temperature", -(10**400)),
     ("config.json", "num_key_value_heads", 0), ("config.json", "hidden_size", {}), ("config.json", "sliding_window", "4096"),
     ("generation_config.json", "eos_token_id", "0"), ("generation_config.json", "eos_token_id", {"id": 0}),
     ("generation_config.json", "temperature", "hot"), ("generation_config.json", "do_sample", 1),
