@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Seq
 from typing import Any
 
@@ -13,10 +14,13 @@ from pipeline.engine.layers.stats import Values
 from pipeline.engine.sequence import Sequence
 
 Array = NDArray[Any]
+_PART_BYTES = 256 << 20
+"""Most bytes of an array. A column for the whole context is rarely larger, and its memory is taken as it is written; but with
+hundreds of alternatives per position and a long context it could exceed all memory."""
 
 
 class Record:
-    """One array per column of the statistics, with one row per slot.
+    """Arrays with one row per slot for each column of the statistics: one for the whole context, or several for parts of it.
 
     Args:
         slots: Number of slots.
@@ -25,8 +29,8 @@ class Record:
 
     def __init__(self, slots: int, max_len: int) -> None:
         """Start empty."""
-        self._shape = slots, max_len
-        self._values: dict[str, Array] = {}
+        self._slots, self._max_len = slots, max_len
+        self._values: dict[str, list[Array]] = {}
         self._prompt: dict[int, list[torch.Tensor]] = {}
         self._scores: dict[int, list[Values]] = {}
 
@@ -41,11 +45,26 @@ class Record:
         if not rows:
             return
         slots, positions = (np.array(n) for n in zip(*[(s.slot, len(s.generated)) for s in sequences], strict=True))
+        low, high = int(positions.min()), int(positions.max())
         for name, value in values.items():
             found = value.numpy()
-            if name not in self._values:
-                self._values[name] = np.zeros((*self._shape, *found.shape[1:]), found.dtype)
-            self._values[name][slots, positions] = found[rows]
+            size = self._size(found)
+            for number in range(low // size, high // size + 1):  # one, but for very many alternatives
+                here = positions // size == number if high >= size else slice(None)
+                part = self._part(name, number, (self._slots, size, *found.shape[1:]), found.dtype)
+                part[slots[here], positions[here] % size] = found[rows][here]
+
+    def _size(self, values: Array) -> int:
+        """Return how many positions a part of a column of such values, [B, …], has."""
+        position = self._slots * values.itemsize * math.prod(values.shape[1:])
+        return min(self._max_len, max(1, _PART_BYTES // position))
+
+    def _part(self, name: str, number: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Return a part of a column; it is made when it is first needed."""
+        parts = self._values.setdefault(name, [])
+        while len(parts) <= number:
+            parts.append(np.zeros(shape, dtype))
+        return parts[number]
 
     def add_prompt(self, logprobs: Seq[tuple[Sequence, torch.Tensor]]) -> None:
         """Keep log-probabilities of prompt tokens, in order; the first token of a prompt has NaN."""
@@ -65,7 +84,7 @@ class Record:
         """Return copies of a sequence's statistics, and of its prompt's log-probabilities if there are any."""
         slot, count = sequence.slot, len(sequence.generated)
         prompt = self._prompt.get(slot)
-        statistics = {name: value[slot, :count].copy() for name, value in self._values.items()}
+        statistics = {name: _joined([part[slot] for part in parts], count) for name, parts in self._values.items()}
         return statistics, None if prompt is None else torch.cat(prompt).numpy()
 
     def forget(self, sequence: Sequence) -> None:
@@ -77,3 +96,9 @@ class Record:
         """Forget all sequences."""
         self._prompt.clear()
         self._scores.clear()
+
+
+def _joined(parts: Seq[Array], count: int) -> Array:
+    """Return a copy of the first `count` values of parts of equal lengths."""
+    size = len(parts[0])
+    return np.concatenate([part[: count - at] for at, part in zip(range(0, max(1, count), size), parts, strict=False)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 
 from pipeline.engine.layers.sampler import sample
@@ -113,6 +114,43 @@ def test_statistics_are_kept_by_position() -> None:
     add([c], [15])
     assert kept["v"].tolist() == [10, 14]  # a copy
     assert record.of(c)[0]["v"].tolist() == [15]
+
+
+def test_statistics_take_memory_as_texts_grow_not_for_the_whole_context() -> None:
+    """A thousand alternatives for each of 131,072 positions of 64 sequences would be 34 GB."""
+    record, state = Record(64, 1 << 17), new_state()
+    a, b = admitted(state, 0, [5]), admitted(state, 1, [6])
+    kept = []
+    for step in range(4):
+        ids = (torch.arange(2000).view(2, 1000) + step).int()
+        record.add([a, b], [1, 0], {"alternatives": ids, "chosen": ids[:, 0]})
+        kept.append(ids)
+        b.generated.append(0)
+        a.generated += [0] * 701  # beyond the first part soon
+    assert sum(part.nbytes for parts in record._values.values() for part in parts) < 2**30
+    of_a, of_b = record.of(a)[0], record.of(b)[0]
+    for step, ids in enumerate(kept):
+        assert of_a["alternatives"][701 * step].tolist() == ids[1].tolist()
+        assert of_b["alternatives"][step].tolist() == ids[0].tolist()
+    assert of_a["alternatives"].shape == (4 * 701, 1000) and of_a["chosen"].shape == (4 * 701,)
+    assert not of_a["alternatives"][1:701].any() and not of_a["alternatives"][1403:2103].any()
+    assert of_b["chosen"].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("part_bytes", [1, 3 * 4 * 7, 3 * 4 * MAX_LEN, 1 << 20])
+def test_parts_of_a_column_are_one_to_its_reader(part_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.engine.steps.record._PART_BYTES", part_bytes)
+    record, state = Record(3, MAX_LEN), new_state()
+    a, b = admitted(state, 2, [5]), admitted(state, 0, [6])
+    assert record.of(a) == ({}, None)
+    for position in range(MAX_LEN):
+        both = [a, b] if position % 3 else [a]
+        record.add(both, range(len(both)), {"v": torch.tensor([position, -position])})
+        for sequence in both:
+            sequence.generated.append(0)
+    assert record.of(a)[0]["v"].tolist() == list(range(MAX_LEN))
+    assert record.of(b)[0]["v"].tolist() == [-n for n in range(MAX_LEN) if n % 3]
+    assert record.of(admitted(state, 1, [7]))[0]["v"].shape == (0,)
 
 
 def test_a_full_slot_is_not_written_past_its_end() -> None:
