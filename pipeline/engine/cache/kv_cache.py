@@ -115,6 +115,7 @@ class KVCache:
             return torch.zeros(shape, dtype=self.dtype, device=self.device)
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         self._maps.append(mmap.mmap(-1, math.prod(shape) * self.dtype.itemsize, flags=flags))
-        with contextlib.suppress(OSError):  # a kernel without huge pages; with them there are fewer page faults
+        # a kernel or a system without huge pages; with them there are fewer page faults
+        with contextlib.suppress(OSError, AttributeError):
             self._maps[-1].madvise(mmap.MADV_HUGEPAGE)
         return torch.frombuffer(self._maps[-1], dtype=self.dtype).view(shape)

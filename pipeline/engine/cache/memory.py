@@ -75,11 +75,11 @@ def plan_memory(
     room = available * margin - step_bytes
     longest = longest_blocks * block_bytes
     if room < longest + sequence_bytes:
-        gib = 2**30
+        gib, batch = 2**30, ", engine.max_num_batched_tokens" if step_bytes > longest else ""
         raise ModelRefused(
             f"engine: one sequence needs {longest / gib:.2f} GiB of KV cache and {(sequence_bytes + step_bytes) / gib:.2f} GiB "
-            f"for a step, and {available / gib:.2f} GiB are free; lower engine.max_model_len or cluster.replicas, "
-            "or take a smaller model"
+            f"for a step, and {available / gib:.2f} GiB are free; lower engine.max_model_len{batch} or "
+            "cluster.replicas, or take a smaller model"
         )
     # a step's tensors take at most half of what the longest sequence leaves, so that enough blocks remain for the batch
     sequences = min(sequences, max(1, int((room - longest) / 2 // sequence_bytes)))

@@ -36,6 +36,13 @@ def test_its_shape_and_size(layers: int, blocks: int, heads: int, dim: int, dtyp
     assert len({side.data_ptr() for side in sides}) == 2 * layers
 
 
+def test_it_needs_no_system_that_has_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
+    cache = KVCache(1, 2, 1, 16, torch.float32, CPU)
+    cache.keys[0][1] = 3
+    assert cache.keys[0].sum() == 3 * cache.keys[0][1].numel()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_copy_is_of_whole_blocks_in_all_layers(dtype: torch.dtype) -> None:
     cache = KVCache(2, 4, 2, 20, dtype, CPU)

@@ -43,6 +43,10 @@ def test_a_refusal_tells_what_there_is_and_what_is_needed() -> None:
         "engine: one sequence needs 10.00 GiB of KV cache and 2.50 GiB for a step, and 8.00 GiB are free; "
         "lower engine.max_model_len or cluster.replicas, or take a smaller model"
     )
+    with pytest.raises(
+        ModelRefused, match=r"engine\.max_model_len, engine\.max_num_batched_tokens or cluster\.replicas"
+    ):
+        plan_memory(4, 8, 1, block_bytes=2**20, sequence_bytes=2**20, step_bytes=2**33, available=2**32)
 
 
 @pytest.mark.parametrize(("wanted", "planned"), [(None, 128), (64, 64), (4096, 4096)])
