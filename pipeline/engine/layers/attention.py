@@ -7,6 +7,7 @@ operations (`plain.attention`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -134,6 +135,19 @@ def step_layout(
     return TorchLayout(cache, spots, tables.to(cache.device), places.to(cache.device))
 
 
+def refuse_unserved(module: nn.Module, options: Mapping[str, Any]) -> None:
+    """Refuse options of an attention layer that would change the result.
+
+    Raises:
+        ModelRefused: If there is one.
+    """
+    unserved = [name for name in _UNSERVED if options.get(name) is not None]
+    if unserved:
+        raise ModelRefused(
+            f"{type(module).__name__}: attention with {unserved[0]} is not served; only full attention is"
+        )
+
+
 def slot_attention(
     module: nn.Module,
     query: torch.Tensor,
@@ -163,11 +177,7 @@ def slot_attention(
     Raises:
         ModelRefused: If the model attends in a way that is not served.
     """
-    unserved = [name for name in _UNSERVED if options.get(name) is not None]
-    if unserved:
-        raise ModelRefused(
-            f"{type(module).__name__}: attention with {unserved[0]} is not served; only full attention is"
-        )
+    refuse_unserved(module, options)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, heads, D]
     return layout.attend(module.layer_idx, q, k, v, scale)[None], None  # type: ignore[arg-type]

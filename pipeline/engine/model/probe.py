@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.modeling_utils import AttentionInterface, PreTrainedModel
 
+from pipeline.engine.layers.attention import refuse_unserved
 from pipeline.engine.layers.linear import MIN_ROWS, PackedLinear
 from pipeline.engine.model.architecture import INSTEAD
 from pipeline.errors import ModelRefused
@@ -149,11 +150,12 @@ def _record(
     *_: Any,
     layout: list[_Call] | None = None,
     sliding_window: int | None = None,
-    **__: Any,
+    **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Act as an attention function that records its call."""
     if layout is None:
         raise ValueError("its attention is not handed the step's layout")
+    refuse_unserved(module, options)
     shapes = tuple(tuple(x.shape) for x in (query, key, value))
     layout.append(_Call(module, shapes, sliding_window, attention_mask is not None))
     return value.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1]), None

@@ -13,6 +13,7 @@ from transformers import (
     DeepseekV3Config,
     DogeConfig,
     FalconConfig,
+    Gemma2Config,
     MistralConfig,
     NemotronConfig,
     PreTrainedConfig,
@@ -88,6 +89,10 @@ def test_other_shapes_than_expected_are_refused(tiny: MakeTiny, other: dict[str,
         ),
         (RecurrentGemmaConfig(**SMALL), "recurrent_gemma: attends 0 times in 2 layers"),
         (DogeConfig(**SMALL), "doge: attends through a mask of its own"),
+        (
+            Gemma2Config(**SMALL, head_dim=16, num_key_value_heads=2, sliding_window=CONTEXT),
+            "Gemma2Attention: attention with softcap is not served",
+        ),
     ],
     ids=lambda value: value.model_type if isinstance(value, PreTrainedConfig) else "",
 )  # fmt: skip
