@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from pipeline.engine.cache.memory import out_of_memory
 from pipeline.engine.layers.drawn_layer import DISTINCT
 
 Multiply = Callable[[torch.Tensor], torch.Tensor]
@@ -49,12 +50,17 @@ def is_batch_invariant(
 
     Returns:
         The result; None if this build of torch lacks the operator, or has none for this dtype on this CPU.
+
+    Raises:
+        RuntimeError: If memory runs out.
     """
     x = _probe(weight)
     try:
         product = kernel(weight, bias)
         whole = product(x)
-    except (RuntimeError, NotImplementedError, AttributeError):
+    except (RuntimeError, NotImplementedError, AttributeError) as error:
+        if out_of_memory(error):  # it says nothing about the kernel, and equal machines must choose the same one
+            raise
         return None
     some, found, period = x[_COMPARED], whole[_COMPARED], min(distinct or len(weight), len(weight))
     if exact is None:

@@ -97,6 +97,21 @@ def test_what_passes_keeps_the_order_of_its_sums_at_every_number_of_rows(
         assert torch.equal(product(x[start : start + rows]), whole[start : start + rows]), (name, rows)
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
+def test_memory_that_runs_out_chooses_no_other_kernel(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another replica on such a machine, which has the memory, would choose the first."""
+
+    def kernel(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+        raise error
+
+    monkeypatch.setitem(KERNELS, "onednn-packed", kernel)
+    with pytest.raises(type(error)):
+        choose_kernel(weight_of(SHAPE), None, ["onednn-packed", "fixed-rows"])
+    error.args = ("this build has no such operator",)
+    if isinstance(error, RuntimeError):
+        assert choose_kernel(weight_of(SHAPE), None, ["onednn-packed", "fixed-rows"]) == ("fixed-rows", True)
+
+
 @pytest.mark.parametrize("shape", [(1200, 96), (3001, 128), (1025, 64)], ids=str)
 @pytest.mark.parametrize("name", ["compiled", "onednn-packed", "int8-compiled"])
 def test_a_channel_is_wrong_wherever_it_is(name: str, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
