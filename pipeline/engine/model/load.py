@@ -93,9 +93,8 @@ def load_model(
             "model.quantization=int8: is served on processors only; on a GPU, model.kv_cache_dtype=int8 is what saves time"
         )
     if where.type == "cuda" and not torch.cuda.is_available():
-        why = (
-            "this build has no CUDA; install one that has" if torch.version.cuda is None else "see what nvidia-smi says"
-        )
+        built = torch.version.cuda is not None
+        why = "see what nvidia-smi says" if built else "this build has no CUDA; install one that has"
         raise ModelRefused(
             f"torch {torch.__version__} sees no GPU here: {why}, or leave out cluster.gpus_per_replica to run on processors"
         )
@@ -161,12 +160,7 @@ def make_ready(
             kernels, linears = exchange(
                 model, max_len or context, int8=config.quantization == "int8", deterministic=deterministic
             )
-        except (
-            TypeError,
-            ValueError,
-            AttributeError,
-            LookupError,
-        ) as error:  # a rotary embedding with another interface
+        except (TypeError, ValueError, AttributeError, LookupError) as error:  # a rotary embedding of another interface
             raise ModelRefused(
                 f"{checkpoint.directory}: {model.config.model_type} is not served: its rotary embedding or another part cannot "
                 f"be replaced: {' '.join(str(error).split())[:200]}; {INSTEAD}"
@@ -276,7 +270,8 @@ def _check_output(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
     if isinstance(bias, torch.Tensor):
         # the logits of a whole vocabulary of them have a finite sum, by which a row is known to be finite
         bias.data.masked_fill_(bias.data == -torch.inf, max(torch.finfo(bias.dtype).min / 2, -1e30))
-    if isinstance(weight, torch.Tensor) and not weight.data.sum(dtype=torch.float64).isfinite():
+    # the least and the largest element are NaN if any is; a sum in float64 would take a copy of the weight
+    if isinstance(weight, torch.Tensor) and not all(end.isfinite() for end in weight.data.aminmax()):
         row = int((~weight.data.isfinite()).any(-1).nonzero()[0])
         raise ModelRefused(
             f"{checkpoint.directory}: the output layer's weight has infinities or NaN, first for token {row}, so that no logit "

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +17,9 @@ from transformers import AutoModelForCausalLM, BloomConfig
 from pipeline.engine import native
 from pipeline.engine.config import ModelConfig
 from pipeline.engine.model.files.checkpoint import resolve
-from pipeline.engine.model.load import LoadedModel, load_model, move, set_precision
+from pipeline.engine.model.load import LoadedModel, _check_output, load_model, move, set_precision
 from pipeline.errors import ModelRefused
+from pipeline.machine import peak_bytes, reset_peak
 from tests.engine.small.attention_cases import BUILT
 from tests.engine.small.tiny_models import CONTEXT, DEMO, END, FAMILIES, Tiny, write_model
 
@@ -136,6 +138,17 @@ def test_a_model_whose_attention_cannot_be_exchanged_is_refused(tmp_path: Path) 
     write_model(tmp_path, BloomConfig(vocab_size=320, hidden_size=64, n_layer=1, n_head=4), 1)
     with pytest.raises(ModelRefused):
         load(tmp_path)
+
+
+def test_infinities_are_looked_for_without_a_copy_of_the_weight(tiny: MakeTiny) -> None:
+    """A float64 copy of the output layer would be twice its size, while the model holds all of its weights."""
+    weight = torch.ones(1 << 13, 1 << 12)
+    model: Any = SimpleNamespace(get_output_embeddings=lambda: SimpleNamespace(weight=weight))
+    if not reset_peak():
+        pytest.skip("the system does not tell the peak of memory")
+    before = peak_bytes()
+    _check_output(model, tiny().checkpoint)
+    assert peak_bytes() - before < weight.nbytes // 2
 
 
 def test_a_processor_keeps_its_promise_whether_it_is_asked_for_or_not(caplog: pytest.LogCaptureFixture) -> None:
