@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +24,7 @@ from pipeline.engine.model.load import LoadedModel, load_model
 from pipeline.engine.model.tokenizer import Tokenizer, end_tokens, load_tokenizer
 from pipeline.engine.rules.grammar_guard import check_in_time
 from pipeline.engine.rules.structured import Grammars
+from pipeline.engine.setting import caps
 from pipeline.engine.static import StaticEngine
 from pipeline.engine.steps.card import card_bytes, plan_card
 from pipeline.engine.steps.runner import ModelRunner
@@ -140,14 +140,6 @@ def _static(parts: _Parts, memory: MemoryPlan) -> Engine:
 ENGINES: dict[str, Callable[[_Parts, MemoryPlan], Engine]] = {"continuous": _continuous, "static": _static}
 
 
-_CAPS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
-"""Environment variables that keep torch and its libraries from using all instruction sets of the CPU."""
-
-
-def _caps() -> dict[str, str]:
-    return {name: os.environ[name] for name in _CAPS if name in os.environ}
-
-
 def build_engine(
     checkpoint: Checkpoint, model: ModelConfig, engine: EngineConfig, stats: StatsConfig, *,
     device: str = "cpu", threads: int | None = None, memory_share: float = 1.0,
@@ -208,7 +200,7 @@ def _build(
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "dtype": str(loaded.dtype).removeprefix("torch."), "kv_cache_dtype": str(loaded.kv_dtype).removeprefix("torch."),
         "linear_kernels": loaded.kernels, "attention": loaded.attention, "compiled": native.level(),
-        "kernels": engine.kernels, "caps": _caps(),
+        "kernels": engine.kernels, "caps": {name: cap for name, cap in caps().items() if cap is not None},
         "batch_invariant": loaded.batch_invariant, "threads": torch.get_num_threads(), "max_num_seqs": memory.sequences,
         "kv_blocks": memory.blocks, "engine": engine.name, **(gpu.facts() if device == "cuda" else {}),
     }  # fmt: skip

@@ -44,6 +44,17 @@ def test_int8_is_told_in_the_facts(tiny: MakeTiny) -> None:
     assert name.startswith("int8") and number == 9
 
 
+def test_what_limits_torchs_libraries_is_told_in_the_facts(tiny: MakeTiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With MKL_CBWR, MKL gives other bits; oneDNN knows its own variable by two names."""
+    names = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    assert built(tiny).facts["caps"] == {}
+    for name in names:
+        monkeypatch.setenv(name, "AVX2")
+    assert built(tiny).facts["caps"] == dict.fromkeys(names, "AVX2")
+
+
 def test_the_length_is_limited(tiny: MakeTiny) -> None:
     made = built(tiny, max_model_len=40)
     assert made.max_model_len == 40
