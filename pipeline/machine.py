@@ -138,9 +138,10 @@ def _left_of(folder: Path) -> int | None:
 def _cached_by(folder: Path) -> int:
     """Return the bytes of cached files that a cgroup is charged for, with those of the cgroups within it."""
     try:
-        facts = dict(line.split(maxsplit=1) for line in (folder / "memory.stat").read_text().splitlines())
+        lines = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        facts = {name: int(value) for name, value in lines}
         # in version 1, the names without `total_` leave out the cgroups within it
-        return sum(int(facts.get(f"total_{name}") or facts.get(name, 0)) for name in ("inactive_file", "active_file"))
+        return sum(facts.get(f"total_{name}", facts.get(name, 0)) for name in ("inactive_file", "active_file"))
     except (OSError, ValueError):
         return 0
 

@@ -69,7 +69,7 @@ runpy.run_module("pipeline.engine.rules.grammar_child", run_name="__main__")
 @pytest.mark.parametrize("limit", [None, 16 << 30])
 def test_what_the_imports_took_leaves_grammars_their_memory(limit: int | None) -> None:
     """On a machine of many cores, numpy's threads take gigabytes of address space before the first grammar comes."""
-    lines = [json.dumps(SamplingParams(**rule).plain()) for rule in ({"regex": "a+b"}, {"regex": "(?=a)"})]
+    lines = [json.dumps(SamplingParams(regex=regex).plain()) for regex in ("a+b", "(?=a)")]
     cap = "" if limit is None else f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))"
     done = subprocess.run(
         [sys.executable, "-c", cap + CROWDED], input="\n".join(lines), capture_output=True, text=True, check=True,
