@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shlex
 import shutil
@@ -131,5 +132,5 @@ def _anywhere(place: str, *, anyway: bool) -> str:
     """Make a path absolute, unless it is a URI or begins with an interpolation; without `anyway`, only that of a folder."""
     if "://" in place or place.startswith(("/", "${")):
         return place
-    path = Path(place).expanduser()
+    path = Path(os.path.expanduser(place))  # noqa: PTH111 - the user whose home it is may not be on this machine
     return str(path if path.is_absolute() else Path.cwd() / path) if anyway or path.is_dir() else place

@@ -79,6 +79,11 @@ def test_a_path_without_its_key_is_taken_from_here_too(empty_folder: Path, place
         words("b")
 
 
+def test_a_home_folder_of_nobody_is_left_to_the_cluster() -> None:
+    found = words('source.path="~nobody-of-that-name/in"', "output.path=/out")
+    assert found[-1].endswith('/~nobody-of-that-name/in"')
+
+
 def test_places_of_a_score(empty_folder: Path) -> None:
     found = words("source.path=/in", "output.path=/out", "results=made/lm.json", "explain=true",
                   "explain_sources=[a.parquet,/b.parquet,s3://c/d]", job="score")  # fmt: skip
