@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ class Term:
     def rows(self, column: Any) -> Mask:
         """Return the rows [R] of a column for which it holds; a null compares with nothing, as in SQL."""
         column = column.cast(plain_type(column.type)) if pa.types.is_dictionary(column.type) else column
+        column = self._comparable(column)
         if self.value is None:
             found = column.is_null() if self.operator == "=" else column.is_valid()
         else:
@@ -46,6 +48,15 @@ class Term:
             found.to_numpy(zero_copy_only=False) if isinstance(found, pa.Array) else found.to_numpy()
         )
         return mask.astype(np.bool_)
+
+    def _comparable(self, column: Any) -> Any:
+        """Return a column of numbers in a type that Arrow compares with the value, whatever their sizes."""
+        types, kind = pa.types, column.type
+        if types.is_float16(kind):
+            return column.cast(pa.float32())
+        if self.value is not None and types.is_integer(kind) and not types.is_integer(self.value.type):
+            return column.cast(pa.decimal128(20) if types.is_decimal(self.value.type) else pa.float64(), safe=False)
+        return column
 
 
 def parse(text: str, schema: pa.Schema) -> list[Term]:
@@ -108,6 +119,8 @@ def _typed(column: str, value: str, kind: pa.DataType) -> Any:
     try:
         if types.is_boolean(kind):
             return pa.scalar({"true": True, "false": False}[value.lower()])
+        if types.is_uint64(kind) and re.fullmatch(r"[+-]?\d{1,20}", value):
+            return pa.scalar(Decimal(value), pa.decimal128(20))
         if types.is_integer(kind) or types.is_floating(kind):
             return pa.scalar(int(value)) if re.fullmatch(r"[+-]?\d{1,18}", value) else pa.scalar(float(value))
         return pa.scalar(value).cast(kind)

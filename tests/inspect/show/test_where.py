@@ -101,3 +101,21 @@ def test_whole_numbers_beyond_a_column_and_nan(any_value: Any = None) -> None:
     assert chosen("n<99999999999") == [0, 1, 2, 4]
     table = pa.table({"x": [float("nan"), 1.0]})
     assert chosen("x=1", table) == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("half>1", [1, 2]), ("half=1.5", [1]), ("half=null", [3]), ("big>2", [1, 2]), ("big=9223372036854775813", [1]),
+        ("big<-1", []), ("big>2.5", [1, 2]), ("big!=1 and half<2", [1]), ("int>1.5", [1, 2]), ("int<9007199254740993", [0, 1]),
+    ],
+)  # fmt: skip
+def test_numbers_of_every_size(text: str, rows: list[int]) -> None:
+    table = pa.table(
+        {
+            "half": pa.array([np.float16(0.5), np.float16(1.5), np.float16(2.5), None], pa.float16()),
+            "big": pa.array([1, 2**63 + 5, 3, None], pa.uint64()),
+            "int": pa.array([1, 2, 2**53 + 1, None], pa.int64()),
+        }
+    )
+    assert np.flatnonzero(holds(parse(text, table.schema), table)).tolist() == rows
