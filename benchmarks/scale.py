@@ -97,7 +97,7 @@ def measure(options: argparse.Namespace, folder: str | None = None) -> dict[str,
 
     Args:
         options: What the command line says.
-        folder: An empty folder for the output; null: a store in memory.
+        folder: An empty folder for the output; None: a store in memory.
     """
     plan = plan_of(options.shards, options.files)
     parts, meter, marks = Parts(plan), Meter(options.latency_ms / 1000), dict[str, Mark]()
@@ -158,7 +158,7 @@ def _figures(
 
 
 def _rounded(value: float) -> float | None:
-    """Four places; null for what has no value, since no shard was made."""
+    """Four places; None for what has no value, since no shard was made."""
     return None if math.isnan(value) else round(value, 4)
 
 

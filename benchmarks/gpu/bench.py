@@ -83,7 +83,7 @@ class Bench:
             model: Its folder.
             seqs: Sequences at once.
             dtype: Type of the weights.
-            stats: Options of the statistics; null: all three.
+            stats: Options of the statistics; None: all three.
             loading: More options of the model.
             options: More options of the engine.
         """

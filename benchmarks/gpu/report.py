@@ -28,7 +28,7 @@ class Reporter:
     part: str
 
     def row(self, what: str, value: float | str, unit: str = "", note: str = "", good: bool | None = None) -> None:
-        """A result; `good` tells whether a limit is kept, null where there is none."""
+        """A result; `good` tells whether a limit is kept, None where there is none."""
         self.event("row", what=what, value=value, unit=unit, note=note, good=good)
         print(f"  {what}: {shown(value)} {unit}  {note}{_verdict(good)}", flush=True)
 

@@ -24,7 +24,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A workload by name: `requests` of `workload`, with `new` tokens each unless that is null, as `mixed` has its own."""
+    """A workload by name: `requests` of `workload`, with `new` tokens each unless that is None, as `mixed` has its own."""
 
     name: str
     workload: str

@@ -33,7 +33,7 @@ class Sizes:
 
 
 def token_flops(sizes: Sizes) -> int:
-    """Operations in the linear layers for one token, output layer included: a multiplication and an addition a weight."""
+    """Operations in the linear layers for one token, output layer included: a multiplication and an addition per weight."""
     return 2 * (sizes.body + sizes.head)
 
 
@@ -46,7 +46,7 @@ def work_flops(sizes: Sizes, prompt_tokens: int, tokens: int, requests: int) -> 
 
 
 def limit_share(sizes: Sizes, rate: float, tok_s: float) -> float:
-    """Generated tokens a second over the GEMM limit: `rate` [FLOP/s] ÷ the operations of one token."""
+    """Generated tokens per second over the GEMM limit: `rate` [FLOP/s] ÷ the operations of one token."""
     return tok_s * token_flops(sizes) / rate
 
 

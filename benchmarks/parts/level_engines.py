@@ -42,7 +42,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Generated tokens a second, the median of the runs, and the linear kernels that there were.
+    """Generated tokens per second, the median of the runs, and the linear kernels that there were.
 
     Attributes:
         precision: One of PRECISIONS.

@@ -56,7 +56,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What all lines share. `requests` null: the workload's own number. `batch`: sequences at a time."""
+    """What all lines share. `requests` None: the workload's own number. `batch`: sequences at a time."""
 
     model: Path
     batch: int = 64

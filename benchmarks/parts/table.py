@@ -71,7 +71,7 @@ class Measurement:
         return float(statistics.median(figures[precision][key] for figures in self.limits))
 
     def median(self, line: str, key: str) -> float | None:
-        """Median over the rounds of a line's figure; null where it has none."""
+        """Median over the rounds of a line's figure; None where it has none."""
         values = [run["figures"].get(key) for run in self.lines.get(line, [])]
         return None if not values or None in values else statistics.median(values)
 

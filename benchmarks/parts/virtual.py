@@ -27,7 +27,7 @@ from pipeline.store.base import Entry, Kind, Store, StoredFile
 from pipeline.types import Progress, ShardReport, Task
 
 TOKENS = 20
-"""Generated tokens a row, so that there is something to count."""
+"""Generated tokens per row, so that there is something to count."""
 
 
 class Parts:
@@ -242,7 +242,7 @@ class VirtualPool:
         store: Where they commit it.
         meter: What that costs is counted there.
         on_first: Called when the first task comes.
-        stop_after: Finished tasks after which the run is stopped; null: none.
+        stop_after: Finished tasks after which the run is stopped; None: none.
     """
 
     count: int

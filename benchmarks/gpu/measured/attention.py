@@ -1,4 +1,4 @@
-"""The attention kernel by itself, beside torch's over a dense cache with a mask: time, and live bytes a second.
+"""The attention kernel by itself, beside torch's over a dense cache with a mask: time, and live bytes per second.
 
 It does not know the engine around it.
 """

@@ -17,7 +17,7 @@ from benchmarks.parts.procedure import versions
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """Bytes a second, read and written both counted; operations a second of a bfloat16 product on random numbers."""
+    """Bytes per second, read and written both counted; operations per second of a bfloat16 product on random numbers."""
 
     bandwidth: float
     rate: float

@@ -19,7 +19,7 @@ TURNS = 2
 
 
 def timed(bench: Bench, built: BuiltEngine, load: Load, turn: int = 0) -> float:
-    """Run a workload to its end and return tokens a second.
+    """Run a workload to its end and return tokens per second.
 
     In the first turn all of it is run before, with other prompts: kernels are compiled and steps of each shape recorded when
     they first come up.

@@ -31,7 +31,7 @@ def run(bench: Bench) -> None:
 
 
 def _rate(bench: Bench, load: Load) -> tuple[float, float]:
-    """(tokens a second, cores in use) of the second of two runs of all shards, the first one being the warm-up."""
+    """(tokens per second, cores in use) of the second of two runs of all shards, the first one being the warm-up."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -74,9 +74,8 @@ def measure(
     for way in ways:  # the first call may prepare something
         way()
     chosen, library = _best(ways, clock)
-    if (
-        chosen > _SLOWER_SHORT * library
-    ):  # other load may have interfered: only a kernel that is slow twice counts as slow
+    # other load may have interfered: only a kernel that is slow twice counts as slow
+    if chosen > _SLOWER_SHORT * library:
         chosen, library = (min(pair) for pair in zip((chosen, library), _best(ways, clock), strict=True))
     work = 2.0 * _ROWS * some * width
     return Speeds(work / chosen, work / library)

@@ -130,9 +130,8 @@ def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     rows = len(tokens)
     if rows == 0:
         return logits.new_empty(0)
-    if rows == 1 and not native.serves(
-        logits
-    ):  # torch reduces a single row with several threads, which rounds differently
+    # torch reduces a single row with several threads, which rounds differently
+    if rows == 1 and not native.serves(logits):
         logits, tokens = logits.expand(2, -1), tokens.expand(2)
     return logprob(Distribution(logits, tokens))["token_logprobs"][:rows]
 

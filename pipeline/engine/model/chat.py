@@ -109,8 +109,7 @@ def _compile(template: str) -> None:
 
     try:
         render_jinja_template([[]], chat_template=template)
-    except (
-        Exception
-    ) as error:  # only a line that cannot be compiled has a number; no messages at all suit few templates
+    except Exception as error:
+        # only a line that cannot be compiled has a number; few templates render a conversation without messages
         if (line := getattr(error, "lineno", None)) is not None:
             raise ValueError(f"line {line}: {one_line(error)}") from error

@@ -120,9 +120,8 @@ class _Linears:
         elif name in COPY_FIRST and weight.device.type == "cpu" and not weight.is_contiguous():
             weight = self._in_rows(weight)
         packed = PackedLinear(KERNELS[name](weight, bias), weight.shape[1], weight.shape[0])
-        if (
-            self._users[id(layer.weight)] == 1
-        ):  # a tied weight is still needed, and may have been changed since it was read
+        # a tied weight is still needed, and may have been changed since it was read
+        if self._users[id(layer.weight)] == 1:
             forget(layer.weight, self._ranges)
         return packed
 

@@ -25,7 +25,7 @@ class StopWatch:
         self, request: Request, max_new: int, eos_token_ids: frozenset[int], tokenizer: Tokenizer,
         grammar: Matcher | None = None,
     ) -> None:  # fmt: skip
-        """Read the request's stop rules; `matcher` is the grammar that its text must follow, if any."""
+        """Read the request's stop rules; `grammar` is what its text must follow, if anything."""
         sampling = request.sampling
         self._max_new, self._min_new = max_new, min(sampling.min_tokens, max_new)
         self._stop = list(sampling.stop)
