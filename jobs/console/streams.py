@@ -9,10 +9,10 @@ from typing import Any
 
 
 class _Log(io.FileIO):
-    """A file descriptor to which a line is lost that cannot be written."""
+    """A file descriptor for a log: a line that cannot be written is lost, and no error."""
 
     def write(self, data: Any) -> int:
-        """Write what can be written."""
+        """Write, or act as if all had been written."""
         try:
             return super().write(data) or 0
         except OSError:
