@@ -7,12 +7,13 @@ from uuid import UUID
 
 import pyarrow as pa
 
-from pipeline.prompts.files.kinds import brought_to, holds_uuid, in_microseconds, is_json
+from pipeline.prompts.files.kinds import brought_to, holds_uuid, is_json
+from pipeline.prompts.files.moments import holds_zone, plain, zoned
 from pipeline.types import ErrorCode, RowError
 from pipeline.wording import brief, one_line
 
-_NOT_HELD = (ValueError, OverflowError, KeyError, pa.ArrowException)
-"""What a value raises that Python cannot hold; `KeyError`: one in a time zone that this machine does not know."""
+_NOT_HELD = (ValueError, OverflowError, pa.ArrowException)
+"""What a value raises that Python cannot hold."""
 
 
 def cells(column: pa.ChunkedArray[Any], name: str, other: ErrorCode) -> list[Any]:
@@ -40,11 +41,13 @@ def cells(column: pa.ChunkedArray[Any], name: str, other: ErrorCode) -> list[Any
 
 
 def _values(column: pa.ChunkedArray[Any]) -> list[Any]:
-    """Return the values in Python's own classes; for nanoseconds, Arrow would use those of pandas where it finds pandas."""
-    kind = in_microseconds(column.type)
-    if kind != column.type:
-        column = pa.chunked_array([brought_to(chunk, kind) for chunk in column.chunks], type=kind)
-    return column.to_pylist()
+    """Return the values in Python's own classes."""
+    kind = plain(column.type)
+    if kind == column.type:
+        return column.to_pylist()
+    chunks: list[Any] = [brought_to(chunk, kind) for chunk in column.chunks]
+    values = pa.chunked_array(chunks, type=kind).to_pylist()
+    return [zoned(value, column.type) for value in values] if holds_zone(column.type) else values
 
 
 def _spelled(value: Any) -> Any:
@@ -66,8 +69,7 @@ def _cell(value: pa.ChunkedArray[Any], name: str, other: ErrorCode) -> Any:
         message = f"column {brief(name)}: {error.reason} at byte {error.start}"
         return RowError(ErrorCode.NOT_UTF8, message)
     except _NOT_HELD as error:
-        what = "unknown time zone " if isinstance(error, KeyError) else ""
-        return RowError(other, f"column {brief(name)}: {what}{one_line(error)}")
+        return RowError(other, f"column {brief(name)}: {one_line(error)}")
 
 
 def not_text(column: pa.ChunkedArray[Any], name: str) -> dict[int, RowError]:

@@ -83,7 +83,7 @@ def readable(kind: Type, *, within: bool = False) -> Type:
         return pa.decimal128(kind.precision, kind.scale)
     if is_uuid(kind) or is_json(kind):
         return readable(kind.storage_type)
-    return _of_parts(kind, _within)
+    return of_parts(kind, _within)
 
 
 def _without_view(kind: Type) -> Type | None:
@@ -102,16 +102,7 @@ def _within(kind: Type) -> Type:
     return readable(kind, within=True)
 
 
-def in_microseconds(kind: Type) -> Type:
-    """Return the type with microseconds in place of nanoseconds, at any depth; Python's own classes hold nothing finer."""
-    if kinds.is_timestamp(kind) and kind.unit == "ns":
-        return pa.timestamp("us", kind.tz)
-    if kinds.is_duration(kind) and kind.unit == "ns":
-        return pa.duration("us")
-    return pa.time64("us") if kind == pa.time64("ns") else _of_parts(kind, in_microseconds)
-
-
-def _of_parts(kind: Type, change: Callable[[Type], Type]) -> Type:
+def of_parts(kind: Type, change: Callable[[Type], Type]) -> Type:
     """Return the type with the types of its parts changed."""
     if kinds.is_struct(kind):
         return pa.struct([_part(kind.field(i), change) for i in range(kind.num_fields)])
