@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from pipeline.errors import PromptmillError, WorkerFailed
+from pipeline.errors import CorruptInput, PromptmillError, WorkerFailed
 from pipeline.planning.plan import InputFile
 from pipeline.prompts.config import SourceConfig
 from pipeline.prompts.files.cells import not_text
@@ -111,7 +111,11 @@ class ShardRows:
 
     def _decoded(self, segments: Sequence[Segment]) -> tuple[pa.Table, Mapping[int, ErrorCode]]:
         if self._config.on_corrupt != "skip":
-            return self._reader.read(segments), {}
+            try:
+                return self._reader.read(segments), {}
+            except CorruptInput as error:
+                instead = "the same command with source.on_corrupt=skip goes on, and makes its rows errors"
+                raise CorruptInput(f"{error}; {instead}") from error
         table, gaps = self._reader.read_with_gaps(segments)
         if gaps and self._id_columns:  # each row has its id; these columns can be read by themselves
             ids = self._ids.read(segments)

@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterator
 
 from pipeline.engine.base import Identity
+from pipeline.prompts.files.listing import Source
 from pipeline.prompts.scored.config import ScoreOptions
 from pipeline.prompts.template.template import compile_template
+from pipeline.wording import counted
 from pipeline.work.config import GenerateConfig
 from pipeline.work.score.config import ScoreConfig
 
@@ -16,13 +18,25 @@ _MARKUP = re.compile(r"<\|\w+\|>|\[INST\]|<start_of_turn>")
 """Fragments of templates that render conversations themselves."""
 
 
-def doubts(config: GenerateConfig, identity: Identity) -> Iterator[str]:
+def doubts(config: GenerateConfig, identity: Identity, source: Source) -> Iterator[str]:
     """Yield a line for each doubtful option, with what to write instead.
 
     Args:
         config: What was asked for.
         identity: The model.
+        source: The input.
     """
+    if source.damaged:
+        more = f" and {counted(len(source.damaged) - 1, 'more row group')}" if source.damaged[1:] else ""
+        skipped = config.source.on_corrupt == "skip"
+        yield (
+            f"the input is damaged: a page does not have the checksum that its header says ({source.damaged[0]}){more}: "
+            + (
+                "its rows become errors"
+                if skipped
+                else "the job ends there; source.on_corrupt=skip makes its rows errors"
+            )
+        )
     sampling, template = config.sampling, config.source.template
     if template is not None and not compile_template(template).columns:
         yield "source.template uses no column, so every row has the same prompt; write a column as {{ name }}"

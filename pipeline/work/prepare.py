@@ -110,7 +110,7 @@ def prepare(
         rows_per_shard=config.output.rows_per_shard or effort.rows_per_shard,
         limit=config.source.limit,
     )
-    doubtful = (*doubts(config, identity), *identity.doubts, *ignored)
+    doubtful = (*doubts(config, identity, source), *identity.doubts, *ignored)
     return Prepared(
         _job(config, plan, source, schema, identity), effort, identity.weight_bytes, doubtful, identity.statistics,
         identity.notes, identity.provenance,
@@ -197,9 +197,13 @@ def _day_of(begun: Mapping[str, Any] | None) -> str | None:
 
 
 def _asked(config: GenerateConfig, recipe: str) -> dict[str, Any]:
-    """Return the options that decide the output's bytes: no paths, as the files' content counts instead."""
+    """Return the options that decide the output's bytes: no paths, as the files' content counts instead.
+
+    `on_corrupt` is none of them: an output that `error` completes is the same with `skip`, and one that a damaged page stopped
+    can be resumed with it.
+    """
     source = asdict(config.source)
-    del source["path"], source["template_file"]
+    del source["path"], source["template_file"], source["on_corrupt"]
     how: dict[str, Any] = {"sampling": config.sampling.params().plain()}
     if isinstance(config, ScoreConfig):
         how = {"score": asdict(config.score), "scores": VERSION}

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as encryption
 import pytest
 
+from jobs.cli import main
 from pipeline.planning.fingerprint import digest
 from pipeline.planning.plan import Plan
 from tests.small_runs import generate, manifest, messages, read, write
@@ -139,9 +140,23 @@ def test_fault_12_a_corrupt_page_ends_the_job_and_spares_what_is_committed(
 ) -> None:
     source = with_a_corrupt_page(tmp_path / "in.parquet")
     assert generate(source, tmp_path / "out", "output.rows_per_shard=2", "engine.max_num_seqs=1") == 1
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert "in.parquet: row group 1" in last
+    told = capsys.readouterr().err.splitlines()
+    assert "in.parquet: row group 1" in told[-1] and "source.on_corrupt=skip" in told[-1]
+    assert any("WARNING the input is damaged" in line and "row group 1, column 'prompt'" in line for line in told[:-1])
     assert all(pq.read_table(part).num_rows == 2 for part in (tmp_path / "out" / "data").glob("*.parquet"))
+
+
+def test_fault_12_a_job_that_a_corrupt_page_ended_goes_on_without_its_rows(tmp_path: Path) -> None:
+    source = with_a_corrupt_page(tmp_path / "in.parquet")
+    assert generate(source, tmp_path / "out", "output.rows_per_shard=2", "engine.max_num_seqs=1") == 1
+    before = {part: part.read_bytes() for part in (tmp_path / "out" / "data").glob("*.parquet")}
+    assert before
+    assert generate(source, tmp_path / "out", "source.on_corrupt=skip") == 0
+    assert all(part.read_bytes() == content for part, content in before.items())
+    assert generate(source, tmp_path / "at-once", "source.on_corrupt=skip", "output.rows_per_shard=2") == 0
+    assert read(tmp_path / "out") == read(tmp_path / "at-once")
+    assert generate(source, tmp_path / "out") == 0  # nothing is left to read; its setting is the last one, now
+    assert main(["verify", f"output.path={tmp_path / 'out'}", "replay=12"]) == 0
 
 
 @pytest.mark.parametrize("rows_per_shard", [1, 5, 12])

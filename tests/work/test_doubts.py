@@ -2,17 +2,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from pyarrow.fs import LocalFileSystem
 
 from pipeline.engine.base import Identity
+from pipeline.prompts.files.listing import Source
 from pipeline.work.doubts import doubts
 from pipeline.work.sampling import SamplingConfig
 from tests.small_runs import configured
 
 
-def told(source: dict[str, Any], sampling: dict[str, Any], template: str | None = None) -> list[str]:
+def told(
+    source: dict[str, Any], sampling: dict[str, Any], template: str | None = None, damaged: tuple[str, ...] = ()
+) -> list[str]:
+    found = Source(LocalFileSystem(), (), pa.schema([]), damaged)
     identity = Identity({}, {}, {}, "float32", 1024, 100, 1, 1.0, frozenset(), chat_template=template)
-    return list(doubts(configured("in", "out", source=source, sampling=SamplingConfig(**sampling)), identity))
+    return list(doubts(configured("in", "out", source=source, sampling=SamplingConfig(**sampling)), identity, found))
 
 
 @pytest.mark.parametrize(
@@ -52,3 +58,23 @@ def test_what_is_surely_a_mistake(source: dict[str, Any], sampling: dict[str, An
 )
 def test_what_is_none(source: dict[str, Any], sampling: dict[str, Any]) -> None:
     assert told(source, sampling) == []
+
+
+@pytest.mark.parametrize(
+    ("damaged", "on_corrupt", "expected"),
+    [
+        (
+            ("a: row group 1, column 'p'",),
+            "error",
+            "(a: row group 1, column 'p'): the job ends there; source.on_corrupt=skip",
+        ),
+        (
+            ("a: row group 1, column 'p'", "b"),
+            "skip",
+            "(a: row group 1, column 'p') and 1 more row group: its rows become",
+        ),
+    ],
+)
+def test_a_damaged_input_is_told_before_the_night(damaged: tuple[str, ...], on_corrupt: str, expected: str) -> None:
+    (line,) = told({"on_corrupt": on_corrupt}, {}, damaged=damaged)
+    assert expected in line

@@ -196,4 +196,5 @@ def _job(output: Output, plan: Plan, restore: Restore) -> Job:
     if job.plan.plan_id != plan.plan_id:
         there = json.loads(json.dumps(job.plan.fingerprint))  # as JSON reads it back: lists, not tuples
         raise PlanRefused(f"what it was made from has changed: {'; '.join(differences(plan.fingerprint, there))}")
-    return replace(job, plan=plan.located(job.plan.files))
+    # An output that was resumed with `on_corrupt=skip` may hold rows that the last run's own setting would stop at.
+    return replace(job, plan=plan.located(job.plan.files), source=replace(job.source, on_corrupt="skip"))

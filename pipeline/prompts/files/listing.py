@@ -21,7 +21,7 @@ from pipeline.prompts.files.unify import unified
 from pipeline.prompts.parquet.content import MOST_REMOTE_BYTES, is_near, scan, stamp_of, used_bytes
 from pipeline.prompts.parquet.footer import Footer, open_file, read_footer
 from pipeline.prompts.parquet.trial import deadly_signal
-from pipeline.wording import one_line, without_secrets
+from pipeline.wording import brief, one_line, without_secrets
 
 _THREADS = 16  # reading footers waits for storage, not for the processor
 
@@ -34,11 +34,13 @@ class Source:
         filesystem: Where the files are.
         files: The files, sorted by name.
         schema: The files' columns with their logical types, then the Hive partition columns (strings).
+        damaged: Where pages do not have the checksums that their headers say: file, row group and column, as text.
     """
 
     filesystem: pyarrow.fs.FileSystem
     files: tuple[InputFile, ...]
     schema: pa.Schema
+    damaged: tuple[str, ...] = ()
 
 
 def open_source(config: SourceConfig) -> Source:
@@ -57,7 +59,8 @@ def open_source(config: SourceConfig) -> Source:
     several = len(found) > 1 and all(is_imported(file.name) for file in found)
     given = without_secrets(config.path) if several or "://" in config.path else None
     looks = _looked_at(filesystem, found, used, given)
-    files = _identified(filesystem, looks, used)
+    looks = _identified(filesystem, looks, used)
+    files = tuple(look.file for look in looks)
     schemas: list[pa.Schema] = []
     for look in looks:
         # Millions of equal schemas would not fit: each different one is kept once.
@@ -71,7 +74,7 @@ def open_source(config: SourceConfig) -> Source:
                 place, field.with_type(field.type.value_type)
             )  # categories are of use in the output only
     check_columns(config, schema)
-    return Source(filesystem, files, schema)
+    return Source(filesystem, files, schema, tuple(place for look in looks for place in look.damaged))
 
 
 _Named: TypeAlias = FoundFile | InputFile
@@ -87,11 +90,12 @@ def _as_given(file: FoundFile, filesystem: pyarrow.fs.FileSystem) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What reading one file's footer gave: the file, its columns, and the bytes of those that are used."""
+    """What reading one file gave: the file, its columns, the bytes of those that are used, and where these are damaged."""
 
     file: InputFile
     schema: pa.Schema
     used_bytes: int
+    damaged: tuple[str, ...] = ()
 
 
 def _looked_at(
@@ -109,47 +113,55 @@ def _looked_at(
                 footer = read_footer(handle, shown, used)
             except InputRefused as error:
                 raise InputRefused(f"{error}{conversion(_as_given(file, filesystem), given)}") from error
-            groups = _groups(filesystem, handle, footer, used, file) if is_near(filesystem) else ()
+            near = is_near(filesystem)
+            groups, damaged = _groups(filesystem, handle, footer, used, file) if near else ((), ())
         rows = footer.metadata.num_rows
         made = InputFile(file.name, file.path, footer.size, rows, footer.sha256, file.partitions, groups)
-        return _Look(made, footer.schema, used_bytes(footer, used))
+        return _Look(made, footer.schema, used_bytes(footer, used), damaged)
 
     return _side_by_side(look, found)
 
 
-def _identified(
-    filesystem: pyarrow.fs.FileSystem, looks: Sequence[_Look], used: Sequence[str]
-) -> tuple[InputFile, ...]:
-    """Return the files, each with what identifies its content; remote content is read if it is not much."""
+def _identified(filesystem: pyarrow.fs.FileSystem, looks: list[_Look], used: Sequence[str]) -> list[_Look]:
+    """Add what identifies the content of each file; remote content is read if it is not much."""
     if is_near(filesystem):
-        return tuple(look.file for look in looks)
+        return looks
     much = sum(look.used_bytes for look in looks) > MOST_REMOTE_BYTES
 
-    def identify(look: _Look) -> InputFile:
+    def identify(look: _Look) -> _Look:
         file, shown = look.file, one_line(look.file.name)
         told = stamp_of(filesystem, file) if much else ""
         if told:
-            return replace(file, stamp=told)
+            return replace(look, file=replace(file, stamp=told))
         with open_file(filesystem, file.path, shown) as handle:
             footer = read_footer(handle, shown, used)
             if (footer.size, footer.sha256) != (file.size, file.footer_sha256):
                 raise InputRefused(f"{shown}: changed while it was read; start again when nothing writes to it")
-            return replace(file, groups=_groups(filesystem, handle, footer, used, file))
+            groups, damaged = _groups(filesystem, handle, footer, used, file)
+            return replace(look, file=replace(file, groups=groups), damaged=damaged)
 
-    return tuple(_side_by_side(identify, looks))
+    return _side_by_side(identify, looks)
 
 
 def _groups(
     filesystem: pyarrow.fs.FileSystem, handle: pa.NativeFile, footer: Footer, used: Sequence[str], file: _Named
-) -> tuple[str, ...]:
-    """Return the digests of a file's row groups. Suspicious pages are first decoded in a process that they may crash."""
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the digests of a file's row groups, and where pages are damaged.
+
+    Suspicious pages are first decoded in a process that they may crash.
+    """
     name = one_line(file.name)
     try:
         scans = [scan(handle, footer, used, group, name) for group in range(footer.metadata.num_row_groups)]
         ended = None if all(found.whole for found in scans) else deadly_signal(filesystem, file.path, used)
         if ended is not None:
             raise InputRefused(f"{name}: is damaged: decoding it ends the process ({ended}); leave it out")
-        return tuple(found.digest for found in scans)
+        damaged = [
+            f"{name}: row group {group}, column {brief(found.damaged)}"
+            for group, found in enumerate(scans)
+            if found.damaged
+        ]
+        return tuple(found.digest for found in scans), tuple(damaged)
     except CorruptInput as error:  # it says what no file can hold, so that it is of no use to begin
         raise InputRefused(str(error)) from error
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,12 +54,15 @@ class GroupScan:
         row_bytes: Bytes that a row has when decoded, on average.
         most_row_bytes: Bytes that a row may have, if each value is the longest of its dictionary.
         whole: Whether the headers of all its pages could be read.
+        damaged: The first column with a page that does not have the checksum in its header; empty if there is none. Many
+            writers write no checksums.
     """
 
     digest: str
     row_bytes: int
     most_row_bytes: int
     whole: bool
+    damaged: str
 
 
 def leaves(metadata: pq.FileMetaData, columns: Sequence[str]) -> list[int]:
@@ -99,7 +103,7 @@ def scan_group(file: pa.NativeFile, rows: int, found: list[Chunk], where: str) -
     """
     digest = hashlib.sha256()
     plain = longest = 0
-    all_whole = True
+    all_whole, damaged = True, ""
     size = int(file.size())
     if not 0 <= rows < MOST_ROWS:
         raise CorruptInput(f"{where}: the footer gives it {rows} rows, which no file holds")
@@ -109,6 +113,7 @@ def scan_group(file: pa.NativeFile, rows: int, found: list[Chunk], where: str) -
         stream = _Stream(file, chunk.start, chunk.length, digest)
         values, data, dictionary, whole = _walk(stream, chunk, where)
         all_whole &= whole
+        damaged = damaged or (chunk.column if stream.damaged else "")
         stream.finish()
         if whole and (values != rows if chunk.flat else values < rows):
             raise CorruptInput(
@@ -117,7 +122,7 @@ def scan_group(file: pa.NativeFile, rows: int, found: list[Chunk], where: str) -
         plain += data if whole else max(data, chunk.unpacked)
         longest += dictionary * max(1, values // max(1, rows))
     each = plain // max(1, rows)
-    return GroupScan(digest.hexdigest()[:32], each, each + longest, all_whole)
+    return GroupScan(digest.hexdigest()[:32], each, each + longest, all_whole, damaged)
 
 
 def _walk(stream: _Stream, chunk: Chunk, where: str) -> tuple[int, int, int, bool]:
@@ -152,6 +157,8 @@ def _headers(stream: _Stream) -> Iterator[tuple[int, int, int]]:
         kind, unpacked, packed = (int(header[i][1]) for i in (1, 2, 3))
         if packed < 0 or unpacked < 0:
             raise ValueError("a page with a negative size")
+        if 4 in header:
+            stream.check(position + used, packed, int(header[4][1]))
         inner = {_DATA: 5, _DATA_V2: 8}.get(kind)
         yield kind, unpacked, int(header[inner][1][1][1]) if inner is not None else 0
         position += used + packed
@@ -172,11 +179,15 @@ def _header(stream: _Stream, position: int) -> tuple[dict[int, tuple[int, Any]],
 
 
 class _Stream:
-    """Reads a chunk once, forwards, in large pieces, and adds each byte to the digest."""
+    """Reads a chunk once, forwards, in large pieces, and adds each byte to the digest.
+
+    `damaged`: whether `check` found that bytes do not have their checksum.
+    """
 
     def __init__(self, file: pa.NativeFile, start: int, length: int, digest: Any) -> None:
         self._file, self._start, self.length, self._digest = file, start, length, digest
         self._held = b""
+        self.damaged = False
         self._begin = self._read = 0  # place of `_held` in the chunk, and how far the chunk was read
 
     def at(self, position: int, count: int) -> bytes:
@@ -187,6 +198,13 @@ class _Stream:
             self._held = self._held[drop:] + self._piece()
             self._begin += drop
         return self._held[position - self._begin : end - self._begin]
+
+    def check(self, position: int, count: int, checksum: int) -> None:
+        """Compare the CRC-32 of `count` bytes with what the header says, which is a signed number in some files."""
+        found, end = 0, min(position + count, self.length)
+        for start in range(position, end, _PIECE):
+            found = zlib.crc32(self.at(start, min(_PIECE, end - start)), found)
+        self.damaged |= found != checksum & 0xFFFFFFFF
 
     def finish(self) -> None:
         """Read what is left."""

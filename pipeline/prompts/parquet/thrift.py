@@ -41,8 +41,10 @@ class Reader:
         return self.position
 
     def _value(self, kind: int, depth: int) -> Any:
-        if kind in (I16, I32, I64):
+        if kind in (I16, I64):
             return _signed(self._varint())
+        if kind == I32:  # of a longer number, Thrift's own readers keep these bits, too
+            return _signed(self._varint() & 0xFFFFFFFF)
         if kind in (TRUE, FALSE, BYTE):  # within a list, a truth value has a byte of its own
             return self._byte()
         if kind == DOUBLE:
