@@ -7,8 +7,9 @@ instead of its job runner. So all runs of a multirun are composed and checked be
 from __future__ import annotations
 
 import logging
+import typing
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
@@ -32,6 +33,8 @@ from jobs.options.mistakes import explain, no_such_key
 from jobs.options.precheck import check
 from jobs.options.sweep import Variant, variants
 from pipeline.errors import ConfigurationError, PromptmillError
+from pipeline.inspect.config import InspectedOutput
+from pipeline.prompts.imports.config import ImportOutput
 from pipeline.work.config import NOWHERE
 
 Config = TypeVar("Config")
@@ -74,7 +77,9 @@ def compose_runs(job: str, schema: type[Config], arguments: Arguments) -> list[C
             groups = listed("", ObjectType.GROUP)
             for run in runs:
                 check(parser.parse_overrides(list(run.overrides)), schema, groups, listed)
-            return [_one(job, schema, run, i, extra, arguments) for i, run in enumerate(runs)]
+            composed = [_one(job, schema, run, i, extra, arguments) for i, run in enumerate(runs)]
+        _check_files(composed)
+        return composed
     except PromptmillError:
         raise
     except Exception as error:  # composing has no effects: any error here is one of the configuration
@@ -92,7 +97,7 @@ def _one(
         verbose = bool(tree.pop("hydra").verbose)
     _check_keys(tree, schema)
     taken = take_in(tree)
-    if run.folder:
+    if run.folder and _makes_outputs(schema):
         # The path itself may be an interpolation, and must stay one.
         path = OmegaConf.to_container(tree.output, resolve=False)["path"]  # type: ignore[index, call-overload]
         if path != "???":
@@ -104,6 +109,29 @@ def _one(
         shown = OmegaConf.to_yaml(tree, resolve=True) if arguments.resolve else yaml
         return Composed(run.overrides, shown, None, verbose)
     return Composed(run.overrides, yaml, to_typed(tree, schema), verbose, taken)
+
+
+def _check_files(runs: Sequence[Composed[Any]]) -> None:
+    """Refuse a file that several runs of one command would write: the last would replace what the others wrote."""
+    for key in ("results", "json", "html", "output.path"):
+        named = [file for run in runs if (file := _written(run.config, key)) is not None]
+        twice = next((file for place, file in enumerate(named) if file in named[:place]), None)
+        if twice is not None:
+            numbered = Path(twice).with_stem(f"{Path(twice).stem}-${{hydra:job.num}}")
+            raise ConfigurationError(
+                f"{key}={twice}: several runs of this command would write this file; a number in its name keeps them apart: "
+                f"'{key}={numbered}'"
+            )
+
+
+def _written(config: Any, key: str) -> str | None:
+    """Return the file that a run writes because of an option, if it writes one."""
+    if key == "output.path":
+        output = getattr(config, "output", None)
+        with suppress(OSError, RuntimeError):  # a path that cannot be; the run says so
+            return output.path if isinstance(output, ImportOutput) and not output.is_folder else None
+    file = getattr(config, key, None)
+    return file if isinstance(file, str) else None  # `plan` prints JSON
 
 
 def to_typed(tree: DictConfig, schema: type[Config]) -> Config:
@@ -127,6 +155,12 @@ def _to_object(node: Any, prefix: str) -> Any:
         raise
     except ValueError as error:
         raise ConfigurationError(prefix + str(error).replace("=None: ", "=null: ", 1)) from error
+
+
+def _makes_outputs(schema: type) -> bool:
+    """Whether a run of the job makes, or foresees, an output: a folder, which each run of a multirun needs for itself."""
+    kind = typing.get_type_hints(schema).get("output")
+    return kind is not None and not issubclass(kind, InspectedOutput | ImportOutput)
 
 
 def _check_keys(tree: DictConfig, schema: type) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pipeline.types import require
@@ -67,6 +68,11 @@ class ImportOutput:
         """Check the field."""
         require("://" not in self.path, "path", self.path, "a local Parquet file, such as prompts.parquet")
         require(bool(self.path.strip()) and "\0" not in self.path, "path", self.path, "a Parquet file or a folder")
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether `path` is a folder for the file, which has the name of the first input."""
+        return self.path.endswith("/") or Path(self.path).expanduser().is_dir()
 
 
 @dataclass(kw_only=True)

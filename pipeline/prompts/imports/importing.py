@@ -250,7 +250,7 @@ def _target(config: ImportConfig) -> Path:
     given = config.output.path
     try:
         path = Path(given).expanduser().absolute()
-        if given.endswith("/") or path.is_dir():
+        if config.output.is_folder:
             first = config.source.paths[0].rstrip("/")
             stem = Path(first).name.partition(".")[0]
             plain = stem if stem and not any(c in stem for c in "*?[") else "prompts"
