@@ -36,7 +36,10 @@ def register_examples() -> None:
 @cache
 def _store(name: str, schema: type) -> None:
     """Store a schema when it is first asked for: making one takes as long as composing with it."""
-    ConfigStore.instance().store(name=f"{name}_schema", node=as_written(schema), provider="promptmill")
+    store = ConfigStore.instance()
+    # Hydra copies the places where it looks, and with them this store, twice for each run; it changes no copy.
+    vars(store)["__deepcopy__"] = lambda memo: store
+    store.store(name=f"{name}_schema", node=as_written(schema), provider="promptmill")
 
 
 def as_written(schema: type) -> DictConfig:
