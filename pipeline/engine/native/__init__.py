@@ -10,6 +10,7 @@ import ctypes
 import functools
 import hashlib
 import logging
+import os
 import platform
 import re
 from ctypes import c_int, c_int64, c_void_p
@@ -174,7 +175,7 @@ def needed() -> ctypes.CDLL:
 def _openmp() -> str | None:
     """Return the path of this process's OpenMP runtime: torch's own, if there are several."""
     try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
+        lines = os.fsdecode(Path("/proc/self/maps").read_bytes()).splitlines()  # a file's name need not be UTF-8
     except OSError:
         return None
     files = dict.fromkeys(line.split(maxsplit=5)[-1] for line in lines if ".so" in line)

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import torch
 
-_SUFFIX = ".safetensors"
+_SUFFIX = b".safetensors"
 
 
 def mapped_ranges(maps: Path = Path("/proc/self/maps")) -> list[tuple[int, int]]:
     """Return the address ranges in which weight files are mapped; none if the system does not say."""
     try:
-        lines = maps.read_text().splitlines()
+        lines = maps.read_bytes().splitlines()  # a file's name need not be text
     except OSError:
         return []
-    spans = [line.split(maxsplit=1)[0].split("-") for line in lines if line.rstrip().endswith(_SUFFIX)]
+    spans = [line.split(maxsplit=1)[0].split(b"-") for line in lines if line.rstrip().endswith(_SUFFIX)]
     return [(int(start, 16), int(stop, 16)) for start, stop in spans]
 
 
