@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         from peft import PeftModel, get_peft_model_state_dict
     except ImportError:
         raise ModelRefused("model.adapter: needs the peft package: pip install peft") from None
+    if torch.distributed.is_available():  # peft uses it, and leaves its import to transformers; here, that does without
+        importlib.import_module("torch.distributed.tensor")
     saved = load_file(folder / ADAPTER_WEIGHTS)
     _untie(model, saved)
     try:

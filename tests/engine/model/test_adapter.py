@@ -19,6 +19,7 @@ from pipeline.engine.model.files.checkpoint import resolve
 from pipeline.engine.model.load import load_model
 from pipeline.errors import ModelRefused
 from tests.engine.small.tiny_models import FAMILIES, Tiny, drain, request, write_model
+from tests.small_runs import python
 
 MakeTiny = Callable[..., Tiny]
 PROMPT = [20, 33, 47, 61, 75]
@@ -73,6 +74,33 @@ def test_a_merged_adapter_does_what_it_does_beside_the_model(tmp_path: Path, cas
     exact = logits.log_softmax(-1)[places, torch.tensor(made.token_ids)]
     assert torch.allclose(torch.from_numpy(made.statistics["token_logprobs"]).double(), exact, atol=1e-4)
     assert made.token_ids == tuple(logits[places].argmax(-1).tolist())
+
+
+def made_with(model: str, adapter: str) -> list[str]:
+    """The log-probabilities of some tokens, to the last bit."""
+    settings = ModelConfig(path=model, adapter=adapter)
+    built = build_engine(resolve(settings), settings, EngineConfig(max_num_seqs="2"), StatsConfig(), threads=1)
+    made = drain(built.engine, [request("row", PROMPT, max_tokens=6, ignore_eos=True)])["row", 0]
+    return [float(value).hex() for value in made.statistics["token_logprobs"]]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_adapters_are_merged_in_a_job_which_imports_a_part_of_transformers(tmp_path: Path) -> None:
+    pairs = []
+    for case in ("lora", "dora", "loha", "tied, both"):
+        family, config = CASES[case]
+        write_model(tmp_path / family, FAMILIES[family](), 1)
+        pairs.append((str(tmp_path / family), str(write_adapter(tmp_path / family, tmp_path / case, config))))
+    done = python(
+        "from pipeline.engine.libraries import import_libraries\n"
+        "import_libraries()\n"
+        "import json, sys\n"
+        "from tests.engine.model import test_adapter\n"
+        "assert 'torch.distributed.tensor' not in sys.modules, 'the test means something'\n"
+        f"print(json.dumps([test_adapter.made_with(*pair) for pair in {pairs!r}]))"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [made_with(*pair) for pair in pairs]
 
 
 @pytest.fixture(scope="module")
