@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.engine.assembly import build_engine
 from pipeline.engine.config import EngineConfig, ModelConfig, StatsConfig
+from pipeline.engine.model.adapter import merge_adapter
 from pipeline.engine.model.files.checkpoint import resolve
 from pipeline.engine.model.load import load_model
 from pipeline.errors import ModelRefused
@@ -74,6 +75,28 @@ def test_a_merged_adapter_does_what_it_does_beside_the_model(tmp_path: Path, cas
     exact = logits.log_softmax(-1)[places, torch.tensor(made.token_ids)]
     assert torch.allclose(torch.from_numpy(made.statistics["token_logprobs"]).double(), exact, atol=1e-4)
     assert made.token_ids == tuple(logits[places].argmax(-1).tolist())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_merge_is_not_judged_by_tokens_that_no_text_has(model: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+    adapter = write_adapter(model, tmp_path / "adapter", lora("q_proj", "v_proj", "down_proj"))
+    base: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+    plain = base.model.layers[0].self_attn.q_proj.weight.detach().clone()
+    base.get_input_embeddings().weight.data[:10] = torch.nan  # as of ids that are reserved
+    merged: Any = merge_adapter(base, adapter)
+    assert not torch.equal(merged.model.layers[0].self_attn.q_proj.weight, plain)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_merge_that_loses_the_adapter_is_refused(
+    model: Path, tmp_path: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = write_adapter(model, tmp_path / "adapter", lora("q_proj", "v_proj", "up_proj", "down_proj", "o_proj"))
+    monkeypatch.setattr(PeftModel, "merge_and_unload", lambda its: its.unload(), raising=False)
+    with pytest.raises(ModelRefused, match="changes its effect"):
+        merge_adapter(AutoModelForCausalLM.from_pretrained(model, dtype=dtype), adapter)
 
 
 def made_with(model: str, adapter: str) -> list[str]:
