@@ -114,7 +114,7 @@ class ShardRows:
             try:
                 return self._reader.read(segments), {}
             except CorruptInput as error:
-                instead = "the same command with source.on_corrupt=skip goes on, and makes its rows errors"
+                instead = "with source.on_corrupt=skip the same command goes on, and the damaged rows become errors"
                 raise CorruptInput(f"{error}; {instead}") from error
         table, gaps = self._reader.read_with_gaps(segments)
         if gaps and self._id_columns:  # each row has its id; these columns can be read by themselves
